@@ -1,0 +1,50 @@
+# Every target sets up .venv on first use; nothing is installed outside this folder.
+PYTHON ?= python3
+SHELL := /bin/bash
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export PYTHONUNBUFFERED := 1
+
+.PHONY: help repro report profile gpu test soak lint bench
+
+help:
+	@echo "make repro    data, training, evaluation, profile and report as params.yaml says (sample: about 10 minutes)"
+	@echo "make report   the report from what is there; missing runs are named with their reason"
+	@echo "make profile  measure memory and speed anew, then the report"
+	@echo "make gpu      memory and speed of every method at the paper's sizes on an NVIDIA GPU, no DVC, no data"
+	@echo "make test     the tests; make soak: the ones that take longer; make lint: ruff and mypy; make bench: core ratios"
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	|| { echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.12 ..."; exit 1; }
+	@echo "setting up .venv: PyTorch with CUDA and the rest, about 2 minutes and 5.5 GB"
+	@$(PYTHON) -m venv .venv
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+repro: .venv/installed
+	dvc repro
+	@echo "the report: reports/README.md"
+
+report: .venv/installed
+	python -m pipelines.report --available
+
+profile: .venv/installed
+	dvc repro --force --single-item --glob 'profile-*'
+	python -m pipelines.report --available
+
+gpu: .venv/installed
+	python -m pipelines.gpu
+
+test: .venv/installed
+	python -m pytest -q
+
+soak: .venv/installed
+	python -m pytest -q -m soak
+
+lint: .venv/installed
+	ruff check .
+	ruff format --check .
+	mypy
+
+bench: .venv/installed
+	python -m pipelines.bench
