@@ -1,0 +1,77 @@
+"""Stage `check`: every parameter is valid before anything long starts.
+
+Its output is constant, so that a changed value reruns only the stages that use it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipelines.methods import METHODS, module_of
+from pipelines.stage import run_stage
+from scpseg.data.specs import SPECS
+from scpseg.data.splits import read_split
+from scpseg.errors import UserError
+from scpseg.files import write_text
+from scpseg.params import BENCHMARKS, GENERAL, Params, nearest
+
+OUTPUT = Path("results/check.txt")
+
+
+def sections() -> dict[str, type]:
+    """Every section that params.yaml must have, with its dataclass."""
+    known: dict[str, type] = {**GENERAL, **BENCHMARKS}
+    for name in METHODS:
+        known.update(module_of(name).SECTIONS)
+    return known
+
+
+def check(params: Params) -> None:
+    """Check a whole parameter file.
+
+    Raises:
+        UserError: the first mistake found: an unknown or missing section or key, a wrong type, an impossible value.
+    """
+    known = sections()
+    for name in params.values:
+        if name not in known:
+            raise UserError(
+                f"{params.path.name}: {name} is no section; {nearest(name, known)} "
+                f"(restore the file with `git checkout params.yaml`)"
+            )
+    for name, cls in known.items():
+        params.section(name, cls)
+    suite = params.suite
+    for name in suite.benchmarks:
+        if name not in SPECS:
+            raise params.refuse("suite.benchmarks", name, f"that is no benchmark; {nearest(name, SPECS)}")
+    for name in suite.baselines:
+        rivals = [method for method in METHODS if method != "scpseg"]
+        if name not in rivals:
+            raise params.refuse("suite.baselines", name, f"that is no rival method; {nearest(name, rivals)}")
+    for benchmark in suite.benchmarks:
+        _check_split(params, benchmark)
+        for method in ("scpseg", *suite.baselines):
+            module_of(method).check(params, benchmark)
+
+
+def _check_split(params: Params, benchmark: str) -> None:
+    name = params.benchmark(benchmark).split
+    lists = read_split(SPECS[benchmark], name)
+    wanted = params.section("evaluation", GENERAL["evaluation"]).split
+    for split in ("train", wanted):
+        if lists and not lists.get(split):
+            raise params.refuse(
+                f"{benchmark}.split", name, f"it has no {split} images; take another split or evaluation.split"
+            )
+
+
+def work() -> None:
+    """Check params.yaml and write the constant output."""
+    check(Params.load())
+    write_text(OUTPUT, "params.yaml is valid\n")
+    print("params.yaml is valid")
+
+
+if __name__ == "__main__":
+    run_stage(work)

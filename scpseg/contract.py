@@ -1,0 +1,203 @@
+"""What a method is, and what it may look at.
+
+The training sampler, the streaming inferer, the memory meter and the report treat every method alike through
+this page; that is what makes the comparison fair. Windows travel as uint8; a method normalises on the device,
+after whatever reduces them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from scpseg.params import Params, SegmenterParams
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a method looks at, in pixels of the image.
+
+    Attributes:
+        patch: side L of the square that is labelled.
+        context: side G of the square window handed over, the patch in its centre; G >= L, G - L even.
+        overview: side T of the whole image reduced to T x T, or None.
+    """
+
+    patch: int
+    context: int
+    overview: int | None = None
+
+
+@dataclass(frozen=True)
+class Views:
+    """What a method sees of B windows.
+
+    Attributes:
+        context: (B, 3, G, G) uint8, its centre L x L is what gets labelled; mirrored outside the image.
+        place: (B, 4) float32, the patch's box in its image as (top, left, height, width), shares of the
+            image's sides, 0..1 inside.
+        overview: (B, 3, T, T) uint8, the whole image, flipped and turned together with the window; or None.
+    """
+
+    context: Tensor
+    place: Tensor
+    overview: Tensor | None = None
+
+    def to(self, device: torch.device) -> Views:
+        """The same views on `device`; copies from pinned memory do not block."""
+        overview = None if self.overview is None else self.overview.to(device, non_blocking=True)
+        return replace(
+            self,
+            context=self.context.to(device, non_blocking=True),
+            place=self.place.to(device, non_blocking=True),
+            overview=overview,
+        )
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The truth of B windows, uint8 training ids, 255 = ignore.
+
+    Attributes:
+        context: (B, G, G), 255 outside the image.
+        overview: (B, T, T) nearest-resized labels of the whole image, or None.
+    """
+
+    context: Tensor
+    overview: Tensor | None = None
+
+    def to(self, device: torch.device) -> Labels:
+        """The same labels on `device`."""
+        overview = None if self.overview is None else self.overview.to(device, non_blocking=True)
+        return replace(self, context=self.context.to(device, non_blocking=True), overview=overview)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How its authors optimise a phase, where that replaces the recipe that all methods share.
+
+    Attributes:
+        optimizer: 'sgd' or 'adam'; the weight decay of both is an L2 term in the gradient.
+        learning_rate: at the start of the phase.
+        weight_decay: see `optimizer`.
+        batch: windows (unit 'window') or images (unit 'image') per iteration.
+        epochs: passes over the training images; the phase takes ceil(epochs * images / batch) iterations, and
+            neither `Phase.share` nor `train.iterations` counts. None = they do.
+        momentum: of 'sgd'.
+        power: the rate falls as (1 - t) ** power with t from 0 to 1 in the phase; None = half a cosine.
+    """
+
+    optimizer: Literal["sgd", "adam"]
+    learning_rate: float
+    weight_decay: float
+    batch: int
+    epochs: int | None = None
+    momentum: float = 0.9
+    power: float | None = None
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training.
+
+    Attributes:
+        name: for the history, and for `Method.begin_phase`.
+        share: its part of the iterations, 0..1; shares of all phases add up to 1.
+        learns: prefixes of the parameter names that move; everything else is frozen, statistics of batch norm
+            included. None = everything learns.
+        unit: 'window' hands over batches of windows; 'image' the N windows that cover one image, in the order of
+            testing, with `Views.overview` (1, 3, T, T) and `Labels.overview` (1, T, T). One image per iteration, or
+            `recipe.batch` images whose gradients are averaged.
+        windows: with unit 'image', at most so many windows reach `losses` at once, and gradients are averaged over
+            windows, so that memory does not grow with the image; None = all N, bounded by the method itself.
+        recipe: the authors' optimisation; None = section `train`, as for everybody.
+    """
+
+    name: str
+    share: float
+    learns: tuple[str, ...] | None = None
+    unit: Literal["window", "image"] = "window"
+    windows: int | None = None
+    recipe: Recipe | None = None
+
+
+class ImageViews(Protocol):
+    """One image at test time, as `Method.begin_image` may look at it, as often as it likes."""
+
+    def overview(self, side: int) -> Tensor:
+        """The whole image reduced by area to (1, 3, side, side), uint8, on the method's device."""
+        ...
+
+    def windows(self) -> Iterator[Views]:
+        """The windows in the order in which `forward` will get them, on the method's device."""
+        ...
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where initial weights came from: a name with its revision or 'random'; SHA-256 of the loaded tensors or ''."""
+
+    source: str
+    sha256: str = ""
+
+
+class Method(nn.Module, ABC):
+    """A network with its losses. Subclasses set `needs` and `weights` on construction."""
+
+    needs: Needs
+    weights: Weights
+
+    @abstractmethod
+    def forward(self, views: Views, state: Any = None) -> Tensor:
+        """Logits (B, K, L, L) of the patches; the only thing called at test time."""
+
+    @abstractmethod
+    def losses(self, views: Views, labels: Labels, progress: float) -> dict[str, Tensor]:
+        """Training losses by name, scalars whose sum is minimised; `progress` runs from 0 to 1 in the phase."""
+
+    def begin_image(self, image: ImageViews) -> Any:
+        """What `forward` needs to know of the whole image, computed once per image. Default: nothing."""
+        return None
+
+    def phases(self) -> tuple[Phase, ...]:
+        """The stretches of training in order. Default: one, everything learns."""
+        return (Phase("all", 1.0),)
+
+    def begin_phase(self, name: str, fresh: bool) -> None:
+        """Training enters phase `name`: at its first iteration (`fresh`), or resuming within it. Default: nothing.
+
+        Only when `fresh` may weights be written, such as one part's copied into another.
+        """
+        return None
+
+    def test_modules(self) -> tuple[str, ...] | None:
+        """Names of the child modules that `forward` uses; None = all. The rest is dropped for testing."""
+        return None
+
+    def describe(self) -> dict[str, str | int | float | bool | None]:
+        """Effective sizes and settings, flat, for the result row; a method adds its own."""
+        return {"patch": self.needs.patch, "context": self.needs.context, "overview": self.needs.overview}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a method is built from: number of outputs, patch side L in pixels, base segmenter, all parameters."""
+
+    classes: int
+    patch: int
+    segmenter: SegmenterParams
+    params: Params
+
+
+def drop_training_parts(method: Method) -> Method:
+    """Remove, in place, the child modules that only training uses, and return the method in evaluation mode."""
+    keep = method.test_modules()
+    if keep is not None:
+        for name in [child for child, _ in method.named_children() if child not in keep]:
+            setattr(method, name, None)
+    return method.eval()

@@ -1,0 +1,64 @@
+"""What a number was measured on: versions, device and flags; never a host name, user name or path."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scpseg.errors import UserError
+from scpseg.params import MachineParams
+
+
+def choose_device(name: str) -> torch.device:
+    """'auto' is the first CUDA device where there is one, else the CPU.
+
+    Raises:
+        UserError: 'cuda' was asked for and there is none.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("machine.device is 'cuda', but torch sees no CUDA device; set machine.device to auto or cpu")
+    return torch.device(name)
+
+
+def configure(machine: MachineParams) -> torch.device:
+    """Apply thread count, TF32 and determinism for this process and return its device."""
+    if machine.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if machine.threads:
+        torch.set_num_threads(machine.threads)
+    torch.use_deterministic_algorithms(machine.deterministic)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = machine.tf32
+    torch.backends.cuda.matmul.allow_tf32 = machine.tf32
+    return choose_device(machine.device)
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions, device and flags, for every result row."""
+    gpu = device.type == "cuda"
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda if gpu else None,
+        "cudnn": torch.backends.cudnn.version() if gpu else None,  # type: ignore[no-untyped-call]
+        "device": torch.cuda.get_device_name(device) if gpu else processor(),
+        "threads": None if gpu else torch.get_num_threads(),
+        "tf32": torch.backends.cuda.matmul.allow_tf32 if gpu else None,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }
+
+
+def processor() -> str:
+    """The CPU's model name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
