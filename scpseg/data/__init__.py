@@ -1,0 +1,1 @@
+"""From archives to windows: benchmark specs, unpacking, the store, sampling, synthetic scenes."""

@@ -1,0 +1,1 @@
+"""Procedural aerial scenes, and miniatures of the benchmarks in their upstream archives."""
