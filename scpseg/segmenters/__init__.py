@@ -1,0 +1,1 @@
+"""Base segmenters by name, behind one interface."""

@@ -1,0 +1,42 @@
+"""DeepLabv3+ of segmentation-models-pytorch; with ResNet-18 at output stride 8 the paper's main base."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from scpseg.params import SegmenterParams
+from scpseg.segmenters.base import Segmenter
+from scpseg.segmenters.encoders import fetching, library_weights, weights_of
+
+
+class DeepLabV3Plus(Segmenter):
+    """Separable ASPP, joined with the stride-4 map; 256 features at stride 4. Enlargement is ours (`classify`)."""
+
+    def __init__(self, params: SegmenterParams, classes: int) -> None:
+        """Build from a checked section.
+
+        Raises:
+            UserError: ImageNet weights could not be fetched.
+        """
+        super().__init__()
+        import segmentation_models_pytorch as smp
+
+        with fetching(params):
+            model = smp.DeepLabV3Plus(
+                params.encoder,
+                encoder_weights=library_weights(params),
+                encoder_output_stride=params.output_stride,
+                classes=classes,
+            )
+        self.encoder = model.encoder
+        self.decoder = model.decoder
+        self.classifier = model.segmentation_head[0]
+        self.weights = weights_of(params, model.encoder)
+        self.feature_stride, self.feature_channels = 4, model.segmentation_head[0].in_channels
+        self.deep_stride, self.deep_channels = params.output_stride, model.encoder.out_channels[-1]
+        self.low_stride, self.low_channels = 4, model.encoder.out_channels[2]
+
+    def decode(self, encoded: list[Tensor]) -> Tensor:
+        """The fused features, (B, 256, H/4, W/4)."""
+        features: Tensor = self.decoder(encoded)
+        return features

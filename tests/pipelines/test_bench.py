@@ -1,0 +1,21 @@
+import torch
+
+from pipelines.bench import DENSE, PAPER, build, explicit_windows, seconds
+from scpseg.method.lfa import alignment
+
+
+def test_work_is_run_in_turn_and_the_first_turn_is_not_timed() -> None:
+    calls: list[str] = []
+    took = seconds({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repeats=3)
+    assert calls == ["a", "b"] * 4
+    assert took.keys() == {"a", "b"} and all(value >= 0 for value in took.values())
+
+
+def test_both_sides_of_the_dense_ratio_compute_the_same_loss() -> None:
+    features, teacher = torch.randn(2, 16, 12, 11), torch.randn(2, 8, 12, 11)
+    torch.testing.assert_close(alignment(features, teacher, DENSE), explicit_windows(features, teacher, DENSE))
+
+
+def test_the_bench_measures_the_papers_sizes() -> None:
+    sizes = build(PAPER[0][0]).describe()
+    assert (sizes["patch"], sizes["context"], sizes["squeezed"]) == (256, 512, 192)

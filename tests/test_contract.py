@@ -1,0 +1,190 @@
+"""What every method must keep, whichever it is: a new line in METHODS is tested here."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from pipelines.methods import METHODS, build_method, module_of
+from scpseg.contract import Labels, Method, Views, drop_training_parts
+from scpseg.errors import UserError
+from scpseg.params import Params
+
+VALUES = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text(encoding="utf-8"))
+BENCHMARK, CLASSES, PATCH = "inria", 2, 64
+
+
+def params(batch: int = 2) -> Params:
+    values = copy.deepcopy(VALUES)
+    values[BENCHMARK] |= {"patch": PATCH, "batch": batch}
+    values["segmenter"] = {
+        "name": "deeplabv3plus",
+        "encoder": "tu-test_resnet.r160_in1k",
+        "output_stride": 8,
+        "weights": "random",
+    }
+    return Params(values, Path("params.yaml"))
+
+
+def make(name: str, seed: int = 0) -> Method:
+    torch.manual_seed(seed)
+    return build_method(params(), BENCHMARK, name)
+
+
+def batch_for(method: Method, batch: int = 2) -> tuple[Views, Labels]:
+    generator = torch.Generator().manual_seed(7)
+    needs = method.needs
+
+    def random(high: int, *shape: int) -> torch.Tensor:
+        return torch.randint(0, high, shape, dtype=torch.uint8, generator=generator)
+
+    sides = needs.context, needs.overview
+    place = torch.tensor([[0.1, 0.2, 0.25, 0.25]]).repeat(batch, 1)
+    images = [None if side is None else random(256, batch, 3, side, side) for side in sides]
+    labels = [None if side is None else random(CLASSES, batch, side, side) for side in sides]
+    assert images[0] is not None and labels[0] is not None
+    return Views(images[0], place, images[1]), Labels(labels[0], labels[1])
+
+
+def stir(module: torch.nn.Module) -> None:
+    """Move every parameter off its start: residual branches that start at weight 0 pass no gradient back."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+
+
+def train_losses(method: Method, views: Views, labels: Labels, seed: int = 1) -> dict[str, torch.Tensor]:
+    torch.manual_seed(seed)
+    return method.train().losses(views, labels, 0.5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+class TestContract:
+    def test_its_sections_stand_in_the_parameters(self, name: str) -> None:
+        for section, cls in module_of(name).SECTIONS.items():
+            params().section(section, cls)
+
+    def test_needs_are_possible(self, name: str) -> None:
+        needs = make(name).needs
+        assert needs.patch == PATCH
+        assert needs.context >= needs.patch and (needs.context - needs.patch) % 2 == 0
+
+    @pytest.mark.parametrize("batch", [1, 3])
+    def test_forward_gives_logits_of_the_patch(self, name: str, batch: int) -> None:
+        method = drop_training_parts(make(name))
+        views, _ = batch_for(method, batch)
+        with torch.no_grad():
+            logits = method(views)
+        assert logits.shape == (batch, CLASSES, PATCH, PATCH)
+        assert logits.dtype == torch.float32 and logits.isfinite().all()
+
+    def test_windows_of_a_batch_do_not_touch_each_other(self, name: str) -> None:
+        method = drop_training_parts(make(name))
+        views, _ = batch_for(method, 2)
+        overview = None if views.overview is None else views.overview[:1]
+        with torch.no_grad():
+            both, first = method(views), method(Views(views.context[:1], views.place[:1], overview))
+        torch.testing.assert_close(both[:1], first, rtol=1e-4, atol=1e-5)
+
+    def test_the_input_is_untouched(self, name: str) -> None:
+        method = make(name)
+        views, labels = batch_for(method)
+        before = [x.clone() for x in (views.context, views.place, labels.context)]
+        train_losses(method, views, labels)
+        method.eval()(views)
+        for x, kept in zip((views.context, views.place, labels.context), before, strict=True):
+            assert torch.equal(x, kept)
+
+    def test_losses_are_finite_and_reach_every_parameter(self, name: str) -> None:
+        method = make(name)
+        stir(method)
+        losses = train_losses(method, *batch_for(method))
+        assert losses and all(loss.shape == () and loss.isfinite() for loss in losses.values())
+        torch.autograd.backward(list(losses.values()))
+        dead = [key for key, p in method.named_parameters() if p.grad is None or not p.grad.abs().sum()]
+        assert dead == []
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in method.parameters())
+
+    def test_nothing_but_ignore_teaches_no_class(self, name: str) -> None:
+        method = make(name)
+        views, labels = batch_for(method)
+        overview = None if labels.overview is None else torch.full_like(labels.overview, 255)
+        losses = train_losses(method, views, Labels(torch.full_like(labels.context, 255), overview))
+        assert all(loss.isfinite() for loss in losses.values())
+        assert all(loss == 0 for key, loss in losses.items() if key.startswith("ce"))
+        torch.autograd.backward(list(losses.values()))
+        assert all(p.grad is None or p.grad.isfinite().all() for p in method.parameters())
+
+    def test_a_step_lowers_the_loss(self, name: str) -> None:
+        method = make(name)
+        views, labels = batch_for(method)
+        labels = Labels(torch.zeros_like(labels.context), labels.overview)
+        optimiser = torch.optim.SGD(method.parameters(), lr=0.01)
+        values = []
+        for _ in range(4):
+            losses = train_losses(method, views, labels)
+            optimiser.zero_grad()
+            torch.autograd.backward(list(losses.values()))
+            optimiser.step()
+            values.append(sum(loss.item() for loss in losses.values()))
+        assert values[-1] < values[0]
+
+    def test_equal_seeds_give_equal_results(self, name: str) -> None:
+        results = []
+        for _ in range(2):
+            method = make(name, seed=4)
+            views, labels = batch_for(method)
+            losses = train_losses(method, views, labels)
+            torch.autograd.backward(list(losses.values()))
+            results.append([*losses.values(), *(p.grad for p in method.parameters())])
+        assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+
+    def test_different_seeds_start_differently(self, name: str) -> None:
+        one, other = make(name, seed=0), make(name, seed=1)
+        assert any(not torch.equal(p, q) for p, q in zip(one.parameters(), other.parameters(), strict=True))
+
+    def test_saved_weights_give_the_same_logits(self, name: str, tmp_path: Path) -> None:
+        from safetensors.torch import load_file, save_file
+
+        method = make(name)
+        views, labels = batch_for(method)
+        train_losses(method, views, labels)  # moves the statistics of batch norm
+        save_file(method.state_dict(), tmp_path / "weights.safetensors")
+        again = make(name, seed=9)
+        again.load_state_dict(load_file(tmp_path / "weights.safetensors"))
+        with torch.no_grad():
+            assert torch.equal(drop_training_parts(method)(views), drop_training_parts(again)(views))
+
+    def test_testing_needs_no_training_part(self, name: str) -> None:
+        method = make(name)
+        keep = method.test_modules()
+        children = {child for child, _ in method.named_children()}
+        assert keep is None or set(keep) <= children
+        left = {child for child, module in drop_training_parts(method).named_children() if module is not None}
+        assert left == (children if keep is None else set(keep))
+        assert not method.training
+
+    def test_phases_share_the_training(self, name: str) -> None:
+        method = make(name)
+        phases = method.phases()
+        assert sum(phase.share for phase in phases) == pytest.approx(1)
+        names = [key for key, _ in method.named_parameters()]
+        for phase in phases:
+            for prefix in phase.learns or ():
+                assert any(key.startswith(prefix) for key in names)
+
+    def test_describe_is_flat(self, name: str) -> None:
+        described = make(name).describe()
+        assert described["patch"] == PATCH
+        assert all(value is None or isinstance(value, (str, int, float, bool)) for value in described.values())
+
+    def test_single_windows_train_or_are_refused(self, name: str) -> None:
+        try:
+            module_of(name).check(params(batch=1), BENCHMARK)
+        except UserError as error:
+            assert f"{BENCHMARK}.batch is 1" in str(error) and "or more" in str(error)
+        else:
+            method = make(name)
+            assert all(loss.isfinite() for loss in train_losses(method, *batch_for(method, 1)).values())
