@@ -1,0 +1,98 @@
+"""Everything the report consists of, in one pass over the result files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from scpseg.data.specs import spec_of
+from scpseg.files import write_json, write_text
+from scpseg.params import SuiteParams
+from scpseg.reporting.collect import collect
+from scpseg.reporting.examples import draw_examples
+from scpseg.reporting.figures import draw_tradeoff
+from scpseg.reporting.page import render
+from scpseg.reporting.published import title_of
+from scpseg.reporting.summary import Line, summarise
+
+
+def build_report(results: Path, reports: Path, suite: SuiteParams, available: bool) -> None:
+    """Write summary.csv and summary.json into `results`, README.md, figures/ and examples/ into `reports`.
+
+    Raises:
+        UserError: as `collect`.
+    """
+    frame = collect(results, suite, available)
+    lines = summarise(frame)
+    write_text(results / "summary.csv", frame.to_csv(index=False, lineterminator="\n"))
+    write_json(results / "summary.json", metrics_file(lines))
+    drawn: set[Path] = set()
+    figures = _figures(frame, lines, reports, drawn)
+    examples = _examples(results, frame, reports, drawn)
+    write_text(reports / "README.md", render(frame, lines, figures, examples))
+    for folder in (reports / "figures", reports / "examples"):
+        # Pictures of benchmarks that have left the suite would pass for current ones.
+        for old in {*folder.glob("*.png"), *folder.glob("*.svg")} - drawn:
+            old.unlink()
+
+
+def metrics_file(lines: list[Line]) -> dict[str, dict[str, dict[str, float | None]]]:
+    """What `dvc exp show` compares: mean over seeds of the mean IoU (share 0..1), headline memory in MiB."""
+    found: dict[str, dict[str, dict[str, float | None]]] = {}
+    for line in lines:
+        miou = None if line.mean_iou.mean is None else round(line.mean_iou.mean, 4)
+        memory = None if line.memory is None else round(line.memory, 1)
+        found.setdefault(line.benchmark, {})[line.method] = {"miou": miou, "memory_mib": memory}
+    return found
+
+
+def _figures(frame: pd.DataFrame, lines: list[Line], reports: Path, drawn: set[Path]) -> dict[str, str]:
+    """Draw one figure per benchmark and one of all; name -> path as seen from the page, without its ending."""
+    figures = {}
+    benchmarks = list(dict.fromkeys(line.benchmark for line in lines))
+    synthetic = {name: _synthetic(frame, name) for name in benchmarks}
+    for name in [*benchmarks, "overview"]:
+        mine = [line for line in lines if name in (line.benchmark, "overview")]
+        paths = draw_tradeoff(mine, synthetic, reports / "figures", name)
+        if paths:
+            drawn.update(paths)
+            figures[name] = f"figures/{name}"
+    return figures
+
+
+def _examples(results: Path, frame: pd.DataFrame, reports: Path, drawn: set[Path]) -> dict[str, tuple[str, str]]:
+    """Draw labels side by side; benchmark -> (path as seen from the page, caption)."""
+    examples = {}
+    for name, rows in frame.groupby("benchmark", sort=False):
+        benchmark = str(name)
+        pictures: dict[str, Path] = {}
+        seeds: dict[str, Any] = {}
+        for method, mine in rows.groupby("method", sort=False):
+            run = mine.loc[mine["status"] == "ok", "seed"]
+            seed = run.iloc[0] if len(run) else mine["seed"].iloc[0]
+            pictures[str(method)] = results / "metrics" / benchmark / str(method) / str(seed) / "pictures"
+            if len(run):
+                seeds[title_of(str(method))] = seed
+        invented = _synthetic(frame, benchmark)
+        place = f"figures/{benchmark}-examples.png" if invented else f"examples/{benchmark}.png"
+        ids = draw_examples(pictures, spec_of(benchmark), reports / place)
+        if not ids:
+            continue
+        drawn.add(reports / place)
+        used = sorted(set(seeds.values()))
+        caption = f"Image{'s' if len(ids) > 1 else ''} {', '.join(ids)}; seed {', '.join(map(str, used))}."
+        if not invented:
+            caption += (
+                " This picture is not part of the repository, since the benchmark's terms forbid passing its images "
+                "on; `make report` draws it from your own copy."
+            )
+        examples[benchmark] = (place, caption)
+    return examples
+
+
+def _synthetic(frame: pd.DataFrame, benchmark: str) -> bool:
+    """Whether all runs of a benchmark used procedural scenes."""
+    found = frame.loc[(frame["benchmark"] == benchmark) & (frame["status"] == "ok"), "synthetic"]
+    return len(found) > 0 and bool(found.astype(bool).all())

@@ -1,0 +1,197 @@
+"""From result files to one tidy frame: a row per declared benchmark x method x seed, present or not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from scpseg.data.specs import spec_of
+from scpseg.errors import UserError
+from scpseg.files import read_json
+from scpseg.params import SuiteParams
+
+MIB = 2**20
+SEPARATOR = " | "
+"""Between the sentences of a cell."""
+HEADLINE = {"rss": "rss", "nvml": "nvml_process"}
+"""Backend -> the memory channel that tables and figures show."""
+
+RUN_FIELDS = (
+    "split",
+    "split_list",
+    "labels",
+    "images",
+    "images_of",
+    "train_images",
+    "train_images_of",
+    "synthetic",
+    "source",
+    "mean_name",
+)
+PROFILE_FIELDS = (
+    "height",
+    "width",
+    "real_size",
+    "windows",
+    "windows_per_batch",
+    "seconds_per_image",
+    "megapixels_per_second",
+    "parameters",
+    "multiply_adds",
+    "samples",
+    "period_ms",
+)
+FIRST = (
+    "benchmark",
+    "method",
+    "seed",
+    "status",
+    "reason",
+    "revision",
+    *RUN_FIELDS,
+    "mean_iou",
+    "mean_f1",
+    "accuracy",
+    "memory_mib",
+    "memory_backend",
+    "profile_status",
+    "profile_reason",
+    *PROFILE_FIELDS,
+)
+LAST = ("absent", "warnings")
+
+
+def collect(results: Path, suite: SuiteParams, available: bool) -> pd.DataFrame:
+    """One row per benchmark x (scpseg + baselines) x seed, in the declared order; what lies on disk besides is ignored.
+
+    A run without metrics keeps its row, with status 'missing' and the reason. Scores are shares 0..1, memory channels
+    (`memory:<channel>`) bytes, `memory_mib` the headline channel of the row's backend. Nested settings become columns
+    `model:patch`, `training:batch`, `environment:torch` and so on.
+
+    Raises:
+        UserError: a file is damaged or belongs to another run, or one is missing and `available` is not set.
+    """
+    rows = []
+    for benchmark in suite.benchmarks:
+        for method in methods_of(suite):
+            path = results / "profile" / benchmark / f"{method}.json"
+            found = _read(path, {"benchmark": benchmark, "method": method}, available)
+            profile = _columns_of(_profile_columns, found, path)
+            for seed in suite.seeds:
+                path = results / "metrics" / benchmark / method / str(seed) / "metrics.json"
+                found = _read(path, {"benchmark": benchmark, "method": method, "seed": seed}, available)
+                metrics = _columns_of(_metrics_columns, found, path)
+                rows.append({"benchmark": benchmark, "method": method, "seed": seed, **profile, **metrics})
+    columns = _columns(rows, suite)
+    # Kept as objects: integers stay integers and missing cells stay empty, whatever else the column holds.
+    return pd.DataFrame([[row.get(name) for name in columns] for row in rows], columns=columns, dtype=object)
+
+
+def methods_of(suite: SuiteParams) -> tuple[str, ...]:
+    """The compared methods, SCPSeg first."""
+    return ("scpseg", *suite.baselines)
+
+
+def _columns_of(
+    make: Callable[[dict[str, Any] | None], dict[str, Any]], found: dict[str, Any] | None, path: Path
+) -> dict[str, Any]:
+    """`make(found)`; a key that the file lacks becomes a sentence."""
+    try:
+        return make(found)
+    except KeyError as error:
+        raise UserError(f"{path} lacks {error}, so another version wrote it; delete it and run `dvc repro`") from None
+
+
+def _metrics_columns(found: dict[str, Any] | None) -> dict[str, Any]:
+    if found is None:
+        return {"status": "missing", "reason": "no metrics: the run was not trained and evaluated, or failed"}
+    training = dict(found["training"])
+    scores = found["metrics"]
+    row: dict[str, Any] = {"status": "ok", "reason": None, "revision": training.pop("revision", None)}
+    row.update({name: found[name] for name in RUN_FIELDS})
+    row.update({name: scores[name] for name in ("mean_iou", "mean_f1", "accuracy")})
+    row.update(_flat("iou", scores["iou"]) | _flat("f1", scores["f1"]))
+    for part in ("model", "segmenter", "environment", "evaluation_environment", "inference"):
+        row.update(_flat(part, found[part]))
+    row.update(_flat("training", training))
+    row["absent"] = "; ".join(scores["absent"])
+    row["warnings"] = SEPARATOR.join(found["warnings"])
+    return row
+
+
+def _profile_columns(found: dict[str, Any] | None) -> dict[str, Any]:
+    if found is None:
+        return {"profile_status": "missing", "profile_reason": "no profile: it was not measured, or failed"}
+    rest = dict(found)
+    for name in ("benchmark", "method", "timeline"):
+        rest.pop(name)
+    backend, channels, unavailable = rest.pop("backend"), rest.pop("memory"), rest.pop("unavailable")
+    row: dict[str, Any] = {
+        "profile_status": rest.pop("status"),
+        "profile_reason": rest.pop("reason") or None,
+        "memory_backend": backend,
+    }
+    if row["profile_status"] == "ok":
+        if backend not in HEADLINE:
+            known = ", ".join(HEADLINE)
+            raise UserError(
+                f"the profile of {found['method']} on {found['benchmark']} has backend {backend!r}, but {known} are "
+                "known; run `make profile`"
+            )
+        peak = channels[HEADLINE[backend]]
+        if peak is None:
+            row["profile_reason"] = f"{HEADLINE[backend]} is unavailable: {unavailable.get(HEADLINE[backend])}"
+        else:
+            row["memory_mib"] = round(peak / MIB, 2)
+    row.update({name: rest.pop(name) for name in PROFILE_FIELDS})
+    row.update(_flat("memory", channels) | _flat("unavailable", unavailable))
+    # A workload that failed knows neither its model nor, when it was killed, its environment.
+    model, segmenter, environment = rest.pop("model") or {}, rest.pop("segmenter"), rest.pop("environment", {})
+    row.update(_flat("profile_environment", environment))
+    # A run's own model and segmenter replace the first two; they stand for runs that are missing.
+    row.update(_flat("model", model) | _flat("segmenter", segmenter) | _flat("profile_model", model))
+    # How it was measured.
+    row.update(_flat("profile", rest))
+    return row
+
+
+def _read(path: Path, identity: dict[str, Any], available: bool) -> dict[str, Any] | None:
+    """The file's mapping, None when it is missing and may be."""
+    try:
+        found = read_json(path)
+    except FileNotFoundError:
+        if available:
+            return None
+        name = " ".join(str(value) for value in identity.values())
+        raise UserError(
+            f"{path} is missing ({name}); run `dvc repro`, or build the report from what is there with `make report`"
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise UserError(f"{path} is no valid JSON; delete it and run `dvc repro` again") from None
+    for key, value in identity.items():
+        if not isinstance(found, dict) or found.get(key) != value:
+            raise UserError(f"{path} does not belong to {key} {value!r}; delete it and run `dvc repro` again")
+    return dict(found)
+
+
+def _flat(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """`{prefix}:{key}` for every scalar; nested keys follow after a colon, lists become text."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(_flat(f"{prefix}:{key}", value))
+        else:
+            flat[f"{prefix}:{key}"] = "; ".join(map(str, value)) if isinstance(value, list) else value
+    return flat
+
+
+def _columns(rows: list[dict[str, Any]], suite: SuiteParams) -> list[str]:
+    """Fixed columns first, classes in the order of their benchmarks, everything else by name, texts last."""
+    classes = [cls.name for name in suite.benchmarks for cls in spec_of(name).classes]
+    scores = [f"{kind}:{name}" for kind in ("iou", "f1") for name in dict.fromkeys(classes)]
+    rest = {key for row in rows for key in row} - {*FIRST, *scores, *LAST}
+    return [*FIRST, *scores, *sorted(rest), *LAST]

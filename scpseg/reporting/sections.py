@@ -1,0 +1,102 @@
+"""The parts of the page below the results: reading guide, settings, environment, sources."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from scpseg.data.specs import spec_of
+from scpseg.reporting.published import PAPER, title_of
+from scpseg.reporting.summary import Line
+from scpseg.reporting.tables import DASH, markdown
+
+METERS = {
+    "rss": "`rss`: peak resident memory of the process above its idle state, on a CPU; it is no estimate of GPU memory",
+    "nvml": "`nvml`: peak GPU memory of the whole process as the driver reports it, CUDA context included (the figure "
+    "that gpustat shows)",
+}
+SETTING_KINDS = ("model:", "segmenter:", "training:", "inference:")
+NOT_SETTINGS = ("training:seconds", "training:weights_hash", "training:parameters_training")
+EMPTY = (None, "")
+
+
+def guide(lines: Sequence[Line]) -> str:
+    """What each number means, in the words of a reader."""
+    meters = [text for backend, text in METERS.items() if any(line.backend == backend for line in lines)]
+    items = [
+        "**mIoU**: intersection over union per class from one confusion matrix over all scored images, averaged over "
+        "the classes that count. A class that is in neither truth nor prediction is left out of the mean and named. On "
+        "Inria the figure is the **building IoU**, which the field prints under the name mIoU.",
+        "**mF1** and **accuracy** come from the same matrix; accuracy counts every labelled pixel.",
+        "**±** is half the 95 % t-interval of the mean over seeds; with one seed there is none. With two or three "
+        "seeds it is wide, and rightly so.",
+        "**Peak memory**: inference on one whole image in a fresh process. "
+        + ("; ".join(meters) + "." if meters else "Not measured yet."),
+        "**s / image** and **MPx / s**: whole-image inference without reading files, after a warm-up.",
+        "**parameters**: those that inference needs; what only training uses is not counted.",
+        "**patch / context / squeezed / overview**: sides in pixels of what is labelled at once, what is seen around "
+        f"it, what the patch is squeezed to, and the reduced whole image. {DASH} = not part of the method.",
+        f"**paper: ...**: as printed in {PAPER}, measured by its authors and those they cite on other machines; never "
+        "mixed with our numbers. Its segmenter stands beside it and may have another encoder than ours.",
+        f"{DASH} = not measured or not reported.",
+    ]
+    return "## What each number means\n\n" + "\n".join(f"- {item}" for item in items) + "\n"
+
+
+def settings(rows: Sequence[dict[str, Any]]) -> str:
+    """Settings that all runs share, then those in which they differ, one row per benchmark and method."""
+    run = [row for row in rows if row["status"] == "ok"]
+    if not run:
+        return "## Settings of the runs\n\nNo run is there yet.\n"
+    keys = [key for key in run[0] if key.startswith(SETTING_KINDS) and key not in NOT_SETTINGS]
+    common = [key for key in keys if len({str(row[key]) for row in run}) == 1 and run[0][key] not in EMPTY]
+    differing = [key for key in keys if key not in common and any(row[key] not in EMPTY for row in run)]
+    header = ["benchmark", "method", *(_plain(key) for key in differing), "revision"]
+    table = []
+    for benchmark, method in dict.fromkeys((row["benchmark"], row["method"]) for row in rows):
+        mine = [row for row in run if (row["benchmark"], row["method"]) == (benchmark, method)]
+        cells = [_distinct([row[key] for row in mine]) for key in [*differing, "revision"]]
+        table.append([spec_of(benchmark).title, title_of(method), *cells])
+    parts = ["## Settings of the runs"]
+    if common:
+        parts.append("The same in all runs: " + ", ".join(f"{_plain(key)} `{run[0][key]}`" for key in common) + ".")
+    parts.append(markdown(header, table, left=2).rstrip("\n"))
+    return "\n\n".join(parts) + "\n"
+
+
+def environments(rows: Sequence[dict[str, Any]]) -> str:
+    """Each distinct environment once, with what was done in it."""
+    found: dict[str, dict[str, None]] = {}
+    for row in rows:
+        for kind, what in (
+            ("environment:", "training"),
+            ("evaluation_environment:", "evaluation"),
+            ("profile_environment:", "memory and speed"),
+        ):
+            facts = [(key.removeprefix(kind), row[key]) for key in row if key.startswith(kind) and row[key] is not None]
+            if facts:
+                text = ", ".join(f"{name} {value}" for name, value in facts)
+                found.setdefault(text, {})[what] = None
+    items = [f"- {', '.join(done)}: {text}." for text, done in found.items()]
+    return "## Environment\n\n" + ("\n".join(items) if items else "Nothing was run yet.") + "\n"
+
+
+def sources(benchmarks: Sequence[str]) -> str:
+    """Terms and citation of every benchmark used, and of the method."""
+    items = [
+        f"- **{spec_of(name).title}**: {spec_of(name).citation} Terms: {spec_of(name).terms}" for name in benchmarks
+    ]
+    items.append(f"- **SCPSeg**: {PAPER}.")
+    return "## Licences and citations\n\n" + "\n".join(items) + "\n"
+
+
+def _plain(key: str) -> str:
+    """'training:batch' as 'batch', 'segmenter:name' as 'segmenter name'."""
+    kind, _, name = key.partition(":")
+    return f"{kind} {name}" if kind in ("segmenter", "inference") else name
+
+
+def _distinct(values: Sequence[Any]) -> str:
+    """The values of a method's seeds, each once."""
+    texts = dict.fromkeys(DASH if value in EMPTY else str(value) for value in values)
+    return ", ".join(texts) or DASH

@@ -1,0 +1,149 @@
+"""Markdown tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from scpseg.data.specs import spec_of
+from scpseg.reporting.published import published_row, title_of
+from scpseg.reporting.summary import Estimate, Line
+
+DASH = "–"
+TRAINED_ELSEWHERE = "‡"
+PROFILED_ELSEWHERE = "†"
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """A table; the first `left` columns are aligned left, all others right."""
+    assert all(len(row) == len(header) for row in rows)
+    marks = [":--" if index < left else "--:" for index in range(len(header))]
+    lines = [header, marks, *rows]
+    return "".join("| " + " | ".join(_cell(cell) for cell in line) + " |\n" for line in lines)
+
+
+def percent(value: Estimate) -> str:
+    """A share in per cent, '71.2 ± 0.5' for several seeds."""
+    if value.mean is None:
+        return DASH
+    if value.half is None:
+        return f"{100 * value.mean:.1f}"
+    return f"{100 * value.mean:.1f} ± {100 * value.half:.1f}"
+
+
+def number(value: float | None, digits: int) -> str:
+    """A number with `digits` after the point, or a dash."""
+    return DASH if value is None else f"{value:.{digits}f}"
+
+
+def seconds(value: float | None) -> str:
+    """Three significant digits, since images take from milliseconds to minutes."""
+    if value is None:
+        return DASH
+    return f"{value:.0f}" if value >= 100 else f"{value:#.3g}"
+
+
+def count(line: Line) -> str:
+    """Seeds found, 'k of n' when some are missing."""
+    return str(line.declared) if line.mean_iou.n == line.declared else f"{line.mean_iou.n} of {line.declared}"
+
+
+def main_table(lines: Sequence[Line]) -> str:
+    """Accuracy, memory and speed of the methods of one benchmark, with what the paper reports."""
+    mean = spec_of(lines[0].benchmark).mean_name
+    f1 = "mF1" if mean == "mIoU" else mean.replace("IoU", "F1")
+    header = [
+        "method",
+        "segmenter",
+        "patch / context / squeezed / overview",
+        f"{mean} %",
+        f"{f1} %",
+        "accuracy %",
+        "peak memory MiB",
+        "meter",
+        "s / image",
+        "MPx / s",
+        "parameters M",
+        "seeds",
+        "paper: segmenter",
+        f"paper: {mean} %",
+        f"paper: {f1} %",
+        "paper: accuracy %",
+        "paper: memory MB",
+    ]
+    return markdown(header, [_main_row(line) for line in lines], left=3)
+
+
+def _main_row(line: Line) -> list[str]:
+    paper = published_row(line.benchmark, line.method, line.segmenter, line.encoder)
+    reported = (
+        [DASH] * 5
+        if paper is None
+        else [
+            paper.segmenter or "not stated",
+            paper.miou or DASH,
+            paper.mf1 or DASH,
+            paper.accuracy or DASH,
+            paper.memory or DASH,
+        ]
+    )
+    return [
+        title_of(line.method),
+        f"{line.segmenter}, {line.encoder}" if line.segmenter else DASH,
+        " / ".join(DASH if size is None else str(size) for size in line.sizes),
+        percent(line.mean_iou) + _trained(line),
+        percent(line.mean_f1),
+        percent(line.accuracy),
+        _memory(line) + _profiled(line),
+        line.backend or DASH,
+        seconds(line.seconds) + _profiled(line),
+        seconds(line.megapixels) + _profiled(line),
+        number(None if line.parameters is None else line.parameters / 1e6, 2),
+        count(line),
+        *reported,
+    ]
+
+
+def class_table(lines: Sequence[Line]) -> str:
+    """IoU of every class; those outside the mean stand in brackets."""
+    classes = spec_of(lines[0].benchmark).classes
+    header = ["method", *(cls.name if cls.scored else f"({cls.name})" for cls in classes)]
+    return markdown(header, [[title_of(line.method), *(percent(line.iou[c.name]) for c in classes)] for line in lines])
+
+
+def overview_table(lines: Sequence[Line]) -> str:
+    """Mean IoU and peak memory of every method on every benchmark."""
+    benchmarks = list(dict.fromkeys(line.benchmark for line in lines))
+    methods = list(dict.fromkeys(line.method for line in lines))
+    found = {(line.benchmark, line.method): line for line in lines}
+    backends = {line.backend for line in lines if line.memory is not None}
+    unit = f"MiB ({backends.pop()})" if len(backends) == 1 else "MiB"
+    header = ["method"]
+    for name in benchmarks:
+        header += [f"{spec_of(name).title}: {spec_of(name).mean_name} %", unit]
+    rows = []
+    for method in methods:
+        row = [title_of(method)]
+        for name in benchmarks:
+            line = found[name, method]
+            meter = f" {line.backend}" if unit == "MiB" and line.memory is not None else ""
+            row += [percent(line.mean_iou) + _trained(line), _memory(line) + meter + _profiled(line)]
+        rows.append(row)
+    return markdown(header, rows)
+
+
+def _memory(line: Line) -> str:
+    """Peak memory; a workload that did not fit is a result, not a gap."""
+    return "OOM" if line.profile_status == "oom" else number(line.memory, 0)
+
+
+def _trained(line: Line) -> str:
+    return f" {TRAINED_ELSEWHERE}" if line.trained_elsewhere else ""
+
+
+def _profiled(line: Line) -> str:
+    return f" {PROFILED_ELSEWHERE}" if line.profiled_elsewhere else ""
+
+
+def _cell(text: str) -> str:
+    """Text that cannot break out of its cell."""
+    return " ".join(text.replace("|", "\\|").split())

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipelines import places
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Path:
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    return tmp_path
+
+
+def report(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pipelines.report", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_missing_runs_end_in_one_sentence_and_status_1(empty: Path) -> None:
+    ended = report(empty)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: results/profile/") and "make report" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+    assert not (empty / "reports").exists()
+
+
+def test_available_builds_from_what_is_there(empty: Path) -> None:
+    ended = report(empty, "--available")
+    assert ended.returncode == 0, ended.stderr
+    assert "declared runs are missing" in (empty / "reports/README.md").read_text(encoding="utf-8")
+    assert (empty / "results/summary.csv").is_file() and (empty / "results/summary.json").is_file()
+
+
+def test_report_reads_where_the_stages_write(empty: Path) -> None:
+    path = empty / places.profile("deepglobe", "scpseg")
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    assert f"{places.profile('deepglobe', 'scpseg')} is no valid JSON" in report(empty, "--available").stderr
+    path.unlink()
+    path = empty / places.scores("deepglobe", "scpseg", 0) / "metrics.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    assert f"{places.scores('deepglobe', 'scpseg', 0)}/metrics.json is no valid" in report(empty, "--available").stderr

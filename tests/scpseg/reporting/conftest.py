@@ -1,0 +1,201 @@
+"""Invented but plausible result files in the formats of the stages evaluate and profile."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from scpseg.data.specs import SPECS
+from scpseg.params import SuiteParams
+
+GAIN = {"scpseg": 0.02, "patch": 0.0, "downscale": -0.09, "glnet": 0.008}
+MEMORY = {"scpseg": 1.0, "patch": 0.997, "downscale": 0.55, "glnet": 1.46}
+BASE = {"deepglobe": 0.72, "inria": 0.751, "potsdam": 0.846, "blu": 0.702}
+DEVICE = "Invented CPU"
+
+
+def environment(device: str = DEVICE) -> dict[str, Any]:
+    return {
+        "python": "3.11.9",
+        "torch": "2.15.0",
+        "cuda": None,
+        "cudnn": None,
+        "device": device,
+        "threads": 2,
+        "tf32": None,
+        "deterministic": False,
+    }
+
+
+def model(method: str) -> dict[str, Any]:
+    sizes: dict[str, Any] = {"patch": 64, "context": 64, "overview": None}
+    if method == "scpseg":
+        sizes |= {"context": 128, "squeezed": 48, "csm_ratio": 0.75}
+    return sizes | ({"overview": 128} if method in ("glnet", "downscale") else {})
+
+
+SEGMENTER = {
+    "name": "deeplabv3plus",
+    "encoder": "resnet18",
+    "output_stride": 8,
+    "weights": "random",
+    "weights_sha256": "",
+}
+
+
+def metrics(benchmark: str, method: str, seed: int, **changes: Any) -> dict[str, Any]:
+    spec = SPECS[benchmark]
+    rng = np.random.default_rng([seed, *f"{benchmark}{method}".encode()])
+    centre = BASE[benchmark] + GAIN.get(method, 0.0)
+    iou = {cls.name: round(float(centre + rng.normal(0, 0.03)), 6) for cls in spec.classes}
+    scored = [iou[spec.classes[index].name] for index in spec.scored]
+    mean = float(np.mean(scored)) if len(scored) > 1 else float(centre + rng.normal(0, 0.006))
+    found = {
+        "benchmark": benchmark,
+        "method": method,
+        "seed": seed,
+        "split": "test",
+        "images": 4,
+        "images_of": spec.counts[2],
+        "train_images": 8,
+        "train_images_of": spec.counts[0],
+        "synthetic": True,
+        "source": "mirror",
+        "mean_name": spec.mean_name,
+        "labels": "noBoundary" if benchmark == "potsdam" else None,
+        "split_list": "glnet",
+        "model": model(method),
+        "segmenter": SEGMENTER,
+        "training": {
+            "iterations": 300,
+            "batch": 8,
+            "precision": "fp32",
+            "seconds": 61.25,
+            "revision": "0123abc",
+            "parameters_training": 3000000,
+            "weights_hash": "ff" * 32,
+        },
+        "environment": environment(),
+        "evaluation_environment": environment(),
+        "inference": {"overlap": 0.0, "batch": 1},
+        "warnings": [],
+        "metrics": {
+            "mean_iou": mean,
+            "mean_f1": 2 * mean / (1 + mean),
+            "accuracy": mean + 0.1,
+            "iou": iou,
+            "f1": {name: 2 * value / (1 + value) for name, value in iou.items()},
+            "absent": [],
+        },
+    }
+    return found | changes
+
+
+def profile(benchmark: str, method: str, **changes: Any) -> dict[str, Any]:
+    backend = changes.get("backend", "rss")
+    peak = int((214 if backend == "rss" else 1834) * MEMORY.get(method, 1.2) * 2**20)
+    channels = ("rss", "nvml_process", "nvml_above_context", "nvml_device", "torch_allocated", "torch_reserved")
+    there = "rss" if backend == "rss" else "nvml_process"
+    found = {
+        "benchmark": benchmark,
+        "method": method,
+        "status": "ok",
+        "reason": "",
+        "backend": backend,
+        "height": 384,
+        "width": 384,
+        "real_size": False,
+        "windows": 36,
+        "windows_per_batch": 1,
+        "memory": {name: peak if name == there else None for name in channels},
+        "unavailable": {name: "no NVIDIA GPU" for name in channels if name != there},
+        "seconds_per_image": 0.41234,
+        "megapixels_per_second": 0.35761,
+        "parameters": 2345678,
+        "multiply_adds": 123456789,
+        "samples": 80,
+        "period_ms": 5.0,
+        "longest_gap_ms": 9.5,
+        "repeats": 3,
+        "timeline": [[0.0, 1], [0.1, 2]],
+        "model": model(method),
+        "segmenter": SEGMENTER,
+        "environment": environment(),
+    }
+    return found | changes
+
+
+def out_of_memory(benchmark: str, method: str) -> dict[str, Any]:
+    """What the profile stage writes for a workload that was killed: no model, no environment, no figure."""
+    found = profile(benchmark, method, status="oom", reason="it does not fit into 24564 MiB", backend=None, model=None)
+    for name in ("windows", "seconds_per_image", "megapixels_per_second", "parameters", "multiply_adds"):
+        found[name] = None
+    del found["environment"]
+    return found | {"memory": dict.fromkeys(found["memory"]), "samples": 0, "period_ms": None, "timeline": []}
+
+
+def pictures(folder: Path, ids: tuple[str, ...], seed: int, side: int = 96) -> None:
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(seed)
+    for name in ids:
+        for kind in ("image", "truth", "prediction"):
+            pixels = np.kron(rng.integers(0, 256, (6, 6, 3)), np.ones((side // 6, side // 6, 1))).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"{name}.{kind}.png")
+
+
+def put(results: Path, value: dict[str, Any]) -> None:
+    """Write a metrics or profile record where its stage puts it."""
+    if "seed" in value:
+        path = results / "metrics" / value["benchmark"] / value["method"] / str(value["seed"]) / "metrics.json"
+    else:
+        path = results / "profile" / value["benchmark"] / f"{value['method']}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def fill(results: Path, suite: SuiteParams, with_pictures: bool = False) -> SuiteParams:
+    for benchmark in suite.benchmarks:
+        for number, method in enumerate(("scpseg", *suite.baselines)):
+            put(results, profile(benchmark, method))
+            for seed in suite.seeds:
+                record = metrics(benchmark, method, seed)
+                put(results, record)
+                if with_pictures:
+                    place = results / "metrics" / benchmark / method / str(seed) / "pictures"
+                    pictures(place, ("a_1",), number)
+    return suite
+
+
+class Invented:
+    """The functions above, for tests."""
+
+    metrics = staticmethod(metrics)
+    profile = staticmethod(profile)
+    out_of_memory = staticmethod(out_of_memory)
+    environment = staticmethod(environment)
+    pictures = staticmethod(pictures)
+    put = staticmethod(put)
+    fill = staticmethod(fill)
+
+
+@pytest.fixture
+def invented() -> type[Invented]:
+    return Invented
+
+
+@pytest.fixture
+def suite() -> Callable[..., SuiteParams]:
+    def make(
+        benchmarks: tuple[str, ...] = ("potsdam",),
+        baselines: tuple[str, ...] = ("patch",),
+        seeds: tuple[int, ...] = (0,),
+    ) -> SuiteParams:
+        return SuiteParams(benchmarks=benchmarks, baselines=baselines, seeds=seeds)
+
+    return make
