@@ -13,14 +13,14 @@ from scpseg.data.specs import SPECS
 from scpseg.data.splits import read_split
 from scpseg.errors import UserError
 from scpseg.files import write_text
-from scpseg.params import BENCHMARKS, GENERAL, Params, nearest
+from scpseg.params import BENCHMARKS, GENERAL, BenchmarkParams, Params, nearest
 
 OUTPUT = Path("results/check.txt")
 
 
 def sections() -> dict[str, type]:
     """Every section that params.yaml must have, with its dataclass."""
-    known: dict[str, type] = {**GENERAL, **BENCHMARKS}
+    known: dict[str, type] = {**GENERAL, **dict.fromkeys(BENCHMARKS, BenchmarkParams)}
     for name in METHODS:
         known.update(module_of(name).SECTIONS)
     return known
@@ -50,9 +50,16 @@ def check(params: Params) -> None:
         if name not in rivals:
             raise params.refuse("suite.baselines", name, f"that is no rival method; {nearest(name, rivals)}")
     for benchmark in suite.benchmarks:
+        _check_labels(params, benchmark)
         _check_split(params, benchmark)
         for method in ("scpseg", *suite.baselines):
             module_of(method).check(params, benchmark)
+
+
+def _check_labels(params: Params, benchmark: str) -> None:
+    labels, kinds = params.benchmark(benchmark).labels, SPECS[benchmark].layout.labels
+    if labels not in kinds:
+        raise params.refuse(f"{benchmark}.labels", labels, f"{benchmark} has no such labels; {nearest(labels, kinds)}")
 
 
 def _check_split(params: Params, benchmark: str) -> None:

@@ -141,25 +141,15 @@ class ProfileParams:
 
 @dataclass(frozen=True)
 class BenchmarkParams:
-    """Sizes and split of one benchmark: patch L in pixels, windows per training step, split by name or folder."""
+    """One benchmark: patch L in pixels, windows per training step, split by name or folder, kind of labels.
+
+    The kinds of labels stand in the benchmark's spec (`scpseg.data.specs`).
+    """
 
     patch: Annotated[int, Range(32)]
     batch: Positive
     split: str
-
-
-@dataclass(frozen=True)
-class DeepGlobeParams(BenchmarkParams):
-    """`unknown`: 'class' scores predictions on unknown pixels as errors (the field's rule), 'ignore' masks them."""
-
-    unknown: Literal["class", "ignore"]
-
-
-@dataclass(frozen=True)
-class PotsdamParams(BenchmarkParams):
-    """`labels`: eroded ('noBoundary') or full ('bordered') label tiles."""
-
-    labels: Literal["noBoundary", "bordered"]
+    labels: str
 
 
 GENERAL: dict[str, type] = {
@@ -173,12 +163,7 @@ GENERAL: dict[str, type] = {
     "evaluation": EvaluationParams,
     "profile": ProfileParams,
 }
-BENCHMARKS: dict[str, type[BenchmarkParams]] = {
-    "deepglobe": DeepGlobeParams,
-    "inria": BenchmarkParams,
-    "potsdam": PotsdamParams,
-    "blu": BenchmarkParams,
-}
+BENCHMARKS = ("deepglobe", "inria", "potsdam", "blu")
 
 
 def nearest(name: object, known: Iterable[str]) -> str:
@@ -237,7 +222,7 @@ class Params:
         """
         if name not in BENCHMARKS:
             raise UserError(f"{self.path.name}: {name!r} is no benchmark; {nearest(name, BENCHMARKS)}")
-        return self.section(name, BENCHMARKS[name])
+        return self.section(name, BenchmarkParams)
 
     def refuse(self, key: str, value: object, why: str) -> UserError:
         """The sentence for a value that is impossible: file, key, value, reason with remedy, how to restore."""

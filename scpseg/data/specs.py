@@ -29,7 +29,7 @@ class Class:
 
 @dataclass(frozen=True)
 class Layout:
-    """Which files belong together: patterns on the path below the unpacked folder, ignoring case.
+    """Which files belong together: patterns on the path below the unpacked folder, ignoring case; labels by kind.
 
     Each pattern has the group `id`; BLU's have `split` too, its split being given by folders.
     """
@@ -51,6 +51,7 @@ class Spec:
         classes: in the order of the training ids.
         ignored: colours of pixels that are neither trained on nor counted.
         decoding: 'exact' colours, or 'threshold' = each channel cut at 128 first.
+        masking: the kind of labels in which training id 0 is ignored; '' = none.
         unknown_share: share of an image's pixels that may carry no class's colour; they become ignored.
         layout: which files are images and labels.
         splits: split name -> folder under scpseg/data/splits; empty where the folders give the split.
@@ -71,6 +72,7 @@ class Spec:
     terms: str
     citation: str
     ignored: tuple[Colour, ...] = ()
+    masking: str = ""
     unknown_share: float = 0.0
     mean_name: str = "mIoU"
     notes: tuple[str, ...] = field(default=())
@@ -100,8 +102,12 @@ SPECS: dict[str, Spec] = {
         decoding="threshold",
         layout=Layout(
             image=r"(^|/)(?P<id>\d+)_sat\.jpg$",
-            labels={"mask": r"(^|/)(?P<id>\d+)_mask\.png$"},
+            labels={
+                "unknown-as-class": r"(^|/)(?P<id>\d+)_mask\.png$",
+                "unknown-ignored": r"(^|/)(?P<id>\d+)_mask\.png$",
+            },
         ),
+        masking="unknown-ignored",
         splits={"glnet": "deepglobe", "swapped": "deepglobe"},
         terms="DeepGlobe rules and DigitalGlobe's internal-use agreement (deepglobe.org): "
         "research use, no redistribution.",

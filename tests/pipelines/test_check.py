@@ -55,13 +55,13 @@ def test_every_profile_is_valid_and_has_the_same_keys(name: str) -> None:
         ("csm.ratio", "half", ["csm.ratio is 'half'", "a number"]),
         ("csm.context", 0.5, ["csm.context is 0.5", "1"]),
         ("csm.context", 1.0, ["csm.context is 1.0", "nearest valid value is 1.03125"]),
-        ("potsdam.patch", 60, ["potsdam.patch is 60", "56", "64"]),
+        ("potsdam.patch", 60, ["potsdam.patch is 60", "nearest valid value is 64"]),
         ("segmenter.name", "deeplabv3", ["segmenter.name is 'deeplabv3'", "deeplabv3plus"]),
         ("segmenter.encoder", "resnet81", ["segmenter.encoder is 'resnet81'", "resnet18"]),
         ("suite.benchmarks", ["postdam"], ["suite.benchmarks is 'postdam'", "potsdam"]),
         ("suite.baselines", ["pacth"], ["suite.baselines is 'pacth'", "patch"]),
         ("suite.baselines", ["scpseg"], ["suite.baselines is 'scpseg'"]),
-        ("potsdam.split", "volpi", ["volpi"]),
+        ("potsdam.labels", "noboundary", ["potsdam.labels is 'noboundary'", "did you mean 'noBoundary'?"]),
         ("evaluation.split", "train", ["evaluation.split is 'train'", "test, val"]),
         ("lfa.stride", 3, ["lfa.stride is 3"]),
     ],
@@ -70,6 +70,11 @@ def test_mistakes_are_refused(key: str, value: Any, parts: list[str]) -> None:
     message = refused(key, value)
     for part in parts:
         assert part in message
+
+
+def test_an_unknown_split_lists_the_known() -> None:
+    with pytest.raises(UserError, match=r"potsdam.split is 'volpi'.*candidate_volpi_18_6_14"):
+        check(changed("potsdam.split", "volpi"))
 
 
 def test_a_split_without_val_cannot_be_evaluated_on_val() -> None:

@@ -1,0 +1,30 @@
+"""Where stages read and write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def manifest(benchmark: str) -> Path:
+    """Sizes and checksums of the files that a benchmark is prepared from."""
+    return Path("data/manifests") / f"{benchmark}.json"
+
+
+def store(benchmark: str) -> Path:
+    """The prepared images of a benchmark."""
+    return Path("data") / benchmark
+
+
+def run(benchmark: str, method: str, seed: int) -> Path:
+    """What training leaves: weights.safetensors, history.csv, training.json."""
+    return Path("results/runs") / benchmark / method / str(seed)
+
+
+def scores(benchmark: str, method: str, seed: int) -> Path:
+    """What evaluation leaves: metrics.json, confusion.npz, pictures/."""
+    return Path("results/metrics") / benchmark / method / str(seed)
+
+
+def profile(benchmark: str, method: str) -> Path:
+    """Memory and speed of a method at a benchmark's image size."""
+    return Path("results/profile") / benchmark / f"{method}.json"

@@ -1,0 +1,64 @@
+"""Stage `prepare`: decode a benchmark once into the memory-mapped store."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pipelines import places
+from pipelines.stage import run_stage
+from scpseg.data.preparing.filling import Choice, fill
+from scpseg.data.specs import SPECS, spec_of
+from scpseg.data.splits import read_split
+from scpseg.data.upstream.fetch import locate
+from scpseg.data.upstream.layout import pair_files
+from scpseg.data.upstream.manifest import Manifest
+from scpseg.data.upstream.sources import root
+from scpseg.errors import UserError
+from scpseg.params import DataParams, Params
+
+
+def prepare(params: Params, benchmark: str, workers: int | None = None) -> None:
+    """Write data/<benchmark>/.
+
+    Raises:
+        UserError: no manifest, part of a benchmark without leave, a damaged or unfit file, too little disk space.
+    """
+    spec, own = spec_of(benchmark), params.benchmark(benchmark)
+    data = params.section("data", DataParams)
+    manifest = Manifest.read(places.manifest(benchmark), benchmark)
+    if manifest.labels != own.labels:
+        raise UserError(
+            f"the manifest of {benchmark} is of labels {manifest.labels!r}, {benchmark}.labels is {own.labels!r}; "
+            f"run `dvc repro download@{benchmark}` first"
+        )
+    # A folder of the user's own lists is named without the way to it, which is this machine's.
+    split = own.split if own.split in spec.splits else Path(own.split).name
+    paths = [record.path for record in manifest.files]
+    pairing = pair_files(spec, own.labels, split, read_split(spec, own.split), paths, data.partial)
+    found = locate(spec, manifest, data)
+    index = fill(
+        spec,
+        manifest,
+        pairing,
+        found,
+        Choice(split, own.labels, own.labels == spec.masking),
+        target=places.store(benchmark),
+        working=root() / "data",
+        workers=workers,
+    )
+    counts = ", ".join(f"{part} {len(ids)} of {index['expected'][part]}" for part, ids in index["ids"].items())
+    print(f"{benchmark}: {counts}")
+    for warning in index["warnings"]:
+        print(f"warning: {warning}")
+
+
+def main() -> None:
+    """Read the command line and run the stage."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("benchmark", choices=list(SPECS))
+    prepare(Params.load(), parser.parse_args().benchmark)
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,1 @@
+"""Decoding every image once into the store."""

@@ -1,0 +1,173 @@
+"""Training windows, alone or all those of an image: sample k of step s is a pure function of (seed, s, k).
+
+Resuming needs no loader state, and the number of workers changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import copy
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from scpseg.contract import Labels, Needs, Views
+from scpseg.data.overviews import Overview
+from scpseg.data.store import Store
+from scpseg.data.windows import Bytes, cut_image, cut_label, starts
+
+Box = tuple[float, float, float, float]
+
+
+class WindowDataset(Dataset[dict[str, Any]]):
+    """Random windows of the training images; item `step * batch + k` is sample k of that step.
+
+    A place is drawn uniformly over all pixels of all images, so that larger images are seen more often.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        split: str,
+        needs: Needs,
+        *,
+        seed: int,
+        batch: int,
+        flips: bool,
+        turns: bool,
+        overviews: Mapping[str, Overview] | None = None,
+    ) -> None:
+        """Draw from `split` of `store` for a method with `needs`; `overviews` by image id where it needs them."""
+        self.store, self.split, self.needs = store, split, needs
+        self.seed, self.batch, self.flips, self.turns = seed, batch, flips, turns
+        self.overviews = overviews
+        self.ids = store.ids(split)
+        shapes = [store.label(split, name).shape for name in self.ids]
+        self.ends = np.cumsum([height * width for height, width in shapes])
+
+    def batches_of(self, batch: int) -> WindowDataset:
+        """The same windows with another batch."""
+        other = copy(self)
+        other.batch = batch
+        return other
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """One sample: context (3, G, G), label (G, G), place (4,), and the overview with its label where needed."""
+        step, position = divmod(index, self.batch)
+        random = np.random.default_rng([self.seed, step, position])
+        number = int(np.searchsorted(self.ends, random.integers(self.ends[-1]), side="right"))
+        flip = bool(random.integers(2)) and self.flips
+        turns = int(random.integers(4)) if self.turns else 0
+        shares = random.random(2)
+        return self.sample(self.ids[number], shares, flip, turns)
+
+    def sample(self, name: str, shares: NDArray[np.float64], flip: bool, turns: int) -> dict[str, Any]:
+        """The window of image `name` whose patch lies at `shares` (0..1) of the free rows and columns."""
+        free = [max(size - self.needs.patch, 0) for size in self.store.label(self.split, name).shape]
+        top, left = (int(share * (size + 1)) for share, size in zip(shares, free, strict=True))
+        return self.cut(name, top, left, flip, turns) | self.whole(name, flip, turns)
+
+    def cut(self, name: str, top: int, left: int, flip: bool, turns: int) -> dict[str, Any]:
+        """Context, label and place of the window of image `name` whose patch begins at pixel (top, left)."""
+        image, label = self.store.image(self.split, name), self.store.label(self.split, name)
+        height, width = label.shape
+        patch, side = self.needs.patch, self.needs.context
+        margin = (side - patch) // 2
+        return {
+            "context": turned(cut_image(image, top - margin, left - margin, side), flip, turns),
+            "label": turned(cut_label(label, top - margin, left - margin, side), flip, turns),
+            "place": torch.tensor(
+                turned_box((top / height, left / width, patch / height, patch / width), flip, turns),
+                dtype=torch.float32,
+            ),
+        }
+
+    def whole(self, name: str, flip: bool, turns: int) -> dict[str, Any]:
+        """The overview of image `name` and its label, or nothing where none is needed."""
+        if self.overviews is None:
+            return {}
+        overview = self.overviews[name]
+        return {
+            "overview": turned(overview.image, flip, turns),
+            "overview_label": turned(overview.label, flip, turns),
+        }
+
+
+def turned(array: Bytes, flip: bool, turns: int) -> Tensor:
+    """A tensor of the last two axes flipped left to right, then turned counter-clockwise by `turns` quarters."""
+    if flip:
+        array = array[..., ::-1]
+    return torch.from_numpy(np.ascontiguousarray(np.rot90(array, turns, axes=(-2, -1))))
+
+
+def turned_box(box: Box, flip: bool, turns: int) -> Box:
+    """The box (top, left, height, width) in shares of the image, moved as `turned` moves the image."""
+    top, left, height, width = box
+    if flip:
+        left = 1 - left - width
+    for _ in range(turns % 4):
+        top, left, height, width = 1 - left - width, top, width, height
+    return top, left, height, width
+
+
+def collate(samples: list[dict[str, Any]]) -> tuple[Views, Labels]:
+    """Join samples into one batch."""
+    parts = default_collate(samples)
+    views = Views(parts["context"], parts["place"], parts.get("overview"))
+    return views, Labels(parts["label"], parts.get("overview_label"))
+
+
+class ImageDataset(Dataset[tuple[Views, Labels]]):
+    """All windows that cover one training image, as at test time without overlap; for phases with unit 'image'.
+
+    Item i is image i of an endless row of shuffled passes over the images: a pure function of (seed, i).
+    """
+
+    def __init__(self, windows: WindowDataset) -> None:
+        """Cut as `windows` does; its batch counts images."""
+        self.windows, self.batch = windows, windows.batch
+
+    def __getitem__(self, index: int) -> tuple[Views, Labels]:
+        """The windows of one image, row by row before it is flipped and turned as a whole; the overview once."""
+        windows = self.windows
+        turn, position = divmod(index, len(windows.ids))
+        # The ones keep these draws apart from those of single windows.
+        order = np.random.default_rng([windows.seed, turn, 1, 1]).permutation(len(windows.ids))
+        random = np.random.default_rng([windows.seed, turn, position, 1, 1])
+        flip = bool(random.integers(2)) and windows.flips
+        turns = int(random.integers(4)) if windows.turns else 0
+        name = windows.ids[order[position]]
+        height, width = windows.store.label(windows.split, name).shape
+        patch = windows.needs.patch
+        views, labels = collate(
+            [
+                windows.cut(name, top, left, flip, turns)
+                for top in starts(height, patch, 0.0)
+                for left in starts(width, patch, 0.0)
+            ]
+        )
+        whole = {key: tensor.unsqueeze(0) for key, tensor in windows.whole(name, flip, turns).items()}
+        return (
+            replace(views, overview=whole.get("overview")),
+            replace(labels, overview=whole.get("overview_label")),
+        )
+
+
+def loader(
+    dataset: WindowDataset | ImageDataset, first_step: int, last_step: int, workers: int, pin: bool
+) -> DataLoader[Any]:
+    """What steps `first_step`..`last_step - 1` train on, in order: (Views, Labels), or a list of them for images."""
+    return DataLoader(
+        dataset,
+        batch_size=dataset.batch,
+        sampler=range(first_step * dataset.batch, last_step * dataset.batch),
+        num_workers=workers,
+        collate_fn=collate if isinstance(dataset, WindowDataset) else list,
+        pin_memory=pin,
+        persistent_workers=workers > 0,
+    )

@@ -1,0 +1,122 @@
+"""Where a benchmark's files lie: the mirror, or the folder that the user names."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from scpseg.data.specs import Spec
+from scpseg.data.upstream.layout import role_of
+from scpseg.data.upstream.manifest import read_listed, verify_archives
+from scpseg.data.upstream.unpack import Group, group_archives, holds_wanted
+from scpseg.errors import UserError
+from scpseg.files import read_json
+from scpseg.params import DataParams
+
+MIRROR = "mirror"
+MIRROR_LIST = "archives.json"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a folder holds of a benchmark: loose files (relative posix paths) and archives worth unpacking."""
+
+    loose: tuple[str, ...]
+    groups: tuple[Group, ...]
+
+
+def root() -> Path:
+    """The repository; inside a queued experiment the one that it was queued in."""
+    return Path(os.environ.get("DVC_ROOT") or ".")
+
+
+def cache_folder(benchmark: str, data: DataParams) -> Path:
+    """Where archives are unpacked; environment variable SCPSEG_CACHE overrides data.cache."""
+    return root() / Path(os.environ.get("SCPSEG_CACHE") or data.cache).expanduser() / benchmark
+
+
+def source_folder(benchmark: str, data: DataParams) -> Path:
+    """The folder that `data.source` means for a benchmark.
+
+    Raises:
+        UserError: it does not exist.
+    """
+    if data.source == MIRROR:
+        folder = Path("data") / MIRROR / benchmark
+        if not (folder / MIRROR_LIST).is_file():
+            raise UserError(f"{folder.as_posix()}/{MIRROR_LIST} is missing; run {_remedy(benchmark)}")
+        return folder
+    folder = root() / Path(data.source).expanduser()
+    if not folder.is_dir():
+        raise UserError(
+            f"data.source is {data.source!r}, which is no folder; give an existing one (a relative path counts from "
+            f"the repository's root) or set data.source: {MIRROR}"
+        )
+    return folder / benchmark if (folder / benchmark).is_dir() else folder
+
+
+def find(spec: Spec, variant: str, data: DataParams) -> Found:
+    """Look for the images and the labels `variant` of a benchmark; the mirror's archives are verified.
+
+    Where both images and labels lie loose, archives beside them are left alone.
+
+    Raises:
+        UserError: an archive is missing, truncated, altered or unsafe.
+    """
+    folder = source_folder(spec.name, data)
+    if data.source == MIRROR:
+        listed = read_listed(read_json(folder / MIRROR_LIST)["archives"])
+        verify_archives(folder, listed, f"write it again with {_remedy(spec.name)}")
+        return Found((), _usable(spec, variant, folder, [record.path for record in listed]))
+    paths = sorted(_walk(folder))
+    roles = {path: role for path in paths if (role := role_of(spec, variant, path))}
+    kinds = {role.kind for role in roles.values()}
+    return Found(tuple(roles), () if len(kinds) == 2 else _usable(spec, variant, folder, paths))
+
+
+def expect_both(spec: Spec, variant: str, paths: Iterable[str], data: DataParams) -> None:
+    """Refuse a source without images or without labels.
+
+    Raises:
+        UserError: it names the folder and what is expected there.
+    """
+    kinds = {role.kind for path in paths if (role := role_of(spec, variant, path))}
+    lacking = " and ".join(f"no {kind}" for kind in ("image", "label") if kind not in kinds)
+    if lacking:
+        raise UserError(
+            f"data.source {data.source!r} holds {lacking} of {spec.name}; expected there, or in its folder "
+            f"{spec.name}/, archives (.zip, .7z, .7z.001, ...) or files with paths that end like "
+            f"{_readable(spec.layout.image)} and {_readable(spec.layout.labels[variant])}"
+        )
+
+
+def _usable(spec: Spec, variant: str, folder: Path, paths: list[str]) -> tuple[Group, ...]:
+    groups = group_archives(paths)
+    return tuple(g for g in groups if holds_wanted(g, folder, lambda path: role_of(spec, variant, path) is not None))
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    """Relative posix paths of all files, through links too, each real folder once."""
+    seen = set()
+    for here, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(here)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in files:
+            yield (Path(here) / name).relative_to(folder).as_posix()
+
+
+def _readable(pattern: str) -> str:
+    """A layout pattern as people write it: train/images/<id>.tif."""
+    plain = re.sub(r"\(\?P<id>[^)]*\)", "<id>", pattern.removeprefix("(^|/)").removesuffix("$"))
+    return re.sub(r"\(\?P<split>([^)]*)\)", r"(\1)", plain).replace("s?/", "/").replace("\\", "")
+
+
+def _remedy(benchmark: str) -> str:
+    return f"`dvc repro -f mirror@{benchmark}`"

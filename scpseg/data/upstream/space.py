@@ -1,0 +1,66 @@
+"""Disk space: asked before writing, and named when it runs out."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from scpseg.errors import UserError
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+MARGIN = 16 << 20
+"""Bytes that stay free beyond what is written, for folders and records."""
+
+
+def size_text(count: int) -> str:
+    """Bytes in words, with a binary unit."""
+    value = float(count)
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes free on the disk that `folder`, or its nearest existing parent, lies on."""
+    folder = folder.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def check_space(folder: Path, needed: int, what: str) -> None:
+    """Refuse work that needs more than what is free.
+
+    Raises:
+        UserError: fewer than `needed` bytes and a margin are free where `folder` lies.
+    """
+    free = free_bytes(folder)
+    if needed + MARGIN > free:
+        raise UserError(
+            f"{what} needs {needed} bytes ({size_text(needed)}) and {free} bytes ({size_text(free)}) are free; "
+            "free some space or move data.cache or the repository to a larger disk"
+        )
+
+
+@contextmanager
+def full_disk_named(folder: Path, needed: int, what: str) -> Iterator[None]:
+    """Turn a full disk inside the block into a sentence.
+
+    Raises:
+        UserError: the disk that `folder` lies on ran full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        free = free_bytes(folder)
+        raise UserError(
+            f"the disk ran full while {what}, which needs {needed} bytes ({size_text(needed)}), {free} bytes "
+            f"({size_text(free)}) are free; free some space and run the same command again"
+        ) from error

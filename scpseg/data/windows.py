@@ -1,0 +1,55 @@
+"""Cutting square windows out of large arrays, mirrored at the border by index: no padded copy exists."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scpseg import IGNORE_INDEX
+
+Bytes = NDArray[np.uint8]
+
+
+def mirror_index(start: int, length: int, size: int) -> NDArray[np.int64]:
+    """Indices `start`..`start + length - 1` folded into 0..size-1 without repeating the edge, as often as needed."""
+    if size == 1:
+        return np.zeros(length, dtype=np.int64)
+    period = 2 * (size - 1)
+    index = np.arange(start, start + length) % period
+    return np.minimum(index, period - index)
+
+
+def cut_image(image: Bytes, top: int, left: int, side: int) -> Bytes:
+    """A (3, side, side) copy of (H, W, 3) `image` from row `top`, column `left`; mirrored outside the image."""
+    return np.ascontiguousarray(_cut(image, top, left, side).transpose(2, 0, 1))
+
+
+def cut_label(label: Bytes, top: int, left: int, side: int) -> Bytes:
+    """A (side, side) copy of (H, W) `label`; 255 outside the image."""
+    height, width = label.shape
+    window = np.full((side, side), IGNORE_INDEX, dtype=np.uint8)
+    rows = slice(max(top, 0), min(top + side, height))
+    columns = slice(max(left, 0), min(left + side, width))
+    if rows.start < rows.stop and columns.start < columns.stop:
+        window[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = label[rows, columns]
+    return window
+
+
+def _cut(image: Bytes, top: int, left: int, side: int) -> Bytes:
+    height, width = image.shape[:2]
+    if top >= 0 and left >= 0 and top + side <= height and left + side <= width:
+        return image[top : top + side, left : left + side]
+    rows, columns = mirror_index(top, side, height), mirror_index(left, side, width)
+    # A contiguous read of the needed block first: fancy indexing into a memory-mapped file touches pixels one by one.
+    block = np.asarray(image[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1])
+    return block[np.ix_(rows - rows.min(), columns - columns.min())]
+
+
+def starts(length: int, side: int, overlap: float) -> list[int]:
+    """First rows (or columns) of windows of `side` that cover `length`; the last is shifted inward, never outside.
+
+    Neighbours share at least the `overlap` part of a side (0..0.9). A length below `side` gives one window at 0.
+    """
+    step = max(1, round(side * (1 - overlap)))
+    last = max(length - side, 0)
+    return [*range(0, last, step), last]

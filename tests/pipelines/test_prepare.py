@@ -1,0 +1,211 @@
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.download import download
+from pipelines.mirror import mirror
+from pipelines.prepare import prepare
+from scpseg.data import store
+from scpseg.data.specs import SPECS
+from scpseg.data.store import Store
+from scpseg.errors import UserError
+from scpseg.files import read_json
+from scpseg.params import Params
+
+ROOT = Path(__file__).parents[2]
+SAMPLES = Path(os.environ.get("SCPSEG_SAMPLES") or ROOT.parent / "shared" / "samples")
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    monkeypatch.setenv("SCPSEG_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def sample(source: str = "mine", partial: bool = False, **changed: dict[str, Any]) -> Params:
+    """The sample profile with some sections changed."""
+    values = dict(Params.load(ROOT / "profiles/sample.yaml").values)
+    values["data"] = {"source": source, "partial": partial, "cache": "unused"}
+    values["mirror"] = {"seed": 0, "side": 64, "train": 2, "val": 1, "test": 1}
+    values["deepglobe"] = {**values["deepglobe"], "split": "lists"}
+    for name, section in changed.items():
+        values[name] = {**values[name], **section}
+    return Params(values, Path("params.yaml"))
+
+
+def write_pair(id: str, height: int = 20, width: int = 16) -> None:
+    Path("mine").mkdir(exist_ok=True)
+    Image.fromarray(np.full((height, width, 3), 90, np.uint8)).save(f"mine/{id}_sat.jpg")
+    Image.fromarray(np.full((height, width, 3), (0, 0, 255), np.uint8)).save(f"mine/{id}_mask.png")
+
+
+@pytest.fixture
+def three() -> None:
+    """Three pairs smaller than any patch, and lists that name them."""
+    Path("lists").mkdir()
+    for part, id in (("train", "1"), ("val", "2"), ("test", "3")):
+        write_pair(id)
+        Path(f"lists/{part}.txt").write_text(f"{id}\n")
+
+
+def refused(params: Params) -> str:
+    with pytest.raises(UserError) as caught:
+        prepare(params, "deepglobe", workers=1)
+    assert "\n" not in str(caught.value)
+    assert not Path("data/deepglobe").exists()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("benchmark", list(SPECS))
+def test_from_mirror_to_store(benchmark: str) -> None:
+    params = sample("mirror", partial=True, deepglobe={"split": "glnet"})
+    mirror(benchmark, params, Path("data/mirror") / benchmark)
+    download(params, benchmark)
+    prepare(params, benchmark, workers=1)
+    opened, spec = Store(Path("data") / benchmark), SPECS[benchmark]
+    assert (opened.index["synthetic"], opened.index["source"]) == (True, "mirror")
+    assert [len(opened.ids(part)) for part in ("train", "val", "test")] == [2, 1, 1]
+    assert tuple(opened.index["expected"][part] for part in ("train", "val", "test")) == spec.counts
+    for part in ("train", "val", "test"):
+        for id in opened.ids(part):
+            record = opened.index["images"][f"{part}/{id}"]
+            label = opened.label(part, id)
+            assert opened.image(part, id).shape == (64, 64, 3)
+            assert [int((label == k).sum()) for k in range(len(spec.classes))] == record["pixels"]
+            assert int((label == 255).sum()) == record["ignored"]
+            assert sum(record["pixels"]) + record["ignored"] == 64 * 64
+
+
+def test_images_smaller_than_a_patch(three: None) -> None:
+    params = sample()
+    download(params, "deepglobe")
+    prepare(params, "deepglobe", workers=1)
+    opened = Store(Path("data/deepglobe"))
+    assert opened.label("test", "3").shape == (20, 16)
+    assert (opened.label("test", "3") == 5).all()
+    assert opened.index["split"] == "lists"
+    assert opened.index["labels"] == "unknown-as-class"
+    assert opened.index["warnings"] == []
+    assert str(Path.cwd()) not in Path("data/deepglobe/index.json").read_text()
+
+
+def test_unknown_as_a_switch(three: None) -> None:
+    Image.fromarray(np.zeros((20, 16, 3), np.uint8)).save("mine/3_mask.png")
+    params = sample(deepglobe={"labels": "unknown-ignored"})
+    download(params, "deepglobe")
+    prepare(params, "deepglobe", workers=1)
+    opened = Store(Path("data/deepglobe"))
+    assert (opened.label("test", "3") == 255).all()
+    assert opened.index["labels"] == "unknown-ignored"
+    assert opened.index["warnings"] == ["deepglobe: labels in which every pixel is ignored: test/3"]
+
+
+def test_part_needs_leave(three: None, capsys: pytest.CaptureFixture[str]) -> None:
+    for kind in ("sat.jpg", "mask.png"):
+        Path(f"mine/3_{kind}").unlink()
+    download(sample(), "deepglobe")
+    message = refused(sample())
+    assert (
+        "only 2 of 3 images of split 'lists' found (train 1 of 1, val 1 of 1, test 0 of 1), missing e.g. 3" in message
+    )
+    prepare(sample(partial=True), "deepglobe", workers=1)
+    assert "deepglobe: train 1 of 1, val 1 of 1, test 0 of 1" in capsys.readouterr().out
+
+
+def test_no_manifest_and_other_labels(three: None) -> None:
+    assert "data/manifests/deepglobe.json is missing; run `dvc repro download@deepglobe`" in refused(sample())
+    params = sample("mirror", partial=True)
+    mirror("potsdam", params, Path("data/mirror/potsdam"))
+    download(params, "potsdam")
+    with pytest.raises(UserError, match=r"of labels 'noBoundary', potsdam\.labels is 'bordered'"):
+        prepare(sample("mirror", partial=True, potsdam={"labels": "bordered"}), "potsdam")
+
+
+def test_lost_cache_is_unpacked_again() -> None:
+    params = sample("mirror", partial=True)
+    mirror("inria", params, Path("data/mirror/inria"))
+    download(params, "inria")
+    shutil.rmtree("cache")
+    prepare(params, "inria", workers=1)
+    assert len(Store(Path("data/inria")).ids("train")) == 2
+    shutil.rmtree("cache")
+    archive = Path("data/mirror/inria/aerialimagelabeling.7z.002")
+    archive.write_bytes(archive.read_bytes() + b"x")
+    with pytest.raises(UserError, match=r"archive aerialimagelabeling\.7z\.002 is too long"):
+        prepare(params, "inria", workers=1)
+
+
+@pytest.mark.parametrize("damage", ["corrupt", "size", "colour", "changed", "label", "full"])
+def test_bad_input_leaves_no_store(damage: str, three: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    label = np.zeros((20, 16, 3), np.uint8)
+    if damage == "corrupt":
+        Path("mine/2_mask.png").write_bytes(Path("mine/2_mask.png").read_bytes()[:60])
+    elif damage == "size":
+        Image.fromarray(label[:10]).save("mine/2_mask.png")
+    elif damage == "colour":
+        label[5, 6] = (255, 0, 0)
+        Image.fromarray(label).save("mine/2_mask.png")
+    elif damage == "label":
+        Path("mine/2_mask.png").unlink()
+    download(sample(), "deepglobe")
+    if damage == "changed":
+        data = bytearray(Path("mine/2_mask.png").read_bytes())
+        data[-1] ^= 1
+        Path("mine/2_mask.png").write_bytes(data)
+    elif damage == "full":
+
+        def full(path: Path) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(store, "replacing", full)
+    expected = {
+        "corrupt": "2_mask.png cannot be decoded",
+        "size": "2_sat.jpg has 20 x 16 pixels (height x width), but its label 2_mask.png has 10 x 16",
+        "colour": "2_mask.png: 1 of 320 pixels have no class's colour, the first at row 5, column 6 is (255, 0, 0)",
+        "changed": "2_mask.png is not the file that was downloaded",
+        "label": "image 2_sat.jpg has no label file (unknown-as-class)",
+        "full": "the disk ran full while preparing deepglobe, which needs",
+    }
+    assert expected[damage] in refused(sample())
+
+
+def test_command_line_says_one_sentence_and_fails(elsewhere: Path) -> None:
+    shutil.copy(ROOT / "profiles/sample.yaml", "params.yaml")
+    command = [sys.executable, "-m", "pipelines.prepare", "blu"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "error: data/manifests/blu.json is missing; run `dvc repro download@blu` first\n"
+
+
+def test_no_torch_is_imported(elsewhere: Path) -> None:
+    code = "import sys, pipelines.download, pipelines.prepare; print('torch' in sys.modules)"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n"
+
+
+@pytest.mark.skipif(not SAMPLES.is_dir(), reason="no real samples here")
+def test_real_deepglobe_images() -> None:
+    params = sample(str(SAMPLES), partial=True, deepglobe={"split": "glnet"})
+    download(params, "deepglobe")
+    prepare(params, "deepglobe")
+    opened = Store(Path("data/deepglobe"))
+    assert {part: len(opened.ids(part)) for part in ("train", "val", "test")} == {"train": 6, "val": 3, "test": 0}
+    assert opened.index["expected"] == {"train": 454, "val": 207, "test": 142}
+    assert opened.index["images"]["train/172307"]["pixels"][0] == 2
+    assert opened.image("val", "2774").shape == (2448, 2448, 3)
+    assert not opened.index["synthetic"]
+    assert len(read_json(Path("data/manifests/deepglobe.json"))["files"]) == 18
+    with pytest.raises(UserError, match="only 9 of 803 images"):
+        prepare(sample(str(SAMPLES), deepglobe={"split": "glnet"}), "deepglobe")

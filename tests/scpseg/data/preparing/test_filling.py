@@ -1,0 +1,219 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from scpseg.data import store
+from scpseg.data.preparing import filling, pairwork
+from scpseg.data.preparing.filling import Choice, fill
+from scpseg.data.specs import SPECS
+from scpseg.data.store import Store
+from scpseg.data.upstream import space
+from scpseg.data.upstream.fetch import fetch, locate
+from scpseg.data.upstream.layout import pair_files
+from scpseg.errors import UserError
+from scpseg.params import DataParams
+
+SPEC = SPECS["deepglobe"]
+DATA = DataParams("sets", True, "cache")
+LISTS = {"train": ("3", "1"), "val": ("2",), "test": ()}
+Pairs = dict[str, tuple[np.ndarray, np.ndarray]]
+TARGET, WORKING = Path("data/deepglobe"), Path("data")
+
+
+@pytest.fixture(autouse=True)
+def pairs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_pairs: Callable[..., dict[str, Any]]
+) -> dict[str, Any]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    return write_pairs(tmp_path / "sets", ["1", "2", "3"])
+
+
+def filled(workers: int = 1, ignore_first: bool = False) -> dict[str, Any]:
+    manifest = fetch(SPEC, "unknown-as-class", DATA)
+    pairing = pair_files(SPEC, "unknown-as-class", "mine", LISTS, [record.path for record in manifest.files], False)
+    places = locate(SPEC, manifest, DATA)
+    return fill(
+        SPEC, manifest, pairing, places, Choice("mine", "unknown-as-class", ignore_first), TARGET, WORKING, workers
+    )
+
+
+def failed(workers: int = 1) -> str:
+    """A fill that must fail with one sentence and leave no store."""
+    with pytest.raises(UserError) as caught:
+        filled(workers)
+    assert "\n" not in str(caught.value)
+    assert not TARGET.exists()
+    with pytest.raises(UserError, match="holds no prepared benchmark"):
+        Store(TARGET)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_store_holds_the_decoded_files(pairs: Pairs, workers: int) -> None:
+    index = filled(workers)
+    opened = Store(TARGET)
+    assert opened.index == index
+    assert (opened.ids("train"), opened.ids("val"), opened.ids("test")) == (("3", "1"), ("2",), ())
+    for split, id in (("train", "3"), ("train", "1"), ("val", "2")):
+        image, label = pairs[id]
+        assert np.array_equal(opened.image(split, id), image)
+        assert np.array_equal(opened.label(split, id), label)
+        record = index["images"][f"{split}/{id}"]
+        assert (record["height"], record["width"]) == label.shape
+        assert record["pixels"] == [int((label == index).sum()) for index in range(7)]
+    assert index["expected"] == {"train": 2, "val": 1, "test": 0}
+    assert (index["source"], index["synthetic"], index["split"]) == ("folder", False, "mine")
+    assert sorted(path.name for path in WORKING.iterdir()) == ["deepglobe"]
+    assert sorted(path.name for path in TARGET.iterdir()) == ["index.json", "train", "val"]
+
+
+def test_processes_and_reruns_give_the_same_bytes() -> None:
+    stores = []
+    for workers in (1, 2):
+        filled(workers)
+        stores.append({path: path.read_bytes() for path in sorted(TARGET.rglob("*")) if path.is_file()})
+    assert stores[0] == stores[1]
+
+
+def test_masked_unknown(pairs: Pairs) -> None:
+    index = filled(ignore_first=True)
+    label = pairs["1"][1]
+    assert np.array_equal(Store(TARGET).label("train", "1"), np.where(label == 0, 255, label))
+    assert index["images"]["train/1"]["ignored"] == (label == 0).sum()
+
+
+def test_goes_on_where_it_was_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    decode, decoded = filling.decode_pair, []
+
+    def counted(task: pairwork.Task, needed: int) -> None:
+        if len(decoded) == 2:
+            raise KeyboardInterrupt
+        decoded.append(task.id)
+        decode(task, needed)
+
+    monkeypatch.setattr(filling, "decode_pair", counted)
+    with pytest.raises(KeyboardInterrupt):
+        filled()
+    assert not TARGET.exists()
+    (working,) = WORKING.glob(".preparing-*")
+    (working / "store" / "train" / ".1.image-half.npy").write_bytes(b"left by a kill")
+    (working / "store" / "train" / "1.image.npy").write_bytes(b"half")  # a record whose array was damaged since
+    (WORKING / ".preparing-deepglobe-stale").mkdir()
+    assert decoded == ["3", "1"]
+    decoded.clear()
+    monkeypatch.setattr(filling, "decode_pair", lambda task, needed: (decoded.append(task.id), decode(task, needed)))
+    filled()
+    assert decoded == ["1", "2"]
+    assert sorted(path.name for path in WORKING.iterdir()) == ["deepglobe"]
+    assert not list(TARGET.rglob(".*"))
+
+
+def test_full_disk_leaves_no_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    replace, calls = store.replacing, []
+
+    def full(path: Path) -> Any:
+        calls.append(path)
+        if len(calls) == 4:
+            raise OSError(28, "No space left on device")
+        return replace(path)
+
+    monkeypatch.setattr(store, "replacing", full)
+    message = failed()
+    assert "the disk ran full while preparing deepglobe, which needs 4608 bytes" in message
+    assert "bytes" in message.split("which needs")[1]
+    filled()
+    assert Store(TARGET).ids("val") == ("2",)
+
+
+def test_too_little_space_is_seen_before_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(space, "free_bytes", lambda folder: 100)
+    assert "preparing deepglobe needs 4608 bytes (4.5 KiB) and 100 bytes" in failed()
+    assert not WORKING.exists()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_corrupt_image_is_named(workers: int) -> None:
+    path = Path("sets/1_sat.jpg")
+    path.write_bytes(path.read_bytes()[:-300])
+    assert failed(workers).startswith("1_sat.jpg cannot be decoded")
+
+
+def test_no_image_at_all_is_named() -> None:
+    Path("sets/1_sat.jpg").write_bytes(b"<html>")
+    assert failed().startswith("1_sat.jpg cannot be decoded")
+
+
+def test_different_sizes_are_named() -> None:
+    Image.fromarray(np.zeros((16, 20, 3), np.uint8)).save("sets/1_mask.png")
+    assert "1_sat.jpg has 20 x 16 pixels (height x width), but its label 1_mask.png has 16 x 20" in failed()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_unknown_colour_is_named(workers: int) -> None:
+    label = np.zeros((20, 16, 3), np.uint8)
+    label[3, 4:6] = (255, 0, 0)
+    Image.fromarray(label).save("sets/2_mask.png")
+    assert "2_mask.png: 2 of 320 pixels have no class's colour, the first at row 3, column 4 is (255, 0, 0)" in failed(
+        workers
+    )
+
+
+def test_grey_image_is_named() -> None:
+    Image.fromarray(np.zeros((20, 16), np.uint8)).save("sets/3_sat.jpg")
+    assert failed().startswith("3_sat.jpg has 1 band")
+
+
+def test_file_changed_since_download_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed = filling.Source
+
+    def other(name: str, place: Path, sha256: str) -> pairwork.Source:
+        return hashed(name, place, "0" * 64 if name == "2_sat.jpg" else sha256)
+
+    monkeypatch.setattr(filling, "Source", other)
+    assert "2_sat.jpg is not the file that was downloaded" in failed()
+
+
+def killed(task: pairwork.Task, needed: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_worker_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filling, "decode_pair", killed)
+    assert "was killed, most probably for want of memory" in failed(2)
+
+
+def test_workers_end_with_their_parent(tmp_path: Path) -> None:
+    code = (
+        "import os, time\nfrom concurrent.futures import ProcessPoolExecutor\n"
+        "from scpseg.data.preparing.filling import _follow_parent\n"
+        "with ProcessPoolExecutor(2, initializer=_follow_parent) as pool:\n"
+        "    print(*{f.result() for f in [pool.submit(os.getpid) for _ in range(50)]}, flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(filling.__file__).parents[3])}
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        workers = [int(pid) for pid in process.stdout.readline().split()]
+        process.kill()
+    assert workers
+    end = time.monotonic() + 10
+    while any(alive(pid) for pid in workers) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not [pid for pid in workers if alive(pid)]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False

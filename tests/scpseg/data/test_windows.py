@@ -1,0 +1,49 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from scpseg.data.windows import cut_image, cut_label, mirror_index, starts
+
+
+def mirrored_slowly(index: int, size: int) -> int:
+    while not 0 <= index < size:
+        index = -index if index < 0 else 2 * (size - 1) - index
+        if size == 1:
+            return 0
+    return index
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_mirror_index_walks_back_and_forth(size: int) -> None:
+    start, length = -9, 25
+    expected = [mirrored_slowly(index, size) for index in range(start, start + length)]
+    assert mirror_index(start, length, size).tolist() == expected
+
+
+@pytest.mark.parametrize(("top", "left"), [(0, 0), (-3, 2), (4, -5), (6, 7), (-20, 30)])
+def test_cut_equals_pixel_by_pixel(top: int, left: int) -> None:
+    random = np.random.default_rng(0)
+    image = random.integers(256, size=(9, 11, 3), dtype=np.uint8)
+    label = random.integers(6, size=(9, 11), dtype=np.uint8)
+    side = 8
+    window, truth = cut_image(image, top, left, side), cut_label(label, top, left, side)
+    for row in range(side):
+        for column in range(side):
+            y, x = top + row, left + column
+            assert (window[:, row, column] == image[mirrored_slowly(y, 9), mirrored_slowly(x, 11)]).all()
+            inside = 0 <= y < 9 and 0 <= x < 11
+            assert truth[row, column] == (label[y, x] if inside else 255)
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5])
+@pytest.mark.parametrize("length", [5, 16, 17, 40, 48])
+def test_starts_cover_without_leaving(length: int, overlap: float) -> None:
+    side = 16
+    tops = starts(length, side, overlap)
+    assert tops == sorted(set(tops)) and tops[0] == 0
+    covered = {index for top in tops for index in range(top, top + side)}
+    assert covered >= set(range(length))
+    assert tops[-1] + side == max(length, side)
+    for before, after in itertools.pairwise(tops):
+        assert after - before <= side * (1 - overlap)
