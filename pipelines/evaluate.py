@@ -1,0 +1,144 @@
+"""Stage `evaluate`: whole test images through a trained method, one confusion matrix, a few pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from safetensors.torch import load_file
+
+from pipelines import places
+from pipelines.methods import build_method
+from pipelines.stage import run_stage
+from pipelines.train import arguments
+from scpseg import IGNORE_INDEX
+from scpseg.contract import drop_training_parts
+from scpseg.data.specs import Spec, spec_of
+from scpseg.data.store import Store
+from scpseg.data.windows import Bytes
+from scpseg.environment import configure, environment
+from scpseg.errors import UserError
+from scpseg.evaluation.confusion import Matrix, Metrics, confusion, metrics
+from scpseg.evaluation.streaming import segment
+from scpseg.files import read_json, replacing, write_json
+from scpseg.params import EvaluationParams, InferenceParams, MachineParams, Params
+from scpseg.progress import progress
+
+PICTURE_SIDE = 1024
+"""Longest side of a picture in pixels; larger images are thinned out."""
+
+
+def work(benchmark: str, name: str, seed: int) -> None:
+    """Evaluate and write results/metrics/BENCHMARK/METHOD/SEED."""
+    params = Params.load()
+    device = configure(params.section("machine", MachineParams))
+    evaluation = params.section("evaluation", EvaluationParams)
+    inference = params.section("inference", InferenceParams)
+    spec, store = spec_of(benchmark), Store(places.store(benchmark))
+    split = evaluation.split
+    ids = store.ids(split)
+    if not ids:
+        raise UserError(
+            f"{benchmark} has no {split} image in its store: set evaluation.split to one that has, or check data.source"
+        )
+    folder = places.run(benchmark, name, seed)
+    method = drop_training_parts(build_method(without_download(params), benchmark, name))
+    method.load_state_dict(load_file(folder / "weights.safetensors"))
+    method.to(device)
+    out = places.scores(benchmark, name, seed)
+    classes = len(spec.classes)
+    matrices: list[Matrix] = []
+
+    def each() -> Iterator[str]:
+        for number, image_id in enumerate(ids):
+            image, truth = store.image(split, image_id), store.label(split, image_id)
+            prediction = segment(method, image, classes, device, inference.overlap, inference.batch)
+            matrices.append(confusion(truth, prediction, classes))
+            if number < evaluation.pictures:
+                write_pictures(out / "pictures", image_id, spec, image, truth, prediction)
+            yield image_id
+
+    (out / "pictures").mkdir(parents=True, exist_ok=True)
+    for _ in progress(each(), len(ids), f"evaluating {benchmark} {name}"):
+        pass
+    result = metrics(np.sum(matrices, axis=0), spec.scored)
+    with replacing(out / "confusion.npz") as temporary:
+        np.savez_compressed(temporary, ids=np.array(ids), matrices=np.stack(matrices))
+    training = read_json(folder / "training.json")
+    index = store.index
+    write_json(
+        out / "metrics.json",
+        {
+            "benchmark": benchmark,
+            "method": name,
+            "seed": seed,
+            "split": split,
+            "split_list": index["split"],
+            "images": len(ids),
+            "images_of": index["expected"][split],
+            "train_images": len(store.ids("train")),
+            "train_images_of": index["expected"]["train"],
+            "synthetic": index["synthetic"],
+            "source": index["source"],
+            "labels": index["labels"],
+            "mean_name": spec.mean_name,
+            "model": training["model"],
+            "segmenter": {
+                **training["segmenter"],
+                "weights": training["initial_weights"]["source"],
+                "weights_sha256": training["initial_weights"]["sha256"],
+            },
+            "training": {
+                key: value
+                for key, value in training.items()
+                if key not in ("model", "segmenter", "initial_weights", "environment")
+            },
+            "environment": training["environment"],
+            "evaluation_environment": environment(device),
+            "inference": {"overlap": inference.overlap, "batch": inference.batch},
+            "warnings": index["warnings"],
+            "metrics": described(result, spec),
+        },
+    )
+    print(f"{benchmark} {name} seed {seed}: {spec.mean_name} {result.mean_iou:.4f} on {len(ids)} {split} images")
+
+
+def without_download(params: Params) -> Params:
+    """The same parameters with random initial weights: trained ones replace them, nothing need be fetched."""
+    segmenter = {**params.values["segmenter"], "weights": "random"}
+    return Params({**params.values, "segmenter": segmenter}, params.path)
+
+
+def described(result: Metrics, spec: Spec) -> dict[str, Any]:
+    """Metrics with class names."""
+    names = [cls.name for cls in spec.classes]
+    return {
+        "mean_iou": result.mean_iou,
+        "mean_f1": result.mean_f1,
+        "accuracy": result.accuracy,
+        "iou": dict(zip(names, result.iou, strict=True)),
+        "f1": dict(zip(names, result.f1, strict=True)),
+        "absent": [names[index] for index in result.absent],
+    }
+
+
+def write_pictures(folder: Path, name: str, spec: Spec, image: Bytes, truth: Bytes, prediction: Bytes) -> None:
+    """<name>.{image,truth,prediction}.png at most PICTURE_SIDE wide, classes in the benchmark's own colours."""
+    palette = np.zeros((256, 3), dtype=np.uint8)
+    palette[: len(spec.classes)] = [cls.colour for cls in spec.classes]
+    palette[IGNORE_INDEX] = 0
+    step = max(1, -(-max(truth.shape) // PICTURE_SIDE))
+    views = {"image": image, "truth": palette[truth[::step, ::step]], "prediction": palette[prediction[::step, ::step]]}
+    for kind, pixels in views.items():
+        if kind == "image":
+            pixels = np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).reduce(step))
+        with replacing(folder / f"{name}.{kind}.png") as temporary:
+            Image.fromarray(np.ascontiguousarray(pixels)).save(temporary)
+
+
+if __name__ == "__main__":
+    given = arguments()
+    run_stage(lambda: work(given.benchmark, given.method, given.seed))

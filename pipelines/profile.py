@@ -1,0 +1,154 @@
+"""Stage `profile`: peak memory and speed of one method at a benchmark's image size, in a fresh process.
+
+It needs neither a dataset nor weights, so that memory can be mapped before anything is downloaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+import traceback
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pipelines import places
+from pipelines.stage import run_stage
+from scpseg.data.specs import spec_of
+from scpseg.errors import UserError
+from scpseg.files import write_json
+from scpseg.params import InferenceParams, MachineParams, Params, ProfileParams
+from scpseg.profiling.fresh import ChildKilled, allocator, memory_limit, run_fresh
+from scpseg.profiling.meter import without_figures
+
+CHANNEL_ORDER = ("rss", "nvml_process", "torch_reserved")
+"""Whose figure the last line shows: the first that was measured."""
+
+
+def request_of(params: Params, benchmark: str, method: str) -> dict[str, Any]:
+    """What the fresh process is asked: plain parameters and the workload's sizes."""
+    spec = spec_of(benchmark)
+    profile = params.section("profile", ProfileParams)
+    inference = params.section("inference", InferenceParams)
+    side = spec.side if profile.size == "real" else profile.size
+    # Memory and speed do not depend on the weights: random ones need no download.
+    values = {**params.values, "segmenter": {**params.values["segmenter"], "weights": "random"}}
+    return {
+        "benchmark": benchmark,
+        "method": method,
+        "file": params.path.name,
+        "params": values,
+        "workload": {
+            "height": side,
+            "width": side,
+            "classes": len(spec.classes),
+            "overlap": inference.overlap,
+            "batch": inference.batch,
+            "repeats": profile.repeats,
+        },
+    }
+
+
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """Measure in this process, which is fresh."""
+    # Here, not above: the stage's own process computes nothing and starts without torch.
+    import torch
+
+    from pipelines.methods import build_method, module_of
+    from scpseg.environment import configure, environment
+    from scpseg.profiling.workload import Workload, measure, meter_for
+
+    params = Params(request["params"], Path(request["file"]))
+    machine = params.section("machine", MachineParams)
+    # Deterministic kernels take other paths and other memory: off for every method alike, and on record.
+    device = configure(MachineParams(**{**asdict(machine), "deterministic": False}))
+    # What it imports belongs to the idle process, not to the model.
+    importlib.import_module("segmentation_models_pytorch")
+    module_of(request["method"])
+    torch.manual_seed(0)
+    figures = measure(
+        lambda: build_method(params, request["benchmark"], request["method"]),
+        Workload(**request["workload"]),
+        device,
+        meter_for(device),
+    )
+    return {**figures, "environment": {**environment(device), "allocator": allocator()}}
+
+
+def child(path: Path) -> None:
+    """Read a request on standard input, write the answer: figures, a user's mistake, or how it failed."""
+    request = json.load(sys.stdin)
+    try:
+        result = answer(request)
+    except UserError as error:
+        result = {"user_error": str(error)}
+    except Exception as error:
+        # Any other end of a measurement is a result to be shown, with its trace on the terminal.
+        traceback.print_exc()
+        reason = " ".join([f"{type(error).__name__}:", *str(error).splitlines()[:1]])
+        result = without_figures("failed", reason, backend=None)
+    write_json(path, result)
+
+
+def work(benchmark: str, method: str) -> None:
+    """Profile and write results/profile/BENCHMARK/METHOD.json.
+
+    Raises:
+        UserError: a parameter is not valid, or the measurement failed; a failure's reason is on file for the report.
+    """
+    params = Params.load()
+    request = request_of(params, benchmark, method)
+    try:
+        figures = run_fresh(["pipelines.profile", "--child"], request)
+    except ChildKilled as error:
+        # The kernel names no limit; on a CPU it is the machine's or the control group's.
+        limit = memory_limit() if error.status == "oom" else None
+        figures = without_figures(error.status, str(error), backend=None, limit=limit)
+    if "user_error" in figures:
+        raise UserError(figures["user_error"])
+    workload = request["workload"]
+    record = {
+        **figures,
+        "benchmark": benchmark,
+        "method": method,
+        "workload": "inference",
+        "height": workload["height"],
+        "width": workload["width"],
+        "real_size": workload["height"] == spec_of(benchmark).side,
+        "windows_per_batch": workload["batch"],
+        "overlap": workload["overlap"],
+        "repeats": workload["repeats"],
+        "segmenter": {**request["params"]["segmenter"], "weights": "random, since memory does not depend on them"},
+    }
+    write_json(places.profile(benchmark, method), record)
+    if record["status"] == "failed":
+        raise UserError(f"profiling {method} on {benchmark} failed ({record['reason']}); see the trace above")
+    print(f"{benchmark} {method}: {told(record)}")
+
+
+def told(record: dict[str, Any]) -> str:
+    """One line for the terminal."""
+    side = record["height"]
+    if record["status"] == "oom":
+        return f"out of memory at {side} x {side} pixels: {record['reason']}"
+    peaks = [(name, record["memory"][name]) for name in CHANNEL_ORDER if record["memory"][name] is not None]
+    name, peak = peaks[0]
+    return f"peak {peak / 2**20:.1f} MiB ({name}), {record['seconds_per_image']:.3f} s per {side} x {side} image"
+
+
+def main() -> None:
+    """BENCHMARK METHOD; with --child, one measurement for the stage itself."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    if sys.argv[1:2] == ["--child"]:
+        # Through run_stage for Ctrl-C alone, which reaches the child too: no trace beside the stage's own sentence.
+        run_stage(lambda: child(Path(sys.argv[2])))
+    parser.add_argument("benchmark")
+    parser.add_argument("method")
+    given = parser.parse_args()
+    run_stage(lambda: work(given.benchmark, given.method))
+
+
+if __name__ == "__main__":
+    main()

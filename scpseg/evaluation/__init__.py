@@ -1,0 +1,1 @@
+"""Streaming whole-image inference and the one confusion matrix."""

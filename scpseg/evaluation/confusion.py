@@ -1,0 +1,71 @@
+"""One int64 confusion matrix, and every metric from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scpseg.data.windows import Bytes
+
+Matrix = NDArray[np.int64]
+
+
+def confusion(truth: Bytes, prediction: Bytes, classes: int) -> Matrix:
+    """(K, K) counts, row = truth, column = prediction; pixels whose truth is 255 are not counted.
+
+    Ignored pixels go to an overflow row that is dropped, which is many times faster than masking them out.
+
+    Args:
+        truth: any shape, training ids and 255.
+        prediction: the same shape, 0..K-1.
+        classes: K.
+    """
+    rows = np.minimum(truth, classes).astype(np.int64)
+    counts = np.bincount((rows * classes + prediction).ravel(), minlength=(classes + 1) * classes)
+    return counts.reshape(classes + 1, classes)[:classes]
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Metrics of one confusion matrix, all 0..1.
+
+    Attributes:
+        mean_iou: over scored classes that occur in truth or prediction.
+        mean_f1: likewise.
+        accuracy: share of all labelled pixels, scored or not.
+        iou: per class, None where the class is absent from truth and prediction.
+        f1: likewise.
+        absent: scored classes left out of the means.
+    """
+
+    mean_iou: float | None
+    mean_f1: float | None
+    accuracy: float | None
+    iou: tuple[float | None, ...]
+    f1: tuple[float | None, ...]
+    absent: tuple[int, ...]
+
+
+def metrics(matrix: Matrix, scored: tuple[int, ...]) -> Metrics:
+    """IoU = TP / (TP + FP + FN), F1 = 2 TP / (2 TP + FP + FN), means over `scored` classes that occur."""
+    right = np.diag(matrix)
+    either = matrix.sum(0) + matrix.sum(1) - right
+    both = matrix.sum(0) + matrix.sum(1)
+    iou = tuple(float(hit / of) if of else None for hit, of in zip(right, either, strict=True))
+    f1 = tuple(float(2 * hit / of) if of else None for hit, of in zip(right, both, strict=True))
+    total = int(matrix.sum())
+    return Metrics(
+        mean_iou=_mean([iou[index] for index in scored]),
+        mean_f1=_mean([f1[index] for index in scored]),
+        accuracy=float(right.sum() / total) if total else None,
+        iou=iou,
+        f1=f1,
+        absent=tuple(index for index in scored if iou[index] is None),
+    )
+
+
+def _mean(values: list[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return sum(present) / len(present) if present else None

@@ -1,0 +1,130 @@
+"""Whole-image inference in row bands: labels come out, no full-size map of scores ever exists.
+
+Windows step by their patch side, the last row and column shifted inward. Where windows overlap the label is that of
+the mean logits; since all classes of a pixel share its count, the sum decides alike and no counts are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scpseg.contract import Method, Needs, Views
+from scpseg.data.overviews import reduce_image
+from scpseg.data.windows import Bytes, cut_image, starts
+
+ARGMAX_ROWS = 64
+"""Rows decided at once: the int64 answer of argmax stays small."""
+
+
+@dataclass(frozen=True)
+class TestImage:
+    """One image at test time: `scpseg.contract.ImageViews` over an (H, W, 3) uint8 array."""
+
+    __test__ = False
+
+    pixels: Bytes
+    needs: Needs
+    device: torch.device
+    overlap: float = 0.0
+    batch: int = 1
+
+    def corners(self) -> list[tuple[int, int]]:
+        """(top, left) of every patch, row by row."""
+        height, width = self.pixels.shape[:2]
+        patch = self.needs.patch
+        tops, lefts = starts(height, patch, self.overlap), starts(width, patch, self.overlap)
+        return [(top, left) for top in tops for left in lefts]
+
+    def overview(self, side: int) -> Tensor:
+        """The whole image reduced by area to (1, 3, side, side) uint8."""
+        return torch.from_numpy(reduce_image(self.pixels, side)).unsqueeze(0).to(self.device)
+
+    def windows(self) -> Iterator[Views]:
+        """Views of `batch` windows at a time, in the order of `corners`; their `overview` is None."""
+        corners = self.corners()
+        height, width = self.pixels.shape[:2]
+        patch, side = self.needs.patch, self.needs.context
+        margin = (side - patch) // 2
+        for first in range(0, len(corners), self.batch):
+            part = corners[first : first + self.batch]
+            cuts = [cut_image(self.pixels, top - margin, left - margin, side) for top, left in part]
+            context = torch.from_numpy(cuts[0]).unsqueeze(0) if len(cuts) == 1 else torch.from_numpy(np.stack(cuts))
+            boxes = [(top / height, left / width, patch / height, patch / width) for top, left in part]
+            yield Views(context.to(self.device), torch.tensor(boxes, dtype=torch.float32, device=self.device))
+
+
+@torch.inference_mode()
+def segment(
+    method: Method,
+    image: Bytes,
+    classes: int,
+    device: torch.device,
+    overlap: float = 0.0,
+    batch: int = 1,
+    tick: Callable[[int], None] | None = None,
+) -> Bytes:
+    """Label every pixel of an image.
+
+    Args:
+        method: in evaluation mode, on `device`.
+        image: (H, W, 3) uint8, of any size; memory-mapped is fine.
+        classes: K, at most 255.
+        device: where windows are computed; the band of scores stays in host memory.
+        overlap: part of a patch side that neighbours share at least, 0..0.9.
+        batch: windows per forward.
+        tick: called with the number of windows just done.
+
+    Returns:
+        (H, W) uint8 training ids.
+    """
+    views_of = TestImage(image, method.needs, device, overlap, batch)
+    state = method.begin_image(views_of)
+    band = _Band(classes, method.needs.patch, image.shape[0], image.shape[1])
+    corners = iter(views_of.corners())
+    for views in views_of.windows():
+        logits = method(views, state).float().cpu()
+        for scores, (top, left) in zip(logits, corners, strict=False):
+            band.add(scores, top, left)
+        if tick:
+            tick(len(logits))
+    return band.finish()
+
+
+class _Band:
+    """Sums of logits of the rows that windows still to come may touch; finished rows become labels."""
+
+    def __init__(self, classes: int, patch: int, height: int, width: int) -> None:
+        self.height, self.width = height, width
+        self.top = 0
+        self.sums = torch.zeros(classes, min(patch, height), width)
+        self.labels = np.empty((height, width), dtype=np.uint8)
+
+    def add(self, scores: Tensor, top: int, left: int) -> None:
+        """Add the logits (K, L, L) of one window; windows come in rows from top to bottom."""
+        if top > self.top:
+            self._move(top)
+        rows, columns = self.sums.shape[1], min(scores.shape[2], self.width - left)
+        self.sums[:, :, left : left + columns] += scores[:, :rows, :columns]
+
+    def _move(self, top: int) -> None:
+        done = top - self.top
+        self._decide(done)
+        kept = self.sums.shape[1] - done
+        if kept > 0:
+            self.sums[:, :kept] = self.sums[:, done:].clone()
+        self.sums[:, max(kept, 0) :] = 0
+        self.top = top
+
+    def _decide(self, rows: int) -> None:
+        for first in range(0, rows, ARGMAX_ROWS):
+            part = self.sums[:, first : min(first + ARGMAX_ROWS, rows)].argmax(dim=0).to(torch.uint8)
+            self.labels[self.top + first : self.top + first + len(part)] = part.numpy()
+
+    def finish(self) -> Bytes:
+        self._decide(self.height - self.top)
+        return self.labels

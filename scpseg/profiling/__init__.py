@@ -1,0 +1,1 @@
+"""The memory meter and the workload that it measures."""

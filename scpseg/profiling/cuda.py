@@ -1,0 +1,227 @@
+"""The NVIDIA GPU's meter: what NVML says of this process, and what torch's allocator says of itself.
+
+Four numbers. Allocated: live tensors, what the method needs. Reserved: with cached blocks. NVML process: with the CUDA
+context, kernels and library handles, what gpustat shows, the headline. NVML device: with everybody else, published
+only where nobody else is there. No channel is believed before it has seen a known allocation.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from scpseg.profiling.gpu import Gpu
+from scpseg.profiling.meter import Reading, TimedSamples, timeline
+from scpseg.profiling.sampling import PERIOD, Sampler, SamplerLost
+from scpseg.profiling.sources import Sample, SourceError
+
+CHECK_BYTES = 256 * 2**20
+"""The known allocation of the self-check."""
+CHECK_TOLERANCE = 0.1
+DRIFT = 2**25
+"""Use outside this process that changes by less than this is the driver's own coming and going."""
+NVML_CHANNELS = ("nvml_process", "nvml_above_context", "nvml_device")
+
+
+class CudaMeter:
+    """Sampler, self-check and torch's counters, put together."""
+
+    backend = "nvml"
+
+    def __init__(self, gpu: Gpu, period: float = PERIOD) -> None:
+        """Measure `gpu`, sampled every `period` seconds."""
+        self.gpu, self.period = gpu, period
+        self.sampler: Sampler | None = None
+        self.reading = Reading(self.backend)
+        self.own: str | None = None
+        self.context: int | None = None
+        self.outside: int | None = None
+        self.began = 0.0
+
+    def prepare(self) -> None:
+        """Start the sampler and show it a known allocation; what did not see it is unavailable from then on."""
+        keep = self.gpu.allocate(2**20)  # creates the context
+        try:
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+            self.sampler = Sampler({"source": "nvml", "uuid": self.gpu.uuid(), "visible": visible}, self.period)
+            facts = self.sampler.facts
+            self.reading.details |= {"driver": facts["driver"], "mig": facts["mig"]}
+            before = self._mark()
+            known = self.gpu.allocate(CHECK_BYTES)
+            during = self._mark()
+            del known
+            self.gpu.release()
+            after = self._mark()
+            self._check(before, during, after, facts)
+        except (SourceError, SamplerLost) as error:
+            self._refuse(NVML_CHANNELS, str(error))
+        del keep
+        self.gpu.release()
+        self.gpu.reset()
+
+    def rest(self) -> None:
+        """Note the context: what NVML counts for this process beyond torch's allocator, every kernel loaded."""
+        self.gpu.synchronize()
+        self.gpu.release()
+        sample = self._try_mark()
+        self.context = self._beyond(sample, self.own)
+        self.outside = self._beyond(sample, "device")
+
+    def begin(self) -> None:
+        """Forget the peaks; the stretch starts here."""
+        self.gpu.synchronize()
+        self.gpu.reset()
+        self.began = time.monotonic()
+        self._try_mark()
+
+    def finish(self) -> Reading:
+        """A last sample after synchronising, before anything is freed; then the peaks."""
+        self.gpu.synchronize()
+        # Reserved memory only grows, so that this forced sample nearly is the peak however short the stretch was.
+        last = self._try_mark()
+        reading = self.reading
+        reading.memory["torch_allocated"], reading.memory["torch_reserved"] = self.gpu.peaks()
+        now_outside = self._beyond(last, "device")
+        if last is not None:
+            reading.details["driver_reserved_bytes"] = last.get("reserved")
+        every = self._samples()
+        stretch = [(at, sample) for at, sample in every if at >= self.began]
+        reading.sampled(stretch)
+        self._others(every, stretch, now_outside)
+        if "nvml_process" not in reading.unavailable:
+            self._process(stretch)
+        if "nvml_device" not in reading.unavailable:
+            self._peak(stretch, "device", "nvml_device")
+        of = "nvml_process" if "nvml_process" in reading.memory else "nvml_device"
+        key = self.own if of == "nvml_process" else "device"
+        if of in reading.memory and key is not None:
+            reading.timeline = timeline(stretch, key, self.began)
+            reading.details["timeline_of"] = of
+        return reading
+
+    def limit(self) -> int | None:
+        """Memory of the device."""
+        return self.gpu.total()
+
+    def close(self) -> None:
+        """End the sampler."""
+        if self.sampler:
+            self.sampler.close()
+
+    def _check(self, before: Sample, during: Sample, after: Sample, facts: dict[str, Any]) -> None:
+        moved = [key for key in during if saw(before, during, key) and saw(after, during, key)]
+        if "device" not in moved:
+            why = facts["memory"] or unmoved("the device's memory", before.get("device"), during.get("device"))
+            self._refuse(("nvml_device",), why)
+        # The entry that moved is ours: in a container the ids are the host's, not those that we know.
+        ours = [key for key in moved if key not in ("device", "reserved")]
+        if len(ours) > 1:
+            ours = [key for key in ours if key == str(os.getpid())] or ours
+        processes = [key for key in during if key not in ("device", "reserved")]
+        if len(ours) == 1:
+            self.own = ours[0]
+        elif len(ours) > 1:
+            why = f"{len(ours)} processes moved by the known allocation at once, so that ours cannot be told"
+            self._refuse(("nvml_process", "nvml_above_context"), why)
+        elif facts["processes"] or not processes:
+            why = facts["processes"] or "NVML lists no process on the device, as in some containers"
+            self._refuse(("nvml_process", "nvml_above_context"), why)
+        else:
+            figures = {during[key] for key in processes}
+            if figures <= {None, 0}:
+                why = "NVML shows no memory figure for any process, as in some containers and under WSL"
+            else:
+                why = f"no process moved by the known allocation of {CHECK_BYTES >> 20} MiB"
+            self._refuse(("nvml_process", "nvml_above_context"), why)
+
+    def _process(self, stretch: TimedSamples) -> None:
+        assert self.own is not None
+        self._peak(stretch, self.own, "nvml_process")
+        if "nvml_process" not in self.reading.memory:
+            self._refuse(("nvml_above_context",), self.reading.unavailable["nvml_process"])
+        elif self.context is None:
+            self._refuse(("nvml_above_context",), "the context was not seen after the warm-up")
+        else:
+            self.reading.memory["nvml_above_context"] = self.reading.memory["nvml_process"] - self.context
+            self.reading.details["context_bytes"] = self.context
+
+    def _peak(self, stretch: TimedSamples, key: str, channel: str) -> None:
+        seen = [value for _, sample in stretch if (value := sample.get(key)) is not None]
+        if seen:
+            self.reading.memory[channel] = max(seen)
+        else:
+            self._refuse((channel,), "NVML showed no figure during the measurement")
+
+    def _others(self, every: TimedSamples, stretch: TimedSamples, now_outside: int | None) -> None:
+        """Whoever else uses the device: recorded; a device total that is not ours alone is not published."""
+        details = self.reading.details
+        details["exclusive"] = details["foreign_processes"] = details["foreign_bytes"] = None
+        if self.own is not None and every:
+            foreign = [
+                {key: value or 0 for key, value in sample.items() if key not in ("device", "reserved", self.own)}
+                for _, sample in stretch
+            ]
+            most = max(foreign, key=lambda entries: sum(entries.values()), default={})
+            details["exclusive"] = not any(foreign)
+            details["foreign_processes"] = max(map(len, foreign), default=0)
+            details["foreign_bytes"] = sum(most.values())
+            details["foreign_changed"] = any(entries != foreign[0] for entries in foreign)
+            if any(foreign):
+                changed = ", whose use changed meanwhile" if details["foreign_changed"] else ""
+                self._refuse(("nvml_device",), f"other processes use the device too{changed}")
+        elif self.outside is not None and now_outside is not None:
+            details["foreign_changed"] = abs(now_outside - self.outside) > DRIFT
+            if details["foreign_changed"]:
+                self._refuse(("nvml_device",), "use of the device outside torch's allocator changed meanwhile")
+
+    def _beyond(self, sample: Sample | None, key: str | None) -> int | None:
+        """What NVML counts under `key` without the bytes that torch's allocator holds now."""
+        value = None if sample is None or key is None else sample.get(key)
+        return None if value is None else value - self.gpu.reserved()
+
+    def _mark(self) -> Sample:
+        assert self.sampler is not None
+        self.gpu.synchronize()
+        return self.sampler.mark()
+
+    def _try_mark(self) -> Sample | None:
+        if self.sampler is None or set(NVML_CHANNELS) <= set(self.reading.unavailable):
+            return None
+        try:
+            return self._mark()
+        except SamplerLost as error:
+            self._lose(str(error))
+            return None
+
+    def _samples(self) -> TimedSamples:
+        if self.sampler is None or set(NVML_CHANNELS) <= set(self.reading.unavailable):
+            return []
+        try:
+            return self.sampler.stop()
+        except SamplerLost as error:
+            self._lose(str(error))
+            return []
+
+    def _lose(self, why: str) -> None:
+        self.own = None
+        self._refuse(NVML_CHANNELS, why)
+
+    def _refuse(self, channels: tuple[str, ...], why: str) -> None:
+        for channel in channels:
+            self.reading.unavailable.setdefault(channel, why)
+
+
+def saw(low: Sample, high: Sample, key: str) -> bool:
+    """Whether `key` differs by the known allocation, no less and no more."""
+    below, above = low.get(key), high.get(key)
+    if below is None or above is None:
+        return False
+    return abs(above - below - CHECK_BYTES) <= CHECK_TOLERANCE * CHECK_BYTES
+
+
+def unmoved(what: str, before: int | None, during: int | None) -> str:
+    """Why a channel failed the self-check."""
+    if before is None or during is None:
+        return f"NVML shows no figure for {what}"
+    return f"{what} moved by {(during - before) / 2**20:.0f} MiB at a known allocation of {CHECK_BYTES >> 20} MiB"

@@ -1,0 +1,97 @@
+"""One workload, one fresh process: nothing of an earlier one is left in its memory.
+
+The process is `python -m MODULE ARGUMENTS ANSWER`: it reads a JSON request on its standard input and writes its
+answer to the file ANSWER. Its allocator is told to give freed tensors back to the system at once, so that resident
+memory follows live memory: one arena, and every block from 64 KiB on in a mapping of its own. (Measured on six
+windows of a small network: five processes then agree within 0.2 %; with glibc's defaults they differ by 25 %,
+and the peak is half as high again, because the threshold moves as the program runs.)
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from scpseg.files import read_json
+
+RETURNING = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "131072"}
+"""glibc's settings under which freed memory leaves the process."""
+# The highest values that glibc moves to by itself: what a program that frees large blocks ends up with.
+_MMAP_THRESHOLD, _TRIM_THRESHOLD, _USUAL = -3, -1, 2**25
+
+
+class ChildKilled(Exception):
+    """The fresh process left no answer.
+
+    Attributes:
+        status: 'oom' where the kernel killed for want of memory meanwhile, else 'failed'.
+    """
+
+    def __init__(self, code: int, oom: bool) -> None:
+        """Say how it ended."""
+        self.status = "oom" if oom else "failed"
+        if oom:
+            super().__init__("the system ran out of memory and killed the process")
+        elif code < 0:
+            super().__init__(f"the process was killed by signal {-code}")
+        else:
+            super().__init__(f"the process ended with exit status {code} and left no answer")
+
+
+def run_fresh(arguments: list[str], request: Any) -> Any:
+    """Run `python -m *arguments ANSWER` and return what it wrote to ANSWER; its output goes where ours goes.
+
+    Raises:
+        ChildKilled: it ended without an answer.
+    """
+    kills = oom_kills()
+    with tempfile.TemporaryDirectory() as folder:
+        answer = Path(folder) / "answer.json"
+        done = subprocess.run(
+            [sys.executable, "-m", *arguments, str(answer)],
+            input=json.dumps(request),
+            text=True,
+            env={**os.environ, **RETURNING},
+            check=False,
+        )
+        if answer.is_file():
+            return read_json(answer)
+    raise ChildKilled(done.returncode, done.returncode == -9 and oom_kills() > kills)
+
+
+def oom_kills() -> int:
+    """Processes that the kernel has killed for want of memory since it started; 0 where it does not say."""
+    counters = Path("/proc/vmstat")
+    lines = counters.read_text().splitlines() if counters.is_file() else []
+    return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+
+
+def memory_limit() -> int | None:
+    """Bytes of memory: of the machine or of the control group, whichever is less; None where neither is known."""
+    found = []
+    for path in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
+        if path.is_file() and (text := path.read_text().strip()).isdigit():
+            found.append(int(text))
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        found += [int(line.split()[1]) * 1024 for line in meminfo.read_text().splitlines() if line[:9] == "MemTotal:"]
+    return min(found, default=None)
+
+
+def allocator() -> dict[str, str | None]:
+    """The allocator settings that this process was started with."""
+    return {name: os.environ.get(name) for name in (*RETURNING, "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")}
+
+
+def usual_allocator() -> bool:
+    """Let glibc keep freed blocks again, as it does by itself: for timing. Answers whether it could be told."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    return bool(mallopt(_MMAP_THRESHOLD, _USUAL)) and bool(mallopt(_TRIM_THRESHOLD, 2 * _USUAL))

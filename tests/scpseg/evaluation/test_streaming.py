@@ -1,0 +1,98 @@
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from scpseg.contract import ImageViews, Labels, Method, Needs, Views, Weights
+from scpseg.data.windows import cut_image, starts
+from scpseg.evaluation.streaming import segment
+
+CLASSES = 5
+
+
+class Wild(Method):
+    """Logits depend on the pixel, its place in the window and the context: any misplaced window shows."""
+
+    def __init__(self, patch: int, context: int) -> None:
+        super().__init__()
+        self.needs = Needs(patch, context)
+        self.weights = Weights("random")
+        self.net = nn.Conv2d(3, CLASSES, 5, padding=2)
+        self.seen: list[tuple[int, ...]] = []
+
+    def forward(self, views: Views, state: Any = None) -> Tensor:
+        self.seen.append(tuple(views.context.shape))
+        margin = (self.needs.context - self.needs.patch) // 2
+        logits = self.net(views.context.float() / 255)
+        wave = torch.sin(torch.arange(self.needs.context) * 1.3)
+        logits = logits + wave[:, None] * wave[None] + views.place.sum(1)[:, None, None, None]
+        return logits[..., margin : margin + self.needs.patch, margin : margin + self.needs.patch]
+
+    def losses(self, views: Views, labels: Labels, progress: float) -> dict[str, Tensor]:
+        return {}
+
+
+def naive(method: Wild, image: np.ndarray, overlap: float) -> np.ndarray:
+    """Full-size maps of summed logits and counts, averaged, then decided."""
+    height, width = image.shape[:2]
+    patch, context = method.needs.patch, method.needs.context
+    margin = (context - patch) // 2
+    sums = np.zeros((CLASSES, height + patch, width + patch), dtype=np.float64)
+    counts = np.zeros((height + patch, width + patch))
+    for top in starts(height, patch, overlap):
+        for left in starts(width, patch, overlap):
+            window = torch.from_numpy(cut_image(image, top - margin, left - margin, context)).unsqueeze(0)
+            place = torch.tensor([[top / height, left / width, patch / height, patch / width]])
+            with torch.no_grad():
+                logits = method(Views(window, place))[0].double().numpy()
+            sums[:, top : top + patch, left : left + patch] += logits
+            counts[top : top + patch, left : left + patch] += 1
+    return (sums[:, :height, :width] / counts[:height, :width]).argmax(0)
+
+
+@pytest.mark.parametrize("shape", [(96, 96), (70, 133), (20, 50), (33, 32), (32, 200)])
+@pytest.mark.parametrize(("overlap", "batch"), [(0.0, 1), (0.5, 3), (0.3, 4)])
+def test_equals_the_naive_full_map(shape: tuple[int, int], overlap: float, batch: int) -> None:
+    torch.manual_seed(0)
+    method = Wild(32, 48)
+    image = np.random.default_rng(0).integers(256, size=(*shape, 3), dtype=np.uint8)
+    labels = segment(method, image, CLASSES, torch.device("cpu"), overlap, batch)
+    assert labels.dtype == np.uint8 and labels.shape == shape
+    # float32 against float64 sums may decide a near-tie differently
+    assert (labels != naive(method, image, overlap)).mean() < 1e-3
+    assert len(np.unique(labels)) > 1
+
+
+def test_state_is_made_once_per_image_and_windows_agree_with_forward() -> None:
+    class Stateful(Wild):
+        calls = 0
+
+        def begin_image(self, image: ImageViews) -> Any:
+            Stateful.calls += 1
+            assert image.overview(8).shape == (1, 3, 8, 8)
+            return [views.context for views in image.windows()]
+
+        def forward(self, views: Views, state: Any = None) -> Tensor:
+            assert torch.equal(views.context, state[len(self.seen)])
+            return super().forward(views, state)
+
+    method = Stateful(32, 32)
+    image = np.random.default_rng(0).integers(256, size=(70, 70, 3), dtype=np.uint8)
+    ticks: list[int] = []
+    segment(method, image, CLASSES, torch.device("cpu"), batch=2, tick=ticks.append)
+    assert Stateful.calls == 1 and sum(ticks) == 9 and len(method.seen) == 5
+
+
+def test_holds_one_band_of_scores_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    zeros = torch.zeros
+
+    def counting(*shape: int, **options: Any) -> Tensor:
+        made.append(int(np.prod(shape)))
+        return zeros(*shape, **options)
+
+    monkeypatch.setattr(torch, "zeros", counting)
+    segment(Wild(32, 32), np.zeros((320, 64, 3), dtype=np.uint8), CLASSES, torch.device("cpu"))
+    assert made == [CLASSES * 32 * 64]

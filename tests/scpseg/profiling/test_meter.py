@@ -1,0 +1,36 @@
+from scpseg.profiling.meter import CHANNELS, Reading, out_of_memory, thinned, timeline
+
+
+def test_thinning_keeps_every_peak_and_the_order() -> None:
+    points = [(index / 100, 10_000 if index == 777 else index % 7) for index in range(1000)]
+    thin = thinned(points, 200)
+    assert len(thin) == 200
+    assert (7.77, 10_000) in thin
+    assert thin == sorted(thin)
+    assert thinned(points[:150], 200) == points[:150]
+
+
+def test_timeline_counts_from_the_beginning_and_above_idle() -> None:
+    samples = [(10.0, {"rss": 5}), (10.5, {"rss": None}), (11.0, {"rss": 9})]
+    assert timeline(samples, "rss", since=10.0, below=2) == [(0.0, 3), (1.0, 7)]
+
+
+def test_every_channel_has_a_figure_or_a_reason() -> None:
+    reading = Reading("rss", memory={"rss": 7})
+    described = reading.described()
+    assert set(described["memory"]) == set(CHANNELS)
+    for channel in CHANNELS:
+        assert (described["memory"][channel] is None) == (channel in described["unavailable"])
+
+
+def test_sampling_density() -> None:
+    reading = Reading("rss")
+    reading.sampled([(0.0, {}), (0.010, {}), (0.040, {})])
+    assert (reading.samples, round(reading.period_ms, 6), round(reading.longest_gap_ms, 6)) == (3, 20.0, 30.0)
+
+
+def test_out_of_memory_names_the_limit() -> None:
+    record = out_of_memory("nvml", 24 * 2**30)
+    assert (record["status"], record["limit"]) == ("oom", 24 * 2**30)
+    assert "24576 MiB" in record["reason"]
+    assert set(record["unavailable"]) == set(CHANNELS)

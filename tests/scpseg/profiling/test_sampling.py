@@ -1,0 +1,55 @@
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from scpseg.profiling.sampling import Sampler, SamplerLost
+
+REQUEST = {"source": "rss", "pid": os.getpid()}
+
+
+def test_samples_follow_this_process() -> None:
+    sampler = Sampler(REQUEST, period=0.005)
+    before = sampler.mark()["rss"]
+    block = np.ones(32 * 2**20, dtype=np.uint8)
+    after = sampler.mark()["rss"]
+    time.sleep(0.1)
+    samples = sampler.stop()
+    assert abs(after - before - block.nbytes) < 2**20
+    assert len(samples) >= 8
+    times = [at for at, _ in samples]
+    assert times == sorted(times)
+    assert abs(times[-1] - time.monotonic()) < 1.0  # one clock for both processes
+    assert sampler.process.returncode is not None
+
+
+def test_a_killed_sampler_is_noticed() -> None:
+    sampler = Sampler(REQUEST)
+    sampler.process.kill()
+    sampler.process.wait()
+    with pytest.raises(SamplerLost, match="signal 9"):
+        sampler.mark()
+
+
+def test_the_sampler_ends_with_whoever_started_it() -> None:
+    code = "import os, scpseg.profiling.sampling as s; x = s.Sampler({'source': 'rss', 'pid': 1}); print(x.process.pid)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    pid = int(done.stdout)
+    for _ in range(100):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.02)
+    raise AssertionError("the sampler outlived its master")
+
+
+def test_the_sampling_process_is_small() -> None:
+    code = (
+        "import sys, scpseg.profiling.sampler, scpseg.profiling.nvml; "
+        "assert not {'torch', 'numpy', 'yaml'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

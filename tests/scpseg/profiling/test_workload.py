@@ -1,0 +1,124 @@
+from typing import Any, Never
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from scpseg.contract import Labels, Method, Needs, Views
+from scpseg.profiling.meter import CHANNELS, FIGURES, Reading
+from scpseg.profiling.workload import Workload, is_oom, measure, random_image, timed
+
+SIZE = Workload(height=64, width=64, classes=2, overlap=0.0, batch=1, repeats=3)
+CPU = torch.device("cpu")
+
+
+class Watching:
+    """A meter that writes down what it is asked, and how many windows had been computed by then."""
+
+    backend = "rss"
+
+    def __init__(self) -> None:
+        self.asked = []
+        self.windows = lambda: 0
+
+    def prepare(self) -> None:
+        self.asked.append(("prepare", self.windows()))
+
+    def rest(self) -> None:
+        self.asked.append(("rest", self.windows()))
+
+    def begin(self) -> None:
+        self.asked.append(("begin", self.windows()))
+
+    def finish(self) -> Reading:
+        self.asked.append(("finish", self.windows()))
+        return Reading(self.backend, memory={"rss": 1})
+
+    def limit(self) -> int:
+        return 123 * 2**20
+
+    def close(self) -> None:
+        self.asked.append(("close", self.windows()))
+
+
+class Small(Method):
+    def __init__(self, error: Exception | None = None) -> None:
+        super().__init__()
+        self.needs = Needs(patch=32, context=32)
+        self.head, self.teacher = nn.Conv2d(3, 2, 1), nn.Linear(100, 100)
+        self.error = error
+        self.done = 0
+
+    def test_modules(self) -> tuple[str, ...]:
+        return ("head",)
+
+    def forward(self, views: Views, state: Any = None) -> Tensor:
+        assert not self.training
+        if self.error:
+            raise self.error
+        self.done += len(views.context)
+        return self.head(views.context.float())
+
+    def losses(self, views: Views, labels: Labels, progress: float) -> Never:
+        raise AssertionError
+
+
+def test_order_and_figures() -> None:
+    meter, made = Watching(), []
+
+    def make() -> Small:
+        made.append(Small())
+        meter.windows = lambda: made[0].done
+        return made[0]
+
+    result = measure(make, SIZE, CPU, meter)
+    # 4 windows an image: one image to warm up, three measured, three timed, one window counted.
+    assert meter.asked == [("prepare", 0), ("rest", 4), ("begin", 4), ("finish", 16), ("close", 29)]
+    assert result["status"] == "ok"
+    assert result["parameters"] == 3 * 2 + 2  # the teacher is for training only
+    assert result["windows"] == 4
+    assert result["multiply_adds"] == 64 * 64 * 6
+    assert result["megapixels_per_second"] == pytest.approx(64 * 64 / 1e6 / result["seconds_per_image"], rel=0.05)
+    assert set(FIGURES) <= set(result)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("cuDNN error: STATUS_ALLOC_FAILED")],
+)
+def test_out_of_memory_is_a_result(error: Exception) -> None:
+    meter = Watching()
+    result = measure(lambda: Small(error), SIZE, CPU, meter)
+    assert (result["status"], result["limit"]) == ("oom", 123 * 2**20)
+    assert "123 MiB" in result["reason"]
+    assert result["memory"] == dict.fromkeys(CHANNELS)
+    assert result["seconds_per_image"] is None
+    assert meter.asked[-1][0] == "close"
+    assert set(FIGURES) <= set(result)
+
+
+def test_other_errors_are_not_hidden() -> None:
+    meter = Watching()
+    with pytest.raises(RuntimeError, match="shapes"):
+        measure(lambda: Small(RuntimeError("shapes differ")), SIZE, CPU, meter)
+    assert meter.asked[-1][0] == "close"
+
+
+def test_what_a_full_cpu_says() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**55, dtype=torch.uint8)
+    assert is_oom(caught.value)
+
+
+def test_the_image_is_always_the_same_and_in_anonymous_memory() -> None:
+    image = random_image(40, 30)
+    assert image.shape == (40, 30, 3) and image.dtype == np.uint8
+    assert np.array_equal(image, random_image(40, 30))
+    assert not isinstance(image, np.memmap) and image.base is None
+
+
+def test_median_of_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 1.0, 1.0, 11.0, 11.0, 13.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    assert timed(lambda: None, 3) == 2.0
