@@ -8,10 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from scpseg.contract import Labels, Method, Needs, Setting, Views
+from scpseg.losses import cross_entropy
 from scpseg.params import Params
 from scpseg.segmenters.base import Segmenter, normalise
 from scpseg.segmenters.build import build_segmenter, check_segmenter
-from scpseg.training.losses import cross_entropy
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from scpseg.data.specs import SPECS
 from scpseg.data.splits import read_split
 from scpseg.errors import UserError
 from scpseg.files import write_text
-from scpseg.params import BENCHMARKS, GENERAL, BenchmarkParams, Params, nearest
+from scpseg.params import BENCHMARKS, GENERAL, BenchmarkParams, EvaluationParams, Params, nearest
 
 OUTPUT = Path("results/check.txt")
 
@@ -65,7 +65,7 @@ def _check_labels(params: Params, benchmark: str) -> None:
 def _check_split(params: Params, benchmark: str) -> None:
     name = params.benchmark(benchmark).split
     lists = read_split(SPECS[benchmark], name)
-    wanted = params.section("evaluation", GENERAL["evaluation"]).split
+    wanted = params.section("evaluation", EvaluationParams).split
     for split in ("train", wanted):
         if lists and not lists.get(split):
             raise params.refuse(

@@ -116,6 +116,7 @@ class Phase:
         windows: with unit 'image', at most so many windows reach `losses` at once, and gradients are averaged over
             windows, so that memory does not grow with the image; None = all N, bounded by the method itself.
         recipe: the authors' optimisation; None = section `train`, as for everybody.
+        clip: largest norm of the whole gradient, a longer one is shortened to it; None = never.
     """
 
     name: str
@@ -124,6 +125,7 @@ class Phase:
     unit: Literal["window", "image"] = "window"
     windows: int | None = None
     recipe: Recipe | None = None
+    clip: float | None = None
 
 
 class ImageViews(Protocol):

@@ -8,13 +8,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from scpseg.contract import Labels, Method, Needs, Setting, Views
+from scpseg.losses import cross_entropy
 from scpseg.method.csm import CSMParams, Sizes, centre, patch_of, sizes, squeeze, squeeze_labels
 from scpseg.method.lfa import LFAParams, alignment
 from scpseg.method.srd import SRDParams, SuperResolutionDecoder
 from scpseg.params import Params
 from scpseg.segmenters.base import Segmenter, normalise
 from scpseg.segmenters.build import build_segmenter, check_segmenter, feature_stride
-from scpseg.training.losses import cross_entropy
 
 SECTIONS: dict[str, type] = {"csm": CSMParams, "srd": SRDParams, "lfa": LFAParams}
 

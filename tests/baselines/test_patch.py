@@ -9,9 +9,9 @@ import yaml
 from baselines import patch
 from scpseg.contract import Labels, Needs, Setting, Views
 from scpseg.errors import UserError
+from scpseg.losses import cross_entropy
 from scpseg.params import Params, SegmenterParams
 from scpseg.segmenters.base import normalise
-from scpseg.training.losses import cross_entropy
 
 VALUES = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text(encoding="utf-8"))
 

@@ -20,7 +20,6 @@ from scpseg.files import read_json
 from scpseg.params import Params
 
 ROOT = Path(__file__).parents[2]
-SAMPLES = Path(os.environ.get("SCPSEG_SAMPLES") or ROOT.parent / "shared" / "samples")
 
 
 @pytest.fixture(autouse=True)
@@ -195,9 +194,8 @@ def test_no_torch_is_imported(elsewhere: Path) -> None:
     assert done.stdout == "False\n"
 
 
-@pytest.mark.skipif(not SAMPLES.is_dir(), reason="no real samples here")
-def test_real_deepglobe_images() -> None:
-    params = sample(str(SAMPLES), partial=True, deepglobe={"split": "glnet"})
+def test_real_deepglobe_images(samples: Path) -> None:
+    params = sample(str(samples), partial=True, deepglobe={"split": "glnet"})
     download(params, "deepglobe")
     prepare(params, "deepglobe")
     opened = Store(Path("data/deepglobe"))
@@ -208,4 +206,4 @@ def test_real_deepglobe_images() -> None:
     assert not opened.index["synthetic"]
     assert len(read_json(Path("data/manifests/deepglobe.json"))["files"]) == 18
     with pytest.raises(UserError, match="only 9 of 803 images"):
-        prepare(sample(str(SAMPLES), deepglobe={"split": "glnet"}), "deepglobe")
+        prepare(sample(str(samples), deepglobe={"split": "glnet"}), "deepglobe")

@@ -10,11 +10,11 @@ from torch.nn import functional as F
 from baselines import patch as plain
 from scpseg.contract import Labels, Setting, Views, drop_training_parts
 from scpseg.errors import UserError
+from scpseg.losses import cross_entropy
 from scpseg.method import scpseg
 from scpseg.method.csm import Sizes, squeeze, squeeze_labels
 from scpseg.params import Params, SegmenterParams
 from scpseg.segmenters.base import normalise
-from scpseg.training.losses import cross_entropy
 
 TINY = "tu-test_resnet.r160_in1k"
 VALUES = yaml.safe_load((Path(__file__).parents[3] / "params.yaml").read_text(encoding="utf-8"))

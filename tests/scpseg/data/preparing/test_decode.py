@@ -1,5 +1,4 @@
 import io
-import os
 import resource
 import time
 from dataclasses import replace
@@ -14,9 +13,7 @@ from scpseg.data.preparing.decode import BLOCK_ROWS, Label, check_image, decode_
 from scpseg.data.specs import SPECS, Spec
 from scpseg.errors import UserError
 
-SAMPLES = Path(os.environ.get("SCPSEG_SAMPLES") or Path(__file__).parents[5] / "shared" / "samples")
 NAMES = list(SPECS)
-real = pytest.mark.skipif(not SAMPLES.is_dir(), reason="no real samples here")
 
 
 def slow_decode(pixels: np.ndarray, spec: Spec, ignore_first: bool = False) -> Label:
@@ -199,9 +196,8 @@ def test_a_whole_tile_is_fast_and_small() -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 256 * 1024  # KiB
 
 
-@real
-def test_full_size_potsdam_label_and_its_lossy_copy() -> None:
-    path = SAMPLES / "potsdam_label_only/5_Labels_all/top_potsdam_3_10_label.tif"
+def test_full_size_potsdam_label_and_its_lossy_copy(samples: Path) -> None:
+    path = samples / "potsdam_label_only/5_Labels_all/top_potsdam_3_10_label.tif"
     pixels = read_pixels(path.read_bytes(), path.name)
     label = decode_label(pixels, SPECS["potsdam"], path.name)
     assert label.ids.shape == (6000, 6000)
@@ -214,20 +210,18 @@ def test_full_size_potsdam_label_and_its_lossy_copy() -> None:
     assert same(decode_label(lossy, SPECS["potsdam"], path.name), label)
 
 
-@real
 @pytest.mark.parametrize(
     ("id", "index", "count"), [(172307, 0, 2), (2774, 0, 23), (6399, 1, 138), (10233, 0, 0), (855, 1, 4726)]
 )
-def test_real_deepglobe_masks(id: int, index: int, count: int) -> None:
-    path = SAMPLES / f"deepglobe/train/{id}_mask.png"
+def test_real_deepglobe_masks(samples: Path, id: int, index: int, count: int) -> None:
+    path = samples / f"deepglobe/train/{id}_mask.png"
     label = decode_label(read_pixels(path.read_bytes(), path.name), SPECS["deepglobe"], path.name)
     assert label.pixels[index] == count
     assert sum(label.pixels) == 2448 * 2448
 
 
-@real
-def test_real_potsdam_pair() -> None:
-    folder = SAMPLES / "potsdam"
+def test_real_potsdam_pair(samples: Path) -> None:
+    folder = samples / "potsdam"
     image, path = "2_Ortho_RGB/top_potsdam_0_0_RGB.tif", folder / "5_Labels_all/top_potsdam_0_0_label.tif"
     assert check_image(read_pixels((folder / image).read_bytes(), image), image).shape == (1000, 1000, 3)
     label = decode_label(read_pixels(path.read_bytes(), path.name), SPECS["potsdam"], path.name)

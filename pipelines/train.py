@@ -1,0 +1,136 @@
+"""Stage `train`: one method on one benchmark with one seed."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import subprocess
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from pipelines import places
+from pipelines.methods import METHODS, build_method, module_of
+from pipelines.stage import run_stage
+from scpseg.contract import drop_training_parts
+from scpseg.data.overviews import overviews
+from scpseg.data.sampling import WindowDataset
+from scpseg.data.store import Store
+from scpseg.environment import configure, environment
+from scpseg.errors import UserError
+from scpseg.files import replacing, write_json, write_text
+from scpseg.params import MachineParams, Params, TrainParams
+from scpseg.training import checkpoint
+from scpseg.training.loop import train
+
+SOURCES = (
+    "scpseg/contract.py",
+    "scpseg/data/overviews.py",
+    "scpseg/data/sampling.py",
+    "scpseg/data/windows.py",
+    "scpseg/losses.py",
+    "scpseg/segmenters",
+    "scpseg/training",
+)
+
+
+def arguments() -> argparse.Namespace:
+    """BENCHMARK METHOD SEED."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("benchmark")
+    parser.add_argument("method")
+    parser.add_argument("seed", type=int)
+    return parser.parse_args()
+
+
+def work(benchmark: str, name: str, seed: int) -> None:
+    """Train and write results/runs/BENCHMARK/METHOD/SEED."""
+    params = Params.load()
+    device = configure(params.section("machine", MachineParams))
+    recipe = params.section("train", TrainParams)
+    store = Store(places.store(benchmark))
+    if not store.ids("train"):
+        raise UserError(f"{benchmark} has no training image in its store: check {benchmark}.split and data.source")
+    torch.manual_seed(seed)
+    method = build_method(params, benchmark, name)
+    sizes = params.benchmark(benchmark)
+    needs = method.needs
+    dataset = WindowDataset(
+        store,
+        "train",
+        needs,
+        seed=seed,
+        batch=sizes.batch,
+        flips=recipe.flips,
+        turns=recipe.turns,
+        overviews=None if needs.overview is None else overviews(store, "train", needs.overview),
+    )
+    parameters = sum(parameter.numel() for parameter in method.parameters())
+    identity = {
+        "run": [benchmark, name, seed],
+        "params": {key: params.values[key] for key in ("train", "segmenter", benchmark, *module_of(name).SECTIONS)},
+        "store": store.index,
+        "device": device.type,
+    }
+    scratch = checkpoint.scratch(checkpoint.fingerprint(identity, _sources(name)))
+    trained = train(method, dataset, recipe, device, scratch, params.section("machine", MachineParams).workers)
+    weights = {key: value.contiguous() for key, value in drop_training_parts(method.cpu()).state_dict().items()}
+    folder = places.run(benchmark, name, seed)
+    with replacing(folder / "weights.safetensors") as temporary:
+        save_file(weights, temporary)
+    write_text(folder / "history.csv", history_text(trained.history))
+    record = {
+        **asdict(recipe),
+        "iterations": trained.iterations,
+        "batch": sizes.batch,
+        "parameters_training": parameters,
+        "weights_hash": checkpoint.digest(weights),
+        "seconds": round(trained.seconds, 2),
+        "revision": revision(),
+        "model": method.describe(),
+        "initial_weights": {"source": method.weights.source, "sha256": method.weights.sha256},
+        "segmenter": params.values["segmenter"],
+        "environment": environment(device),
+    }
+    write_json(folder / "training.json", record)
+    last = trained.history[-1]
+    print(f"{benchmark} {name} seed {seed}: loss {last['total']:.4f} after {trained.iterations} iterations")
+
+
+def history_text(rows: list[dict[str, Any]]) -> str:
+    """CSV of the history; a loss that a phase lacks is empty."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, columns, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
+    return stream.getvalue()
+
+
+def revision() -> str | None:
+    """Commit of the code, with + when code differs from it; None outside a git checkout."""
+    try:
+        head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
+        code = ["git", "status", "--porcelain", "--", "scpseg", "baselines", "pipelines"]
+        changed = subprocess.run(code, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+
+
+def _sources(name: str) -> list[Path]:
+    """Source files that shape a training; a change of one makes a checkpoint void."""
+    module = Path(METHODS[name].replace(".", "/") + ".py")
+    # SCPSeg is a folder of its own; a rival is one file.
+    roots = [Path(source) for source in SOURCES] + [module.parent if module.parts[0] == "scpseg" else module]
+    return [path for root in roots for path in ([root] if root.is_file() else root.rglob("*.py"))]
+
+
+if __name__ == "__main__":
+    given = arguments()
+    run_stage(lambda: work(given.benchmark, given.method, given.seed))

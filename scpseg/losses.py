@@ -1,0 +1,58 @@
+"""Losses that are deterministic on a GPU too."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from scpseg import IGNORE_INDEX
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy over valid pixels.
+
+    logsumexp minus gather, since torch's own loss on maps has no deterministic CUDA kernel.
+
+    Args:
+        logits: (B, K, H, W) float.
+        labels: (B, H, W) uint8 training ids; 255 is left out.
+
+    Returns:
+        Scalar: sum over valid pixels / max(1, their number), so that an all-ignored batch gives 0.
+    """
+    valid = labels != IGNORE_INDEX
+    target = torch.where(valid, labels, 0).long().unsqueeze(1)
+    logits = logits.float()
+    pixel = torch.logsumexp(logits, dim=1) - logits.gather(1, target).squeeze(1)
+    return torch.where(valid, pixel, 0.0).sum() / valid.sum().clamp(min=1)
+
+
+def focal(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
+    """Mean focal loss (Lin et al., ICCV 2017, without class weights) over valid pixels.
+
+    Args:
+        logits: (B, K, h, w) float.
+        labels: (B, H, W) uint8 training ids, taken at the centres of the h x w cells; 255 is left out.
+        gamma: how far sure pixels count less; 0 gives the cross-entropy.
+
+    Returns:
+        Scalar: sum of (1 - p)^gamma * -log p over valid cells / max(1, their number).
+    """
+    height, width = logits.shape[-2:]
+    labels = nearest(labels, (height, width))
+    valid = labels != IGNORE_INDEX
+    target = torch.where(valid, labels, 0).long().unsqueeze(1)
+    logits = logits.float()
+    log_likely = logits.gather(1, target).squeeze(1) - torch.logsumexp(logits, dim=1)
+    # expm1 keeps 1 - p exact near p = 1; clamped, since rounding may leave it below 0, where powers have no gradient.
+    unsure = (-torch.expm1(log_likely)).clamp(min=0)
+    return torch.where(valid, -(unsure**gamma) * log_likely, 0.0).sum() / valid.sum().clamp(min=1)
+
+
+def nearest(labels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Labels (B, H, W) at the centres of the cells of `size` (the rule of nearest-exact)."""
+    rows, columns = (
+        ((torch.arange(cells, device=labels.device) + 0.5) * side / cells).long()
+        for cells, side in zip(size, labels.shape[-2:], strict=True)
+    )
+    return labels[:, rows[:, None], columns]

@@ -1,0 +1,107 @@
+"""Cutting a patch's box out of a map of the whole image, and building such a map from those of windows.
+
+`place` (B, 4) is the box in shares of the image as in `scpseg.contract.Views`: top, left, height, width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Size = tuple[int, int]
+
+
+def resize(maps: Tensor, size: Size) -> Tensor:
+    """(B, C, h, w) resized bilinearly to (B, C, *size); untouched where it has that size."""
+    if tuple(maps.shape[-2:]) == tuple(size):
+        return maps
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+
+
+def cells(place: Tensor, size: Size) -> list[tuple[slice, slice]]:
+    """The rows and columns of a map of `size` that each box covers: its edges rounded, one cell at least.
+
+    [ours] The authors of GLNet round top and height. Then windows that touch without overlap leave holes between their
+    cells, and a flipped box can be a cell larger or smaller; rounded edges fit together and move with a flip (on maps
+    of odd size up to boxes whose edge lies exactly half-way).
+    """
+    return [(_span(top, height, size[0]), _span(left, width, size[1])) for top, left, height, width in place.tolist()]
+
+
+def _span(start: float, length: float, size: int) -> slice:
+    # Rounded to four digits first: shares are float32, whose error must not decide which cell a half-way edge takes.
+    first, last = (round(round(edge * size, 4)) for edge in (start, start + length))
+    first = min(max(first, 0), size - 1)
+    return slice(first, max(min(last, size), first + 1))
+
+
+def cut(maps: Tensor, place: Tensor, size: Size) -> Tensor:
+    """The box of each patch, cut to whole cells and resized bilinearly.
+
+    Args:
+        maps: (B, C, h, w) of the images that the patches lie in, or (1, C, h, w) of the one image of them all.
+        place: (B, 4).
+        size: of the result.
+
+    Returns:
+        (B, C, *size).
+    """
+    boxes = cells(place, (maps.shape[-2], maps.shape[-1]))
+    images = maps.expand(len(boxes), -1, -1, -1)
+    return torch.cat(
+        [resize(image[None, :, rows, columns], size) for image, (rows, columns) in zip(images, boxes, strict=True)]
+    )
+
+
+class Pasted:
+    """A map of the whole image as the mean of its windows' maps, each resized into its box; 0 where there is none."""
+
+    def __init__(self, like: Tensor) -> None:
+        """An empty map of the shape (1, C, h, w) of `like`."""
+        self.sums = torch.zeros_like(like)
+        self.counts = torch.zeros_like(like[:, :1])
+
+    def add(self, maps: Tensor, place: Tensor) -> None:
+        """Add the maps (B, C, h, w) of windows at `place` (B, 4)."""
+        boxes = cells(place, (self.sums.shape[-2], self.sums.shape[-1]))
+        for window, (rows, columns) in zip(maps, boxes, strict=True):
+            size = (rows.stop - rows.start, columns.stop - columns.start)
+            self.sums[0, :, rows, columns] += resize(window[None], size)[0]
+            self.counts[..., rows, columns] += 1
+
+    def mean(self) -> Tensor:
+        """(1, C, h, w): sums over counts; the sums are used up."""
+        return self.sums.div_(self.counts.clamp(min=1))
+
+
+def enlarge(maps: Tensor, place: Tensor, side: int) -> Tensor:
+    """The box of each patch as it would be cut out of `maps` enlarged bilinearly to the whole image's size.
+
+    Nothing of the image's size is formed; only the box is interpolated, at the centres of its pixels.
+
+    Args:
+        maps: (B, C, h, w) of the images that the patches lie in, or (1, C, h, w) of the one image of them all.
+        place: (B, 4).
+        side: of a patch in pixels.
+
+    Returns:
+        (B, C, side, side) float.
+    """
+    images = maps.expand(len(place), -1, -1, -1)
+    centres = (torch.arange(side, device=maps.device) + 0.5) / side
+    patches = []
+    for image, (top, left, height, width) in zip(images, place.double().unbind(), strict=True):
+        rows = _interpolated(image, (top + centres.double() * height) * image.shape[1] - 0.5, dim=1)
+        patches.append(_interpolated(rows, (left + centres.double() * width) * image.shape[2] - 0.5, dim=2))
+    return torch.stack(patches)
+
+
+def _interpolated(image: Tensor, points: Tensor, dim: int) -> Tensor:
+    """`image` (C, h, w) at fractional indices along `dim`; beyond the border its last value."""
+    points = points.clamp(0, image.shape[dim] - 1)
+    low = points.floor().long()
+    high = (low + 1).clamp(max=image.shape[dim] - 1)
+    weight = (points - low).to(image.dtype)
+    weight = weight.unsqueeze(1) if dim == 1 else weight
+    return torch.lerp(image.index_select(dim, low), image.index_select(dim, high), weight)

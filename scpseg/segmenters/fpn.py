@@ -1,0 +1,89 @@
+"""GLNet's feature pyramid (Chen et al., CVPR 2019), alone or sharing every stage with a partner's pyramid."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from scpseg.places import Size, resize
+
+LEVELS = 4
+RESNET50 = (256, 512, 1024, 2048)
+WIDTH = 256
+"""Channels of C2..C5 and of the pyramid in the paper."""
+
+Partner = Callable[[int, int, Size], Tensor]
+"""(stage 0..3, level 0..3, size) -> the partner's map of that stage and level at that size."""
+
+
+class FPN(nn.Module):
+    """Four levels, five stages; every convolution has a bias, no normalisation or activation follows it.
+
+    Stage 0 is the encoder's C2..C5. 1x1 to `width`, top-down sums (stage 1), 3x3 (stage 2), 3x3 to width / 2 (stage 3);
+    all enlarged to the size of C2 and joined (the last stage, `joined` channels). With a partner the partner's map of a
+    stage is joined before each of these convolutions, and one more 3x3 brings the last stage back to `joined` channels.
+    """
+
+    def __init__(self, channels: list[int], classes: int, width: int, shared: bool) -> None:
+        """Build for C2..C5 with `channels`; `width` is 256 in the paper; `shared` = with a partner of equal sizes."""
+        super().__init__()
+        twice = 2 if shared else 1
+        half = width // 2
+        self.joined = LEVELS * half
+        self.shared = shared
+        self.lateral = nn.ModuleList(nn.Conv2d(twice * count, width, 1) for count in channels)
+        self.smooth = nn.ModuleList(nn.Conv2d(twice * width, width, 3, padding=1) for _ in channels)
+        self.narrow = nn.ModuleList(nn.Conv2d(twice * width, half, 3, padding=1) for _ in channels)
+        self.join = nn.Conv2d(2 * self.joined, self.joined, 3, padding=1) if shared else nn.Identity()
+        self.classifier = nn.Conv2d(self.joined, classes, 3, padding=1)
+        for part, count, original in zip(self.lateral, channels, RESNET50, strict=True):
+            initialise(part, original / count)
+        for part in (*self.smooth, *self.narrow, self.join, self.classifier):
+            initialise(part, WIDTH / width)
+
+    def stages(self, encoded: list[Tensor], partner: Partner | None = None) -> Iterator[list[Tensor]]:
+        """The five stages one after another: four lists of four maps, then a list with the joined map.
+
+        A stage that the caller lets go is freed, so that a branch whose last stage alone counts holds little.
+
+        Args:
+            encoded: C2..C5, each (B, channels, h, w).
+            partner: its maps, asked for one by one; given exactly when the pyramid is a shared one.
+        """
+        assert (partner is not None) == self.shared
+
+        def met(maps: list[Tensor], stage: int, level: int) -> Tensor:
+            if partner is None:
+                return maps[level]
+            size = (maps[level].shape[-2], maps[level].shape[-1])
+            return torch.cat([maps[level], partner(stage, level, size)], dim=1)
+
+        maps = encoded
+        yield maps
+        maps = [lateral(met(maps, 0, level)) for level, lateral in enumerate(self.lateral)]
+        for level in range(LEVELS - 2, -1, -1):
+            maps[level] = maps[level] + resize(maps[level + 1], (maps[level].shape[-2], maps[level].shape[-1]))
+        yield maps
+        maps = [smooth(met(maps, 1, level)) for level, smooth in enumerate(self.smooth)]
+        yield maps
+        maps = [narrow(met(maps, 2, level)) for level, narrow in enumerate(self.narrow)]
+        yield maps
+        size = (maps[0].shape[-2], maps[0].shape[-1])
+        yield [self.join(torch.cat([resize(met(maps, 3, level), size) for level in range(LEVELS)], dim=1))]
+
+
+def initialise(layer: nn.Module, original: float) -> None:
+    """Start a convolution from N(0, 0.01) and bias 0; anything else stays as it is.
+
+    Args:
+        layer: the convolution.
+        original: the paper's number of input channels over the layer's. [ours] The deviation grows with its root, so
+            that a narrow pyramid passes signals on as the paper's does; without a normalisation it would pass none.
+    """
+    if isinstance(layer, nn.Conv2d):
+        nn.init.normal_(layer.weight, std=0.01 * math.sqrt(original))
+        assert layer.bias is not None
+        nn.init.zeros_(layer.bias)

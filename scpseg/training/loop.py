@@ -1,0 +1,231 @@
+"""The training loop: plain PyTorch, by iterations, resumable, the same for every method.
+
+Recipe (paper): SGD, cosine decay per iteration, anew in each phase. Momentum, weight decay and augmentation are ours,
+as parameters. A phase may bring its authors' recipe instead.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scpseg.contract import Labels, Method, Phase, Recipe, Views
+from scpseg.data.sampling import ImageDataset, WindowDataset, loader
+from scpseg.errors import UserError
+from scpseg.params import TrainParams
+from scpseg.progress import progress
+from scpseg.training import checkpoint
+from scpseg.training.interrupt import deferred_interrupt
+from scpseg.training.phases import enter, factor, lengths, optimizer, shared
+
+CHECKPOINT_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training leaves: rows of the history (phase, iteration, rate, mean losses), seconds and number of steps."""
+
+    history: list[dict[str, Any]]
+    seconds: float
+    iterations: int
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """A phase with its recipe, from iteration `first` to before iteration `last`."""
+
+    phase: Phase
+    recipe: Recipe
+    first: int
+    last: int
+
+
+def train(
+    method: Method,
+    dataset: WindowDataset,
+    params: TrainParams,
+    device: torch.device,
+    folder: Path,
+    workers: int = 0,
+) -> Trained:
+    """Train `method` in place on windows of `dataset`; resumes from `folder` and empties it on success.
+
+    Dropout and every other draw of step s depend on (seed, s) alone, so that a resumed run equals an unbroken one.
+
+    Raises:
+        UserError: the precision needs a GPU, the iterations are fewer than the phases, or the loss is no longer
+            finite.
+        KeyboardInterrupt: SIGINT or SIGTERM came; a checkpoint was written after the step in flight.
+    """
+    if params.precision != "fp32" and device.type != "cuda":
+        raise UserError(f"train.precision is {params.precision!r}, but it needs a CUDA device; set it to fp32")
+    run = _Run(method.to(device), dataset, params, device, folder, workers)
+    with deferred_interrupt() as interrupted:
+        run.finish(interrupted)
+    checkpoint.discard(folder)
+    return Trained(run.history, run.seconds, run.step)
+
+
+class _Run:
+    """State of one training."""
+
+    def __init__(
+        self,
+        method: Method,
+        dataset: WindowDataset,
+        params: TrainParams,
+        device: torch.device,
+        folder: Path,
+        workers: int,
+    ) -> None:
+        self.method, self.dataset, self.params, self.device, self.folder = method, dataset, params, device, folder
+        self.workers = workers
+        self.step = 0
+        self.seconds = 0.0
+        self.history: list[dict[str, Any]] = []
+        self.scaler = torch.amp.GradScaler(device.type, enabled=params.precision == "fp16")
+        self.optimizer: torch.optim.Optimizer | None = None
+        self.pending: dict[str, Tensor] = {}
+        self.plan: list[_Stretch] = []
+        phases, last = method.phases(), 0
+        for phase, length in zip(phases, lengths(phases, params.iterations, len(dataset.ids)), strict=True):
+            first, last = last, last + length
+            # One image is a step where windows are not counted one by one.
+            recipe = phase.recipe or shared(params, dataset.batch if phase.unit == "window" else 1)
+            self.plan.append(_Stretch(phase, recipe, first, last))
+        self.iterations = last
+        self.resumed = checkpoint.load(folder, device)
+        if self.resumed:
+            method.load_state_dict(self.resumed["method"])
+            self.step, self.history = self.resumed["step"], self.resumed["history"]
+            self.seconds, self.pending = self.resumed["seconds"], self.resumed["pending"]
+            self.scaler.load_state_dict(self.resumed["scaler"])
+            print(f"resuming at iteration {self.step} of {self.iterations}", flush=True)
+
+    def finish(self, interrupted: Callable[[], bool]) -> None:
+        """Run every phase from the current step on."""
+        bar = progress(self._steps(), self.iterations, "training", done=self.step)
+        for stretch in self.plan:
+            if self.step < stretch.last:
+                self._begin(stretch)
+                self._run(stretch, bar, interrupted)
+        # Asking once more lets the progress line and the loader's workers end.
+        assert next(bar, None) is None
+
+    def _steps(self) -> Iterator[list[tuple[Views, Labels]]]:
+        """What each step from the current one on trains on: one batch of windows, or all windows of each image."""
+        pin = self.device.type == "cuda"
+        for stretch in self.plan:
+            if self.step >= stretch.last:
+                continue
+            windows = self.dataset.batches_of(stretch.recipe.batch)
+            if stretch.phase.unit == "window":
+                for batch in loader(windows, max(self.step, stretch.first), stretch.last, self.workers, pin):
+                    yield [batch]
+            else:
+                yield from loader(ImageDataset(windows), max(self.step, stretch.first), stretch.last, self.workers, pin)
+
+    def _begin(self, stretch: _Stretch) -> None:
+        moving = enter(self.method, stretch.phase, fresh=self.step == stretch.first)
+        self.optimizer = optimizer(stretch.recipe, moving)
+        # A checkpoint taken after the last step of a phase holds that phase's optimiser: of no use to the next one.
+        if self.resumed and self.step > stretch.first:
+            self.optimizer.load_state_dict(self.resumed["optimizer"])
+        self.resumed = None
+
+    def _run(
+        self,
+        stretch: _Stretch,
+        steps: Iterator[list[tuple[Views, Labels]]],
+        interrupted: Callable[[], bool],
+    ) -> None:
+        assert self.optimizer is not None
+        saved = time.monotonic()
+        length = stretch.last - stretch.first
+        while self.step < stretch.last:
+            start = time.monotonic()
+            batches = next(steps)
+            done = self.step - stretch.first
+            rate = stretch.recipe.learning_rate * factor(stretch.recipe, done, length)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            torch.manual_seed(self.dataset.seed * 1_000_003 + self.step)
+            self._update(stretch.phase, batches, done / length)
+            self.step += 1
+            if self.step % self.params.log_every == 0 or self.step == stretch.last:
+                self._log(stretch.phase.name, rate)
+            now = time.monotonic()
+            self.seconds += now - start
+            if interrupted():
+                self.save()
+                raise KeyboardInterrupt
+            if now - saved > CHECKPOINT_SECONDS and self.step < self.iterations:
+                self.save()
+                saved = now
+
+    def _update(self, phase: Phase, batches: list[tuple[Views, Labels]], share: float) -> None:
+        assert self.optimizer is not None
+        kind = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(self.params.precision)
+        self.optimizer.zero_grad(set_to_none=True)
+        for views, labels, weight in _portions(batches, phase.windows):
+            with torch.autocast(self.device.type, dtype=kind, enabled=kind is not None):
+                losses = self.method.losses(views.to(self.device), labels.to(self.device), share)
+            total = torch.stack([loss.float() for loss in losses.values()]).sum()
+            self.scaler.scale(total * weight).backward()  # type: ignore[no-untyped-call]
+            self._note({"total": total, **losses}, weight)
+        if phase.clip:
+            self.scaler.unscale_(self.optimizer)
+            moving = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+            torch.nn.utils.clip_grad_norm_(moving, phase.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self._note({"steps": torch.ones((), device=self.device)}, 1.0)
+
+    def _note(self, values: dict[str, Tensor], weight: float) -> None:
+        for key, value in values.items():
+            before = self.pending.get(key, torch.zeros((), device=self.device))
+            self.pending[key] = before + weight * value.detach().float()
+
+    def _log(self, phase: str, rate: float) -> None:
+        sums = {key: float(value) for key, value in self.pending.items()}
+        self.pending = {}
+        means = {key: value / sums["steps"] for key, value in sums.items() if key != "steps"}
+        if not means["total"] < float("inf"):
+            raise UserError(
+                f"the training loss is {means['total']} at iteration {self.step}: it diverged; "
+                "lower train.learning_rate or set train.precision to fp32"
+            )
+        self.history.append({"phase": phase, "iteration": self.step, "rate": rate, **means})
+
+    def save(self) -> None:
+        """Write a checkpoint to resume from."""
+        if self.optimizer is None:
+            return
+        state = {
+            "method": self.method.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "history": self.history,
+            "pending": self.pending,
+        }
+        checkpoint.save(self.folder, state)
+
+
+def _portions(batches: list[tuple[Views, Labels]], windows: int | None) -> Iterator[tuple[Views, Labels, float]]:
+    """Each batch in portions of at most `windows`, with its weight in the mean over windows, then over batches."""
+    for views, labels in batches:
+        count = len(views.place)
+        size = windows or count
+        for first in range(0, count, size):
+            part = slice(first, first + size)
+            portion = replace(views, context=views.context[part], place=views.place[part])
+            weight = len(portion.place) / count / len(batches)
+            yield portion, replace(labels, context=labels.context[part]), weight

@@ -1,0 +1,83 @@
+"""Which parameters move in a phase, how long, and how fast."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from scpseg.contract import Method, Phase, Recipe
+from scpseg.errors import UserError
+from scpseg.params import TrainParams
+
+
+def lengths(phases: tuple[Phase, ...], iterations: int, images: int) -> list[int]:
+    """Iterations of each phase: its share of `iterations`, or its recipe's epochs over `images` training images.
+
+    Lengths by share add up to `iterations`.
+
+    Raises:
+        UserError: `iterations` leave a phase without any.
+    """
+    result, done = [], 0.0
+    for phase in phases:
+        if phase.recipe and phase.recipe.epochs:
+            result.append(math.ceil(phase.recipe.epochs * images / phase.recipe.batch))
+            continue
+        first = round(iterations * done)
+        done += phase.share
+        result.append(round(iterations * done) - first)
+    if min(result) < 1:
+        empty = phases[result.index(min(result))].name
+        raise UserError(f"train.iterations is {iterations}, too few for phase {empty!r}; set it to {_enough(phases)}")
+    return result
+
+
+def _enough(phases: tuple[Phase, ...]) -> int:
+    return math.ceil(1 / min(phase.share for phase in phases if not (phase.recipe and phase.recipe.epochs)))
+
+
+def learns(phase: Phase, name: str) -> bool:
+    """Whether the parameter or module `name` moves in the phase."""
+    return phase.learns is None or any(name == part or name.startswith(part + ".") for part in phase.learns)
+
+
+def enter(method: Method, phase: Phase, fresh: bool = True) -> list[nn.Parameter]:
+    """Tell the method, freeze what does not learn (batch-norm statistics and dropout included), return what does.
+
+    `fresh` is False when a run resumes within the phase.
+    """
+    method.begin_phase(phase.name, fresh)
+    for name, module in method.named_modules():
+        module.training = learns(phase, name)
+    method.training = True
+    moving = []
+    for name, parameter in method.named_parameters():
+        parameter.requires_grad_(learns(phase, name))
+        if parameter.requires_grad:
+            moving.append(parameter)
+    return moving
+
+
+def shared(params: TrainParams, batch: int) -> Recipe:
+    """The recipe that every method shares."""
+    return Recipe("sgd", params.learning_rate, params.weight_decay, batch, momentum=params.momentum)
+
+
+def optimizer(recipe: Recipe, moving: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimiser of a recipe."""
+    rate, decay = recipe.learning_rate, recipe.weight_decay
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(moving, lr=rate, weight_decay=decay)
+    return torch.optim.SGD(moving, lr=rate, weight_decay=decay, momentum=recipe.momentum)
+
+
+def factor(recipe: Recipe, step: int, steps: int) -> float:
+    """Factor of the learning rate at `step` of `steps`: from 1 at the start to 0 after the end."""
+    return cosine(step, steps) if recipe.power is None else (1 - step / steps) ** recipe.power
+
+
+def cosine(step: int, steps: int) -> float:
+    """Factor of the learning rate at `step` of `steps`: 1 at the start, 0 after the end (paper: cosine decay)."""
+    return 0.5 * (1 + math.cos(math.pi * step / steps))

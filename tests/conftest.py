@@ -1,0 +1,17 @@
+"""Shared by all tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def samples() -> Path:
+    """Folder of real images; tests that ask for it are skipped where there is none."""
+    folder = Path(os.environ.get("SCPSEG_SAMPLES") or ROOT.parent / "shared" / "samples")
+    if not folder.is_dir():
+        pytest.skip("no real samples here: name their folder in SCPSEG_SAMPLES")
+    return folder.resolve()

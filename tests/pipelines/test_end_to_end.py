@@ -1,0 +1,146 @@
+"""The whole pipeline through DVC, at the smallest scale that passes through every stage."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+METHODS = ["patch"]
+
+
+def copy_of_project(folder: Path) -> Path:
+    """The files git knows or would add, committed in a repository of their own."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file() and not name.startswith("reports/"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, folder / name)
+    (folder / "dvc.lock").unlink(missing_ok=True)
+    return folder
+
+
+def run(folder: Path, *command: str) -> str:
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "SCPSEG_CACHE": str(folder / ".scratch/cache"),
+        "GIT_AUTHOR_NAME": "t",
+        "GIT_AUTHOR_EMAIL": "t@example.org",
+        "GIT_COMMITTER_NAME": "t",
+        "GIT_COMMITTER_EMAIL": "t@example.org",
+    }
+    environment.pop("DVC_ROOT", None)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output[-4000:]
+    return output
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = copy_of_project(tmp_path_factory.mktemp("project"))
+    values = yaml.safe_load((folder / "params.yaml").read_text())
+    values["suite"] = {"benchmarks": ["deepglobe"], "baselines": METHODS, "seeds": [0]}
+    values["mirror"] |= {"side": 128, "train": 2, "val": 1, "test": 1}
+    values["train"] |= {"iterations": 4, "log_every": 2}
+    values["profile"] = {"size": 128, "repeats": 1}
+    (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    run(folder, "git", "init", "-q")
+    run(folder, "git", "add", "-A")
+    run(folder, "git", "commit", "-qm", "project")
+    print(run(folder, "dvc", "repro"))
+    return folder
+
+
+def would_run(project: Path) -> set[str]:
+    """Stages that `dvc repro` would run now."""
+    return set(re.findall(r"Running stage '([^']+)'", run(project, "dvc", "repro", "--dry")))
+
+
+def test_the_report_is_written_and_names_what_it_is(project: Path) -> None:
+    table = pd.read_csv(project / "results/summary.csv")
+    assert sorted(table["method"]) == sorted(["scpseg", *METHODS])
+    assert (table["status"] == "ok").all()
+    assert table["miou"].between(0, 1).all()
+    page = (project / "reports/README.md").read_text()
+    assert "synthetic" in page.splitlines()[0]
+    for target in re.findall(r"\]\(([^)#]+)\)", page):
+        assert target.startswith("http") or (project / "reports" / target).exists(), target
+    for path in (project / "reports").rglob("*"):
+        if path.suffix in (".md", ".csv", ".svg"):
+            assert str(project) not in path.read_text()
+
+
+def test_nothing_reruns_without_a_change(project: Path) -> None:
+    assert would_run(project) == set()
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("scpseg/reporting/tables.py", r"report"),
+        ("scpseg/method/lfa.py", r"check|train-scpseg@.*|evaluate-scpseg@.*|report"),
+        ("baselines/patch.py", r"check|(train|evaluate|profile)-baseline@deepglobe-patch.*|report"),
+        ("scpseg/data/sampling.py", r"(train|evaluate)-.*|report"),
+        ("pipelines/methods.py", r"check"),
+    ],
+)
+def test_an_edit_reruns_only_what_uses_it(project: Path, file: str, expected: str) -> None:
+    path = project / file
+    before = path.read_text()
+    path.write_text(before + "# edited\n")
+    try:
+        stages = would_run(project)
+        main = next(part for part in expected.split("|") if part != "check") if "|" in expected else expected
+        assert any(re.fullmatch(main, stage) for stage in stages), stages
+        assert all(re.fullmatch(expected, stage) for stage in stages), stages
+    finally:
+        path.write_text(before)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "expected"),
+    [
+        ("csm", "ratio", 0.5, r"check|(train|evaluate|profile)-scpseg@.*|report"),
+        ("data", "cache", "elsewhere", r"check"),
+        ("machine", "workers", 1, r"check"),
+    ],
+)
+def test_a_parameter_reruns_only_what_uses_it(
+    project: Path, section: str, key: str, value: object, expected: str
+) -> None:
+    path = project / "params.yaml"
+    before = path.read_text()
+    values = yaml.safe_load(before)
+    values[section][key] = value
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    try:
+        stages = would_run(project)
+        assert "check" in stages and all(re.fullmatch(expected, stage) for stage in stages), stages
+        assert ("report" in stages) == ("report" in expected)
+    finally:
+        path.write_text(before)
+
+
+@pytest.mark.parametrize(
+    ("setting", "word"), [("csm.ratio=1.7", "nearest valid value is 1"), ("csm.ratoi=0.5", "ratoi")]
+)
+def test_a_mistake_is_refused_before_any_training(project: Path, setting: str, word: str) -> None:
+    output = run_failing(project, "dvc", "exp", "run", "-S", setting)
+    run(project, "git", "checkout", "-q", "params.yaml")
+    assert word in output and "Traceback" not in output
+    assert "train-" not in output
+
+
+def run_failing(folder: Path, *command: str) -> str:
+    with pytest.raises(AssertionError) as caught:
+        run(folder, *command)
+    return str(caught.value)

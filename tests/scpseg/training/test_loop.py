@@ -1,0 +1,241 @@
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from scpseg.contract import Labels, Method, Needs, Phase, Recipe, Views, Weights
+from scpseg.data.sampling import ImageDataset, WindowDataset
+from scpseg.errors import UserError
+from scpseg.losses import cross_entropy
+from scpseg.params import TrainParams
+from scpseg.training import checkpoint
+from scpseg.training.loop import train
+from scpseg.training.phases import cosine, enter, lengths
+
+CPU = torch.device("cpu")
+RECIPE = TrainParams(12, 0.05, 0.9, 5e-4, "fp32", True, True, 5)
+
+
+class TwoParts(Method):
+    """A dropout network in two parts, so that randomness, momentum and phases all show."""
+
+    def __init__(self, phases: tuple[Phase, ...] | None = None) -> None:
+        super().__init__()
+        self.needs, self.weights = Needs(16, 16), Weights("random")
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5))
+        self.head = nn.Conv2d(4, 3, 1)
+        self.stop_at: int | None = None
+        self.calls = 0
+        self._phases = phases
+
+    def forward(self, views: Views, state: Any = None) -> Tensor:
+        return self.head(self.body(views.context.float() / 255))
+
+    def losses(self, views: Views, labels: Labels, progress: float) -> dict[str, Tensor]:
+        self.calls += 1
+        if self.calls == self.stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {"segmentation": cross_entropy(self(views), labels.context)}
+
+    def phases(self) -> tuple[Phase, ...]:
+        return self._phases or super().phases()
+
+
+class Squares:
+    """Images whose bright half is class 1."""
+
+    def ids(self, split: str) -> tuple[str, ...]:
+        return ("a", "b")
+
+    def image(self, split: str, name: str) -> np.ndarray:
+        return np.repeat(self.label(split, name)[..., None] * 120 + 60, 3, axis=-1).astype(np.uint8)
+
+    def label(self, split: str, name: str) -> np.ndarray:
+        label = np.zeros((40, 40), dtype=np.uint8)
+        label[:, 20 if name == "a" else 10 :] = 1
+        return label
+
+
+def windows(seed: int = 1) -> WindowDataset:
+    return WindowDataset(Squares(), "train", Needs(16, 16), seed=seed, batch=3, flips=True, turns=True)
+
+
+def fresh(**options: Any) -> TwoParts:
+    torch.manual_seed(0)
+    return TwoParts(**options)
+
+
+def run(method: TwoParts, folder: Path, **options: Any) -> Any:
+    return train(method, windows(), options.pop("recipe", RECIPE), CPU, folder, **options)
+
+
+def test_same_seed_same_weights_and_history(tmp_path: Path) -> None:
+    one, two = fresh(), fresh()
+    first, second = run(one, tmp_path / "a"), run(two, tmp_path / "b", workers=1)
+    assert checkpoint.digest(one.state_dict()) == checkpoint.digest(two.state_dict())
+    assert first.history == second.history
+    assert [row["iteration"] for row in first.history] == [5, 10, 12]
+    assert first.history[-1]["total"] < first.history[0]["total"]
+
+
+def test_interrupted_and_resumed_equals_unbroken(tmp_path: Path) -> None:
+    whole, broken, later = fresh(), fresh(), fresh()
+    expected = run(whole, tmp_path / "a")
+    broken.stop_at = 7
+    with pytest.raises(KeyboardInterrupt):
+        run(broken, tmp_path / "b")
+    assert (tmp_path / "b/checkpoint.pt").exists()
+    resumed = run(later, tmp_path / "b")
+    assert later.calls == 5
+    assert resumed.history == expected.history
+    assert checkpoint.digest(later.state_dict()) == checkpoint.digest(whole.state_dict())
+    assert not (tmp_path / "b").exists()
+
+
+def test_equals_a_plain_sgd_loop(tmp_path: Path) -> None:
+    method, reference = fresh(), fresh()
+    run(method, tmp_path / "a")
+    optimizer = torch.optim.SGD(reference.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 12)
+    data = windows()
+    for step in range(12):
+        samples = [data[step * 3 + number] for number in range(3)]
+        torch.manual_seed(1 * 1_000_003 + step)
+        views = Views(torch.stack([s["context"] for s in samples]), torch.stack([s["place"] for s in samples]))
+        labels = torch.stack([s["label"] for s in samples]).long()
+        loss = torch.nn.functional.cross_entropy(reference(views), labels, ignore_index=255)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    for ours, theirs in zip(method.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_each_phase_moves_exactly_its_part(tmp_path: Path) -> None:
+    phases = (Phase("head", 0.5, ("head",)), Phase("body", 0.5, ("body",)))
+    states: dict[str, dict[str, Tensor]] = {}
+
+    class Recording(TwoParts):
+        def losses(self, views: Views, labels: Labels, progress: float) -> dict[str, Tensor]:
+            states[f"{self.calls}"] = {key: value.clone() for key, value in self.state_dict().items()}
+            assert progress == (self.calls % 6) / 6
+            return super().losses(views, labels, progress)
+
+    torch.manual_seed(0)
+    method = Recording(phases)
+    run(method, tmp_path / "a")
+    states["12"] = method.state_dict()
+    for before, after, part in (("0", "6", "head"), ("6", "12", "body")):
+        moved = {
+            key.split(".")[0] for key in states[before] if not torch.equal(states[before][key], states[after][key])
+        }
+        assert moved == {part}
+
+
+def test_phase_lengths_and_cosine() -> None:
+    shares = (Phase("a", 0.3), Phase("b", 0.3), Phase("c", 0.4))
+    assert sum(lengths(shares, 101, 0)) == 101 and lengths(shares, 10, 0) == [3, 3, 4]
+    epochs = (Phase("a", 0.5, recipe=Recipe("adam", 1e-3, 0.0, 6, epochs=50)), Phase("b", 1.0))
+    assert lengths(epochs, 10, 454) == [3784, 10]
+    with pytest.raises(UserError, match=r"train\.iterations is 2, too few for phase 'a'; set it to 4"):
+        lengths((Phase("a", 0.25), Phase("b", 0.75)), 2, 0)
+    assert cosine(0, 10) == 1 and cosine(5, 10) == pytest.approx(0.5) and cosine(10, 10) == pytest.approx(0)
+
+
+def test_frozen_batch_norm_keeps_its_statistics() -> None:
+    method = fresh()
+    enter(method, Phase("head", 1.0, ("head",)))
+    assert not method.body[1].training and method.head.training
+    assert all(not p.requires_grad for p in method.body.parameters())
+    assert all(p.requires_grad for p in method.head.parameters())
+
+
+def test_divergence_and_precision_are_sentences(tmp_path: Path) -> None:
+    class Broken(TwoParts):
+        def losses(self, views: Views, labels: Labels, progress: float) -> dict[str, Tensor]:
+            return {"segmentation": self(views).sum() * float("nan")}
+
+    with pytest.raises(UserError, match=r"diverged; lower train\.learning_rate"):
+        train(Broken(), windows(), RECIPE, CPU, tmp_path / "a")
+    half = TrainParams(12, 0.05, 0.9, 5e-4, "fp16", True, True, 5)
+    with pytest.raises(UserError, match=r"train\.precision is 'fp16'"):
+        train(fresh(), windows(), half, CPU, tmp_path / "b")
+
+
+def test_resuming_between_and_within_phases_equals_unbroken(tmp_path: Path) -> None:
+    adam = Recipe("adam", 0.01, 5e-4, 2, epochs=3, power=0.9)
+    phases = (Phase("head", 1.0, ("head",)), Phase("body", 0.0, ("body",), "image", 2, adam))
+    entered: list[tuple[str, bool]] = []
+
+    class Noting(TwoParts):
+        def begin_phase(self, name: str, fresh: bool) -> None:
+            entered.append((name, fresh))
+            if name == "body" and fresh:
+                with torch.no_grad():
+                    self.body[0].bias.add_(1.0)
+
+    def noting() -> Noting:
+        torch.manual_seed(0)
+        return Noting(phases)
+
+    whole = noting()
+    expected = run(whole, tmp_path / "a")
+    assert expected.iterations == 15 and expected.history[-1]["iteration"] == 15
+    # 12 steps of one batch, then 3 of two images with 9 windows in portions of 2.
+    for stop, fresh in ((12, True), (12 + 10 + 1, False)):
+        entered.clear()
+        broken, later = noting(), noting()
+        broken.stop_at = stop
+        with pytest.raises(KeyboardInterrupt):
+            run(broken, tmp_path / "b")
+        resumed = run(later, tmp_path / "b")
+        assert entered[-1] == ("body", fresh)
+        assert resumed.history == expected.history
+        assert checkpoint.digest(later.state_dict()) == checkpoint.digest(whole.state_dict())
+
+
+def test_an_image_phase_averages_over_its_windows_and_images(tmp_path: Path) -> None:
+    adam = Recipe("adam", 0.01, 5e-4, 2, epochs=4, power=0.9)
+    # No batch norm, no dropout: portions of an image must not matter.
+    method, reference = fresh(phases=(Phase("all", 1.0, None, "image", 2, adam),)), fresh()
+    method.body, reference.body = method.body[:1], reference.body[:1]
+    seen = []
+    method.losses = lambda views, labels, progress: (  # type: ignore[method-assign]
+        seen.append(len(views.place)) or TwoParts.losses(method, views, labels, progress)
+    )
+    trained = run(method, tmp_path / "a")
+    assert seen == [2, 2, 2, 2, 1] * 8 and trained.iterations == 4
+    optimizer = torch.optim.Adam(reference.parameters(), lr=0.01, weight_decay=5e-4)
+    data = ImageDataset(windows().batches_of(2))
+    for step in range(4):
+        optimizer.param_groups[0]["lr"] = 0.01 * (1 - step / 4) ** 0.9
+        images = [data[2 * step], data[2 * step + 1]]
+        loss = torch.stack(
+            [torch.nn.functional.cross_entropy(reference(views), labels.context.long()) for views, labels in images]
+        ).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    for ours, theirs in zip(method.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    assert trained.history[-1]["rate"] == pytest.approx(0.01 * 0.25**0.9)
+
+
+def test_a_phase_with_a_clip_takes_no_longer_gradient(tmp_path: Path) -> None:
+    plain, clipped = fresh(), fresh(phases=(Phase("all", 1.0, clip=1e-3),))
+    recipe = TrainParams(1, 0.05, 0.9, 0.0, "fp32", True, True, 1)
+    start = [parameter.detach().clone() for parameter in fresh().parameters()]
+    for method in (plain, clipped):
+        run(method, tmp_path / "a", recipe=recipe)
+    free, held = (
+        torch.cat([(after - before).flatten() for after, before in zip(method.parameters(), start, strict=True)])
+        for method in (plain, clipped)
+    )
+    assert held.norm().item() == pytest.approx(0.05 * 1e-3, rel=1e-3) and free.norm() > 10 * held.norm()
+    assert torch.nn.functional.cosine_similarity(free, held, dim=0) > 0.999
