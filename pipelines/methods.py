@@ -13,6 +13,8 @@ from scpseg.params import Params, SegmenterParams, nearest
 METHODS: dict[str, str] = {
     "scpseg": "scpseg.method.scpseg",
     "patch": "baselines.patch",
+    "downscale": "baselines.downscale",
+    "glnet": "baselines.glnet",
 }
 """Method name -> module with `SECTIONS`, `check(params, benchmark)` and `build(setting)`; imported when used."""
 

@@ -35,6 +35,11 @@ def number(value: float | None, digits: int) -> str:
     return DASH if value is None else f"{value:.{digits}f}"
 
 
+def megabytes(value: float | None) -> str:
+    """MiB, with one digit after the point where a whole number would hide a per cent."""
+    return number(value, 1 if value is not None and value < 100 else 0)
+
+
 def seconds(value: float | None) -> str:
     """Three significant digits, since images take from milliseconds to minutes."""
     if value is None:
@@ -133,7 +138,7 @@ def overview_table(lines: Sequence[Line]) -> str:
 
 def _memory(line: Line) -> str:
     """Peak memory; a workload that did not fit is a result, not a gap."""
-    return "OOM" if line.profile_status == "oom" else number(line.memory, 0)
+    return "OOM" if line.profile_status == "oom" else megabytes(line.memory)
 
 
 def _trained(line: Line) -> str:

@@ -69,7 +69,7 @@ def test_the_report_is_written_and_names_what_it_is(project: Path) -> None:
     table = pd.read_csv(project / "results/summary.csv")
     assert sorted(table["method"]) == sorted(["scpseg", *METHODS])
     assert (table["status"] == "ok").all()
-    assert table["miou"].between(0, 1).all()
+    assert table["mean_iou"].between(0, 1).all()
     page = (project / "reports/README.md").read_text()
     assert "synthetic" in page.splitlines()[0]
     for target in re.findall(r"\]\(([^)#]+)\)", page):

@@ -1,0 +1,79 @@
+"""Downscale: the whole image reduced and segmented once, the other classic beside the plain patch.
+
+Published "whole image" rows hide how far the image was reduced; here the side is a parameter and stands in every row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from torch import Tensor
+
+from scpseg.contract import ImageViews, Labels, Method, Needs, Setting, Views
+from scpseg.losses import cross_entropy
+from scpseg.params import Params, Range
+from scpseg.places import enlarge
+from scpseg.segmenters.base import Segmenter, normalise
+from scpseg.segmenters.build import build_segmenter, check_segmenter
+from scpseg.segmenters.encoders import encoder_problem
+
+
+@dataclass(frozen=True)
+class DownscaleParams:
+    """Section `downscale`: `side` T in pixels, to which the whole image is reduced."""
+
+    side: Annotated[int, Range(32)]
+
+
+SECTIONS: dict[str, type] = {"downscale": DownscaleParams}
+
+
+class Downscale(Method):
+    """Segments the overview; a patch takes its box of the logits, so that no score map of the image's size exists."""
+
+    def __init__(self, segmenter: Segmenter, side: int, patch: int) -> None:
+        """Keep the segmenter; `side` of the overview and `patch` in pixels."""
+        super().__init__()
+        self.segmenter = segmenter
+        self.weights = segmenter.weights
+        self.needs = Needs(patch=patch, context=patch, overview=side)
+
+    def begin_image(self, image: ImageViews) -> Tensor:
+        """Logits (1, K, h, w) of the whole image at the segmenter's feature stride of the overview."""
+        assert self.needs.overview is not None
+        features = self.segmenter.decode(self.segmenter.encode(normalise(image.overview(self.needs.overview))))
+        return self.segmenter.classify(features, (features.shape[-2], features.shape[-1]))
+
+    def forward(self, views: Views, state: Any = None) -> Tensor:
+        """Logits (B, K, L, L): the patch's box of the state, bilinear; the window itself is not looked at."""
+        assert isinstance(state, Tensor)
+        return enlarge(state, views.place, self.needs.patch)
+
+    def losses(self, views: Views, labels: Labels, progress: float) -> dict[str, Tensor]:
+        """Cross-entropy on whole overviews; the windows that come with them only choose the images."""
+        assert views.overview is not None and labels.overview is not None
+        return {"ce": cross_entropy(self.segmenter(normalise(views.overview)), labels.overview)}
+
+
+def check(params: Params, benchmark: str) -> None:
+    """Refuse impossible values.
+
+    Raises:
+        UserError: see `check_segmenter`; a side that the segmenter cannot work with.
+    """
+    segmenter = check_segmenter(params, benchmark)
+    side, stride = params.section("downscale", DownscaleParams).side, segmenter.output_stride
+    if side % stride:
+        near = (side + stride // 2) // stride * stride
+        why = f"it must be a multiple of the encoder's output stride {stride}; the nearest valid value is {near}"
+        raise params.refuse("downscale.side", side, why)
+    problem = encoder_problem(segmenter.encoder, stride, side)
+    if problem:
+        raise params.refuse("downscale.side", side, f"{segmenter.encoder} does not take it: {problem}")
+
+
+def build(setting: Setting) -> Method:
+    """The method from checked parameters."""
+    side = setting.params.section("downscale", DownscaleParams).side
+    return Downscale(build_segmenter(setting.segmenter, setting.classes), side, setting.patch)

@@ -1,0 +1,295 @@
+"""GLNet (Chen, Jiang, Wang, Cui, Qian; CVPR 2019): a branch on the whole image, reduced, and one on the patch.
+
+Both are an encoder with a feature pyramid (`scpseg.segmenters.fpn`); each sees the other's maps of the same place at
+every stage. Trained in phases: the overview branch alone; the local branch with the maps cut from it; and, with
+direction 'both', a second overview branch with the maps of all local windows pasted together. Ours: ImageNet
+statistics, the library's windows, bilinear instead of nearest enlargement of the logits, ignored pixels left out of
+the loss, gradients averaged instead of summed over windows, phase 'mutual' with batch norm over single overviews,
+shortened gradients with recipe 'suite'.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Annotated, Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from scpseg.contract import ImageViews, Labels, Method, Needs, Phase, Recipe, Setting, Views
+from scpseg.losses import focal
+from scpseg.params import Params, Positive, Range, SegmenterParams, TrainParams
+from scpseg.places import Pasted, cut, resize
+from scpseg.segmenters.base import normalise
+from scpseg.segmenters.encoders import encoder_problem, fetching, library_weights, weights_of, weights_problem
+from scpseg.segmenters.fpn import FPN, WIDTH, Partner, initialise
+
+STRIDE = 32
+GAMMA = 3.0
+AGREEMENT = 0.15
+"""Weight of the squared difference between the last local features and those cut from the overview."""
+CLIP = 5.0
+"""[ours] Largest gradient norm with recipe 'suite': without it the pyramids, which nothing normalises, diverge within
+30 steps of SGD at rate 0.01 (seen with ResNet-50 and width 256)."""
+EPOCHS = {"overview": 120, "local": 50, "mutual": 120}
+RATES = {"overview": 5e-5, "local": 2e-5, "mutual": 5e-5}
+IMAGES = 6
+"""The authors' images per step."""
+LEARNS = {
+    "overview": ("overview_branch",),
+    "local": ("local_branch", "aggregation"),
+    "mutual": ("mutual_branch", "aggregation"),
+}
+
+
+@dataclass(frozen=True)
+class GLNetParams:
+    """Section `glnet`.
+
+    Attributes:
+        overview: side T of the reduced whole image in pixels; 508 in the paper, 512 with the encoders here.
+        encoder: of every branch; it starts from `segmenter.weights`.
+        width: channels of the pyramids; 256 in the paper.
+        direction: 'to_local' (phases overview, local) or 'both' (and phase mutual).
+        recipe: 'suite' trains as every method, the phases sharing the steps as the authors' epochs do; 'author' uses
+            their optimiser, rates, batches and epochs, and `train.iterations` does not count.
+        windows: computed at once where a phase takes all windows of an image; 6 in the paper.
+    """
+
+    overview: Annotated[int, Range(2 * STRIDE)]
+    encoder: str
+    width: Annotated[int, Range(2)]
+    direction: Literal["to_local", "both"]
+    recipe: Literal["suite", "author"]
+    windows: Positive
+
+
+SECTIONS: dict[str, type] = {"glnet": GLNetParams}
+
+
+@dataclass(frozen=True)
+class Whole:
+    """What is known of the whole image: the overview branch's stages 0..3, and the features to aggregate with."""
+
+    stages: list[list[Tensor]]
+    joined: Tensor
+
+
+class Branch(nn.Module):
+    """An encoder with its pyramid."""
+
+    def __init__(self, encoder: nn.Module, fpn: FPN) -> None:
+        """Join both; the encoder's last four maps are used."""
+        super().__init__()
+        self.encoder, self.fpn = encoder, fpn
+
+    def stages(self, pixels: Tensor, partner: Partner | None = None) -> Iterator[list[Tensor]]:
+        """The pyramid's stages for uint8 pixels (B, 3, H, W)."""
+        return self.fpn.stages(self.encoder(normalise(pixels))[-4:], partner)
+
+    def joined(self, pixels: Tensor, partner: Partner | None = None) -> Tensor:
+        """The last stage alone."""
+        for stage in self.stages(pixels, partner):
+            maps = stage
+        return maps[0]
+
+    def classify(self, joined: Tensor) -> Tensor:
+        """Logits (B, K, h, w) at the size of the last stage."""
+        logits: Tensor = self.fpn.classifier(joined)
+        return logits
+
+
+class GLNet(Method):
+    """Two or three branches; `forward` needs the state that `begin_image` makes."""
+
+    def __init__(self, params: GLNetParams, segmenter: SegmenterParams, classes: int, patch: int) -> None:
+        """Build the branches of a direction; `segmenter.encoder` is already GLNet's own, `patch` in pixels."""
+        super().__init__()
+        self.params = params
+        self.needs = Needs(patch=patch, context=patch, overview=params.overview)
+        self.overview_branch = _branch(segmenter, classes, params.width, shared=False)
+        self.weights = weights_of(segmenter, self.overview_branch.encoder)
+        self.local_branch = _branch(segmenter, classes, params.width, shared=True)
+        both = params.direction == "both"
+        self.mutual_branch = _branch(segmenter, classes, params.width, shared=True) if both else None
+        self.aggregation = nn.Conv2d(2 * self.local_branch.fpn.joined, classes, 3, padding=1)
+        initialise(self.aggregation, WIDTH / params.width)
+        self.phase = "overview"
+
+    def begin_image(self, image: ImageViews) -> Whole:
+        """Encode the overview; with direction 'both' also walk all windows once.
+
+        That walk keeps sums of the size of the overview's maps only; `forward` computes the local features again.
+        """
+        return self._whole(image.overview(self.params.overview), image.windows)
+
+    def forward(self, views: Views, state: Any = None) -> Tensor:
+        """Aggregated logits (B, K, L, L)."""
+        assert isinstance(state, Whole)
+        return resize(self._aggregate(self._local(views, state), views, state), (self.needs.patch, self.needs.patch))
+
+    def losses(self, views: Views, labels: Labels, progress: float) -> dict[str, Tensor]:
+        """Focal losses of the phase's outputs at stride 4, and in phase 'local' how far the branches disagree."""
+        assert views.overview is not None and labels.overview is not None
+        if self.phase == "overview":
+            logits = self.overview_branch.classify(self.overview_branch.joined(views.overview))
+            return {"overview": focal(logits, labels.overview, GAMMA)}
+        if self.phase == "mutual":
+            return self._mutual_losses(views, labels, views.overview, labels.overview)
+        with torch.no_grad():
+            whole = self._overview(views.overview)
+        local = self._local(views, whole)
+        seen = cut(whole.joined, views.place, (local.shape[-2], local.shape[-1]))
+        return {
+            "local": focal(self.local_branch.classify(local), labels.context, GAMMA),
+            "aggregate": focal(self._aggregate(local, views, whole), labels.context, GAMMA),
+            "agreement": AGREEMENT * F.mse_loss(local, seen),
+        }
+
+    def _mutual_losses(self, views: Views, labels: Labels, overview: Tensor, truth: Tensor) -> dict[str, Tensor]:
+        """Of all windows of one image; the windows' features are computed again backwards instead of being kept."""
+        assert self.mutual_branch is not None
+        parts = [slice(first, first + self.params.windows) for first in range(0, len(views.place), self.params.windows)]
+        portions = [Views(views.context[part], views.place[part]) for part in parts]
+        whole = self._whole(overview, lambda: iter(portions))
+
+        def aggregate(joined: Tensor, portion: Views, target: Tensor) -> Tensor:
+            with torch.no_grad():
+                local = self._local(portion, whole)
+            logits = self._aggregate(local, portion, replace(whole, joined=joined))
+            return focal(logits, target, GAMMA) * (len(portion.place) / len(views.place))
+
+        portions_loss = [
+            checkpoint(aggregate, whole.joined, portion, labels.context[part], use_reentrant=False)
+            for portion, part in zip(portions, parts, strict=True)
+        ]
+        return {
+            "overview": focal(self.mutual_branch.classify(whole.joined), truth, GAMMA),
+            "aggregate": torch.stack(portions_loss).sum(),
+        }
+
+    def phases(self) -> tuple[Phase, ...]:
+        """Overview, local and, with direction 'both', mutual; they share the steps as the authors' epochs do."""
+        total = sum(EPOCHS[name] for name in self._names())
+        return tuple(self._phase(name, EPOCHS[name] / total) for name in self._names())
+
+    def _names(self) -> list[str]:
+        return [name for name in EPOCHS if name != "mutual" or self.mutual_branch is not None]
+
+    def _phase(self, name: str, share: float) -> Phase:
+        author = self.params.recipe == "author"
+        recipe = Recipe("adam", RATES[name], 5e-4, IMAGES, EPOCHS[name], power=0.9) if author else None
+        # The authors show the local branch all windows of their images; the suite draws windows as for everybody.
+        whole = name == "mutual" or (author and name == "local")
+        windows = self.params.windows if whole and name == "local" else None
+        return Phase(
+            name, share, LEARNS[name], "image" if whole else "window", windows, recipe, clip=None if author else CLIP
+        )
+
+    def begin_phase(self, name: str, fresh: bool) -> None:
+        """The second overview branch starts from the trained encoder of the first; its pyramid is new."""
+        self.phase = name
+        if name == "mutual" and fresh:
+            assert self.mutual_branch is not None
+            self.mutual_branch.encoder.load_state_dict(self.overview_branch.encoder.state_dict())
+
+    def describe(self) -> dict[str, str | int | float | bool | None]:
+        """Effective sizes, direction and recipe."""
+        author = self.params.recipe == "author"
+        return super().describe() | {
+            "encoder": self.params.encoder,
+            "width": self.params.width,
+            "direction": self.params.direction,
+            "recipe": self.params.recipe,
+            "clip": None if author else CLIP,
+            "epochs": ":".join(str(EPOCHS[name]) for name in self._names()),
+            "adam_rates": ":".join(f"{RATES[name]:g}" for name in self._names()) if author else None,
+        }
+
+    def _overview(self, overview: Tensor) -> Whole:
+        """What the first overview branch knows, (B, 3, T, T)."""
+        stages = self.overview_branch.stages(overview)
+        return Whole(list(islice(stages, 4)), next(stages)[0])
+
+    def _whole(self, overview: Tensor, windows: Callable[[], Iterator[Views]]) -> Whole:
+        """What `forward` aggregates with: of an image's overview (1, 3, T, T) and, for 'both', of its windows."""
+        if self.mutual_branch is None:
+            return self._overview(overview)
+        with torch.no_grad():
+            stages = list(islice(self.overview_branch.stages(overview), 4))
+            pasted = self._pasted(stages, windows())
+        joined = self.mutual_branch.joined(overview, lambda stage, level, size: pasted[stage][level])
+        return Whole(stages, joined)
+
+    def _pasted(self, stages: list[list[Tensor]], windows: Iterator[Views]) -> list[list[Tensor]]:
+        """The local branch's stages 0..3 of all windows in maps of the overview's sizes."""
+        pasted = [[Pasted(map_) for map_ in stage] for stage in stages]
+        for views in windows:
+            local = self.local_branch.stages(views.context, _seen(stages, views.place))
+            for empty, filled in zip(pasted, local, strict=False):
+                for target, map_ in zip(empty, filled, strict=True):
+                    target.add(map_, views.place)
+        return [[target.mean() for target in stage] for stage in pasted]
+
+    def _local(self, views: Views, whole: Whole) -> Tensor:
+        return self.local_branch.joined(views.context, _seen(whole.stages, views.place))
+
+    def _aggregate(self, local: Tensor, views: Views, whole: Whole) -> Tensor:
+        seen = cut(whole.joined, views.place, (local.shape[-2], local.shape[-1]))
+        logits: Tensor = self.aggregation(torch.cat([local, seen], dim=1))
+        return logits
+
+
+def _seen(stages: list[list[Tensor]], place: Tensor) -> Partner:
+    """The overview's maps as a patch at `place` sees them."""
+    return lambda stage, level, size: cut(stages[stage][level], place, size)
+
+
+def _branch(params: SegmenterParams, classes: int, width: int, shared: bool) -> Branch:
+    import segmentation_models_pytorch as smp
+
+    with fetching(params):
+        encoder = smp.encoders.get_encoder(params.encoder, weights=library_weights(params))
+    return Branch(encoder, FPN(encoder.out_channels[-4:], classes, width, shared))
+
+
+def check(params: Params, benchmark: str) -> None:
+    """Refuse impossible values.
+
+    Raises:
+        UserError: an overview, width or patch that the branches cannot work with, an unknown encoder, no ImageNet
+            weights for it, fewer iterations than phases.
+    """
+    glnet = params.section("glnet", GLNetParams)
+    for key, step in (("overview", STRIDE), ("width", 2)):
+        value = getattr(glnet, key)
+        if value % step:
+            near = (value + step // 2) // step * step
+            raise params.refuse(
+                f"glnet.{key}", value, f"it must be a multiple of {step}; the nearest valid value is {near}"
+            )
+    patch = params.benchmark(benchmark).patch
+    if patch <= STRIDE:
+        why = f"batch norm needs more than one cell at stride {STRIDE}; the nearest valid value is {STRIDE + 1}"
+        raise params.refuse(f"{benchmark}.patch", patch, why)
+    epochs = [EPOCHS["overview"], EPOCHS["local"], *([EPOCHS["mutual"]] if glnet.direction == "both" else [])]
+    fewest, iterations = math.ceil(sum(epochs) / min(epochs)), params.section("train", TrainParams).iterations
+    if glnet.recipe == "suite" and iterations < fewest:
+        why = f"GLNet's {len(epochs)} phases share them; the nearest valid value is {fewest}"
+        raise params.refuse("train.iterations", iterations, why)
+    problem = encoder_problem(glnet.encoder, STRIDE, glnet.overview)
+    if not problem and params.section("segmenter", SegmenterParams).weights == "imagenet":
+        problem = weights_problem(glnet.encoder)
+    if problem:
+        raise params.refuse("glnet.encoder", glnet.encoder, problem)
+
+
+def build(setting: Setting) -> Method:
+    """The method from checked parameters."""
+    params = setting.params.section("glnet", GLNetParams)
+    return GLNet(params, replace(setting.segmenter, encoder=params.encoder), setting.classes, setting.patch)
