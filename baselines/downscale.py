@@ -12,11 +12,12 @@ from torch import Tensor
 
 from scpseg.contract import ImageViews, Labels, Method, Needs, Setting, Views
 from scpseg.losses import cross_entropy
-from scpseg.params import Params, Range
+from scpseg.params import Params
 from scpseg.places import enlarge
 from scpseg.segmenters.base import Segmenter, normalise
 from scpseg.segmenters.build import build_segmenter, check_segmenter
 from scpseg.segmenters.encoders import encoder_problem
+from scpseg.values import Range
 
 
 @dataclass(frozen=True)

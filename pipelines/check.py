@@ -13,7 +13,8 @@ from scpseg.data.specs import SPECS
 from scpseg.data.splits import read_split
 from scpseg.errors import UserError
 from scpseg.files import write_text
-from scpseg.params import BENCHMARKS, GENERAL, BenchmarkParams, EvaluationParams, Params, nearest
+from scpseg.params import BENCHMARKS, GENERAL, BenchmarkParams, EvaluationParams, Params
+from scpseg.values import nearest
 
 OUTPUT = Path("results/check.txt")
 

@@ -8,7 +8,8 @@ from types import ModuleType
 from scpseg.contract import Method, Setting
 from scpseg.data.specs import spec_of
 from scpseg.errors import UserError
-from scpseg.params import Params, SegmenterParams, nearest
+from scpseg.params import Params, SegmenterParams
+from scpseg.values import nearest
 
 METHODS: dict[str, str] = {
     "scpseg": "scpseg.method.scpseg",

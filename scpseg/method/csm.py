@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from scpseg.params import refusal
+from scpseg.values import refusal
 
 SMALLEST = 32
 """Pixels: the least that the patch may be shrunk to [ours]."""

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scpseg.method.csm import Sizes, centre
-from scpseg.params import NonNegative
 from scpseg.segmenters.base import Segmenter
+from scpseg.values import NonNegative
 
 DEEP, LOW, MIDDLE, LAST = 128, 48, 64, 32
 """Channels: of the deep and of the low-level map on entry, after a doubling, after the last doubling."""

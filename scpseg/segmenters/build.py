@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from scpseg.params import Params, SegmenterParams, nearest
+from scpseg.params import Params, SegmenterParams
 from scpseg.segmenters.base import Segmenter
 from scpseg.segmenters.deeplabv3plus import DeepLabV3Plus
 from scpseg.segmenters.encoders import encoder_problem, weights_problem
 from scpseg.segmenters.fcn8s import FCN8s
+from scpseg.values import nearest
 
 
 @dataclass(frozen=True)

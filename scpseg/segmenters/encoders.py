@@ -14,7 +14,8 @@ from torch import nn
 
 from scpseg.contract import Weights
 from scpseg.errors import UserError
-from scpseg.params import SegmenterParams, nearest
+from scpseg.params import SegmenterParams
+from scpseg.values import nearest
 
 TIMM = "tu-"
 """Prefix of an encoder that timm provides."""

@@ -293,8 +293,17 @@ def test_losses_of_the_mutual_phase_do_not_depend_on_the_portions() -> None:
         moving = enter(method, method.phases()[2])
         losses = method.losses(views, labels, 0.0)
         results.append([*losses.values(), *torch.autograd.grad(sum(losses.values()), moving)])
-    for one, other in zip(*results, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+    # Everything kept instead of computed again.
+    whole = method._whole(views.overview, lambda: iter([views]))
+    logits = method._aggregate(method._local(views, whole).detach(), views, whole)
+    losses = {
+        "overview": focal(method.mutual_branch.fpn.classifier(whole.joined), labels.overview, 3.0),
+        "aggregate": focal(logits, labels.context, 3.0),
+    }
+    results.append([*losses.values(), *torch.autograd.grad(sum(losses.values()), moving)])
+    for found in results[:2]:
+        for one, other in zip(found, results[2], strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
     assert all(gradient.abs().sum() > 0 for gradient in results[0])
 
 

@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from scpseg.errors import UserError
-from scpseg.params import MirrorParams, Params, ProfileParams, SegmenterParams, SuiteParams, TrainParams, build
+from scpseg.params import MirrorParams, Params, ProfileParams, SegmenterParams, SuiteParams, TrainParams
+from scpseg.values import build
 
 ROOT = Path(__file__).parents[2]
 TRAIN = yaml.safe_load((ROOT / "params.yaml").read_text())["train"]
