@@ -36,7 +36,7 @@ gpu: .venv/installed
 	python -m pipelines.gpu
 
 test: .venv/installed
-	python -m pytest -q
+	python -m pytest -q -n 2 --dist loadfile
 
 soak: .venv/installed
 	python -m pytest -q -m soak

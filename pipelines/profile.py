@@ -19,16 +19,15 @@ from pipelines.stage import run_stage
 from scpseg.data.specs import spec_of
 from scpseg.errors import UserError
 from scpseg.files import write_json
-from scpseg.params import InferenceParams, MachineParams, Params, ProfileParams
+from scpseg.params import InferenceParams, MachineParams, Params, ProfileParams, TrainParams
 from scpseg.profiling.fresh import ChildKilled, allocator, memory_limit, run_fresh
-from scpseg.profiling.meter import without_figures
+from scpseg.profiling.meter import HEADLINES, without_figures
 
-CHANNEL_ORDER = ("rss", "nvml_process", "torch_reserved")
-"""Whose figure the last line shows: the first that was measured."""
+INFERENCE, TRAINING = "inference", "training step"
 
 
 def request_of(params: Params, benchmark: str, method: str) -> dict[str, Any]:
-    """What the fresh process is asked: plain parameters and the workload's sizes."""
+    """What the fresh process is asked: plain parameters and the sizes of whole-image inference."""
     spec = spec_of(benchmark)
     profile = params.section("profile", ProfileParams)
     inference = params.section("inference", InferenceParams)
@@ -38,6 +37,7 @@ def request_of(params: Params, benchmark: str, method: str) -> dict[str, Any]:
     return {
         "benchmark": benchmark,
         "method": method,
+        "kind": INFERENCE,
         "file": params.path.name,
         "params": values,
         "workload": {
@@ -51,12 +51,21 @@ def request_of(params: Params, benchmark: str, method: str) -> dict[str, Any]:
     }
 
 
+def step_request_of(params: Params, benchmark: str, method: str, phase: int = 0) -> dict[str, Any]:
+    """The same for a training step of the method's phase number `phase`, at the benchmark's batch."""
+    request = request_of(params, benchmark, method)
+    sizes = {key: request["workload"][key] for key in ("height", "width", "classes", "repeats")}
+    batch = params.benchmark(benchmark).batch
+    return {**request, "kind": TRAINING, "workload": {**sizes, "batch": batch, "phase": phase}}
+
+
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     """Measure in this process, which is fresh."""
     # Here, not above: the stage's own process computes nothing and starts without torch.
     import torch
 
     from pipelines.methods import build_method, module_of
+    from scpseg.contract import Method
     from scpseg.environment import configure, environment
     from scpseg.profiling.workload import Workload, measure, meter_for
 
@@ -68,12 +77,18 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     importlib.import_module("segmentation_models_pytorch")
     module_of(request["method"])
     torch.manual_seed(0)
-    figures = measure(
-        lambda: build_method(params, request["benchmark"], request["method"]),
-        Workload(**request["workload"]),
-        device,
-        meter_for(device),
-    )
+
+    def make() -> Method:
+        return build_method(params, request["benchmark"], request["method"])
+
+    if request["kind"] == INFERENCE:
+        figures = measure(make, Workload(**request["workload"]), device, meter_for(device))
+    else:
+        # Inference needs nothing of training's code, and its stage does not depend on it.
+        from scpseg.profiling.step import StepWorkload, measure_step
+
+        train = params.section("train", TrainParams)
+        figures = measure_step(make, StepWorkload(**request["workload"]), train, device, meter_for(device))
     return {**figures, "environment": {**environment(device), "allocator": allocator()}}
 
 
@@ -92,36 +107,52 @@ def child(path: Path) -> None:
     write_json(path, result)
 
 
-def work(benchmark: str, method: str) -> None:
-    """Profile and write results/profile/BENCHMARK/METHOD.json.
+def ask(request: dict[str, Any], timeout: float | None = None) -> dict[str, Any]:
+    """Measure in a fresh process; a process that died is a result too.
 
     Raises:
-        UserError: a parameter is not valid, or the measurement failed; a failure's reason is on file for the report.
+        UserError: a parameter is not valid.
+        ChildTooSlow: it did not end within `timeout` seconds.
     """
-    params = Params.load()
-    request = request_of(params, benchmark, method)
     try:
-        figures = run_fresh(["pipelines.profile", "--child"], request)
+        figures: dict[str, Any] = run_fresh(["pipelines.profile", "--child"], request, timeout)
     except ChildKilled as error:
         # The kernel names no limit; on a CPU it is the machine's or the control group's.
         limit = memory_limit() if error.status == "oom" else None
         figures = without_figures(error.status, str(error), backend=None, limit=limit)
     if "user_error" in figures:
         raise UserError(figures["user_error"])
+    return figures
+
+
+def record_of(request: dict[str, Any], figures: dict[str, Any]) -> dict[str, Any]:
+    """The figures with what was asked for."""
     workload = request["workload"]
-    record = {
+    batch = {"batch": workload["batch"]} if request["kind"] == TRAINING else {}
+    return {
         **figures,
-        "benchmark": benchmark,
-        "method": method,
-        "workload": "inference",
+        **batch,
+        "benchmark": request["benchmark"],
+        "method": request["method"],
+        "workload": request["kind"],
         "height": workload["height"],
         "width": workload["width"],
-        "real_size": workload["height"] == spec_of(benchmark).side,
+        "real_size": workload["height"] == spec_of(request["benchmark"]).side,
         "windows_per_batch": workload["batch"],
-        "overlap": workload["overlap"],
+        "overlap": workload.get("overlap"),
         "repeats": workload["repeats"],
         "segmenter": {**request["params"]["segmenter"], "weights": "random, since memory does not depend on them"},
     }
+
+
+def work(benchmark: str, method: str) -> None:
+    """Profile and write results/profile/BENCHMARK/METHOD.json.
+
+    Raises:
+        UserError: a parameter is not valid, or the measurement failed; a failure's reason is on file for the report.
+    """
+    request = request_of(Params.load(), benchmark, method)
+    record = record_of(request, ask(request))
     write_json(places.profile(benchmark, method), record)
     if record["status"] == "failed":
         raise UserError(f"profiling {method} on {benchmark} failed ({record['reason']}); see the trace above")
@@ -133,7 +164,7 @@ def told(record: dict[str, Any]) -> str:
     side = record["height"]
     if record["status"] == "oom":
         return f"out of memory at {side} x {side} pixels: {record['reason']}"
-    peaks = [(name, record["memory"][name]) for name in CHANNEL_ORDER if record["memory"][name] is not None]
+    peaks = [(name, record["memory"][name]) for name in HEADLINES if record["memory"][name] is not None]
     name, peak = peaks[0]
     return f"peak {peak / 2**20:.1f} MiB ({name}), {record['seconds_per_image']:.3f} s per {side} x {side} image"
 

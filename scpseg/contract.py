@@ -8,8 +8,8 @@ after whatever reduces them.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
@@ -50,13 +50,15 @@ class Views:
 
     def to(self, device: torch.device) -> Views:
         """The same views on `device`; copies from pinned memory do not block."""
-        overview = None if self.overview is None else self.overview.to(device, non_blocking=True)
-        return replace(
-            self,
-            context=self.context.to(device, non_blocking=True),
-            place=self.place.to(device, non_blocking=True),
-            overview=overview,
-        )
+        return self._each(lambda part: part.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Views:
+        """The same views in page-locked memory; the data loader calls this by name."""
+        return self._each(torch.Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Views:
+        overview = None if self.overview is None else change(self.overview)
+        return Views(change(self.context), change(self.place), overview)
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,14 @@ class Labels:
 
     def to(self, device: torch.device) -> Labels:
         """The same labels on `device`."""
-        overview = None if self.overview is None else self.overview.to(device, non_blocking=True)
-        return replace(self, context=self.context.to(device, non_blocking=True), overview=overview)
+        return self._each(lambda part: part.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Labels:
+        """The same labels in page-locked memory; the data loader calls this by name."""
+        return self._each(torch.Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Labels:
+        return Labels(change(self.context), None if self.overview is None else change(self.overview))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,10 @@
 """Shared by all tests."""
 
 import os
+
+# Tests are many small operations: with several threads on a busy machine they crawl. Child processes inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from pathlib import Path
 
 import pytest

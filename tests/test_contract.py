@@ -1,6 +1,7 @@
 """What every method must keep, whichever it is: a new line in METHODS is tested here."""
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,10 @@ import torch
 import yaml
 
 from pipelines.methods import METHODS, build_method, module_of
-from scpseg.contract import Labels, Method, Views, drop_training_parts
+from scpseg.contract import Labels, Method, Phase, Views, drop_training_parts
 from scpseg.errors import UserError
 from scpseg.params import Params
+from scpseg.training.phases import enter
 
 VALUES = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text(encoding="utf-8"))
 BENCHMARK, CLASSES, PATCH = "inria", 2, 64
@@ -48,6 +50,28 @@ def batch_for(method: Method, batch: int = 2) -> tuple[Views, Labels]:
     return Views(images[0], place, images[1]), Labels(labels[0], labels[1])
 
 
+class Image:
+    """The windows of a batch as those of one image, whose overview is the first one's."""
+
+    def __init__(self, views: Views) -> None:
+        self.views = views
+
+    def overview(self, side: int) -> torch.Tensor:
+        assert self.views.overview is not None and self.views.overview.shape[-1] == side
+        return self.views.overview[:1]
+
+    def windows(self) -> Iterator[Views]:
+        yield Views(self.views.context, self.views.place)
+
+
+def logits_of(method: Method, views: Views) -> torch.Tensor:
+    """As at test time."""
+    with torch.no_grad():
+        image = Image(views)
+        state = method.begin_image(image)
+        return torch.cat([method(window, state) for window in image.windows()])
+
+
 def stir(module: torch.nn.Module) -> None:
     """Move every parameter off its start: residual branches that start at weight 0 pass no gradient back."""
     with torch.no_grad():
@@ -55,9 +79,13 @@ def stir(module: torch.nn.Module) -> None:
             parameter.add_(0.02 * torch.randn_like(parameter))
 
 
-def train_losses(method: Method, views: Views, labels: Labels, seed: int = 1) -> dict[str, torch.Tensor]:
+def train_losses(method: Method, phase: Phase, views: Views, labels: Labels, seed: int = 1) -> dict[str, torch.Tensor]:
     torch.manual_seed(seed)
-    return method.train().losses(views, labels, 0.5)
+    if phase.unit == "image" and views.overview is not None and labels.overview is not None:
+        # The overview of an image comes once.
+        views = Views(views.context, views.place, views.overview[:1])
+        labels = Labels(labels.context, labels.overview[:1])
+    return method.losses(views, labels, 0.5)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -75,70 +103,86 @@ class TestContract:
     def test_forward_gives_logits_of_the_patch(self, name: str, batch: int) -> None:
         method = drop_training_parts(make(name))
         views, _ = batch_for(method, batch)
-        with torch.no_grad():
-            logits = method(views)
+        logits = logits_of(method, views)
         assert logits.shape == (batch, CLASSES, PATCH, PATCH)
         assert logits.dtype == torch.float32 and logits.isfinite().all()
 
     def test_windows_of_a_batch_do_not_touch_each_other(self, name: str) -> None:
         method = drop_training_parts(make(name))
         views, _ = batch_for(method, 2)
-        overview = None if views.overview is None else views.overview[:1]
         with torch.no_grad():
-            both, first = method(views), method(Views(views.context[:1], views.place[:1], overview))
+            state = method.begin_image(Image(views))
+            both, first = method(views, state), method(Views(views.context[:1], views.place[:1]), state)
         torch.testing.assert_close(both[:1], first, rtol=1e-4, atol=1e-5)
 
     def test_the_input_is_untouched(self, name: str) -> None:
         method = make(name)
         views, labels = batch_for(method)
-        before = [x.clone() for x in (views.context, views.place, labels.context)]
-        train_losses(method, views, labels)
-        method.eval()(views)
-        for x, kept in zip((views.context, views.place, labels.context), before, strict=True):
-            assert torch.equal(x, kept)
+        given = [views.context, views.place, views.overview, labels.context, labels.overview]
+        before = [None if x is None else x.clone() for x in given]
+        for phase in method.phases():
+            enter(method, phase)
+            train_losses(method, phase, views, labels)
+        logits_of(method.eval(), views)
+        for x, kept in zip(given, before, strict=True):
+            assert x is kept or (x is not None and kept is not None and torch.equal(x, kept))
 
-    def test_losses_are_finite_and_reach_every_parameter(self, name: str) -> None:
+    def test_losses_are_finite_and_reach_every_parameter_that_moves(self, name: str) -> None:
         method = make(name)
         stir(method)
-        losses = train_losses(method, *batch_for(method))
-        assert losses and all(loss.shape == () and loss.isfinite() for loss in losses.values())
-        torch.autograd.backward(list(losses.values()))
-        dead = [key for key, p in method.named_parameters() if p.grad is None or not p.grad.abs().sum()]
-        assert dead == []
-        assert all(p.grad is not None and p.grad.isfinite().all() for p in method.parameters())
+        moved = set()
+        for phase in method.phases():
+            method.zero_grad()
+            enter(method, phase)
+            losses = train_losses(method, phase, *batch_for(method))
+            assert losses and all(loss.shape == () and loss.isfinite() for loss in losses.values())
+            torch.autograd.backward(list(losses.values()))
+            moving = {key: p.grad for key, p in method.named_parameters() if p.requires_grad}
+            assert [key for key, gradient in moving.items() if gradient is None or not gradient.abs().sum()] == []
+            assert all(gradient is not None and gradient.isfinite().all() for gradient in moving.values())
+            assert all(p.grad is None for p in method.parameters() if not p.requires_grad)
+            moved |= moving.keys()
+        assert moved == {key for key, _ in method.named_parameters()}
 
     def test_nothing_but_ignore_teaches_no_class(self, name: str) -> None:
         method = make(name)
         views, labels = batch_for(method)
         overview = None if labels.overview is None else torch.full_like(labels.overview, 255)
-        losses = train_losses(method, views, Labels(torch.full_like(labels.context, 255), overview))
-        assert all(loss.isfinite() for loss in losses.values())
-        assert all(loss == 0 for key, loss in losses.items() if key.startswith("ce"))
-        torch.autograd.backward(list(losses.values()))
+        nothing = Labels(torch.full_like(labels.context, 255), overview)
+        for phase in method.phases():
+            enter(method, phase)
+            losses = train_losses(method, phase, views, nothing)
+            assert all(loss.isfinite() for loss in losses.values())
+            assert all(loss == 0 for key, loss in losses.items() if key.startswith("ce"))
+            torch.autograd.backward(list(losses.values()))
         assert all(p.grad is None or p.grad.isfinite().all() for p in method.parameters())
 
     def test_a_step_lowers_the_loss(self, name: str) -> None:
         method = make(name)
         views, labels = batch_for(method)
-        labels = Labels(torch.zeros_like(labels.context), labels.overview)
-        optimiser = torch.optim.SGD(method.parameters(), lr=0.01)
-        values = []
-        for _ in range(4):
-            losses = train_losses(method, views, labels)
-            optimiser.zero_grad()
-            torch.autograd.backward(list(losses.values()))
-            optimiser.step()
-            values.append(sum(loss.item() for loss in losses.values()))
-        assert values[-1] < values[0]
+        overview = None if labels.overview is None else torch.zeros_like(labels.overview)
+        labels = Labels(torch.zeros_like(labels.context), overview)
+        for phase in method.phases():
+            optimiser = torch.optim.SGD(enter(method, phase), lr=0.01)
+            values = []
+            for _ in range(4):
+                losses = train_losses(method, phase, views, labels)
+                optimiser.zero_grad()
+                torch.autograd.backward(list(losses.values()))
+                optimiser.step()
+                values.append(sum(loss.item() for loss in losses.values()))
+            assert values[-1] < values[0]
 
     def test_equal_seeds_give_equal_results(self, name: str) -> None:
         results = []
         for _ in range(2):
             method = make(name, seed=4)
-            views, labels = batch_for(method)
-            losses = train_losses(method, views, labels)
-            torch.autograd.backward(list(losses.values()))
-            results.append([*losses.values(), *(p.grad for p in method.parameters())])
+            found: list[torch.Tensor] = []
+            for phase in method.phases():
+                moving = enter(method, phase)
+                losses = list(train_losses(method, phase, *batch_for(method)).values())
+                found += [*losses, *torch.autograd.grad(sum(losses), moving)]
+            results.append(found)
         assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
 
     def test_different_seeds_start_differently(self, name: str) -> None:
@@ -150,12 +194,14 @@ class TestContract:
 
         method = make(name)
         views, labels = batch_for(method)
-        train_losses(method, views, labels)  # moves the statistics of batch norm
+        for phase in method.phases():  # moves the statistics of batch norm
+            enter(method, phase)
+            train_losses(method, phase, views, labels)
         save_file(method.state_dict(), tmp_path / "weights.safetensors")
         again = make(name, seed=9)
         again.load_state_dict(load_file(tmp_path / "weights.safetensors"))
-        with torch.no_grad():
-            assert torch.equal(drop_training_parts(method)(views), drop_training_parts(again)(views))
+        one, other = (logits_of(drop_training_parts(given), views) for given in (method, again))
+        assert torch.equal(one, other)
 
     def test_testing_needs_no_training_part(self, name: str) -> None:
         method = make(name)
@@ -187,4 +233,18 @@ class TestContract:
             assert f"{BENCHMARK}.batch is 1" in str(error) and "or more" in str(error)
         else:
             method = make(name)
-            assert all(loss.isfinite() for loss in train_losses(method, *batch_for(method, 1)).values())
+            for phase in method.phases():
+                enter(method, phase)
+                assert all(loss.isfinite() for loss in train_losses(method, phase, *batch_for(method, 1)).values())
+
+
+def test_views_move_and_pin_every_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The data loader pins what has `pin_memory`; a part that is left behind would be copied slowly."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda part: part + 1)
+    part = torch.zeros(1, 3, 2, 2, dtype=torch.uint8)
+    pinned = Views(part, torch.zeros(1, 4), part).pin_memory()
+    assert all(int(moved.max()) == 1 for moved in (pinned.context, pinned.place, pinned.overview))
+    truth = Labels(part, part).pin_memory()
+    assert int(truth.context.max()) == int(truth.overview.max()) == 1
+    assert Views(part, part).pin_memory().overview is None
+    assert Labels(part, part).to(torch.device("meta")).overview.device.type == "meta"

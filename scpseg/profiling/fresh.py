@@ -44,22 +44,31 @@ class ChildKilled(Exception):
             super().__init__(f"the process ended with exit status {code} and left no answer")
 
 
-def run_fresh(arguments: list[str], request: Any) -> Any:
+class ChildTooSlow(Exception):
+    """The fresh process was ended because its time was up."""
+
+
+def run_fresh(arguments: list[str], request: Any, timeout: float | None = None) -> Any:
     """Run `python -m *arguments ANSWER` and return what it wrote to ANSWER; its output goes where ours goes.
 
     Raises:
         ChildKilled: it ended without an answer.
+        ChildTooSlow: it did not end within `timeout` seconds.
     """
     kills = oom_kills()
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.json"
-        done = subprocess.run(
-            [sys.executable, "-m", *arguments, str(answer)],
-            input=json.dumps(request),
-            text=True,
-            env={**os.environ, **RETURNING},
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", *arguments, str(answer)],
+                input=json.dumps(request),
+                text=True,
+                env={**os.environ, **RETURNING},
+                timeout=timeout,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise ChildTooSlow(f"the process did not end within {timeout:.0f} s") from None
         if answer.is_file():
             return read_json(answer)
     raise ChildKilled(done.returncode, done.returncode == -9 and oom_kills() > kills)

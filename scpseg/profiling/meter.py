@@ -21,6 +21,8 @@ FIGURES = (
 )
 """What a workload that ended well adds to its reading."""
 CHANNELS = ("rss", "nvml_process", "nvml_above_context", "nvml_device", "torch_allocated", "torch_reserved")
+HEADLINES = ("rss", "nvml_process", "torch_reserved")
+"""Whose figure is shown: the first that was measured."""
 TIMELINE_POINTS = 200
 TimedSamples = list[tuple[float, Sample]]
 

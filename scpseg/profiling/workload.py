@@ -65,8 +65,13 @@ def measure(make: Callable[[], Method], workload: Workload, device: torch.device
         `unavailable` reasons, `seconds_per_image` (median), `megapixels_per_second`, `parameters`, `windows` and
         `multiply_adds` of one image, timeline and sampling facts.
     """
+    return guarded(meter, lambda: _measure(make, workload, device, meter))
+
+
+def guarded(meter: Meter, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The figures of `work`, or those of a workload that did not fit; the meter is closed."""
     try:
-        return {"status": "ok", "reason": None, "limit": None, **_measure(make, workload, device, meter)}
+        return {"status": "ok", "reason": None, "limit": None, **work()}
     except (RuntimeError, MemoryError) as error:
         if not is_oom(error):
             raise
@@ -108,7 +113,7 @@ def _measure(make: Callable[[], Method], workload: Workload, device: torch.devic
     }
 
 
-def timed(once: Callable[[], None], repeats: int) -> float:
+def timed(once: Callable[[], object], repeats: int) -> float:
     """Median seconds of `repeats` runs; every run ends with its labels in host memory, so nothing is pending."""
     seconds = []
     for _ in range(repeats):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -11,6 +12,7 @@ from scpseg.data.specs import Spec, spec_of
 from scpseg.reporting.collect import SEPARATOR
 from scpseg.reporting.figures import drawable
 from scpseg.reporting.published import published_row, title_of
+from scpseg.reporting.reference import reference_section
 from scpseg.reporting.sections import environments, guide, settings, sources
 from scpseg.reporting.summary import Line, records
 from scpseg.reporting.tables import (
@@ -33,7 +35,11 @@ RANDOM = "> **Random weights.** {who} started training from random weights, not 
 
 
 def render(
-    frame: pd.DataFrame, lines: Sequence[Line], figures: dict[str, str], examples: dict[str, tuple[str, str]]
+    frame: pd.DataFrame,
+    lines: Sequence[Line],
+    figures: dict[str, str],
+    examples: dict[str, tuple[str, str]],
+    reference: Path = Path("results/reference"),
 ) -> str:
     """The page as Markdown.
 
@@ -42,6 +48,10 @@ def render(
         lines: of `summarise`.
         figures: benchmark or 'overview' -> path of the picture as seen from the page, without its ending.
         examples: benchmark -> (path of the picture of labels as seen from the page, its caption).
+        reference: folder of the committed reference tables; it need not be there.
+
+    Raises:
+        UserError: a reference table is damaged.
     """
     rows = records(frame)
     benchmarks = list(dict.fromkeys(line.benchmark for line in lines))
@@ -55,7 +65,7 @@ def render(
     for name in benchmarks:
         mine = [line for line in lines if line.benchmark == name]
         parts.append(_benchmark([row for row in rows if row["benchmark"] == name], mine, figures, examples))
-    parts += [guide(lines), settings(rows), environments(rows), sources(benchmarks)]
+    parts += [reference_section(reference), guide(lines), settings(rows), environments(rows), sources(benchmarks)]
     return "\n".join(parts)
 
 

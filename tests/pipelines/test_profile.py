@@ -11,7 +11,7 @@ from pipelines import profile
 from scpseg.data.specs import SPECS
 from scpseg.errors import UserError
 from scpseg.params import Params
-from scpseg.profiling.fresh import ChildKilled
+from scpseg.profiling.fresh import ChildKilled, ChildTooSlow
 from scpseg.profiling.meter import CHANNELS, FIGURES, without_figures
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +28,7 @@ def answering(monkeypatch: pytest.MonkeyPatch, answer: dict[str, Any]) -> list[d
     """Let the fresh process answer so; returns the requests that it got."""
     requests: list[dict[str, Any]] = []
 
-    def run_fresh(arguments: list[str], request: dict[str, Any]) -> dict[str, Any]:
+    def run_fresh(arguments: list[str], request: dict[str, Any], timeout: float | None) -> dict[str, Any]:
         requests.append(request)
         return answer
 
@@ -68,7 +68,7 @@ def test_a_failure_is_on_file_and_ends_the_stage(workspace: Path, monkeypatch: p
 def test_running_out_of_memory_is_a_result(
     workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def killed(arguments: list[str], request: dict[str, Any]) -> None:
+    def killed(arguments: list[str], request: dict[str, Any], timeout: float | None) -> None:
         raise ChildKilled(-9, oom=True)
 
     monkeypatch.setattr(profile, "run_fresh", killed)
@@ -123,3 +123,29 @@ def test_whole_stage(workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert set(record["memory"]) == set(CHANNELS) and set(FIGURES) <= set(record)
     assert all(len(point) == 2 for point in record["timeline"]) and len(record["timeline"]) <= 200
     assert "peak" in capsys.readouterr().out
+
+
+def test_a_training_step_takes_more_than_inference(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both on the CPU with the tiny encoder, in real fresh processes, one window at a time."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    params = with_values(Params.load(), "segmenter", encoder="tu-test_resnet.r160_in1k")
+    params = with_values(with_values(params, "profile", size=128, repeats=1), "machine", device="cpu", threads=1)
+    params = with_values(params, "inria", patch=128, batch=2)
+    request = profile.request_of(params, "inria", "patch")
+    inference = profile.record_of(request, profile.ask(request))
+    request = profile.step_request_of(params, "inria", "patch")
+    training = profile.record_of(request, profile.ask(request))
+    assert inference["status"] == training["status"] == "ok"
+    assert (training["workload"], training["batch"], training["phase"]) == ("training step", 2, "all")
+    assert set(inference) <= set(training)
+    # Gradients and momentum of every parameter alone are two more copies of the weights.
+    more = training["memory"]["rss"] - inference["memory"]["rss"]
+    assert more > 2 * 4 * training["parameters"]
+    assert training["multiply_adds"] > 2 * 2 * inference["multiply_adds"]
+    for key in ("seconds_per_step", "megapixels_per_second", "windows", "image_bytes"):
+        assert 0 < training[key] < float("inf")
+
+
+def test_a_child_that_takes_too_long(workspace: Path) -> None:
+    with pytest.raises(ChildTooSlow):
+        profile.ask(profile.request_of(Params.load(), "inria", "patch"), timeout=0.05)
