@@ -90,8 +90,9 @@ def short(table: Table) -> str:
     lines = [("workload", "method", "benchmark", "peak MiB", "allocated MiB", "seconds", "remark")]
     for row in table.rows.values():
         peaks = [row[name] for name in HEADLINES[1:] if row[name] is not None]
+        phase = f"phase {row['phase']}" if row["phase"] not in (None, "all") else ""
         taken = row["seconds_per_image"] or row["seconds_per_step"]
-        remark = f"{row['status']}: {row['reason']}" if row["status"] != "ok" else row["phase"] or ""
+        remark = f"{row['status']}: {row['reason']}" if row["status"] != "ok" else phase
         if row["same_as"]:
             remark = f"{remark} (measured on {row['same_as']})".strip()
         lines.append(

@@ -31,7 +31,7 @@ def build_report(results: Path, reports: Path, suite: SuiteParams, available: bo
     drawn: set[Path] = set()
     figures = _figures(frame, lines, reports, drawn)
     examples = _examples(results, frame, reports, drawn)
-    write_text(reports / "README.md", render(frame, lines, figures, examples))
+    write_text(reports / "README.md", render(frame, lines, figures, examples, results / "reference"))
     for folder in (reports / "figures", reports / "examples"):
         # Pictures of benchmarks that have left the suite would pass for current ones.
         for old in {*folder.glob("*.png"), *folder.glob("*.svg")} - drawn:

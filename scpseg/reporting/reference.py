@@ -17,8 +17,9 @@ NONE = (
 )
 ABOUT = (
     "Measured by `make gpu` (`profiles/paper.yaml` unless another file was named): inference on one image, and one "
-    "training step at the benchmark's batch, random weights and pixels. Memory is the peak of "
-    "the process as NVML reports it / reserved by torch / allocated by torch, in MiB; no figure of another meter or machine stands beside it."
+    "training step at the benchmark's batch, random weights and pixels. Memory is the peak of the process as NVML "
+    "reports it / reserved by torch / allocated by torch, in MiB; no figure of another meter or machine stands beside "
+    "it."
 )
 INFERENCE, TRAINING = "inference", "training step"
 USED = (
@@ -60,8 +61,8 @@ def reference_section(folder: Path) -> str:
 def _read(path: Path) -> list[Row]:
     with path.open(encoding="utf-8", newline="") as stream:
         reader = csv.DictReader(stream)
-        rows = list(reader)
-    missing = [name for name in USED if name not in (reader.fieldnames or [])]
+        rows, columns = list(reader), reader.fieldnames or []
+    missing = [name for name in USED if name not in columns]
     if missing or not rows:
         problem = f"has no column {missing[0]}" if missing else "has no rows"
         place = "/".join(path.parts[-3:])

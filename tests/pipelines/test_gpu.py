@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import yaml
 
 from pipelines import gpu, profile
 from scpseg.data.specs import SPECS
@@ -121,7 +123,7 @@ def test_whole_table(tmp_path: Path, asked: list[Record], capsys: pytest.Capture
     facts = json.loads((tmp_path / "invented-gpu-80gb/fingerprint.json").read_text())
     assert facts == {**FACTS, "parameters": "paper.yaml"}
     last = capsys.readouterr().out.splitlines()[-33:]
-    assert last[0].split() == "workload method benchmark peak MiB allocated MiB seconds remark".split()
+    assert " ".join(last[0].split()) == "workload method benchmark peak MiB allocated MiB seconds remark"
     assert last[1].split() == ["inference", "scpseg", "deepglobe", "2448", "1224", "1.500"]
     before = (tmp_path / "invented-gpu-80gb/profile.csv").read_bytes()
     gpu.work(PAPER, tmp_path, 100.0)
@@ -181,3 +183,26 @@ def test_interrupted(
         gpu.work(PAPER, tmp_path, 100.0)
     assert caught.value.code == 130 and "what was measured is in" in capsys.readouterr().err
     assert [row["status"] for row in written(tmp_path)] == ["ok"] * 8 + ["not measured"] * 24
+
+
+@pytest.mark.gpu
+def test_one_cell_of_each_kind_on_a_real_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A miniature of the whole command; what torch reserved is what NVML counts above the context."""
+    if not torch.cuda.is_available():
+        pytest.skip("no NVIDIA GPU here")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    params = Params.load(PAPER)
+    values = {**params.values, "profile": {"size": 512, "repeats": 1}}
+    values["suite"] = {**values["suite"], "benchmarks": ["blu"], "baselines": ["patch"]}
+    file = tmp_path / "small.yaml"
+    file.write_text(yaml.safe_dump(values))
+    gpu.work(file, tmp_path, 300.0)
+    (table,) = tmp_path.glob("*/profile.csv")
+    with table.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["status"] for row in rows] == ["ok"] * 4 and {row["backend"] for row in rows} == {"nvml"}
+    for row in rows:
+        reserved = int(row["torch_reserved"])
+        assert 0 < int(row["torch_allocated"]) <= reserved
+        if row["nvml_above_context"]:
+            assert abs(int(row["nvml_above_context"]) - reserved) <= max(0.05 * reserved, 32 * 2**20)

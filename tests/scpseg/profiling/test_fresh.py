@@ -1,17 +1,20 @@
 import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from scpseg.profiling import fresh
-from scpseg.profiling.fresh import ChildKilled, allocator, memory_limit, oom_kills, run_fresh
+from scpseg.profiling.fresh import ChildKilled, ChildTooSlow, allocator, memory_limit, oom_kills, run_fresh
 
 CHILD = """
-import json, os, signal, sys
+import json, os, signal, sys, time
 request = json.load(sys.stdin)
 if request == "die":
     os.kill(os.getpid(), signal.SIGKILL)
+if request == "sleep":
+    time.sleep(60)
 if request == "quit":
     sys.exit(3)
 with open(sys.argv[1], "w") as stream:
@@ -46,6 +49,14 @@ def test_a_killed_child(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_child_without_an_answer() -> None:
     with pytest.raises(ChildKilled, match="exit status 3"):
         run_fresh(["lonely_child"], "quit")
+
+
+def test_a_child_whose_time_is_up() -> None:
+    start = time.monotonic()
+    with pytest.raises(ChildTooSlow, match="did not end within"):
+        run_fresh(["lonely_child"], "sleep", timeout=0.5)
+    assert time.monotonic() - start < 30
+    assert run_fresh(["lonely_child"], "quick", timeout=60)["request"] == "quick"
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads Linux's /proc")
