@@ -71,7 +71,7 @@ def test_the_report_is_written_and_names_what_it_is(project: Path) -> None:
     assert (table["status"] == "ok").all()
     assert table["mean_iou"].between(0, 1).all()
     page = (project / "reports/README.md").read_text()
-    assert "synthetic" in page.splitlines()[0]
+    assert "ynthetic" in page.splitlines()[0]
     for target in re.findall(r"\]\(([^)#]+)\)", page):
         assert target.startswith("http") or (project / "reports" / target).exists(), target
     for path in (project / "reports").rglob("*"):

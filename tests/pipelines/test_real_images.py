@@ -54,7 +54,7 @@ def walk(params: Params) -> list[dict[str, Any]]:
 
 SHORT = {
     "segmenter": TINY,
-    "train": {"iterations": 2, "log_every": 1},
+    "train": {"iterations": 4, "log_every": 1},
     "deepglobe": {"patch": 128, "batch": 2},
 }
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 
+from scpseg.contract import Weights
 from scpseg.errors import UserError
 from scpseg.params import Params, SegmenterParams
 from scpseg.segmenters.base import normalise
@@ -52,7 +53,7 @@ def test_attributes_tell_the_truth(name: str, encoder: str, stride: int) -> None
     assert segmenter.feature_stride == feature_stride(name)
     assert segmenter.classify(features, (50, 60)).shape == (1, 5, 50, 60)
     assert segmenter(torch.randn(2, 3, 64, 96)).shape == (2, 5, 64, 96)
-    assert segmenter.weights == ("random", "")
+    assert segmenter.weights == Weights("random")
 
 
 @pytest.mark.parametrize("name", NAMES)
