@@ -115,8 +115,9 @@ def _metrics_columns(found: dict[str, Any] | None) -> dict[str, Any]:
     row.update({name: found[name] for name in RUN_FIELDS})
     row.update({name: scores[name] for name in ("mean_iou", "mean_f1", "accuracy")})
     row.update(_flat("iou", scores["iou"]) | _flat("f1", scores["f1"]))
-    for part in ("model", "segmenter", "environment", "evaluation_environment", "inference"):
+    for part in ("model", "environment", "evaluation_environment", "inference"):
         row.update(_flat(part, found[part]))
+    row.update(_flat("segmenter", _segmenter(found["segmenter"], found["model"])))
     row.update(_flat("training", training))
     row["absent"] = "; ".join(scores["absent"])
     row["warnings"] = SEPARATOR.join(found["warnings"])
@@ -153,10 +154,18 @@ def _profile_columns(found: dict[str, Any] | None) -> dict[str, Any]:
     model, segmenter, environment = rest.pop("model") or {}, rest.pop("segmenter"), rest.pop("environment", {})
     row.update(_flat("profile_environment", environment))
     # A run's own model and segmenter replace the first two; they stand for runs that are missing.
-    row.update(_flat("model", model) | _flat("segmenter", segmenter) | _flat("profile_model", model))
+    row.update(_flat("segmenter", _segmenter(segmenter, model)))
+    row.update(_flat("model", model) | _flat("profile_model", model))
     # How it was measured.
     row.update(_flat("profile", rest))
     return row
+
+
+def _segmenter(asked: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
+    """What a row says of its segmenter: a method that describes an encoder of its own does not use the common one."""
+    if "encoder" not in model:
+        return asked
+    return {**asked, "name": "own", "encoder": model["encoder"], "output_stride": None}
 
 
 def _read(path: Path, identity: dict[str, Any], available: bool) -> dict[str, Any] | None:

@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 
 from scpseg.errors import UserError
-from scpseg.reporting.collect import collect
+from scpseg.reporting.collect import _segmenter, collect
+
+
+def test_a_method_with_an_encoder_of_its_own_does_not_claim_the_segmenter() -> None:
+    asked = {"name": "fcn8s", "encoder": "resnet18", "output_stride": 8, "weights": "imagenet"}
+    assert _segmenter(asked, {"patch": 64}) == asked
+    own = _segmenter(asked, {"encoder": "resnet50"})
+    assert own == {"name": "own", "encoder": "resnet50", "output_stride": None, "weights": "imagenet"}
 
 
 def test_rows_are_the_declared_matrix_and_stale_folders_are_ignored(tmp_path: Path, invented: Any, suite: Any) -> None:
