@@ -11,7 +11,6 @@ from typing import Annotated, Any
 from torch import Tensor
 
 from scpseg.contract import ImageViews, Labels, Method, Needs, Setting, Views
-from scpseg.losses import cross_entropy
 from scpseg.params import Params
 from scpseg.places import enlarge
 from scpseg.segmenters.base import Segmenter, normalise
@@ -52,9 +51,10 @@ class Downscale(Method):
         return enlarge(state, views.place, self.needs.patch)
 
     def losses(self, views: Views, labels: Labels, progress: float) -> dict[str, Tensor]:
-        """Cross-entropy on whole overviews; the windows that come with them only choose the images."""
+        """Those of the segmenter on whole overviews; the windows that come with them only choose the images."""
         assert views.overview is not None and labels.overview is not None
-        return {"ce": cross_entropy(self.segmenter(normalise(views.overview)), labels.overview)}
+        encoded = self.segmenter.encode(normalise(views.overview))
+        return self.segmenter.losses(encoded, self.segmenter.decode(encoded), labels.overview, progress)
 
 
 def check(params: Params, benchmark: str) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor
 
 from scpseg.contract import Labels, Method, Needs, Setting, Views
-from scpseg.losses import cross_entropy
 from scpseg.params import Params
 from scpseg.segmenters.base import Segmenter, normalise
 from scpseg.segmenters.build import build_segmenter, check_segmenter
@@ -38,8 +37,9 @@ class Patch(Method):
         return logits
 
     def losses(self, views: Views, labels: Labels, progress: float) -> dict[str, Tensor]:
-        """Cross-entropy on the patch."""
-        return {"ce": cross_entropy(self(views), labels.context)}
+        """Those of the segmenter on the patch."""
+        encoded = self.segmenter.encode(normalise(views.context))
+        return self.segmenter.losses(encoded, self.segmenter.decode(encoded), labels.context, progress)
 
 
 def check(params: Params, benchmark: str) -> None:

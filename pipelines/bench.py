@@ -84,7 +84,7 @@ def build(patch: int) -> Method:
         "srd": {"weight": 0.5},
         "lfa": {"weight": 0.5, "window": 7, "stride": "k", "detach": True},
     }
-    segmenter = SegmenterParams("deeplabv3plus", "resnet18", 8, "random")
+    segmenter = SegmenterParams("deeplabv3plus", "resnet18", 8, "random", True)
     return scpseg.build(Setting(7, patch, segmenter, Params(sections, Path("params.yaml"))))
 
 

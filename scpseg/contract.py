@@ -157,10 +157,14 @@ class Weights:
 
 
 class Method(nn.Module, ABC):
-    """A network with its losses. Subclasses set `needs` and `weights` on construction."""
+    """A network with its losses. Subclasses set `needs` and `weights` on construction.
+
+    A method, and any module inside it, may name children that only training uses in `training_parts`.
+    """
 
     needs: Needs
     weights: Weights
+    training_parts: tuple[str, ...] = ()
 
     @abstractmethod
     def forward(self, views: Views, state: Any = None) -> Tensor:
@@ -185,10 +189,6 @@ class Method(nn.Module, ABC):
         """
         return None
 
-    def test_modules(self) -> tuple[str, ...] | None:
-        """Names of the child modules that `forward` uses; None = all. The rest is dropped for testing."""
-        return None
-
     def describe(self) -> dict[str, str | int | float | bool | None]:
         """Effective sizes and settings, flat, for the result row; a method adds its own."""
         return {"patch": self.needs.patch, "context": self.needs.context, "overview": self.needs.overview}
@@ -205,9 +205,8 @@ class Setting:
 
 
 def drop_training_parts(method: Method) -> Method:
-    """Remove, in place, the child modules that only training uses, and return the method in evaluation mode."""
-    keep = method.test_modules()
-    if keep is not None:
-        for name in [child for child, _ in method.named_children() if child not in keep]:
-            setattr(method, name, None)
+    """Remove, in place, the modules that only training uses, and return the method in evaluation mode."""
+    for module in list(method.modules()):
+        for name in getattr(module, "training_parts", ()):
+            setattr(module, name, None)
     return method.eval()

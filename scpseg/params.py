@@ -50,12 +50,13 @@ class MirrorParams:
 
 @dataclass(frozen=True)
 class SegmenterParams:
-    """The base segmenter; `weights` is 'imagenet' or 'random'."""
+    """The base segmenter; `weights` is 'imagenet' or 'random', `auxiliary` = with its published extra losses."""
 
     name: str
     encoder: str
     output_stride: Literal[8, 16, 32]
     weights: Literal["imagenet", "random"]
+    auxiliary: bool
 
 
 @dataclass(frozen=True)

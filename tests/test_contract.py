@@ -26,6 +26,7 @@ def params(batch: int = 2) -> Params:
         "encoder": "tu-test_resnet.r160_in1k",
         "output_stride": 8,
         "weights": "random",
+        "auxiliary": True,
     }
     return Params(values, Path("params.yaml"))
 
@@ -205,12 +206,14 @@ class TestContract:
 
     def test_testing_needs_no_training_part(self, name: str) -> None:
         method = make(name)
-        keep = method.test_modules()
-        children = {child for child, _ in method.named_children()}
-        assert keep is None or set(keep) <= children
-        left = {child for child, module in drop_training_parts(method).named_children() if module is not None}
-        assert left == (children if keep is None else set(keep))
+        views, _ = batch_for(method)
+        before = logits_of(method.eval(), views)
+        for module in method.modules():
+            assert all(hasattr(module, part) for part in getattr(module, "training_parts", ()))
+        for module in drop_training_parts(method).modules():
+            assert all(getattr(module, part) is None for part in getattr(module, "training_parts", ()))
         assert not method.training
+        assert torch.equal(logits_of(method, views), before)
 
     def test_phases_share_the_training(self, name: str) -> None:
         method = make(name)

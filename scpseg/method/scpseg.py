@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
+from scpseg import IGNORE_INDEX
 from scpseg.contract import Labels, Method, Needs, Setting, Views
-from scpseg.losses import cross_entropy
 from scpseg.method.csm import CSMParams, Sizes, centre, patch_of, sizes, squeeze, squeeze_labels
 from scpseg.method.lfa import LFAParams, alignment
 from scpseg.method.srd import SRDParams, SuperResolutionDecoder
@@ -21,6 +21,8 @@ SECTIONS: dict[str, type] = {"csm": CSMParams, "srd": SRDParams, "lfa": LFAParam
 
 class SCPSeg(Method):
     """One segmenter on squeezed windows; at test time it needs no more memory than on plain patches."""
+
+    training_parts = ("srd",)
 
     def __init__(self, segmenter: Segmenter, sizes: Sizes, csm: CSMParams, srd: SRDParams, lfa: LFAParams) -> None:
         """Keep the segmenter; the super-resolution decoder is built only where its loss has a weight."""
@@ -40,15 +42,14 @@ class SCPSeg(Method):
         return F.interpolate(centre(logits, self.sizes), size=size, mode="bilinear", align_corners=False)
 
     def losses(self, views: Views, labels: Labels, progress: float) -> dict[str, Tensor]:
-        """Weighted: 'ce' on the squeezed window, 'srd' and 'lfa' where their weight is not 0."""
+        """Weighted: the segmenter's own on the squeezed window, 'srd' and 'lfa' where their weight is not 0."""
         window = normalise(squeeze(views.context, self.sizes, self.csm.kernel))
         encoded = self.segmenter.encode(window)
         features = self.segmenter.decode(encoded)
-        logits = self.segmenter.classify(features, (self.sizes.patch, self.sizes.patch))
         target = squeeze_labels(labels.context, self.sizes)
         if self.csm.supervise == "centre":
-            logits, target = centre(logits, self.sizes), centre(target, self.sizes)
-        losses = {"ce": cross_entropy(logits, target)}
+            target = F.pad(centre(target, self.sizes), [self.sizes.frame] * 4, value=IGNORE_INDEX)
+        losses = self.segmenter.losses(encoded, features, target, progress)
         if self.srd is None:
             return losses
         detail = self.srd.features(self.segmenter.deep(encoded), self.segmenter.low(encoded), self.sizes)
@@ -57,10 +58,6 @@ class SCPSeg(Method):
         if self.lfa.weight:
             losses["lfa"] = self.lfa.weight * alignment(centre(features, self.sizes), detail, self.lfa)
         return losses
-
-    def test_modules(self) -> tuple[str, ...]:
-        """Everything else is there for training."""
-        return ("segmenter",)
 
     def describe(self) -> dict[str, str | int | float | bool | None]:
         """Effective sizes and the settings of the three parts."""

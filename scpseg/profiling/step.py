@@ -22,11 +22,10 @@ from scpseg.profiling.cost import parameters
 from scpseg.profiling.fresh import usual_allocator
 from scpseg.profiling.meter import Meter
 from scpseg.profiling.workload import guarded, timed
-from scpseg.training.phases import enter, optimizer, shared
+from scpseg.training.phases import shared
+from scpseg.training.step import Portion, Stepper
 
 PHASE_FACTS = ("phase", "phases", "unit", "optimizer")
-Portion = tuple[Views, Labels, float]
-"""What reaches the losses at once, and its weight in the mean."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def _measure(
     for phase in phases[: workload.phase + 1]:
         facts |= {"phase": phase.name, "unit": phase.unit}
         step = TrainingStep(method, phase, workload, train, device)
-        facts["optimizer"] = type(step.optimizer).__name__
+        facts["optimizer"] = type(step.stepper.optimizer).__name__
         step()
     meter.rest()
     meter.begin()
@@ -102,10 +101,10 @@ def _measure(
 
 
 class TrainingStep:
-    """Forward, losses, backward and optimiser of one phase, as in `scpseg.training.loop`, always on the same windows.
+    """A step of one phase, by the same code as in training, always on the same windows.
 
     Attributes:
-        optimizer: of the phase's recipe, or of the one that all methods share.
+        stepper: takes the step, by the phase's recipe or the one that all methods share.
         portions: what a step trains on, in host memory.
     """
 
@@ -114,31 +113,17 @@ class TrainingStep:
     ) -> None:
         """Let `method` enter the phase."""
         recipe = phase.recipe or shared(train, workload.batch if phase.unit == "window" else 1)
-        self.method, self.phase, self.device = method, phase, device
-        self.kind = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(train.precision)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=train.precision == "fp16")
-        self.moving = enter(method, phase)
-        self.optimizer = optimizer(recipe, self.moving)
+        self.device = device
+        self.stepper = Stepper(method, train, device)
+        self.stepper.begin(phase, recipe)
         self.portions = _portions(method, phase, workload, recipe.batch)
 
     def __call__(self) -> Tensor:
         """One step, ended on the device too; its mean loss, a scalar."""
-        self.optimizer.zero_grad(set_to_none=True)
-        mean = torch.zeros((), device=self.device)
-        for views, labels, weight in self.portions:
-            with torch.autocast(self.device.type, dtype=self.kind, enabled=self.kind is not None):
-                losses = self.method.losses(views.to(self.device), labels.to(self.device), 0.0)
-            total = torch.stack([loss.float() for loss in losses.values()]).sum()
-            self.scaler.scale(total * weight).backward()  # type: ignore[no-untyped-call]
-            mean += weight * total.detach()
-        if self.phase.clip:
-            self.scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(self.moving, self.phase.clip)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        total = self.stepper(self.portions, 0.0)["total"]
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        return mean
+        return total
 
     def nbytes(self) -> int:
         """Bytes of the windows and labels in host memory."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scpseg.contract import Weights
+from scpseg.losses import cross_entropy
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -27,6 +28,7 @@ class Segmenter(nn.Module, ABC):
         low_stride: of the low-level map that a second decoder may use.
         low_channels: of that map.
         weights: what the encoder started from.
+        training_parts: names of children that only training uses, such as an auxiliary head; None when testing.
     """
 
     encoder: nn.Module
@@ -38,6 +40,7 @@ class Segmenter(nn.Module, ABC):
     low_stride: int
     low_channels: int
     weights: Weights
+    training_parts: tuple[str, ...] = ()
 
     def encode(self, images: Tensor) -> list[Tensor]:
         """Feature maps of normalised images (B, 3, H, W); H and W are multiples of `deep_stride`."""
@@ -59,6 +62,26 @@ class Segmenter(nn.Module, ABC):
     def low(self, encoded: list[Tensor]) -> Tensor:
         """The low-level map, (B, low_channels, H / low_stride, W / low_stride)."""
         return encoded[2]
+
+    def losses(self, encoded: list[Tensor], features: Tensor, target: Tensor, progress: float) -> dict[str, Tensor]:
+        """What training minimises: 'ce', plain cross-entropy for every segmenter [paper], and auxiliary losses.
+
+        Args:
+            encoded: from `encode`.
+            features: from `decode`.
+            target: (B, H, W) uint8 training ids at the size of the images, 255 = ignore.
+            progress: 0..1 of the training's phase.
+        """
+        height, width = target.shape[-2:]
+        logits = self.classify(features, (height, width))
+        main = cross_entropy(logits, target)
+        return {"ce": main, **self.auxiliary(encoded, features, logits, target, progress)}
+
+    def auxiliary(
+        self, encoded: list[Tensor], features: Tensor, logits: Tensor, target: Tensor, progress: float
+    ) -> dict[str, Tensor]:
+        """Weighted losses by name beside the main one, where the published segmenter has any; `logits` (B, K, H, W)."""
+        return {}
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K, H, W) of normalised images (B, 3, H, W)."""

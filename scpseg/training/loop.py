@@ -22,7 +22,8 @@ from scpseg.params import TrainParams
 from scpseg.progress import progress
 from scpseg.training import checkpoint
 from scpseg.training.interrupt import deferred_interrupt
-from scpseg.training.phases import enter, factor, lengths, optimizer, shared
+from scpseg.training.phases import factor, lengths, shared
+from scpseg.training.step import Portion, Stepper
 
 CHECKPOINT_SECONDS = 60.0
 
@@ -89,8 +90,7 @@ class _Run:
         self.step = 0
         self.seconds = 0.0
         self.history: list[dict[str, Any]] = []
-        self.scaler = torch.amp.GradScaler(device.type, enabled=params.precision == "fp16")
-        self.optimizer: torch.optim.Optimizer | None = None
+        self.stepper = Stepper(method, params, device)
         self.pending: dict[str, Tensor] = {}
         self.plan: list[_Stretch] = []
         phases, last = method.phases(), 0
@@ -105,7 +105,7 @@ class _Run:
             method.load_state_dict(self.resumed["method"])
             self.step, self.history = self.resumed["step"], self.resumed["history"]
             self.seconds, self.pending = self.resumed["seconds"], self.resumed["pending"]
-            self.scaler.load_state_dict(self.resumed["scaler"])
+            self.stepper.scaler.load_state_dict(self.resumed["scaler"])
             print(f"resuming at iteration {self.step} of {self.iterations}", flush=True)
 
     def finish(self, interrupted: Callable[[], bool]) -> None:
@@ -132,11 +132,11 @@ class _Run:
                 yield from loader(ImageDataset(windows), max(self.step, stretch.first), stretch.last, self.workers, pin)
 
     def _begin(self, stretch: _Stretch) -> None:
-        moving = enter(self.method, stretch.phase, fresh=self.step == stretch.first)
-        self.optimizer = optimizer(stretch.recipe, moving)
+        self.stepper.begin(stretch.phase, stretch.recipe, fresh=self.step == stretch.first)
         # A checkpoint taken after the last step of a phase holds that phase's optimiser: of no use to the next one.
         if self.resumed and self.step > stretch.first:
-            self.optimizer.load_state_dict(self.resumed["optimizer"])
+            assert self.stepper.optimizer is not None
+            self.stepper.optimizer.load_state_dict(self.resumed["optimizer"])
         self.resumed = None
 
     def _run(
@@ -145,7 +145,7 @@ class _Run:
         steps: Iterator[list[tuple[Views, Labels]]],
         interrupted: Callable[[], bool],
     ) -> None:
-        assert self.optimizer is not None
+        assert self.stepper.optimizer is not None
         saved = time.monotonic()
         length = stretch.last - stretch.first
         while self.step < stretch.last:
@@ -153,10 +153,10 @@ class _Run:
             batches = next(steps)
             done = self.step - stretch.first
             rate = stretch.recipe.learning_rate * factor(stretch.recipe, done, length)
-            for group in self.optimizer.param_groups:
+            for group in self.stepper.optimizer.param_groups:
                 group["lr"] = rate
             torch.manual_seed(self.dataset.seed * 1_000_003 + self.step)
-            self._update(stretch.phase, batches, done / length)
+            self._note(self.stepper(_portions(batches, stretch.phase.windows), done / length))
             self.step += 1
             if self.step % self.params.log_every == 0 or self.step == stretch.last:
                 self._log(stretch.phase.name, rate)
@@ -169,28 +169,9 @@ class _Run:
                 self.save()
                 saved = now
 
-    def _update(self, phase: Phase, batches: list[tuple[Views, Labels]], share: float) -> None:
-        assert self.optimizer is not None
-        kind = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(self.params.precision)
-        self.optimizer.zero_grad(set_to_none=True)
-        for views, labels, weight in _portions(batches, phase.windows):
-            with torch.autocast(self.device.type, dtype=kind, enabled=kind is not None):
-                losses = self.method.losses(views.to(self.device), labels.to(self.device), share)
-            total = torch.stack([loss.float() for loss in losses.values()]).sum()
-            self.scaler.scale(total * weight).backward()  # type: ignore[no-untyped-call]
-            self._note({"total": total, **losses}, weight)
-        if phase.clip:
-            self.scaler.unscale_(self.optimizer)
-            moving = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-            torch.nn.utils.clip_grad_norm_(moving, phase.clip)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self._note({"steps": torch.ones((), device=self.device)}, 1.0)
-
-    def _note(self, values: dict[str, Tensor], weight: float) -> None:
-        for key, value in values.items():
-            before = self.pending.get(key, torch.zeros((), device=self.device))
-            self.pending[key] = before + weight * value.detach().float()
+    def _note(self, means: dict[str, Tensor]) -> None:
+        for key, value in {**means, "steps": torch.ones((), device=self.device)}.items():
+            self.pending[key] = self.pending[key] + value if key in self.pending else value
 
     def _log(self, phase: str, rate: float) -> None:
         sums = {key: float(value) for key, value in self.pending.items()}
@@ -205,12 +186,12 @@ class _Run:
 
     def save(self) -> None:
         """Write a checkpoint to resume from."""
-        if self.optimizer is None:
+        if self.stepper.optimizer is None:
             return
         state = {
             "method": self.method.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            "optimizer": self.stepper.optimizer.state_dict(),
+            "scaler": self.stepper.scaler.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
             "history": self.history,
@@ -219,7 +200,7 @@ class _Run:
         checkpoint.save(self.folder, state)
 
 
-def _portions(batches: list[tuple[Views, Labels]], windows: int | None) -> Iterator[tuple[Views, Labels, float]]:
+def _portions(batches: list[tuple[Views, Labels]], windows: int | None) -> Iterator[Portion]:
     """Each batch in portions of at most `windows`, with its weight in the mean over windows, then over batches."""
     for views, labels in batches:
         count = len(views.place)

@@ -21,7 +21,7 @@ CLASSES = 4
 
 def make(name: str = "deeplabv3plus") -> Downscale:
     torch.manual_seed(0)
-    segmenter = build_segmenter(SegmenterParams(name, "tu-test_resnet.r160_in1k", 8, "random"), CLASSES)
+    segmenter = build_segmenter(SegmenterParams(name, "tu-test_resnet.r160_in1k", 8, "random", True), CLASSES)
     return Downscale(segmenter, 64, 48)
 
 

@@ -40,7 +40,7 @@ def one_thread() -> Iterator[None]:
 
 
 def settings(encoder: str = ENCODER) -> SegmenterParams:
-    return SegmenterParams("deeplabv3plus", encoder, 8, "random")
+    return SegmenterParams("deeplabv3plus", encoder, 8, "random", True)
 
 
 def make(direction: str = "to_local", recipe: str = "suite", windows: int = 4, overview: int = SIDE) -> GLNet:

@@ -23,6 +23,7 @@ def params(**inria: Any) -> Params:
         "encoder": "tu-test_resnet.r160_in1k",
         "output_stride": 8,
         "weights": "random",
+        "auxiliary": True,
     }
     values["inria"] |= {"patch": 64, "batch": 2} | inria
     return Params(values, Path("params.yaml"))

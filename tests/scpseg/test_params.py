@@ -62,7 +62,7 @@ def test_lists_unions_and_literals() -> None:
     assert build(ProfileParams, {"size": "real", "repeats": 1}, "profile").size == "real"
     assert build(ProfileParams, {"size": 512, "repeats": 1}, "profile").size == 512
     assert "at least 64" in sentence(ProfileParams, {"size": 5, "repeats": 1}, "profile")
-    segmenter = {"name": "x", "encoder": "y", "output_stride": 12, "weights": "random"}
+    segmenter = {"name": "x", "encoder": "y", "output_stride": 12, "weights": "random", "auxiliary": True}
     assert "the nearest is 8" in sentence(SegmenterParams, segmenter, "segmenter")
 
 

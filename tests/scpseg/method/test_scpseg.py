@@ -23,7 +23,13 @@ VALUES = yaml.safe_load((Path(__file__).parents[3] / "params.yaml").read_text(en
 def params(**changes: Any) -> Params:
     """`section__key=value` over the paper's settings on 64 pixel patches."""
     values = copy.deepcopy(VALUES)
-    values["segmenter"] = {"name": "deeplabv3plus", "encoder": TINY, "output_stride": 8, "weights": "random"}
+    values["segmenter"] = {
+        "name": "deeplabv3plus",
+        "encoder": TINY,
+        "output_stride": 8,
+        "weights": "random",
+        "auxiliary": True,
+    }
     values["csm"] = {"ratio": 0.75, "context": 2.0, "kernel": "antialias", "supervise": "frame"}
     values["srd"] = {"weight": 0.5}
     values["lfa"] = {"weight": 0.5, "window": 5, "stride": "k", "detach": True}

@@ -43,15 +43,14 @@ class Watching:
 
 
 class Small(Method):
+    training_parts = ("teacher",)
+
     def __init__(self, error: Exception | None = None) -> None:
         super().__init__()
         self.needs = Needs(patch=32, context=32)
         self.head, self.teacher = nn.Conv2d(3, 2, 1), nn.Linear(100, 100)
         self.error = error
         self.done = 0
-
-    def test_modules(self) -> tuple[str, ...]:
-        return ("head",)
 
     def forward(self, views: Views, state: Any = None) -> Tensor:
         assert not self.training

@@ -20,7 +20,13 @@ VALUES = yaml.safe_load((Path(__file__).parents[3] / "params.yaml").read_text(en
 
 def params(patch: int = 64, batch: int = 2, **segmenter: Any) -> Params:
     values = copy.deepcopy(VALUES)
-    values["segmenter"] = {"name": "deeplabv3plus", "encoder": TINY, "output_stride": 8, "weights": "random"}
+    values["segmenter"] = {
+        "name": "deeplabv3plus",
+        "encoder": TINY,
+        "output_stride": 8,
+        "weights": "random",
+        "auxiliary": True,
+    }
     values["segmenter"].update(segmenter)
     values["inria"] |= {"patch": patch, "batch": batch}
     return Params(values, Path("params.yaml"))
@@ -31,7 +37,7 @@ def params(patch: int = 64, batch: int = 2, **segmenter: Any) -> Params:
     [("deeplabv3plus", "resnet18", 12_330_839, 0), ("fcn8s", "resnet50", 23_788_103, 0.01)],
 )
 def test_the_papers_segmenters_have_their_size(name: str, encoder: str, count: int, tolerance: float) -> None:
-    segmenter = build_segmenter(SegmenterParams(name, encoder, 8, "random"), classes=7)
+    segmenter = build_segmenter(SegmenterParams(name, encoder, 8, "random", True), classes=7)
     assert sum(p.numel() for p in segmenter.parameters()) == pytest.approx(count, rel=tolerance, abs=0)
 
 
@@ -58,7 +64,7 @@ def test_attributes_tell_the_truth(name: str, encoder: str, stride: int) -> None
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_parameter_learns(name: str) -> None:
-    segmenter = build_segmenter(SegmenterParams(name, TINY, 8, "random"), classes=3)
+    segmenter = build_segmenter(SegmenterParams(name, TINY, 8, "random", True), classes=3)
     with torch.no_grad():  # residual branches that start at weight 0 pass no gradient back
         for parameter in segmenter.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
@@ -135,7 +141,7 @@ def test_without_a_connection_one_sentence_names_the_remedies(
     monkeypatch.setattr(segmentation_models_pytorch.encoders, "hf_hub_download", no_connection)
     monkeypatch.setattr(timm.models._hub, "hf_hub_download", no_connection)
     with pytest.raises(UserError, match=re.escape(source)) as caught:
-        build_segmenter(SegmenterParams(name, encoder, 8, "imagenet"), classes=2)
+        build_segmenter(SegmenterParams(name, encoder, 8, "imagenet", True), classes=2)
     message = str(caught.value)
     assert "Please check your connection" in message and "\n" not in message
     assert "connect this machine once" in message and "-S segmenter.weights=random" in message
@@ -161,7 +167,7 @@ def fake_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[float
 
 
 def test_loaded_weights_are_there_with_source_and_hash(fake_hub: Callable[[float], None]) -> None:
-    section = SegmenterParams("deeplabv3plus", "resnet18", 8, "imagenet")
+    section = SegmenterParams("deeplabv3plus", "resnet18", 8, "imagenet", True)
     fake_hub(2)
     first, again = build_segmenter(section, 2), build_segmenter(section, 2)
     assert all((p == 2).all() for p in first.encoder.parameters())
