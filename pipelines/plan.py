@@ -1,0 +1,205 @@
+"""What `dvc repro` would run under the current parameters, with iterations, disk and time; runs and writes nothing.
+
+Time is extrapolated from what was measured on this device: trainings and profiles under results/, and the training
+steps of a reference table of this GPU. Where nothing was measured it says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipelines import places
+from pipelines.check import check
+from pipelines.stage import run_stage
+from scpseg.data.specs import SPECS
+from scpseg.data.upstream.space import free_bytes, size_text
+from scpseg.files import read_json
+from scpseg.params import DataParams, EvaluationParams, MachineParams, MirrorParams, Params, TrainParams
+
+REFERENCE = Path("results/reference")
+STORE_BYTES = 4
+"""Of a pixel in the store: three channels and a label."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A stage that would run: its kind ('train', ...) and what its name says besides; '' or None where it does not."""
+
+    kind: str
+    benchmark: str = ""
+    method: str = ""
+    seed: int | None = None
+
+
+def pending() -> list[str]:
+    """Names of the stages that would run, in DVC's order: those that changed, and all that use what they write.
+
+    `check` writes always the same, so that nothing reruns for its sake.
+    """
+    from dvc.repo import Repo
+    from dvc.repo.graph import get_pipelines
+    from networkx import descendants, topological_sort
+
+    with Repo(".") as repo:
+        changed = set(repo.status())
+        names = []
+        for pipeline in get_pipelines(repo.index.graph):
+            flow = pipeline.reverse(copy=True)
+            for stage in [stage for stage in flow if stage.addressing in changed and stage.name != "check"]:
+                changed |= {later.addressing for later in descendants(flow, stage)}
+            names += [stage.addressing for stage in topological_sort(flow)]
+        return [name for name in names if name in changed]
+
+
+def job_of(name: str) -> Job:
+    """A stage's name taken apart: 'train-baseline@inria-glnet-0' is a training of glnet on inria with seed 0."""
+    kind, _, identity = name.partition("@")
+    parts = identity.split("-") if identity else []
+    kind, _, group = kind.partition("-")
+    benchmark = parts.pop(0) if parts else ""
+    seed = int(parts.pop()) if kind in ("train", "evaluate") and parts else None
+    return Job(kind, benchmark, "scpseg" if group == "scpseg" else "-".join(parts), seed)
+
+
+def training_seconds(params: Params, benchmark: str, method: str, device: str | None = None) -> float | None:
+    """Expected seconds of one training on `device` (default: the one that the parameters choose); None = not measured.
+
+    Steps of the same segmenter, patch, batch and precision count, on whichever benchmark; else a reference table of
+    the device with the same patch, which is made at the paper's batch.
+    """
+    if params.values.get(method, {}).get("recipe", "suite") != "suite":
+        return None  # its authors' epochs decide, not train.iterations
+    train, own = params.section("train", TrainParams), params.benchmark(benchmark)
+    device = device or device_name(params)
+    wanted = (params.values["segmenter"], own.patch, own.batch, train.precision, device)
+    steps = [
+        record["seconds"] / record["iterations"]
+        for path in sorted(Path("results/runs").glob(f"*/{method}/*/training.json"))
+        for record in [read_json(path)]
+        if wanted
+        == (
+            record["segmenter"],
+            record["model"]["patch"],
+            record["batch"],
+            record["precision"],
+            record["environment"]["device"],
+        )
+    ]
+    steps = steps or list(_reference_steps(benchmark, method, own.patch, device))
+    return statistics.median(steps) * train.iterations if steps else None
+
+
+def _reference_steps(benchmark: str, method: str, patch: int, device: str) -> Iterator[float]:
+    for path in sorted(REFERENCE.glob("*/profile.csv")):
+        table = pd.read_csv(path)
+        fits = (
+            (table["gpu"] == device)
+            & (table["benchmark"] == benchmark)
+            & (table["method"] == method)
+            & (table["patch"] == patch)
+        )
+        yield from table.loc[fits, "seconds_per_step"].dropna()
+
+
+def evaluation_seconds(params: Params, benchmark: str, method: str, device: str | None = None) -> float | None:
+    """Expected seconds of scoring all images of the split; None where no image of that size was measured here."""
+    path = places.profile(benchmark, method)
+    if not path.is_file():
+        return None
+    record: dict[str, Any] = read_json(path)
+    patch = (record.get("model") or {}).get("patch")
+    here = record.get("environment", {}).get("device") == (device or device_name(params))
+    if not here or not record.get("seconds_per_image") or patch != params.benchmark(benchmark).patch:
+        return None
+    side, count = _images(params, benchmark)
+    split = params.section("evaluation", EvaluationParams).split
+    measured = record["height"] * record["width"]
+    return float(record["seconds_per_image"] * side**2 / measured * count[split])
+
+
+def device_name(params: Params) -> str:
+    """The device that the parameters choose, as result rows name it."""
+    from scpseg.environment import choose_device, environment
+
+    return str(environment(choose_device(params.section("machine", MachineParams).device))["device"])
+
+
+def store_bytes(params: Params, benchmark: str) -> int:
+    """What the prepared images of a benchmark take when all of them are there."""
+    side, counts = _images(params, benchmark)
+    return STORE_BYTES * side**2 * sum(counts.values())
+
+
+def _images(params: Params, benchmark: str) -> tuple[int, dict[str, int]]:
+    """Side of an image in pixels, and images by split: the benchmark's, or the miniature's."""
+    if params.section("data", DataParams).source == "mirror":
+        mirror = params.section("mirror", MirrorParams)
+        return mirror.side, {"train": mirror.train, "val": mirror.val, "test": mirror.test}
+    spec = SPECS[benchmark]
+    return spec.side, dict(zip(("train", "val", "test"), spec.counts, strict=True))
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds in the unit that people would use."""
+    if seconds is None:
+        return "not measured"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def report(params: Params, names: Iterable[str]) -> str:
+    """The plan in plain lines."""
+    jobs = [job_of(name) for name in names]
+    if not jobs:
+        return "nothing to do: every result is that of the current parameters, code and data"
+    device = device_name(params)
+    lines = [f"{len(jobs)} stages would run on {device}"]
+    for kind in ("mirror", "download", "prepare"):
+        mine = [job.benchmark for job in jobs if job.kind == kind]
+        if not mine:
+            continue
+        need = f", {size_text(sum(store_bytes(params, name) for name in mine))} of disk" if kind == "prepare" else ""
+        lines.append(f"{kind:10} {', '.join(mine)}{need}")
+    if any(job.kind == "prepare" for job in jobs):
+        lines.append(f"{'':10} {size_text(free_bytes(Path('.')))} are free here; archives go to data.cache")
+    iterations = params.section("train", TrainParams).iterations
+    known: list[float] = []
+    unknown = 0
+    for kind, ask in (("train", training_seconds), ("evaluate", evaluation_seconds)):
+        chosen = [job for job in jobs if job.kind == kind]
+        for benchmark, method in dict.fromkeys((job.benchmark, job.method) for job in chosen):
+            seeds = [job.seed for job in chosen if (job.benchmark, job.method) == (benchmark, method)]
+            each = ask(params, benchmark, method, device)
+            known += [each] * len(seeds) if each is not None else []
+            unknown += len(seeds) if each is None else 0
+            what = f"{iterations} iterations, " if kind == "train" else ""
+            runs = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+            lines.append(f"{kind:10} {benchmark} {method}, {runs}: {what}{duration(each)} each")
+    profiles = sum(job.kind == "profile" for job in jobs)
+    if profiles:
+        lines.append(f"{'profile':10} {profiles} workloads")
+    if any(job.kind == "report" for job in jobs):
+        lines.append("report")
+    total = f"{duration(sum(known))} for {len(known)} trainings and evaluations that were measured here before"
+    lines.append(f"expected: {total}" + (f"; {unknown} more were not" if unknown else ""))
+    return "\n".join(lines)
+
+
+def work() -> None:
+    """Print the plan."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    params = Params.load()
+    check(params)
+    print(report(params, pending()))
+
+
+if __name__ == "__main__":
+    run_stage(work)
