@@ -14,8 +14,13 @@ from scpseg.contract import ImageViews, Labels, Method, Needs, Setting, Views
 from scpseg.params import Params
 from scpseg.places import enlarge
 from scpseg.segmenters.base import Segmenter, normalise
-from scpseg.segmenters.build import build_segmenter, check_segmenter
-from scpseg.segmenters.encoders import encoder_problem
+from scpseg.segmenters.build import (
+    build_segmenter,
+    check_segmenter,
+    fewest_windows,
+    maps_problem,
+    side_problem,
+)
 from scpseg.values import Range
 
 
@@ -64,14 +69,14 @@ def check(params: Params, benchmark: str) -> None:
         UserError: see `check_segmenter`; a side that the segmenter cannot work with.
     """
     segmenter = check_segmenter(params, benchmark)
-    side, stride = params.section("downscale", DownscaleParams).side, segmenter.output_stride
-    if side % stride:
-        near = (side + stride // 2) // stride * stride
-        why = f"it must be a multiple of the encoder's output stride {stride}; the nearest valid value is {near}"
-        raise params.refuse("downscale.side", side, why)
-    problem = encoder_problem(segmenter.encoder, stride, side)
+    side = params.section("downscale", DownscaleParams).side
+    problem = side_problem(segmenter, side) or maps_problem(segmenter, side)
     if problem:
-        raise params.refuse("downscale.side", side, f"{segmenter.encoder} does not take it: {problem}")
+        raise params.refuse("downscale.side", side, problem)
+    fewest, batch = fewest_windows(segmenter, side), params.benchmark(benchmark).batch
+    if batch < fewest:
+        why = f"{segmenter.name} needs {fewest} images of that side a step and {benchmark}.batch is {batch}"
+        raise params.refuse("downscale.side", side, f"{why}; set {benchmark}.batch to {fewest} or more")
 
 
 def build(setting: Setting) -> Method:

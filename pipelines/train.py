@@ -33,6 +33,7 @@ SOURCES = (
     "scpseg/data/sampling.py",
     "scpseg/data/windows.py",
     "scpseg/losses.py",
+    "scpseg/places.py",
     "scpseg/segmenters",
     "scpseg/training",
 )

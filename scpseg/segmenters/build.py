@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from math import lcm
+from typing import Literal
 
 from scpseg.params import Params, SegmenterParams
+from scpseg.segmenters import ddrnet, pidnet, segformer, topformer
 from scpseg.segmenters.base import Segmenter
 from scpseg.segmenters.deeplabv3plus import DeepLabV3Plus
 from scpseg.segmenters.encoders import encoder_problem, weights_problem
+from scpseg.segmenters.fcn import FCN
 from scpseg.segmenters.fcn8s import FCN8s
+from scpseg.segmenters.lanet import LANet
+from scpseg.segmenters.pspnet import PSPNet
 from scpseg.values import nearest
+
+Stride = Literal[8, 16, 32]
 
 
 @dataclass(frozen=True)
@@ -17,24 +26,144 @@ class Kind:
     """What is known of a segmenter before it is built.
 
     Attributes:
-        cls: built from (params, classes).
+        build: makes it from (params, classes).
+        title: its name for people.
+        paper: where it was published, in short.
+        published: encoder and output stride of the paper's table 5, or our choice where it names none.
+        source: where layout and choices come from, a phrase.
         output_strides: of the encoder, that it works with.
         feature_stride: of its last features, in pixels.
-        batch: fewest windows in a training step.
+        multiple: the sides of its input are multiples of this and of the output stride.
+        batch: fewest windows in a training step, for inputs of so many pixels a side.
+        encoders: that it takes, smallest first; None = any of segmentation-models-pytorch.
     """
 
-    cls: type[DeepLabV3Plus] | type[FCN8s]
-    output_strides: tuple[int, ...]
+    build: Callable[[SegmenterParams, int], Segmenter]
+    title: str
+    paper: str
+    published: tuple[str, Stride]
+    source: str
+    output_strides: tuple[Stride, ...]
     feature_stride: int
-    batch: int
+    multiple: int
+    batch: Callable[[int], int]
+    encoders: tuple[str, ...] | None = None
 
 
-KINDS = {
-    # ASPP pools each window to one value, and batch norm needs more than one value per channel.
-    "deeplabv3plus": Kind(DeepLabV3Plus, (8, 16), feature_stride=4, batch=2),
-    "fcn8s": Kind(FCN8s, (8,), feature_stride=8, batch=1),
+def _one(side: int) -> int:
+    return 1
+
+
+def _two(side: int) -> int:
+    """Something is pooled to one value per window, and batch norm needs more than one per channel."""
+    return 2
+
+
+KINDS: dict[str, Kind] = {
+    "deeplabv3plus": Kind(
+        DeepLabV3Plus,
+        "DeepLabv3+",
+        "Chen et al., ECCV 2018",
+        ("resnet18", 8),
+        "variant named by the paper; network of segmentation-models-pytorch",
+        output_strides=(8, 16),
+        feature_stride=4,
+        multiple=4,
+        batch=_two,
+    ),
+    "fcn8s": Kind(
+        FCN8s,
+        "FCN-8s",
+        "Long et al., CVPR 2015",
+        ("resnet50", 8),
+        "encoder named by the paper; head without skips as in WiCoNet's repository",
+        output_strides=(8,),
+        feature_stride=8,
+        multiple=8,
+        batch=_one,
+    ),
+    "fcn": Kind(
+        FCN,
+        "FCN, wide head",
+        "Long et al., CVPR 2015",
+        ("resnet50", 8),
+        "the other reading of FCN-8s: head as in mmsegmentation, without dropout",
+        output_strides=(8,),
+        feature_stride=8,
+        multiple=8,
+        batch=_one,
+    ),
+    "pspnet": Kind(
+        PSPNet,
+        "PSPNet",
+        "Zhao et al., CVPR 2017",
+        ("resnet50", 8),
+        "variant ours; head as published, without dropout, widths as in mmsegmentation",
+        output_strides=(8,),
+        feature_stride=8,
+        multiple=8,
+        batch=_two,
+    ),
+    "segformer": Kind(
+        segformer.SegFormer,
+        "SegFormer",
+        "Xie et al., NeurIPS 2021",
+        ("mit_b0", 32),
+        "variant ours; network of segmentation-models-pytorch",
+        output_strides=(32,),
+        feature_stride=4,
+        multiple=32,
+        batch=_one,
+        encoders=segformer.VARIANTS,
+    ),
+    "lanet": Kind(
+        LANet,
+        "LANet",
+        "Ding et al., TGRS 2021",
+        ("resnet50", 16),
+        "variant ours; layout as published, maps joined before the classifiers, attention without norm",
+        output_strides=(16,),
+        feature_stride=4,
+        multiple=16,
+        batch=_one,
+    ),
+    "topformer": Kind(
+        topformer.TopFormer,
+        "TopFormer",
+        "Zhang et al., CVPR 2022",
+        ("topformer-b", 32),
+        "variant ours; layout as published, without dropout",
+        output_strides=(32,),
+        feature_stride=8,
+        multiple=32,
+        batch=lambda side: 2 if side <= topformer.TOKEN else 1,
+        encoders=tuple(topformer.VARIANTS),
+    ),
+    "ddrnet": Kind(
+        ddrnet.DDRNet,
+        "DDRNet",
+        "Hong et al., 2021",
+        ("ddrnet-23-slim", 8),
+        "variant ours; layout as published, plain cross-entropy",
+        output_strides=(8,),
+        feature_stride=8,
+        multiple=8,
+        batch=_two,
+        encoders=tuple(ddrnet.VARIANTS),
+    ),
+    "pidnet": Kind(
+        pidnet.PIDNet,
+        "PIDNet",
+        "Xu et al., CVPR 2023",
+        ("pidnet-s", 8),
+        "variant ours; layout as published, plain cross-entropy, borders from the labels",
+        output_strides=(8,),
+        feature_stride=8,
+        multiple=8,
+        batch=_two,
+        encoders=tuple(pidnet.VARIANTS),
+    ),
 }
-NAMES = tuple(KINDS)
 
 
 def check_segmenter(params: Params, benchmark: str) -> SegmenterParams:
@@ -51,23 +180,50 @@ def check_segmenter(params: Params, benchmark: str) -> SegmenterParams:
             "segmenter.name", segmenter.name, f"there is no such segmenter; {nearest(segmenter.name, KINDS)}"
         )
     kind, stride = KINDS[segmenter.name], segmenter.output_stride
+    if kind.encoders is not None and segmenter.encoder not in kind.encoders:
+        encoder, published = kind.published
+        why = f"{segmenter.name} takes no such encoder; {nearest(segmenter.encoder, kind.encoders)}"
+        why += f" (usual: segmenter.encoder={encoder} with segmenter.output_stride={published})"
+        raise params.refuse("segmenter.encoder", segmenter.encoder, why)
     if stride not in kind.output_strides:
         valid = " or ".join(map(str, kind.output_strides))
         raise params.refuse("segmenter.output_stride", stride, f"{segmenter.name} works at output stride {valid}")
-    if sizes.patch % stride:
-        near = max(1, (sizes.patch + stride // 2) // stride) * stride
-        why = f"it must be a multiple of the encoder's output stride {stride}; the nearest valid value is {near}"
-        raise params.refuse(f"{benchmark}.patch", sizes.patch, why)
-    if sizes.batch < kind.batch:
-        why = f"{segmenter.name} cannot train on fewer than {kind.batch} windows a step; set it to {kind.batch} or more"
-        raise params.refuse(f"{benchmark}.batch", sizes.batch, why)
-    problem = encoder_problem(segmenter.encoder, stride, sizes.patch)
+    problem = side_problem(segmenter, sizes.patch)
+    if problem:
+        raise params.refuse(f"{benchmark}.patch", sizes.patch, problem)
+    fewest = fewest_windows(segmenter, sizes.patch)
+    if sizes.batch < fewest:
+        why = f"{segmenter.name} cannot train on fewer than {fewest} windows of {sizes.patch} pixels a step"
+        raise params.refuse(f"{benchmark}.batch", sizes.batch, f"{why}; set it to {fewest} or more")
+    problem = maps_problem(segmenter, sizes.patch)
     if problem:
         raise params.refuse("segmenter.encoder", segmenter.encoder, problem)
     problem = weights_problem(segmenter.encoder) if segmenter.weights == "imagenet" else None
     if problem:
         raise params.refuse("segmenter.weights", segmenter.weights, problem)
     return segmenter
+
+
+def side_problem(segmenter: SegmenterParams, side: int) -> str | None:
+    """Why a known segmenter cannot work on inputs of `side` pixels, with the nearest side that it can, or None."""
+    multiple = lcm(KINDS[segmenter.name].multiple, segmenter.output_stride)
+    if side % multiple == 0:
+        return None
+    near = max(1, (side + multiple // 2) // multiple) * multiple
+    why = f"it must be a multiple of {multiple} for {segmenter.name} at output stride {segmenter.output_stride}"
+    return f"{why}; the nearest valid value is {near}"
+
+
+def maps_problem(segmenter: SegmenterParams, side: int) -> str | None:
+    """Why the encoder of a known segmenter gives no maps that it can use, or None; see `encoder_problem`."""
+    if KINDS[segmenter.name].encoders is not None:
+        return None  # made for each other
+    return encoder_problem(segmenter.encoder, segmenter.output_stride, side)
+
+
+def fewest_windows(segmenter: SegmenterParams, side: int) -> int:
+    """How many inputs of `side` pixels a known segmenter needs in a training step."""
+    return KINDS[segmenter.name].batch(side)
 
 
 def feature_stride(name: str) -> int:
@@ -81,4 +237,4 @@ def build_segmenter(params: SegmenterParams, classes: int) -> Segmenter:
     Raises:
         UserError: ImageNet weights could not be fetched.
     """
-    return KINDS[params.name].cls(params, classes)
+    return KINDS[params.name].build(params, classes)

@@ -66,7 +66,7 @@ def weights_problem(name: str) -> str | None:
     try:
         imagenet_source(name)
     except KeyError:
-        return f"there are no such weights for the encoder {name}; set it to random or take another encoder"
+        return f"there are no such weights for the encoder {name}; set segmenter.weights to random"
     return None
 
 

@@ -1,6 +1,7 @@
+"""What every segmenter must keep, whichever it is: a new line in KINDS is tested here."""
+
 import copy
-import re
-from collections.abc import Callable
+from math import lcm
 from pathlib import Path
 from typing import Any
 
@@ -8,70 +9,160 @@ import pytest
 import torch
 import yaml
 
-from scpseg.contract import Weights
+from baselines.patch import Patch
+from scpseg.contract import Weights, drop_training_parts
 from scpseg.errors import UserError
 from scpseg.params import Params, SegmenterParams
-from scpseg.segmenters.base import normalise
-from scpseg.segmenters.build import NAMES, build_segmenter, check_segmenter, feature_stride
+from scpseg.segmenters.base import Segmenter, normalise
+from scpseg.segmenters.build import KINDS, build_segmenter, check_segmenter, feature_stride
 
 TINY = "tu-test_resnet.r160_in1k"
+CLASSES = 3
 VALUES = yaml.safe_load((Path(__file__).parents[3] / "params.yaml").read_text(encoding="utf-8"))
 
 
-def params(patch: int = 64, batch: int = 2, **segmenter: Any) -> Params:
-    values = copy.deepcopy(VALUES)
-    values["segmenter"] = {
-        "name": "deeplabv3plus",
-        "encoder": TINY,
-        "output_stride": 8,
-        "weights": "random",
-        "auxiliary": True,
-    }
-    values["segmenter"].update(segmenter)
-    values["inria"] |= {"patch": patch, "batch": batch}
-    return Params(values, Path("params.yaml"))
+def small(name: str, auxiliary: bool = True) -> SegmenterParams:
+    """The smallest variant of a segmenter."""
+    kind = KINDS[name]
+    encoder = TINY if kind.encoders is None else kind.encoders[0]
+    return SegmenterParams(name, encoder, kind.output_strides[0], "random", auxiliary)
+
+
+def build(name: str, auxiliary: bool = True, seed: int = 0) -> Segmenter:
+    torch.manual_seed(seed)
+    return build_segmenter(small(name, auxiliary), CLASSES)
+
+
+def side_of(name: str, least: int) -> int:
+    """A side of at least so many pixels that is an odd multiple of what the segmenter asks for, and of nothing more."""
+    step = lcm(KINDS[name].multiple, small(name).output_stride)
+    return next(side for side in range(step, 10 * least + 2 * step, 2 * step) if side >= least)
+
+
+def images(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(5))
+
+
+def labels(batch: int, height: int, width: int) -> torch.Tensor:
+    """Squares of 16 pixels, the first one ignored."""
+    size = (batch, -(-height // 16), -(-width // 16))
+    squares = torch.randint(CLASSES, size, dtype=torch.uint8, generator=torch.Generator().manual_seed(6))
+    squares[0, 0, 0] = 255
+    return squares.repeat_interleave(16, 1).repeat_interleave(16, 2)[:, :height, :width]
+
+
+def losses_of(segmenter: Segmenter, windows: torch.Tensor, truth: torch.Tensor, progress: float = 0.0) -> Any:
+    encoded = segmenter.encode(windows)
+    return segmenter.losses(encoded, segmenter.decode(encoded), truth, progress)
 
 
 @pytest.mark.parametrize(
-    ("name", "encoder", "count", "tolerance"),
-    [("deeplabv3plus", "resnet18", 12_330_839, 0), ("fcn8s", "resnet50", 23_788_103, 0.01)],
+    ("name", "encoder", "stride", "count"),
+    [
+        ("deeplabv3plus", "resnet18", 8, 12_330_839),
+        ("fcn8s", "resnet50", 8, 23_788_103),
+        ("fcn", "resnet50", 8, 47.1e6),
+        ("pspnet", "resnet50", 8, 46.6e6),
+        ("pspnet", "resnet18", 8, 12.6e6),
+        ("segformer", "mit_b0", 32, 3_715_943),
+        ("segformer", "mit_b1", 32, 13_679_047),
+        ("segformer", "mit_b2", 32, 24_723_911),
+        ("lanet", "resnet50", 16, 23_810_973),
+        ("topformer", "topformer-b", 32, 5_025_895),
+        ("ddrnet", "ddrnet-23-slim", 8, 5_695_207),
+        ("pidnet", "pidnet-s", 8, 7_624_167),
+    ],
 )
-def test_the_papers_segmenters_have_their_size(name: str, encoder: str, count: int, tolerance: float) -> None:
-    segmenter = build_segmenter(SegmenterParams(name, encoder, 8, "random", True), classes=7)
-    assert sum(p.numel() for p in segmenter.parameters()) == pytest.approx(count, rel=tolerance, abs=0)
+def test_they_have_their_published_size(name: str, encoder: str, stride: Any, count: float) -> None:
+    segmenter = build_segmenter(SegmenterParams(name, encoder, stride, "random", auxiliary=False), classes=7)
+    assert sum(p.numel() for p in segmenter.parameters()) == pytest.approx(count, rel=0.01, abs=0)
 
 
-@pytest.mark.parametrize(
-    ("name", "encoder", "stride"),
-    [("deeplabv3plus", TINY, 8), ("deeplabv3plus", TINY, 16), ("deeplabv3plus", "mit_b0", 16), ("fcn8s", TINY, 8)],
-)
-def test_attributes_tell_the_truth(name: str, encoder: str, stride: int) -> None:
-    section = check_segmenter(params(name=name, encoder=encoder, output_stride=stride), "inria")
-    segmenter = build_segmenter(section, classes=5).eval()
-    encoded = segmenter.encode(torch.randn(1, 3, 64, 96))
-    features = segmenter.decode(encoded)
-    for map_, channels, cell in (
-        (features, segmenter.feature_channels, segmenter.feature_stride),
-        (segmenter.deep(encoded), segmenter.deep_channels, segmenter.deep_stride),
-        (segmenter.low(encoded), segmenter.low_channels, segmenter.low_stride),
-    ):
-        assert map_.shape == (1, channels, 64 // cell, 96 // cell)
-    assert segmenter.feature_stride == feature_stride(name)
-    assert segmenter.classify(features, (50, 60)).shape == (1, 5, 50, 60)
-    assert segmenter(torch.randn(2, 3, 64, 96)).shape == (2, 5, 64, 96)
-    assert segmenter.weights == Weights("random")
+def test_their_usual_variants_can_be_chosen() -> None:
+    for kind in KINDS.values():
+        encoder, stride = kind.published
+        assert stride in kind.output_strides
+        assert kind.encoders is None or encoder in kind.encoders
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_parameter_learns(name: str) -> None:
-    segmenter = build_segmenter(SegmenterParams(name, TINY, 8, "random", True), classes=3)
-    with torch.no_grad():  # residual branches that start at weight 0 pass no gradient back
-        for parameter in segmenter.parameters():
-            parameter.add_(0.02 * torch.randn_like(parameter))
-    segmenter(torch.randn(2, 3, 64, 64)).square().sum().backward()
-    dead = [key for key, p in segmenter.named_parameters() if p.grad is None or not p.grad.abs().sum()]
-    # What a stage leaves unread would show here as a missing gradient.
-    assert dead == []
+@pytest.mark.parametrize("name", KINDS)
+class TestEverySegmenter:
+    def test_attributes_tell_the_truth_at_odd_sizes(self, name: str) -> None:
+        segmenter = build(name).eval()
+        height, width = side_of(name, 64), side_of(name, 96)
+        with torch.no_grad():
+            encoded = segmenter.encode(images(2, 3, height, width))
+            features = segmenter.decode(encoded)
+            for map_, channels, cell in (
+                (features, segmenter.feature_channels, segmenter.feature_stride),
+                (segmenter.deep(encoded), segmenter.deep_channels, segmenter.deep_stride),
+                (segmenter.low(encoded), segmenter.low_channels, segmenter.low_stride),
+            ):
+                assert map_.shape == (2, channels, height // cell, width // cell)
+            assert segmenter.classify(features, (50, 60)).shape == (2, CLASSES, 50, 60)
+            logits = segmenter(images(2, 3, height, width))
+        assert segmenter.feature_stride == feature_stride(name)
+        assert logits.shape == (2, CLASSES, height, width) and logits.isfinite().all()
+        assert segmenter.weights == Weights("random")
+
+    @pytest.mark.parametrize("auxiliary", [True, False])
+    def test_losses_reach_every_parameter(self, name: str, auxiliary: bool) -> None:
+        segmenter = build(name, auxiliary)
+        with torch.no_grad():  # residual branches that start at weight 0 pass no gradient back
+            for parameter in segmenter.parameters():
+                parameter.add_(0.02 * torch.randn_like(parameter))
+        side = side_of(name, 128)
+        losses = losses_of(segmenter, images(2, 3, side, side), labels(2, side, side))
+        assert all(loss.shape == () and loss.isfinite() for loss in losses.values())
+        torch.autograd.backward(list(losses.values()))
+        # What a stage leaves unread would show here as a missing gradient.
+        assert [key for key, p in segmenter.named_parameters() if p.grad is None or not p.grad.abs().sum()] == []
+        assert "ce" in losses and (auxiliary or len(losses) == 1)
+
+    def test_nothing_but_ignore_teaches_nothing(self, name: str) -> None:
+        segmenter, side = build(name), side_of(name, 64)
+        truth = torch.full((2, side, side), 255, dtype=torch.uint8)
+        losses = losses_of(segmenter, images(2, 3, side, side), truth)
+        assert {key: loss.item() for key, loss in losses.items()} == dict.fromkeys(losses, 0)
+        torch.autograd.backward(list(losses.values()))
+        assert all(p.grad is None or p.grad.isfinite().all() for p in segmenter.parameters())
+
+    def test_single_windows_train_or_are_refused(self, name: str) -> None:
+        for side in {side_of(name, 32), side_of(name, 128)}:
+            values = copy.deepcopy(VALUES)
+            values["segmenter"] = vars(small(name))
+            values["inria"] |= {"patch": side, "batch": 1}
+            try:
+                check_segmenter(Params(values, Path("params.yaml")), "inria")
+            except UserError as error:
+                assert "inria.batch is 1" in str(error) and "set it to 2 or more" in str(error)
+                with pytest.raises(ValueError, match="more than 1 value per channel"):
+                    losses_of(build(name), images(1, 3, side, side), labels(1, side, side))
+            else:
+                losses = losses_of(build(name), images(1, 3, side, side), labels(1, side, side))
+                assert all(loss.isfinite() for loss in losses.values())
+            losses = losses_of(build(name), images(2, 3, side, side), labels(2, side, side))
+            assert all(loss.isfinite() for loss in losses.values())
+
+    def test_equal_seeds_give_equal_results_and_windows_do_not_meet(self, name: str) -> None:
+        side = side_of(name, 64)
+        windows = images(2, 3, side, side)
+        first, again, other = (build(name, seed=seed).eval() for seed in (4, 4, 5))
+        with torch.no_grad():
+            logits = first(windows)
+            assert torch.equal(logits, first(windows)) and torch.equal(logits, again(windows))
+            assert not torch.equal(logits, other(windows))
+            torch.testing.assert_close(logits[1:], first(windows[1:]), rtol=1e-4, atol=1e-5)
+
+    def test_nothing_of_the_training_is_left_for_testing(self, name: str) -> None:
+        segmenter, plain, side = build(name).eval(), build(name, auxiliary=False).eval(), side_of(name, 64)
+        with torch.no_grad():
+            before = segmenter(images(1, 3, side, side))
+            drop_training_parts(Patch(segmenter, side))
+            assert torch.equal(segmenter(images(1, 3, side, side)), before)
+            # Not an auxiliary head more than where none was asked for, and the rest of it fits.
+            plain.load_state_dict(segmenter.state_dict())
+            assert torch.equal(plain(images(1, 3, side, side)), before)
 
 
 def test_normalise_is_the_imagenet_rule_for_bytes_and_floats() -> None:
@@ -82,96 +173,3 @@ def test_normalise_is_the_imagenet_rule_for_bytes_and_floats() -> None:
     torch.testing.assert_close(normalise(windows), expected)
     assert torch.equal(normalise(windows), normalise(windows.float()))
     assert torch.equal(windows, before)
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"name": "deeplabv3"}, "segmenter.name is 'deeplabv3'.*did you mean 'deeplabv3plus'"),
-        ({"encoder": "resnet19"}, "segmenter.encoder is 'resnet19'.*did you mean 'resnet1"),
-        ({"encoder": "tu-test_resnt"}, "segmenter.encoder is 'tu-test_resnt'.*did you mean tu-test_resnet"),
-        ({"encoder": "tu-qqqqqqqq"}, "timm has no such encoder; see timm.list_models"),
-        ({"encoder": "tu-resnet18.nonsense"}, "cannot work at output stride 8 .*nvalid pretrained tag.*try resnet18"),
-        ({"encoder": "vgg11_bn"}, "cannot work at output stride 8 .*dilated.*try resnet18"),
-        ({"output_stride": 32}, "segmenter.output_stride is 32.*8 or 16"),
-        ({"name": "fcn8s", "output_stride": 16}, "segmenter.output_stride is 16.*fcn8s works at output stride 8"),
-        ({"patch": 60}, "inria.patch is 60.*multiple of .*8; the nearest valid value is 64"),
-        ({"patch": 66}, "inria.patch is 66.*nearest valid value is 64"),
-        ({"batch": 1}, "inria.batch is 1.*cannot train.*2 or more"),
-    ],
-)
-def test_impossible_values_are_refused(change: dict[str, Any], words: str) -> None:
-    with pytest.raises(UserError, match=words) as caught:
-        check_segmenter(params(**change), "inria")
-    assert "git checkout params.yaml" in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_fcn8s_trains_on_single_windows() -> None:
-    check_segmenter(params(name="fcn8s", batch=1), "inria")
-
-
-def test_weights_that_do_not_exist_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    import segmentation_models_pytorch as smp
-
-    monkeypatch.setitem(smp.encoders.encoders["resnet18"], "pretrained_settings", {"ssl": {}})
-    with pytest.raises(UserError, match=r"segmenter.weights is 'imagenet'.*no such weights.*random"):
-        check_segmenter(params(encoder="resnet18", weights="imagenet"), "inria")
-
-
-def test_checking_leaves_the_random_state_alone() -> None:
-    torch.manual_seed(3)
-    check_segmenter(params(encoder="resnet34"), "inria")
-    torch_after = torch.rand(1)
-    torch.manual_seed(3)
-    assert torch.equal(torch.rand(1), torch_after)
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(("encoder", "source"), [("resnet18", "smp-hub/resnet18.imagenet@"), (TINY, "timm/test_res")])
-def test_without_a_connection_one_sentence_names_the_remedies(
-    name: str, encoder: str, source: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import huggingface_hub
-    import segmentation_models_pytorch.encoders
-    import timm.models._hub
-
-    def no_connection(*args: Any, **kwargs: Any) -> None:
-        raise huggingface_hub.errors.LocalEntryNotFoundError("Please check your connection and try again.")
-
-    monkeypatch.setattr(segmentation_models_pytorch.encoders, "hf_hub_download", no_connection)
-    monkeypatch.setattr(timm.models._hub, "hf_hub_download", no_connection)
-    with pytest.raises(UserError, match=re.escape(source)) as caught:
-        build_segmenter(SegmenterParams(name, encoder, 8, "imagenet", True), classes=2)
-    message = str(caught.value)
-    assert "Please check your connection" in message and "\n" not in message
-    assert "connect this machine once" in message and "-S segmenter.weights=random" in message
-
-
-@pytest.fixture
-def fake_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[float], None]:
-    """Serves ResNet-18 weights that are all one value, as the hub would."""
-    import segmentation_models_pytorch as smp
-    from safetensors.torch import save_file
-
-    def serve(value: float) -> None:
-        state = smp.encoders.get_encoder("resnet18", weights=None).state_dict()
-        save_file({key: torch.full_like(x, value) for key, x in state.items()}, tmp_path / "model.safetensors")
-
-        def download(repo: str, filename: str, revision: str) -> str:
-            assert repo == "smp-hub/resnet18.imagenet"
-            return str(tmp_path / filename)
-
-        monkeypatch.setattr(smp.encoders, "hf_hub_download", download)
-
-    return serve
-
-
-def test_loaded_weights_are_there_with_source_and_hash(fake_hub: Callable[[float], None]) -> None:
-    section = SegmenterParams("deeplabv3plus", "resnet18", 8, "imagenet", True)
-    fake_hub(2)
-    first, again = build_segmenter(section, 2), build_segmenter(section, 2)
-    assert all((p == 2).all() for p in first.encoder.parameters())
-    assert re.fullmatch(r"smp-hub/resnet18\.imagenet@[0-9a-f]{40}", first.weights.source)
-    assert re.fullmatch("[0-9a-f]{64}", first.weights.sha256) and first.weights == again.weights
-    fake_hub(3)
-    assert build_segmenter(section, 2).weights.sha256 != first.weights.sha256

@@ -1,0 +1,38 @@
+from pathlib import Path
+
+import pytest
+
+from pipelines.segmenters import BEGIN, END, README, main, table, with_table
+from scpseg.errors import UserError
+from scpseg.segmenters.build import KINDS
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_readme_has_the_table_as_it_is_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (ROOT / README).read_bytes()
+    monkeypatch.chdir(tmp_path)
+    README.write_bytes(before)
+    main()
+    assert README.read_bytes() == before, "run `python -m pipelines.segmenters`"
+
+
+def test_a_row_for_every_segmenter() -> None:
+    rows = table().splitlines()[2:]
+    assert [row.split("`")[1] for row in rows] == list(KINDS)
+    assert (
+        "| `deeplabv3plus` | DeepLabv3+ (Chen et al., ECCV 2018) | `resnet18`, 8 | 12,330,839 | 4 | ImageNet, random |"
+        in table()
+    )
+    assert "| `pidnet-s`, 8 |" in rows[-1] and "| random |" in rows[-1]
+
+
+def test_only_what_stands_between_the_markers_changes() -> None:
+    once = with_table(f"a\n{BEGIN}old\n{END}b\n", "new\n")
+    assert once == f"a\n{BEGIN}new\n{END}b\n" == with_table(once, "new\n")
+
+
+@pytest.mark.parametrize("text", ["a\n", f"{BEGIN}a\n", f"{END}a\n{BEGIN}", f"{BEGIN}{END}{BEGIN}{END}"])
+def test_a_text_without_a_place_for_it_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="put the lines <!-- segmenters --> and <!-- /segmenters --> round it"):
+        with_table(text, "new\n")
