@@ -11,9 +11,11 @@ from pipelines.methods import METHODS, module_of
 from pipelines.stage import run_stage
 from scpseg.data.specs import SPECS
 from scpseg.data.splits import read_split
+from scpseg.data.upstream.choice import check_upstream
+from scpseg.data.upstream.sources import MIRROR
 from scpseg.errors import UserError
 from scpseg.files import write_text
-from scpseg.params import BENCHMARKS, GENERAL, BenchmarkParams, EvaluationParams, Params
+from scpseg.params import BENCHMARKS, GENERAL, BenchmarkParams, DataParams, EvaluationParams, Params
 from scpseg.values import nearest
 
 OUTPUT = Path("results/check.txt")
@@ -42,6 +44,7 @@ def check(params: Params) -> None:
             )
     for name, cls in known.items():
         params.section(name, cls)
+    check_upstream(params)
     suite = params.suite
     for name in suite.benchmarks:
         if name not in SPECS:
@@ -51,10 +54,18 @@ def check(params: Params) -> None:
         if name not in rivals:
             raise params.refuse("suite.baselines", name, f"that is no rival method; {nearest(name, rivals)}")
     for benchmark in suite.benchmarks:
+        _check_source(params, benchmark)
         _check_labels(params, benchmark)
         _check_split(params, benchmark)
         for method in ("scpseg", *suite.baselines):
             module_of(method).check(params, benchmark)
+
+
+def _check_source(params: Params, benchmark: str) -> None:
+    source = params.section("data", DataParams).source
+    if SPECS[benchmark].invented and source != MIRROR:
+        why = f"the scenes of {benchmark} come from the mirror alone; set it to {MIRROR}, or take {benchmark} out of"
+        raise params.refuse("data.source", source, f"{why} suite.benchmarks")
 
 
 def _check_labels(params: Params, benchmark: str) -> None:

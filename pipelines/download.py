@@ -1,15 +1,21 @@
-"""Stage `download`: a benchmark's files, verified and unpacked, and the manifest of them."""
+"""Stage `download`: a benchmark's files, fetched or found, verified, and the manifest of them.
+
+`--check` tells what is there, what is missing and what it costs, and fetches nothing. `--source` brings a benchmark
+from one source into the cache and stops there; the stage finds it then.
+"""
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 
 from pipelines import places
 from pipelines.stage import run_stage
 from scpseg.data.specs import SPECS, spec_of
 from scpseg.data.upstream.fetch import fetch
+from scpseg.data.upstream.sources import UPSTREAM, from_network
 from scpseg.data.upstream.space import size_text
-from scpseg.params import DataParams, Params
+from scpseg.params import DataParams, Params, UpstreamParams
 
 
 def download(params: Params, benchmark: str) -> None:
@@ -18,20 +24,69 @@ def download(params: Params, benchmark: str) -> None:
     Raises:
         UserError: see `scpseg.data.upstream.fetch.fetch`.
     """
-    spec = spec_of(benchmark)
-    manifest = fetch(spec, params.benchmark(benchmark).labels, params.section("data", DataParams))
+    spec, data = spec_of(benchmark), params.section("data", DataParams)
+    manifest = fetch(spec, params.benchmark(benchmark).labels, data, params.section("upstream", UpstreamParams))
     manifest.write(places.manifest(benchmark))
-    total = sum(record.size for record in manifest.files)
-    print(f"{benchmark}: {len(manifest.files)} files, {size_text(total)}, {len(manifest.archives)} archives verified")
-    if not manifest.synthetic:
+    total = sum(record.size for record in (*manifest.archives, *manifest.files))
+    counts = f"{len(manifest.archives)} archives verified, {len(manifest.files)} loose files"
+    print(f"{benchmark}: {counts}, {size_text(total)}")
+    if not manifest.synthetic and not from_network(data):
         print(f"Terms: {spec.terms}\nPlease cite: {spec.citation}")
 
 
+def check(params: Params, benchmarks: tuple[str, ...]) -> None:
+    """Print the state of each benchmark.
+
+    Raises:
+        UserError: a mistaken parameter; what is missing or does not answer is part of the text.
+    """
+    from scpseg.data.upstream.choice import check_upstream
+    from scpseg.data.upstream.survey import survey
+
+    check_upstream(params)
+    data, upstream = params.section("data", DataParams), params.section("upstream", UpstreamParams)
+    print(f"data.source is {data.source}; nothing is fetched or written; 'about' marks estimates")
+    for benchmark in benchmarks:
+        labels = params.benchmark(benchmark).labels
+        print("\n".join(["", *survey(spec_of(benchmark), labels, data, upstream, places.store(benchmark))]), flush=True)
+
+
+def bring(params: Params, benchmark: str, source: str) -> None:
+    """Fetch a benchmark from one source, a known name or an address, into the cache.
+
+    Raises:
+        UserError: there is no such source, or it fails.
+    """
+    from scpseg.data.upstream.acquire import acquire
+    from scpseg.data.upstream.choice import check_upstream
+
+    asked = {**asdict(params.section("upstream", UpstreamParams)), benchmark: [source]}
+    chosen = {name: list(value) for name, value in asked.items()}
+    data = {**params.values["data"], "source": UPSTREAM}
+    params = Params({**params.values, "upstream": chosen, "data": data}, params.path)
+    check_upstream(params)
+    upstream = params.section("upstream", UpstreamParams)
+    labels = params.benchmark(benchmark).labels
+    print(acquire(spec_of(benchmark), labels, params.section("data", DataParams), upstream))
+
+
 def main() -> None:
-    """Read the command line and run the stage."""
+    """Read the command line and run the stage, or one of its helpers."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("benchmark", choices=list(SPECS))
-    download(Params.load(), parser.parse_args().benchmark)
+    parser.add_argument("benchmark", choices=list(SPECS), nargs="?")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--check", action="store_true", help="tell what is there and what is missing, fetch nothing")
+    only.add_argument("--source", help="a known source or an address: bring the benchmark from there into the cache")
+    given = parser.parse_args()
+    params = Params.load()
+    if given.check:
+        check(params, (given.benchmark,) if given.benchmark else params.suite.benchmarks)
+    elif given.benchmark is None:
+        parser.error("name a benchmark, or --check")
+    elif given.source:
+        bring(params, given.benchmark, given.source)
+    else:
+        download(params, given.benchmark)
 
 
 if __name__ == "__main__":

@@ -7,15 +7,16 @@ from pathlib import Path
 
 from pipelines import places
 from pipelines.stage import run_stage
-from scpseg.data.preparing.filling import Choice, fill
+from scpseg.data.preparing.filling import fill
+from scpseg.data.preparing.findings import summary
+from scpseg.data.preparing.plan import Choice
 from scpseg.data.specs import SPECS, spec_of
 from scpseg.data.splits import read_split
 from scpseg.data.upstream.fetch import locate
-from scpseg.data.upstream.layout import pair_files
 from scpseg.data.upstream.manifest import Manifest
 from scpseg.data.upstream.sources import root
 from scpseg.errors import UserError
-from scpseg.params import DataParams, Params
+from scpseg.params import DataParams, Params, UpstreamParams
 
 
 def prepare(params: Params, benchmark: str, workers: int | None = None) -> None:
@@ -34,21 +35,11 @@ def prepare(params: Params, benchmark: str, workers: int | None = None) -> None:
         )
     # A folder of the user's own lists is named without the way to it, which is this machine's.
     split = own.split if own.split in spec.splits else Path(own.split).name
-    paths = [record.path for record in manifest.files]
-    pairing = pair_files(spec, own.labels, split, read_split(spec, own.split), paths, data.partial)
-    found = locate(spec, manifest, data)
-    index = fill(
-        spec,
-        manifest,
-        pairing,
-        found,
-        Choice(split, own.labels, own.labels == spec.masking),
-        target=places.store(benchmark),
-        working=root() / "data",
-        workers=workers,
-    )
-    counts = ", ".join(f"{part} {len(ids)} of {index['expected'][part]}" for part, ids in index["ids"].items())
-    print(f"{benchmark}: {counts}")
+    choice = Choice(split, read_split(spec, own.split), data.partial, own.labels == spec.masking)
+    folder = locate(spec, manifest, data, params.section("upstream", UpstreamParams))
+    index = fill(spec, manifest, folder, choice, places.store(benchmark), root() / "data", workers)
+    for line in summary(spec, index):
+        print(line)
     for warning in index["warnings"]:
         print(f"warning: {warning}")
 

@@ -17,6 +17,8 @@ from scpseg.errors import UserError
 from scpseg.values import NonNegative, Positive, Range, Share, build, nearest, refusal
 
 T = TypeVar("T")
+Names = tuple[str, ...] | tuple[()]
+"""A list that may be empty."""
 
 
 @dataclass(frozen=True)
@@ -24,17 +26,42 @@ class SuiteParams:
     """What is compared: benchmarks x (scpseg + baselines) x seeds."""
 
     benchmarks: tuple[str, ...]
-    baselines: tuple[str, ...]
+    baselines: Names
     seeds: tuple[Annotated[int, Range(0)], ...]
 
 
 @dataclass(frozen=True)
 class DataParams:
-    """Where archives come from: `source` is 'mirror' or a folder (relative to the repository's root)."""
+    """Where archives come from, and where they are kept.
+
+    `source` is 'mirror' (synthetic miniatures), 'upstream' (section `upstream` says from whom), a folder (relative to
+    the repository's root), or an address: one archive (.../name.zip, .../name.7z), or a folder with
+    <benchmark>/archives.json (name, size and sha256 of each archive, as data/mirror/<benchmark> has it) or, where that
+    file is missing, with <benchmark>/ and the archives that `scpseg.data.upstream.offers.ARCHIVES` names.
+    """
 
     source: str
     partial: bool
     cache: str
+
+
+@dataclass(frozen=True)
+class UpstreamParams:
+    """Sources of each benchmark, tried in turn: names of `scpseg.data.upstream.offers`, or addresses as `data.source`.
+
+    `unverified_hosts` are hosts whose certificate is not checked; only files with a known SHA-256 come from there.
+    """
+
+    deepglobe: Names
+    inria: Names
+    potsdam: Names
+    blu: Names
+    unverified_hosts: Names
+
+    def of(self, benchmark: str) -> tuple[str, ...]:
+        """The list of one benchmark."""
+        names: tuple[str, ...] = getattr(self, benchmark)
+        return names
 
 
 @dataclass(frozen=True)
@@ -124,6 +151,7 @@ class BenchmarkParams:
 GENERAL: dict[str, type] = {
     "suite": SuiteParams,
     "data": DataParams,
+    "upstream": UpstreamParams,
     "mirror": MirrorParams,
     "segmenter": SegmenterParams,
     "train": TrainParams,
@@ -132,7 +160,7 @@ GENERAL: dict[str, type] = {
     "evaluation": EvaluationParams,
     "profile": ProfileParams,
 }
-BENCHMARKS = ("deepglobe", "inria", "potsdam", "blu")
+BENCHMARKS = ("deepglobe", "inria", "potsdam", "blu", "probe")
 
 
 class Params:

@@ -109,6 +109,10 @@ def _convert(hint: Any, value: Any) -> Any:
         return value
     if origin in (Union, types.UnionType):
         return _convert_union(get_args(hint), value)
+    if hint == tuple[()]:
+        if value != []:
+            raise _Mismatch("it must be an empty list")
+        return ()
     if origin is tuple:
         if not isinstance(value, list) or not value:
             raise _Mismatch("it must be a list with at least one entry")

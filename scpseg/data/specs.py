@@ -1,4 +1,4 @@
-"""The four benchmarks as facts: classes, colours, what is scored, split lists, file layout, terms, citation.
+"""The four benchmarks and the probe as facts: classes, colours, what is scored, split lists, layout, terms, citation.
 
 A class's place in `classes` is its training id, the number that stands in the store and that networks predict.
 Facts come from the benchmarks' pages and the programs of the field; the README names those that could not be
@@ -56,6 +56,7 @@ class Spec:
         layout: which files are images and labels.
         splits: split name -> folder under scpseg/data/splits; empty where the folders give the split.
         mean_name: what the mean over scored classes is called, 'mIoU' or 'building IoU'.
+        invented: no real benchmark: only the mirror can write it.
         terms: what the user must know before downloading.
         citation: what to cite.
     """
@@ -75,6 +76,7 @@ class Spec:
     masking: str = ""
     unknown_share: float = 0.0
     mean_name: str = "mIoU"
+    invented: bool = False
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -200,7 +202,34 @@ SPECS: dict[str, Spec] = {
         "High-Resolution Remote Sensing Images, IEEE TGRS 60, 2022, doi 10.1109/TGRS.2022.3168697.",
         notes=("Counts of 196/28/32 and 192/28/32 are both reported; the counts found stand in every row.",),
     ),
+    "probe": Spec(
+        name="probe",
+        title="Probe",
+        side=192,
+        counts=(200, 2, 64),
+        ground_sampling=1.0,
+        classes=(
+            Class("ground", (96, 104, 84), scored=False),
+            Class("orange cue", (214, 120, 32), scored=False),
+            Class("blue cue", (40, 112, 214), scored=False),
+            Class("disc of orange", (255, 208, 150)),
+            Class("disc of blue", (160, 205, 255)),
+        ),
+        decoding="exact",
+        layout=Layout(
+            image=r"(^|/)(?P<split>train|val|test)/image/(?P<id>[^/]+)\.png$",
+            labels={"label": r"(^|/)(?P<split>train|val|test)/label/(?P<id>[^/]+)\.png$"},
+        ),
+        splits={"folders": ""},
+        terms="none; this suite draws the scenes.",
+        citation="A controlled experiment of this suite (scpseg/data/synthetic/probe.py).",
+        invented=True,
+    ),
 }
+REAL = tuple(name for name, spec in SPECS.items() if not spec.invented)
+"""The published benchmarks: all but the probe."""
+PROBE_CUES, PROBE_DISCS = (1, 2), (3, 4)
+"""Training ids of the probe's two kinds of cue, and of the discs whose kind they tell."""
 
 
 def spec_of(name: str) -> Spec:

@@ -82,3 +82,12 @@ def test_a_split_without_val_cannot_be_evaluated_on_val() -> None:
     params.values["evaluation"]["split"] = "val"
     with pytest.raises(UserError, match="no val images"):
         check(params)
+
+
+def test_the_probe_comes_from_the_mirror_alone() -> None:
+    params = changed("suite.benchmarks", ["inria", "probe"])
+    check(params)
+    params.values["data"]["source"] = "datasets"
+    with pytest.raises(UserError, match=r"data\.source is 'datasets'.* probe come from the mirror alone") as caught:
+        check(params)
+    assert "\n" not in str(caught.value) and "suite.benchmarks" in str(caught.value)

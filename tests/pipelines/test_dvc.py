@@ -24,12 +24,13 @@ def test_every_parameter_is_used_by_a_stage() -> None:
     """A parameter that no stage lists could be changed without anything rerunning."""
     used = {entry for stage in STAGES.values() for entry in stage.get("params", []) if isinstance(entry, str)}
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    free = {"data.cache", "machine.workers"}  # where archives lie and how many processes cut windows: no result depends
+    # Where archives lie and come from (a manifest says what came), how many processes cut windows: no result depends.
+    free = {"data.cache", "machine.workers"} | {f"upstream.{key}" for key in params["upstream"]}
     generic = {entry.removeprefix("${item.benchmark}") for entry in used if entry.startswith("${item.benchmark}")}
     for section, values in params.items():
         for key in values:
             name = f"{section}.{key}"
-            if section in ("deepglobe", "inria", "potsdam", "blu"):
+            if section in ("deepglobe", "inria", "potsdam", "blu", "probe"):
                 assert "" in generic or f".{key}" in generic
             elif section != "suite" and name not in free:
                 assert section in used or name in used or ("${item.method}" in used and section in METHODS), name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from scpseg.errors import UserError
 Image.MAX_IMAGE_PIXELS = None
 
 Pixels = NDArray[np.uint8]
+THRESHOLD, NEAR = 128, 40
 UNKNOWN = 254
 """Marks pixels without a class's colour while a label is being decoded."""
 BLOCK_ROWS = 256
@@ -40,12 +40,15 @@ class Label:
         pixels: number of pixels of each training id.
         ignored: number of pixels that are 255, unknown ones among them.
         unknown: number of pixels that had no class's colour.
+        near: where channels are cut at 128, number of pixels with a channel within 40 of it; else 0. Upstream's faulty
+            labels are said to have none, so that a cut elsewhere would give the same.
     """
 
     ids: Pixels
     pixels: tuple[int, ...]
     ignored: int
     unknown: int
+    near: int
 
 
 def read_size(path: Path, name: str) -> tuple[int, int]:
@@ -63,21 +66,21 @@ def read_size(path: Path, name: str) -> tuple[int, int]:
             return picture.height, picture.width
 
 
-def read_pixels(data: bytes, name: str) -> Pixels:
-    """Decode the bytes of file `name` (JPEG, PNG or TIFF, by its suffix) to (H, W) or (H, W, C) uint8.
+def read_pixels(path: Path, name: str) -> Pixels:
+    """Decode a file (JPEG, PNG or TIFF, by the suffix of `name`) to (H, W) or (H, W, C) uint8.
 
     Raises:
-        UserError: the bytes are damaged, or a channel has not 8 bits.
+        UserError: the file is damaged, or a channel has not 8 bits.
     """
     with _damage_named(name):
         if _is_tiff(name):
-            with tifffile.TiffFile(io.BytesIO(data)) as file:
+            with tifffile.TiffFile(path) as file:
                 page = file.pages.first
                 pixels = np.asarray(page.asarray(maxworkers=1))  # prepare already runs one process per core
                 if page.axes == "SYX":
                     pixels = np.moveaxis(pixels, 0, -1)
         else:
-            with Image.open(io.BytesIO(data)) as picture:
+            with Image.open(path) as picture:
                 # Indices and bits are not grey levels.
                 plain = {"P": "RGB", "1": "L"}.get(picture.mode)
                 pixels = np.asarray(picture.convert(plain) if plain else picture)
@@ -116,8 +119,11 @@ def decode_label(pixels: Pixels, spec: Spec, name: str, ignore_first: bool = Fal
     table = _table(spec, ignore_first)
     ids = np.empty(pixels.shape[:2], np.uint8)
     counts = np.zeros(256, np.int64)
+    near = 0
     for top in range(0, len(ids), BLOCK_ROWS):
         rows = slice(top, top + BLOCK_ROWS)
+        if spec.decoding == "threshold":
+            near += _near(pixels[rows])
         np.take(table, _codes(pixels[rows], spec.decoding == "threshold"), out=ids[rows])
         counts += np.bincount(ids[rows].ravel(), minlength=256)
     unknown = int(counts[UNKNOWN])
@@ -126,7 +132,13 @@ def decode_label(pixels: Pixels, spec: Spec, name: str, ignore_first: bool = Fal
     if unknown:
         ids[ids == UNKNOWN] = IGNORE_INDEX
     classes = tuple(int(count) for count in counts[: len(spec.classes)])
-    return Label(ids, classes, int(counts[IGNORE_INDEX]) + unknown, unknown)
+    return Label(ids, classes, int(counts[IGNORE_INDEX]) + unknown, unknown, near)
+
+
+def _near(block: Pixels) -> int:
+    """Pixels with a channel within NEAR of THRESHOLD: one comparison in wrapping bytes."""
+    close = (block - np.uint8(THRESHOLD - NEAR + 1)) < np.uint8(2 * NEAR - 1)
+    return int(np.count_nonzero(close if block.ndim == 2 else close.any(axis=2)))
 
 
 def _codes(block: Pixels, threshold: bool) -> NDArray[np.intp]:

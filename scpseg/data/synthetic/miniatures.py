@@ -67,7 +67,7 @@ def write_nothing(benchmark: str, folder: Path) -> None:
 def miniature_ids(spec: Spec, params: MirrorParams) -> Ids:
     """The first ids of each list of the benchmark's default split; Potsdam's train holds its two faulty tiles.
 
-    BLU has no lists, so its names are made up.
+    BLU and the probe have no lists, so their names are made up.
     """
     counts = dict(zip(PARTS, (params.train, params.val, params.test), strict=True))
     lists = read_split(spec, next(iter(spec.splits)))
@@ -159,9 +159,9 @@ def _write_potsdam(spec: Spec, folder: Path, params: MirrorParams) -> None:
                 _add(archive, f"top_potsdam_{name}_{variant}.tif", _tiff(colours))
 
 
-def _write_blu(spec: Spec, folder: Path, params: MirrorParams) -> None:
+def _write_folders(spec: Spec, folder: Path, params: MirrorParams) -> None:
     """PNG pairs in folders that give the split."""
-    with zipfile.ZipFile(folder / "BLU.zip", "w") as archive:
+    with zipfile.ZipFile(folder / f"{spec.title}.zip", "w") as archive:
         for part, name, image, label in _scenes(spec, params):
             _add(archive, f"{part.capitalize()}/image/{name}.png", encoded(image, "PNG"))
             _add(archive, f"{part.capitalize()}/label/{name}.png", encoded(palette(spec)[label], "PNG"))
@@ -171,7 +171,8 @@ WRITERS: dict[str, Callable[[Spec, Path, MirrorParams], None]] = {
     "deepglobe": _write_deepglobe,
     "inria": _write_inria,
     "potsdam": _write_potsdam,
-    "blu": _write_blu,
+    "blu": _write_folders,
+    "probe": _write_folders,
 }
 
 

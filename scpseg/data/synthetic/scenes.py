@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from scpseg import IGNORE_INDEX
-from scpseg.data.specs import spec_of
+from scpseg.data.specs import PROBE_DISCS, spec_of
 from scpseg.data.synthetic.canvas import Canvas, Mask, Material
 from scpseg.data.synthetic.land import Country, Zone, draw_country
+from scpseg.data.synthetic.probe import probe_scene
 from scpseg.data.synthetic.town import Town, draw_town
 
 Bytes = NDArray[np.uint8]
@@ -118,6 +119,9 @@ def draw(benchmark: str, side: int, seed: int, number: int) -> Scene:
         UserError: there is no such benchmark.
     """
     spec_of(benchmark)
+    if benchmark == "probe":
+        made = probe_scene(side, seed, number)
+        return Scene(made.image, made.label, np.isin(made.label, PROBE_DISCS))
     rng = np.random.default_rng(np.random.SeedSequence([seed, NUMBERS[benchmark], number]))
     canvas = Canvas(side, rng)
     if benchmark in COUNTRIES:

@@ -1,108 +1,52 @@
-"""Zip and 7z archives, also split ones, behind one small interface that trusts no member."""
+"""Zip and 7z archives, also split ones, behind one small interface that trusts no member and writes nothing.
+
+Members come out as chunks of bytes in the order in which they lie in the archive, so that what becomes of them is
+decided elsewhere and memory does not grow with them.
+"""
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import io
-import re
 import stat
+import struct
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import py7zr
+from py7zr.compressor import SevenZipDecompressor
 
 from scpseg.data.upstream.joined import Joined
+from scpseg.data.upstream.members import Checked, Member, Names
 from scpseg.errors import UserError
 
 CHUNK = 1 << 20
+"""Bytes of a zip member at a time."""
+PACKED, LARGEST = 1 << 16, 1 << 25
+"""Packed bytes that a 7z decompressor takes at a time, and unpacked ones it may answer with. It keeps what would be
+more than that, so their ratio bounds memory: LZMA would have to squeeze everything 512-fold for that to grow."""
 SEVEN_ZIP_START = 32
 """Bytes of a 7z file's start header, which says where its end header lies."""
+ZIP_LOCAL = struct.Struct("<26xHH")
+"""A zip's header before a member: the lengths of name and extra field."""
 
-
-@dataclass(frozen=True)
-class Member:
-    """One entry of an archive: posix name, declared size in bytes, whether it is a folder."""
-
-    name: str
-    size: int
-    folder: bool
-
-
-@dataclass(frozen=True)
-class Written:
-    """One unpacked file: its size in bytes and its SHA-256."""
-
-    size: int
-    sha256: str
-
-
-class _Sink:
-    """One file being unpacked: counts, hashes, and stops at its declared size. py7zr writes into it too."""
-
-    def __init__(self, path: Path, declared: int, what: str) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._stream = path.open("xb")
-        self._hash = hashlib.sha256()
-        self._declared, self._what = declared, what
-        self._size = 0
-
-    def write(self, data: bytes | bytearray) -> int:
-        self._size += len(data)
-        if self._size > self._declared:
-            self._stream.close()
-            raise UserError(
-                f"{self._what} unpacks to more than the {self._declared} bytes it declares; "
-                "the archive is damaged or hostile: fetch it again"
-            )
-        self._hash.update(data)
-        self._stream.write(data)
-        return len(data)
-
-    def read(self, size: int | None = None) -> bytes:
-        raise io.UnsupportedOperation("read")
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return offset
-
-    def seekable(self) -> bool:
-        return False
-
-    def size(self) -> int:
-        return self._size
-
-    def flush(self) -> None:
-        self._stream.flush()
-
-    def close(self) -> None:
-        self._stream.close()
-
-    def written(self) -> Written:
-        """What is on disk now, closed.
-
-        Raises:
-            UserError: fewer bytes than declared.
-        """
-        self.close()
-        if self._size != self._declared:
-            raise UserError(
-                f"{self._what} unpacks to {self._size} of the {self._declared} bytes it declares; "
-                "the archive is damaged: fetch it again"
-            )
-        return Written(self._size, self._hash.hexdigest())
+Wanted = Callable[[str], bool]
 
 
 class Archive(ABC):
-    """An open archive; `name` is for messages."""
+    """An open archive; `name` is for messages.
+
+    `watch` is called with the packed bytes read so far where an archive must be read from the start of a block (7z).
+    """
 
     def __init__(self, name: str) -> None:
         """Remember the name."""
         self.name = name
+        self.watch: Callable[[int], None] = lambda count: None
 
     @abstractmethod
     def members(self) -> list[Member]:
@@ -113,98 +57,112 @@ class Archive(ABC):
         """
 
     @abstractmethod
-    def extract(self, targets: Mapping[Member, Path]) -> dict[str, Written]:
-        """Unpack some members to new files.
+    def stream(self, wanted: Wanted) -> Iterator[tuple[Member, Iterator[bytes]]]:
+        """The wanted members in the archive's order; the chunks of each must be used up before the next.
 
         Raises:
-            UserError: a member's size is not the declared one.
+            UserError: a member is damaged or not of the size that it declares.
         """
 
-    def _checked(self, name: str, size: int, folder: bool, mode: int, known: set[str]) -> Member:
-        """One entry as Member; `mode` is its Unix mode, 0 where unknown."""
-        plain = name.replace("\\", "/")
-        why = None
-        if plain.startswith("/") or re.match(r"[A-Za-z]:", plain):
-            why = "has an absolute path"
-        elif ".." in plain.split("/"):
-            why = "points outside with '..'"
-        elif stat.S_ISLNK(mode):
-            why = "is a link"
-        elif stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
-            why = "is no plain file"
-        elif not folder and plain in known:
-            why = "stands twice"
-        if why:
-            raise UserError(
-                f"{self.name}: member {name!r} {why}, so nothing of this archive is unpacked; "
-                "fetch it from a trusted source"
-            )
-        known.add(plain)
-        return Member(plain, size, folder)
+    @abstractmethod
+    def stretch(self, member: Member) -> tuple[int, int] | None:
+        """First byte and length of a member that lies uncompressed in the file; None where it cannot be said."""
 
 
 class _Zip(Archive):
     def __init__(self, name: str, file: zipfile.ZipFile) -> None:
         super().__init__(name)
         self._file = file
-        self._infos: dict[str, zipfile.ZipInfo] = {}
+        names = Names(name)
+        self._members: list[tuple[Member, zipfile.ZipInfo]] = []
+        for info in file.infolist():
+            plain = names.accept(info.filename, info.is_dir(), info.external_attr >> 16)
+            self._members.append((Member(plain, info.file_size, info.is_dir()), info))
 
     def members(self) -> list[Member]:
-        known: set[str] = set()
-        made = []
-        for info in self._file.infolist():
-            member = self._checked(info.filename, info.file_size, info.is_dir(), info.external_attr >> 16, known)
-            self._infos[member.name] = info
-            made.append(member)
-        return made
+        return [member for member, _ in self._members]
 
-    def extract(self, targets: Mapping[Member, Path]) -> dict[str, Written]:
-        done = {}
-        for member, path in targets.items():
-            sink = _Sink(path, member.size, f"{self.name}: member {member.name!r}")
-            with closing(sink), self._file.open(self._infos[member.name]) as stream:
-                while data := stream.read(CHUNK):
-                    sink.write(data)
-            done[member.name] = sink.written()
-        return done
+    def stream(self, wanted: Wanted) -> Iterator[tuple[Member, Iterator[bytes]]]:
+        for member, info in sorted(self._members, key=lambda pair: pair[1].header_offset):
+            if member.folder or not wanted(member.name):
+                continue
+            what = f"{self.name}: member {member.name!r}"
+            if info.flag_bits & 1:
+                raise UserError(f"{what} is encrypted; unpack it yourself and name the folder in data.source")
+            with self._file.open(info) as stream:
+                chunks = iter(lambda stream=stream: stream.read(CHUNK), b"")  # type: ignore[misc]
+                yield member, Checked(what, member.size, None).passing(chunks)  # zipfile compares the CRC-32
+
+    def stretch(self, member: Member) -> tuple[int, int] | None:
+        info = next(info for known, info in self._members if known == member)
+        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or self._file.fp is None:
+            return None
+        self._file.fp.seek(info.header_offset)
+        name, extra = ZIP_LOCAL.unpack(self._file.fp.read(ZIP_LOCAL.size))
+        return info.header_offset + ZIP_LOCAL.size + name + extra, info.file_size
 
 
 class _SevenZip(Archive):
+    """py7zr reads the headers and brings the codecs; its own extraction pushes into files where we pull."""
+
     def __init__(self, name: str, file: py7zr.SevenZipFile) -> None:
         super().__init__(name)
         self._file = file
-        self._names: dict[str, str] = {}
+        self._read = 0
+        names = Names(name)
+        self._members: dict[int, Member] = {}
+        for entry in file.files:
+            mode = stat.S_IFLNK if entry.is_symlink or entry.is_junction else entry.st_fmt or 0
+            plain = names.accept(entry.filename, entry.is_directory, mode)
+            self._members[entry.id] = Member(plain, entry.uncompressed or 0, entry.is_directory)
 
     def members(self) -> list[Member]:
-        known: set[str] = set()
-        made = []
+        return list(self._members.values())
+
+    def stretch(self, member: Member) -> tuple[int, int] | None:
+        return None
+
+    def stream(self, wanted: Wanted) -> Iterator[tuple[Member, Iterator[bytes]]]:
         for entry in self._file.files:
-            mode = entry.st_fmt or 0
-            if entry.is_symlink or entry.is_junction:
-                mode = stat.S_IFLNK
-            member = self._checked(entry.filename, entry.uncompressed or 0, entry.is_directory, mode, known)
-            self._names[member.name] = entry.filename
-            made.append(member)
-        return made
+            member = self._members[entry.id]
+            if entry.emptystream and not member.folder and wanted(member.name):
+                yield member, iter(())
+        streams = getattr(self._file.header, "main_streams", None)
+        if streams is None:
+            return
+        for number, folder in enumerate(streams.unpackinfo.folders):
+            chosen = [wanted(self._members[entry.id].name) for entry in folder.files or ()]
+            if not any(chosen):
+                continue
+            start, end = streams.packinfo.packpositions[number : number + 2]
+            self._file.fp.seek(self._file.afterheader + start)
+            unpacker = SevenZipDecompressor(
+                folder.coders, end - start, folder.unpacksizes, folder.crc, blocksize=PACKED
+            )
+            last = len(chosen) - 1 - chosen[::-1].index(True)
+            for place, entry in enumerate(folder.files):
+                member = self._members[entry.id]
+                check = Checked(f"{self.name}: member {member.name!r}", member.size, entry.crc32)
+                chunks = check.passing(self._unpacked(unpacker, member))
+                if chosen[place]:
+                    yield member, chunks
+                for _ in chunks:  # what is not wanted lies before what is, in one stream
+                    pass
+                if place == last:
+                    break
 
-    def extract(self, targets: Mapping[Member, Path]) -> dict[str, Written]:
-        by_name = {member.name: (member, path) for member, path in targets.items()}
-        sinks: dict[str, _Sink] = {}
-        archive = self.name
-
-        class Factory(py7zr.io.WriterFactory):
-            def create(self, filename: str) -> py7zr.io.Py7zIO:
-                member, path = by_name[filename.replace("\\", "/")]
-                sinks[member.name] = _Sink(path, member.size, f"{archive}: member {member.name!r}")
-                return sinks[member.name]  # type: ignore[return-value]  # py7zr asks for methods, not for the class
-
-        self._file.reset()
-        try:
-            self._file.extract(targets=[self._names[name] for name in by_name], factory=Factory())
-        finally:
-            for sink in sinks.values():
-                sink.close()
-        return {name: sinks[name].written() for name in by_name}
+    def _unpacked(self, unpacker: Any, member: Member) -> Iterator[bytes]:
+        left, file = member.size, self._file.fp
+        while left > 0:
+            before = file.tell()
+            data = unpacker.decompress(file, min(left, LARGEST))
+            read = file.tell() - before
+            if not data and not read:
+                raise UserError(f"{self.name} ends within member {member.name!r}; it is damaged: fetch it again")
+            self._read += read
+            self.watch(self._read)
+            left -= len(data)
+            yield data
 
 
 def is_archive(name: str) -> bool:
@@ -213,18 +171,23 @@ def is_archive(name: str) -> bool:
 
 
 @contextmanager
-def open_archive(name: str, parts: Sequence[Path]) -> Iterator[Archive]:
+def open_archive(name: str, parts: Sequence[Path], stretch: tuple[int, int | None] = (0, None)) -> Iterator[Archive]:
     """Open a zip, a 7z, or the ordered parts of a split 7z; `name` ends in .zip or .7z.
+
+    Args:
+        name: for messages.
+        parts: the files.
+        stretch: first byte and length of the archive in them, by default everything.
 
     Raises:
         UserError: inside the block too, where the archive turns out to be damaged, incomplete or encrypted.
     """
     try:
-        if name.lower().endswith(".zip"):
-            with zipfile.ZipFile(parts[0]) as file:
-                yield _Zip(name, file)
-        else:
-            with io.BufferedReader(Joined(parts), CHUNK) as stream:
+        with io.BufferedReader(Joined(parts, *stretch), CHUNK) as stream:
+            if name.lower().endswith(".zip"):
+                with zipfile.ZipFile(stream) as file:
+                    yield _Zip(name, file)
+            else:
                 _check_length(name, stream, parts)
                 with py7zr.SevenZipFile(stream) as packed:
                     yield _SevenZip(name, packed)

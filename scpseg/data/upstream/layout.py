@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal
@@ -14,8 +14,13 @@ from scpseg.errors import UserError
 
 Key = tuple[str, str]
 """(folder split or '', id in lower case): what an image and its label have in common."""
+Slot = tuple[str, str, str]
+"""Place of a file in the store: split, id, 'image' or 'label'."""
+KINDS = ("image", "label")
 SHOWN = 5
 """Ids or files named in a message."""
+EXTRACT = "_for_participants"
+"""Potsdam.zip holds the training labels twice: among all labels, and alone in archives whose name has this in it."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,20 @@ def role_of(spec: Spec, variant: str, path: str) -> Role | None:
     return None
 
 
+def slots_of(spec: Spec, variant: str, lists: Ids) -> Callable[[str], Slot | None]:
+    """A function that says of a posix path where in the store the file goes, None where it is not wanted."""
+    places = {id.lower(): (part, id) for part, ids in lists.items() for id in ids}
+
+    def slot(path: str) -> Slot | None:
+        role = role_of(spec, variant, path)
+        if role is None:
+            return None
+        place = places.get(role.id.lower()) if lists else (role.split, role.id)
+        return place and (*place, role.kind)
+
+    return slot
+
+
 def pair_files(spec: Spec, variant: str, split: str, lists: Ids, paths: Iterable[str], partial: bool) -> Pairing:
     """Pair images with labels and sort them into splits.
 
@@ -111,12 +130,12 @@ def pair_files(spec: Spec, variant: str, split: str, lists: Ids, paths: Iterable
 
 def _by_key(spec: Spec, variant: str, paths: Iterable[str]) -> tuple[dict[Key, str], dict[Key, str]]:
     found: dict[str, dict[Key, str]] = {"image": {}, "label": {}}
-    for path in sorted(paths):
+    for path in sorted(paths, key=lambda path: (EXTRACT in path, path)):
         role = role_of(spec, variant, path)
         if role is None:
             continue
         first = found[role.kind].setdefault(role.key, path)
-        if first != path:
+        if first != path and EXTRACT not in path:
             raise UserError(
                 f"{spec.name}: {first} and {path} are both the {role.kind} of {role.id}; remove one of them"
             )

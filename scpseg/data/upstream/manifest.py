@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,10 +27,10 @@ class Manifest:
 
     Attributes:
         benchmark: its name.
-        source: 'mirror' (synthetic miniatures) or 'folder' (the user's).
+        source: 'mirror' (synthetic miniatures), 'folder' (the user's) or 'upstream' (fetched from the network).
         labels: which variant of the label files.
-        archives: those that files come out of, parts of split ones one by one; their path stands as `name` in JSON.
-        files: images and labels; those out of archives as <archive>/<member>.
+        archives: those that images and labels are in, parts of split ones one by one; path is `name` in JSON.
+        files: images and labels that lie loose.
     """
 
     benchmark: str
@@ -45,12 +43,6 @@ class Manifest:
     def synthetic(self) -> bool:
         """Whether the images are procedural miniatures."""
         return self.source == "mirror"
-
-    @property
-    def fingerprint(self) -> str:
-        """Name of the cache's folder for what the archives hold."""
-        content = [self.labels, [[record.path, record.sha256] for record in self.archives]]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
     def write(self, path: Path) -> None:
         """Write as JSON."""

@@ -1,4 +1,4 @@
-"""Where a benchmark's files lie: the mirror, or the folder that the user names."""
+"""Where a benchmark's files lie: the mirror, the folder that the user names, or what came from upstream."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from scpseg.data.specs import Spec
 from scpseg.data.upstream.layout import role_of
@@ -18,6 +19,7 @@ from scpseg.params import DataParams
 
 MIRROR = "mirror"
 MIRROR_LIST = "archives.json"
+UPSTREAM = "upstream"
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,24 @@ def root() -> Path:
 
 
 def cache_folder(benchmark: str, data: DataParams) -> Path:
-    """Where archives are unpacked; environment variable SCPSEG_CACHE overrides data.cache."""
+    """A benchmark's place in the cache; environment variable SCPSEG_CACHE overrides data.cache."""
     return root() / Path(os.environ.get("SCPSEG_CACHE") or data.cache).expanduser() / benchmark
+
+
+def upstream_folder(benchmark: str, data: DataParams) -> Path:
+    """Where each source of a benchmark has its folder of what was fetched from it."""
+    return cache_folder(benchmark, data) / UPSTREAM
+
+
+def is_address(source: str) -> bool:
+    """Whether a source is an http or https address with a host."""
+    parts = urlsplit(source)
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
+
+
+def from_network(data: DataParams) -> bool:
+    """Whether the files are fetched into the cache (`scpseg.data.upstream.acquire`) before they are read."""
+    return data.source == UPSTREAM or is_address(data.source)
 
 
 def source_folder(benchmark: str, data: DataParams) -> Path:
@@ -53,20 +71,21 @@ def source_folder(benchmark: str, data: DataParams) -> Path:
     if not folder.is_dir():
         raise UserError(
             f"data.source is {data.source!r}, which is no folder; give an existing one (a relative path counts from "
-            f"the repository's root) or set data.source: {MIRROR}"
+            f"the repository's root) or set data.source: {UPSTREAM}, or {MIRROR}"
         )
     return folder / benchmark if (folder / benchmark).is_dir() else folder
 
 
-def find(spec: Spec, variant: str, data: DataParams) -> Found:
+def find(spec: Spec, variant: str, data: DataParams, folder: Path | None = None) -> Found:
     """Look for the images and the labels `variant` of a benchmark; the mirror's archives are verified.
 
-    Where both images and labels lie loose, archives beside them are left alone.
+    Where both images and labels lie loose, archives beside them are left alone. `folder` is what was fetched from
+    upstream; without it the one that `data.source` means is searched.
 
     Raises:
         UserError: an archive is missing, truncated, altered or unsafe.
     """
-    folder = source_folder(spec.name, data)
+    folder = folder or source_folder(spec.name, data)
     if data.source == MIRROR:
         listed = read_listed(read_json(folder / MIRROR_LIST)["archives"])
         verify_archives(folder, listed, f"write it again with {_remedy(spec.name)}")
@@ -86,10 +105,11 @@ def expect_both(spec: Spec, variant: str, paths: Iterable[str], data: DataParams
     kinds = {role.kind for path in paths if (role := role_of(spec, variant, path))}
     lacking = " and ".join(f"no {kind}" for kind in ("image", "label") if kind not in kinds)
     if lacking:
+        where = "expected is" if from_network(data) else f"expected there, or in its folder {spec.name}/, is"
         raise UserError(
-            f"data.source {data.source!r} holds {lacking} of {spec.name}; expected there, or in its folder "
-            f"{spec.name}/, archives (.zip, .7z, .7z.001, ...) or files with paths that end like "
-            f"{_readable(spec.layout.image)} and {_readable(spec.layout.labels[variant])}"
+            f"data.source {data.source!r} holds {lacking} of {spec.name}; {where} an archive (.zip, .7z, .7z.001, ...) "
+            f"or files with paths that end like {_readable(spec.layout.image)} and "
+            f"{_readable(spec.layout.labels[variant])}"
         )
 
 

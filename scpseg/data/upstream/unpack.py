@@ -1,26 +1,16 @@
-"""Unpacking archives into the cache: safely, once, and all or nothing."""
+"""What archives hold, also archives inside archives, and their wanted members one after the other. Writes nothing."""
 
 from __future__ import annotations
 
-import fcntl
 import re
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from scpseg.data.upstream.archives import Member, Written, is_archive, open_archive
-from scpseg.data.upstream.space import check_space, full_disk_named
+from scpseg.data.upstream.archives import Archive, Wanted, is_archive, open_archive
+from scpseg.data.upstream.zipstream import stream_zip
 from scpseg.errors import UserError
-from scpseg.files import read_json, write_json
-from scpseg.progress import progress
-
-RECORDS = "unpacked.json"
-"""List of the unpacked files in their folder, written last."""
-DEPTH = 2
-"""Archives may hold archives (Inria: zip in 7z); what lies deeper is not opened."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +19,32 @@ class Group:
 
     name: str
     parts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What headers tell of an archive without unpacking anything.
+
+    Attributes:
+        files: declared bytes by path <archive>/<member>, those inside a zip that lies uncompressed in a zip too.
+        hidden: zips inside it whose members are known only while they stream past.
+    """
+
+    files: Mapping[str, int]
+    hidden: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Passing:
+    """A wanted member as it comes out of its archive.
+
+    Attributes:
+        path: <archive>/<member>, or <archive>/<inner zip>/<member>.
+        chunks: its bytes, to be used up before the next member.
+    """
+
+    path: str
+    chunks: Iterator[bytes]
 
 
 def group_archives(paths: Iterable[str]) -> list[Group]:
@@ -53,96 +69,86 @@ def group_archives(paths: Iterable[str]) -> list[Group]:
     return sorted(groups, key=lambda group: group.name)
 
 
-def holds_wanted(group: Group, folder: Path, wanted: Callable[[str], bool]) -> bool:
-    """Whether an archive has a wanted member, or an archive inside that might.
+def list_members(group: Group, folder: Path) -> Listing:
+    """What an archive in `folder` holds, as far as headers tell.
+
+    Raises:
+        UserError: the archive is damaged, or has an unsafe member.
+    """
+    parts = [folder / part for part in group.parts]
+    with open_archive(group.name, parts) as archive:
+        files = {f"{group.name}/{member.name}": member.size for member in archive.members() if not member.folder}
+        inner = _inner_zips(archive)
+    hidden = []
+    for path, stretch in inner.items():
+        del files[path]
+        if stretch is None:
+            hidden.append(path)
+            continue
+        with open_archive(path, parts, stretch) as zipped:
+            files |= {f"{path}/{member.name}": member.size for member in zipped.members() if not member.folder}
+    return Listing(files, tuple(hidden))
+
+
+def holds_wanted(group: Group, folder: Path, wanted: Wanted) -> bool:
+    """Whether an archive has a wanted member (by its path), or an archive inside that might.
 
     Raises:
         UserError: the archive is damaged or has an unsafe member.
     """
-    with open_archive(group.name, [folder / part for part in group.parts]) as archive:
-        files = [member for member in archive.members() if not member.folder]
-    return any(is_archive(member.name) or wanted(f"{group.name}/{member.name}") for member in files)
+    listing = list_members(group, folder)
+    return bool(listing.hidden) or any(wanted(path) for path in listing.files)
 
 
-def unpack(groups: Sequence[Group], folder: Path, wanted: Callable[[str], bool], target: Path) -> list[dict[str, Any]]:
-    """Unpack the wanted members of `groups` to `target`/<archive name>/<member>, unless that was done before.
+def stream_members(
+    group: Group, folder: Path, wanted: Wanted, watch: Callable[[int], None] = lambda count: None
+) -> Iterator[Passing]:
+    """The members of an archive in `folder` whose path is wanted, those of zips inside it too, as they come.
 
-    Everything goes to a sibling folder first that is renamed when complete, so `target` is whole or absent. Members
-    of archives inside archives lie below both names.
-
-    Returns:
-        {"path", "size", "sha256"} of every file, sorted; paths posix, relative to `target`.
+    A zip inside a 7z is read while it is unpacked, so nothing of it is ever kept. What lies deeper than an archive
+    inside an archive, and a 7z inside an archive, is not opened. `watch` is called with the packed bytes of a 7z read
+    so far, blocks without a wanted member not counted.
 
     Raises:
-        UserError: an archive that is damaged or unsafe, or a full disk.
+        UserError: a member is damaged, unsafe, encrypted, or not of the size that it declares.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(target.parent):
-        if not _complete(target):
-            _clean(target.parent, target)
-            temporary = target.parent / f".unpacking-{target.name}"
-            try:
-                records = []
-                for group in progress(groups, len(groups), "unpacking archives"):
-                    parts = [folder / part for part in group.parts]
-                    records += _unpack_one(group.name, parts, wanted, temporary, DEPTH)
-                write_json(temporary / RECORDS, sorted(records, key=lambda record: str(record["path"])))
-                temporary.rename(target)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
-        found: list[dict[str, Any]] = read_json(target / RECORDS)
-        return found
+    parts = [folder / part for part in group.parts]
+    with open_archive(group.name, parts) as archive:
+        archive.watch = watch
+        inner = _inner_zips(archive)
+        yield from _plain(archive, inner, wanted)
+    for path, stretch in inner.items():
+        if stretch is not None:
+            with open_archive(path, parts, stretch) as zipped:
+                yield from _plain(zipped, {}, wanted)
 
 
-def _complete(target: Path) -> bool:
-    """Whether an earlier run unpacked everything and all of it is still there."""
-    if not (target / RECORDS).is_file():
-        return False
-    places = [(target / record["path"], record["size"]) for record in read_json(target / RECORDS)]
-    return all(path.is_file() and path.stat().st_size == size for path, size in places)
+def _plain(archive: Archive, inner: Mapping[str, tuple[int, int] | None], wanted: Wanted) -> Iterator[Passing]:
+    """Members of one open archive, and those of the zips inside it that can only be streamed."""
+
+    def passes(member: str) -> bool:
+        path = f"{archive.name}/{member}"
+        return inner[path] is None if path in inner else wanted(path)
+
+    for member, chunks in archive.stream(passes):
+        path = f"{archive.name}/{member.name}"
+        if path not in inner:
+            yield Passing(path, chunks)
+            continue
+        for inside, data in stream_zip(path, chunks, partial(_below, path, wanted)):
+            yield Passing(f"{path}/{inside}", data)
 
 
-def _unpack_one(
-    name: str, parts: Sequence[Path], wanted: Callable[[str], bool], into: Path, depth: int
-) -> list[dict[str, Any]]:
-    """Wanted members of one archive, then those of the archives inside it, one after the other."""
-    with open_archive(name, parts) as archive:
-        files = [member for member in archive.members() if not member.folder]
-        plain = {member: into / name / member.name for member in files if wanted(f"{name}/{member.name}")}
-        records = [_record(name, *done) for done in _extract(archive.extract, plain, name, into)]
-        for inner in [member for member in files if depth > 1 and is_archive(member.name)]:
-            copy = into / f".inner-{depth}"
-            _extract(archive.extract, {inner: copy}, name, into)
-            records += _unpack_one(f"{name}/{inner.name}", [copy], wanted, into, depth - 1)
-            copy.unlink()
-    return records
+def _below(archive: str, wanted: Wanted, member: str) -> bool:
+    return wanted(f"{archive}/{member}")
 
 
-def _extract(
-    extract: Callable[[dict[Member, Path]], dict[str, Written]], targets: dict[Member, Path], name: str, into: Path
-) -> list[tuple[str, Written]]:
-    if not targets:
-        return []
-    needed = sum(member.size for member in targets)
-    check_space(into, needed, f"unpacking {name}")
-    with full_disk_named(into, needed, f"unpacking {name}"):
-        return list(extract(targets).items())
+def _inner_zips(archive: Archive) -> dict[str, tuple[int, int] | None]:
+    """Where the zips inside an archive lie in it; None for those that must be unpacked to be read."""
+    zips = [member for member in archive.members() if not member.folder and member.name.lower().endswith(".zip")]
+    return {f"{archive.name}/{member.name}": archive.stretch(member) for member in zips}
 
 
-def _record(archive: str, member: str, written: Written) -> dict[str, Any]:
-    return {"path": f"{archive}/{member}", "size": written.size, "sha256": written.sha256}
-
-
-def _clean(folder: Path, target: Path) -> None:
-    """Remove what a killed run left; the lock says that nobody else is writing."""
-    for leftover in [*folder.glob(".unpacking-*"), target]:
-        if leftover.exists():
-            shutil.rmtree(leftover)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Wait for other processes that unpack into `folder`; a killed one leaves no lock behind."""
-    with (folder / ".lock").open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+def total_size(group: Group, folder: Path) -> int:
+    """Bytes of an archive, all its parts together."""
+    return sum((folder / part).stat().st_size for part in group.parts)

@@ -12,18 +12,20 @@ import pytest
 from PIL import Image
 
 from scpseg.data import store
-from scpseg.data.preparing import filling, pairwork
-from scpseg.data.preparing.filling import Choice, fill
+from scpseg.data.preparing import filework, pool
+from scpseg.data.preparing.filling import fill
+from scpseg.data.preparing.plan import Choice
 from scpseg.data.specs import SPECS
 from scpseg.data.store import Store
 from scpseg.data.upstream import space
 from scpseg.data.upstream.fetch import fetch, locate
-from scpseg.data.upstream.layout import pair_files
 from scpseg.errors import UserError
-from scpseg.params import DataParams
+from scpseg.files import sha256
+from scpseg.params import DataParams, UpstreamParams
 
 SPEC = SPECS["deepglobe"]
 DATA = DataParams("sets", True, "cache")
+NOBODY = UpstreamParams((), (), (), (), ())
 LISTS = {"train": ("3", "1"), "val": ("2",), "test": ()}
 Pairs = dict[str, tuple[np.ndarray, np.ndarray]]
 TARGET, WORKING = Path("data/deepglobe"), Path("data")
@@ -39,12 +41,9 @@ def pairs(
 
 
 def filled(workers: int = 1, ignore_first: bool = False) -> dict[str, Any]:
-    manifest = fetch(SPEC, "unknown-as-class", DATA)
-    pairing = pair_files(SPEC, "unknown-as-class", "mine", LISTS, [record.path for record in manifest.files], False)
-    places = locate(SPEC, manifest, DATA)
-    return fill(
-        SPEC, manifest, pairing, places, Choice("mine", "unknown-as-class", ignore_first), TARGET, WORKING, workers
-    )
+    manifest = fetch(SPEC, "unknown-as-class", DATA, NOBODY)
+    folder = locate(SPEC, manifest, DATA, NOBODY)
+    return fill(SPEC, manifest, folder, Choice("mine", LISTS, True, ignore_first), TARGET, WORKING, workers)
 
 
 def failed(workers: int = 1) -> str:
@@ -71,6 +70,10 @@ def test_store_holds_the_decoded_files(pairs: Pairs, workers: int) -> None:
         record = index["images"][f"{split}/{id}"]
         assert (record["height"], record["width"]) == label.shape
         assert record["pixels"] == [int((label == index).sum()) for index in range(7)]
+        for kind, name in (("image", f"{id}_sat.jpg"), ("label", f"{id}_mask.png")):
+            file = Path("sets") / name
+            expected = {"path": name, "bytes": file.stat().st_size, "sha256": sha256(file)}
+            assert record[f"{kind}_file"] == expected
     assert index["expected"] == {"train": 2, "val": 1, "test": 0}
     assert (index["source"], index["synthetic"], index["split"]) == ("folder", False, "mine")
     assert sorted(path.name for path in WORKING.iterdir()) == ["deepglobe"]
@@ -92,16 +95,16 @@ def test_masked_unknown(pairs: Pairs) -> None:
     assert index["images"]["train/1"]["ignored"] == (label == 0).sum()
 
 
-def test_goes_on_where_it_was_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
-    decode, decoded = filling.decode_pair, []
+def test_goes_on_where_it_was_interrupted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    decode, decoded = pool.decode_file, []
 
-    def counted(task: pairwork.Task, needed: int) -> None:
-        if len(decoded) == 2:
+    def counted(task: filework.Task, needed: int) -> filework.Record:
+        if len(decoded) == 4:
             raise KeyboardInterrupt
-        decoded.append(task.id)
-        decode(task, needed)
+        decoded.append(task.path)
+        return decode(task, needed)
 
-    monkeypatch.setattr(filling, "decode_pair", counted)
+    monkeypatch.setattr(pool, "decode_file", counted)
     with pytest.raises(KeyboardInterrupt):
         filled()
     assert not TARGET.exists()
@@ -109,11 +112,12 @@ def test_goes_on_where_it_was_interrupted(monkeypatch: pytest.MonkeyPatch) -> No
     (working / "store" / "train" / ".1.image-half.npy").write_bytes(b"left by a kill")
     (working / "store" / "train" / "1.image.npy").write_bytes(b"half")  # a record whose array was damaged since
     (WORKING / ".preparing-deepglobe-stale").mkdir()
-    assert decoded == ["3", "1"]
+    assert decoded == ["3_sat.jpg", "3_mask.png", "1_sat.jpg", "1_mask.png"]
     decoded.clear()
-    monkeypatch.setattr(filling, "decode_pair", lambda task, needed: (decoded.append(task.id), decode(task, needed)))
+    monkeypatch.setattr(pool, "decode_file", lambda task, needed: (decoded.append(task.path), decode(task, needed))[1])
     filled()
-    assert decoded == ["1", "2"]
+    assert decoded == ["1_sat.jpg", "2_sat.jpg", "2_mask.png"]
+    assert "preparing deepglobe: 3 files of an earlier run are kept" in capsys.readouterr().err
     assert sorted(path.name for path in WORKING.iterdir()) == ["deepglobe"]
     assert not list(TARGET.rglob(".*"))
 
@@ -173,34 +177,33 @@ def test_grey_image_is_named() -> None:
     assert failed().startswith("3_sat.jpg has 1 band")
 
 
-def test_file_changed_since_download_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    hashed = filling.Source
+def test_file_changed_since_download_is_named() -> None:
+    manifest = fetch(SPEC, "unknown-as-class", DATA, NOBODY)
+    data = bytearray(Path("sets/2_sat.jpg").read_bytes())
+    data[-3] ^= 1
+    Path("sets/2_sat.jpg").write_bytes(data)
+    with pytest.raises(UserError, match=r"2_sat\.jpg is not the file that was downloaded"):
+        fill(SPEC, manifest, Path("sets"), Choice("mine", LISTS, True, False), TARGET, WORKING, 1)
 
-    def other(name: str, place: Path, sha256: str) -> pairwork.Source:
-        return hashed(name, place, "0" * 64 if name == "2_sat.jpg" else sha256)
 
-    monkeypatch.setattr(filling, "Source", other)
-    assert "2_sat.jpg is not the file that was downloaded" in failed()
-
-
-def killed(task: pairwork.Task, needed: int) -> None:
+def killed(task: filework.Task, needed: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_killed_worker_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(filling, "decode_pair", killed)
+    monkeypatch.setattr(pool, "decode_file", killed)
     assert "was killed, most probably for want of memory" in failed(2)
 
 
 def test_workers_end_with_their_parent(tmp_path: Path) -> None:
     code = (
         "import os, time\nfrom concurrent.futures import ProcessPoolExecutor\n"
-        "from scpseg.data.preparing.filling import _follow_parent\n"
+        "from scpseg.data.preparing.pool import _follow_parent\n"
         "with ProcessPoolExecutor(2, initializer=_follow_parent) as pool:\n"
         "    print(*{f.result() for f in [pool.submit(os.getpid) for _ in range(50)]}, flush=True)\n"
         "    time.sleep(60)\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(filling.__file__).parents[3])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(pool.__file__).parents[3])}
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
         workers = [int(pid) for pid in process.stdout.readline().split()]

@@ -24,6 +24,7 @@ NAMES = {
     "inria": [f"aerialimagelabeling.7z.00{k}" for k in range(1, 6)],
     "potsdam": ["2_Ortho_RGB.zip", "5_Labels_all.zip", "5_Labels_all_noBoundary.zip"],
     "blu": ["BLU.zip"],
+    "probe": ["Probe.zip"],
 }
 
 

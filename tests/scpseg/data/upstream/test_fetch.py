@@ -3,23 +3,24 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import py7zr
 import pytest
 
-from scpseg.data.specs import SPECS
+from scpseg.data.specs import SPECS, Spec
 from scpseg.data.upstream.fetch import fetch, locate
-from scpseg.data.upstream.manifest import Manifest
-from scpseg.data.upstream.sources import cache_folder
+from scpseg.data.upstream.sources import UPSTREAM
 from scpseg.errors import UserError
 from scpseg.files import sha256
-from scpseg.params import DataParams
+from scpseg.params import DataParams, UpstreamParams
 
 SPEC = SPECS["deepglobe"]
 DATA = DataParams("sets", True, "cache")
+NOBODY = UpstreamParams((), (), (), (), ())
 
 
 @pytest.fixture(autouse=True)
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_pairs: Callable[..., object]) -> Path:
-    """A folder with a loose pair; the process runs in its parent."""
+    """A folder with loose pairs; the process runs in its parent."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DVC_ROOT", raising=False)
     monkeypatch.delenv("SCPSEG_CACHE", raising=False)
@@ -35,30 +36,22 @@ def pack(source: Path) -> None:
     shutil.rmtree(source / "train")
 
 
-def test_loose_files_are_used_in_place(source: Path, tmp_path: Path) -> None:
-    manifest = fetch(SPEC, "unknown-as-class", DATA)
+def test_loose_files_are_used_in_place(source: Path) -> None:
+    manifest = fetch(SPEC, "unknown-as-class", DATA, NOBODY)
     names = ["train/1_mask.png", "train/1_sat.jpg", "train/2_mask.png", "train/2_sat.jpg"]
     assert [record.path for record in manifest.files] == names
     assert [record.sha256 for record in manifest.files] == [sha256(source / name) for name in names]
     assert (manifest.source, manifest.archives) == ("folder", ())
-    assert locate(SPEC, manifest, DATA) == {name: Path("sets") / name for name in names}
-    assert not (tmp_path / "cache").exists()
+    assert locate(SPEC, manifest, DATA, NOBODY) == Path("sets")
 
 
-def test_cache_is_filled_again_where_it_was_lost(source: Path) -> None:
-    expected = {path.name: path.read_bytes() for path in (source / "train").iterdir()}
+def test_archives_stay_packed(source: Path, tmp_path: Path) -> None:
     pack(source)
-    manifest = fetch(SPEC, "unknown-as-class", DATA)
-    assert [record.path for record in manifest.archives] == ["a.zip"]
-    for lost in (
-        None,
-        cache_folder("deepglobe", DATA),
-        cache_folder("deepglobe", DATA) / manifest.fingerprint / "a.zip",
-    ):
-        if lost:
-            shutil.rmtree(lost)
-        places = locate(SPEC, manifest, DATA)
-        assert {place.name: place.read_bytes() for place in places.values()} == expected
+    manifest = fetch(SPEC, "unknown-as-class", DATA, NOBODY)
+    assert [(record.path, record.sha256) for record in manifest.archives] == [("a.zip", sha256(source / "a.zip"))]
+    assert manifest.files == ()
+    assert locate(SPEC, manifest, DATA, NOBODY) == Path("sets")
+    assert [path.name for path in tmp_path.rglob("*")] == ["sets", "a.zip"]
 
 
 @pytest.mark.parametrize(
@@ -69,47 +62,74 @@ def test_cache_is_filled_again_where_it_was_lost(source: Path) -> None:
         (lambda path: path.write_bytes(path.read_bytes()[:-1] + b"?"), r"archive a\.zip has the wrong checksum"),
     ],
 )
-def test_another_archive_is_not_unpacked_for_the_manifest(
+def test_another_archive_is_not_taken_for_the_manifests(
     change: Callable[[Path], object], why: str, source: Path
 ) -> None:
     pack(source)
-    manifest = fetch(SPEC, "unknown-as-class", DATA)
-    shutil.rmtree("cache")
+    manifest = fetch(SPEC, "unknown-as-class", DATA, NOBODY)
     change(source / "a.zip")
     with pytest.raises(UserError, match=why + r".*run `dvc repro -f download@deepglobe`"):
-        locate(SPEC, manifest, DATA)
-    assert not Path("cache").exists()
+        locate(SPEC, manifest, DATA, NOBODY)
 
 
 def test_changed_sources_are_named(source: Path) -> None:
-    manifest = fetch(SPEC, "unknown-as-class", DATA)
-    with pytest.raises(UserError, match=r"made from a folder, data\.source is 'mirror'"):
-        locate(SPEC, manifest, DataParams("mirror", True, "cache"))
+    manifest = fetch(SPEC, "unknown-as-class", DATA, NOBODY)
+    with pytest.raises(UserError, match=r"made from source folder, data\.source is 'mirror'"):
+        locate(SPEC, manifest, DataParams("mirror", True, "cache"), NOBODY)
     with (source / "train" / "2_sat.jpg").open("ab") as stream:
         stream.write(b"more")
     with pytest.raises(UserError, match=r"train/2_sat\.jpg has \d+ bytes, \d+ when it was downloaded"):
-        locate(SPEC, manifest, DATA)
+        locate(SPEC, manifest, DATA, NOBODY)
     (source / "train" / "2_sat.jpg").unlink()
     with pytest.raises(UserError, match=r"train/2_sat\.jpg is gone"):
-        locate(SPEC, manifest, DATA)
+        locate(SPEC, manifest, DATA, NOBODY)
 
 
-def test_other_label_variants_stay_packed(source: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("address", [UPSTREAM, "https://example.org/mirror/"])
+def test_what_the_network_brings_is_like_a_users_folder(
+    address: str, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack(source)
+    asked = []
+
+    def acquire(spec: Spec, variant: str, data: DataParams, upstream: UpstreamParams) -> Path:
+        asked.append((spec.name, variant, data.source, upstream))
+        return source
+
+    monkeypatch.setattr("scpseg.data.upstream.acquire.acquire", acquire)
+    data = DataParams(address, True, "cache")
+    manifest = fetch(SPEC, "unknown-as-class", data, NOBODY)
+    assert (manifest.source, manifest.synthetic) == ("upstream", False)
+    assert [record.path for record in manifest.archives] == ["a.zip"]
+    assert locate(SPEC, manifest, data, NOBODY) == source
+    assert asked == [("deepglobe", "unknown-as-class", address, NOBODY)] * 2
+    with pytest.raises(UserError, match=r"made from source upstream, data\.source is 'sets'"):
+        locate(SPEC, manifest, DATA, NOBODY)
+
+
+def test_other_label_variants_are_left_out(source: Path) -> None:
     shutil.rmtree(source)
     source.mkdir()
-    members = {
+    for name, member in {
         "2_Ortho_RGB.zip": "2_Ortho_RGB/top_potsdam_2_10_RGB.tif",
         "5_Labels_all.zip": "top_potsdam_2_10_label.tif",
         "5_Labels_all_noBoundary.zip": "top_potsdam_2_10_label_noBoundary.tif",
         "1_DSM.zip": "dsm.tif",
-    }
-    with zipfile.ZipFile(source / "Potsdam.zip", "w") as outer:
-        for name, member in members.items():
-            with zipfile.ZipFile(tmp_path / name, "w") as inner:
-                inner.writestr(member, member)
-            outer.write(tmp_path / name, f"Potsdam/{name}")
-    manifest: Manifest = fetch(SPECS["potsdam"], "bordered", DATA)
-    assert [record.path.removeprefix("Potsdam.zip/Potsdam/") for record in manifest.files] == [
-        f"2_Ortho_RGB.zip/{members['2_Ortho_RGB.zip']}",
-        f"5_Labels_all.zip/{members['5_Labels_all.zip']}",
-    ]
+    }.items():
+        with zipfile.ZipFile(source / name, "w") as file:
+            file.writestr(member, member)
+    manifest = fetch(SPECS["potsdam"], "bordered", DATA, NOBODY)
+    assert [record.path for record in manifest.archives] == ["2_Ortho_RGB.zip", "5_Labels_all.zip"]
+
+
+def test_images_without_labels_are_refused_where_headers_tell(source: Path) -> None:
+    pack(source)
+    with zipfile.ZipFile(source / "a.zip", "w") as file:
+        file.writestr("1_sat.jpg", b"x")
+    with pytest.raises(UserError, match=r"data\.source 'sets' holds no label of deepglobe"):
+        fetch(SPEC, "unknown-as-class", DATA, NOBODY)
+    data = (source / "a.zip").read_bytes()
+    (source / "a.zip").unlink()
+    with py7zr.SevenZipFile(source / "a.7z", "w") as file:
+        file.writestr(data, "inner.zip")
+    assert [record.path for record in fetch(SPEC, "unknown-as-class", DATA, NOBODY).archives] == ["a.7z"]

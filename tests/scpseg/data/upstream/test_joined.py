@@ -26,3 +26,16 @@ def test_reads_like_the_whole_file(tmp_path: Path) -> None:
             assert joined.tell() == plain.tell()
         with pytest.raises(ValueError, match="before the start"):
             raw.seek(-1)
+
+
+def test_a_stretch_reads_like_a_file_of_its_own(tmp_path: Path) -> None:
+    whole = random.Random(0).randbytes(1000)
+    (tmp_path / "a").write_bytes(whole[:450])
+    (tmp_path / "b").write_bytes(whole[450:])
+    for start, size in ((0, None), (400, 100), (400, 5000), (1000, 3), (449, 1)):
+        expected = whole[start:] if size is None else whole[start : start + size]
+        with io.BufferedReader(Joined([tmp_path / "a", tmp_path / "b"], start, size), 32) as joined:
+            assert joined.read() == expected
+            assert joined.seek(0, io.SEEK_END) == len(expected)
+            assert joined.seek(-min(7, len(expected)), io.SEEK_END) == len(expected) - min(7, len(expected))
+            assert joined.read(99) == expected[-7:]

@@ -1,7 +1,7 @@
 import pytest
 
 from scpseg.data.specs import SPECS
-from scpseg.data.upstream.layout import Pair, pair_files, role_of
+from scpseg.data.upstream.layout import Pair, pair_files, role_of, slots_of
 from scpseg.errors import UserError
 
 INRIA, BLU = SPECS["inria"], SPECS["blu"]
@@ -106,3 +106,21 @@ def test_own_lists_cannot_tell_equal_names_apart() -> None:
         pair_files(BLU, "label", "mine", {"train": ("a",)}, blu(train=["a"], val=["a"]), partial=True)
     result = pair_files(BLU, "label", "mine", {"train": ("c",), "val": ("a",), "test": ()}, blu(test=["a", "c"]), False)
     assert result.pairs["val"][0].image == "BLU/Test/image/a.png"
+
+
+def test_places_in_the_store() -> None:
+    slot = slots_of(INRIA, "gt", LISTS)
+    assert slot("a.7z/b.zip/D/train/gt/Austin2.tif") == ("train", "austin2", "label")
+    assert slot("train/images/vienna3.tif") == ("val", "vienna3", "image")
+    assert [slot(path) for path in ("train/images/kitsap1.tif", "test/images/austin2.tif", "readme.txt")] == [None] * 3
+    assert slots_of(BLU, "label", {})("BLU/Val/label/A.png") == ("val", "A", "label")
+    assert slots_of(BLU, "label", {"test": ("a",)})("BLU/Val/label/A.png") == ("test", "a", "label")
+
+
+def test_potsdams_labels_for_participants_are_the_same_twice() -> None:
+    potsdam, inside = SPECS["potsdam"], "Potsdam.zip/Potsdam"
+    labels = [f"{inside}/5_Labels_{kind}.zip/top_potsdam_2_10_label.tif" for kind in ("for_participants", "all")]
+    image = f"{inside}/2_Ortho_RGB.zip/2_Ortho_RGB/top_potsdam_2_10_RGB.tif"
+    for found in (labels, labels[:1]):
+        result = pair_files(potsdam, "bordered", "mine", {"train": ("2_10",)}, [image, *found], False)
+        assert result.pairs["train"] == (Pair("2_10", image, found[-1]),)

@@ -25,16 +25,6 @@ def test_goes_to_disk_and_back_without_any_place(tmp_path: Path) -> None:
         Manifest.read(tmp_path / "blu.json", "blu")
 
 
-def test_fingerprint_changes_with_archives_and_label_variant() -> None:
-    record = FileRecord("a.zip", 3, "ab")
-    prints = {
-        Manifest("potsdam", "folder", labels, archives, ()).fingerprint
-        for labels in ("noBoundary", "bordered")
-        for archives in ((), (record,), (FileRecord("a.zip", 3, "ac"),))
-    }
-    assert len(prints) == 6
-
-
 def test_verifies_size_and_checksum(tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(b"content")
     right = hashlib.sha256(b"content").hexdigest()

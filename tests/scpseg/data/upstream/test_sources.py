@@ -63,7 +63,7 @@ def test_loose_files_win_over_archives(elsewhere: Path) -> None:
 def test_only_archives_with_something_wanted(elsewhere: Path) -> None:
     fill(elsewhere / "sets", BOTH[1:])
     for name, member in (("images.zip", BOTH[0]), ("other.zip", "x.txt"), ("outer.zip", "inner.zip")):
-        with zipfile.ZipFile(elsewhere / "sets" / name, "w") as file:
+        with zipfile.ZipFile(elsewhere / "sets" / name, "w", zipfile.ZIP_DEFLATED) as file:
             file.writestr(member, b"x")
     found = find(SPEC, "gt", data("sets"))
     assert found.loose == (BOTH[1],)

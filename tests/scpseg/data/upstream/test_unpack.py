@@ -1,12 +1,12 @@
-import hashlib
 import io
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import py7zr
 import pytest
 
-from scpseg.data.upstream import archives, space, unpack
+from scpseg.data.upstream import unpack
 from scpseg.errors import UserError
 
 
@@ -20,10 +20,6 @@ def zip_bytes(members: dict[str, bytes]) -> bytes:
 
 def wanted(path: str) -> bool:
     return path.endswith(".tif")
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def test_groups_parts_of_split_archives() -> None:
@@ -49,21 +45,51 @@ def split_archive(folder: Path, parts: int) -> list[unpack.Group]:
     return unpack.group_archives(path.name for path in folder.iterdir())
 
 
-def test_zip_inside_split_7z(tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    source.mkdir()
-    groups = split_archive(source, 3)
-    assert unpack.holds_wanted(groups[0], source, wanted)
-    target = tmp_path / "cache" / "abc"
-    records = unpack.unpack(groups, source, wanted, target)
-    inside = "set.7z/NEW.zip/D/train/"
-    assert {r["path"]: r["sha256"] for r in records} == {
-        f"{inside}one.tif": hashlib.sha256(b"one" * 99).hexdigest(),
-        f"{inside}two.tif": hashlib.sha256(b"two").hexdigest(),
+def everything(
+    groups: list[unpack.Group], folder: Path, watch: Callable[[int], None] | None = None
+) -> dict[str, bytes]:
+    found = {}
+    for group in groups:
+        for passing in unpack.stream_members(group, folder, wanted, watch or (lambda count: None)):
+            found[passing.path] = b"".join(passing.chunks)
+    return found
+
+
+def test_zip_inside_split_7z_is_read_as_it_comes(tmp_path: Path) -> None:
+    groups = split_archive(tmp_path, 3)
+    assert unpack.holds_wanted(groups[0], tmp_path, wanted)
+    listing = unpack.list_members(groups[0], tmp_path)
+    assert (listing.files, listing.hidden) == ({}, ("set.7z/NEW.zip",))
+    before = sorted(tmp_path.iterdir())
+    read: list[int] = []
+    assert everything(groups, tmp_path, read.append) == {
+        "set.7z/NEW.zip/D/train/one.tif": b"one" * 99,
+        "set.7z/NEW.zip/D/train/two.tif": b"two",
     }
-    files = files_of(target)
-    assert files.pop(unpack.RECORDS)
-    assert files == {f"{inside}one.tif": b"one" * 99, f"{inside}two.tif": b"two"}
+    assert sorted(tmp_path.iterdir()) == before
+    assert 0 < read[0] <= read[-1] <= unpack.total_size(groups[0], tmp_path)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_zip_inside_a_zip(method: int, tmp_path: Path) -> None:
+    inner = zip_bytes({"one.tif": b"1" * 500, "skip.txt": b"skip", "deep.zip": b"not opened"})
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", method) as file:
+        file.writestr("P/inner.zip", inner)
+        file.writestr("P/two.tif", b"22")
+    (group,) = unpack.group_archives(["a.zip"])
+    listing = unpack.list_members(group, tmp_path)
+    inside = {f"a.zip/P/inner.zip/{name}": size for name, size in (("one.tif", 500), ("skip.txt", 4), ("deep.zip", 10))}
+    stored = method == zipfile.ZIP_STORED
+    assert listing.files == {"a.zip/P/two.tif": 2, **(inside if stored else {})}
+    assert listing.hidden == (() if stored else ("a.zip/P/inner.zip",))
+    assert everything([group], tmp_path) == {"a.zip/P/inner.zip/one.tif": b"1" * 500, "a.zip/P/two.tif": b"22"}
+
+
+def test_archives_without_anything_wanted(tmp_path: Path) -> None:
+    (tmp_path / "a.zip").write_bytes(zip_bytes({"x.txt": b"x", "inner.7z": b"never opened"}))
+    (group,) = unpack.group_archives(["a.zip"])
+    assert not unpack.holds_wanted(group, tmp_path, wanted)
+    assert unpack.holds_wanted(group, tmp_path, lambda path: path == "a.zip/x.txt")
 
 
 def test_missing_last_part_is_named(tmp_path: Path) -> None:
@@ -71,41 +97,13 @@ def test_missing_last_part_is_named(tmp_path: Path) -> None:
     (tmp_path / "set.7z.003").unlink()
     groups = unpack.group_archives(path.name for path in tmp_path.iterdir())
     with pytest.raises(UserError, match=r"set\.7z is truncated: \d+ of \d+ bytes in 2 parts"):
-        unpack.unpack(groups, tmp_path, wanted, tmp_path / "cache" / "abc")
+        everything(groups, tmp_path)
 
 
-def test_failure_leaves_nothing_and_success_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a.zip").write_bytes(zip_bytes({"one.tif": b"1" * 50, "two.tif": b"2" * 50}))
-    groups = unpack.group_archives(["a.zip"])
-    cache = tmp_path / "cache"
-    write, calls = archives._Sink.write, []
-
-    def full(self: archives._Sink, data: bytes) -> int:
-        calls.append(data)
-        if len(calls) == 2:
-            raise OSError(28, "No space left on device")
-        return write(self, data)
-
-    monkeypatch.setattr(archives._Sink, "write", full)
-    with pytest.raises(UserError, match=r"disk ran full while unpacking a\.zip") as caught:
-        unpack.unpack(groups, tmp_path, wanted, cache / "abc")
-    assert "\n" not in str(caught.value)
-    assert files_of(cache) == {".lock": b""}
-
-    (cache / ".unpacking-old").mkdir()  # left by a killed run
-    records = unpack.unpack(groups, tmp_path, wanted, cache / "abc")
-    assert not (cache / ".unpacking-old").exists()
-    before = len(calls)
-    assert unpack.unpack(groups, tmp_path, wanted, cache / "abc") == records
-    assert len(calls) == before
-    (cache / "abc" / "a.zip" / "two.tif").unlink()
-    assert unpack.unpack(groups, tmp_path, wanted, cache / "abc") == records
-    assert (cache / "abc" / "a.zip" / "two.tif").read_bytes() == b"2" * 50
-
-
-def test_more_than_fits_is_refused_before_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a.zip").write_bytes(zip_bytes({"one.tif": bytes(10_000)}))
-    monkeypatch.setattr(space, "free_bytes", lambda folder: 9_999 + space.MARGIN)
-    with pytest.raises(UserError, match=r"unpacking a\.zip needs 10000 bytes .* and \d+ bytes .* are free"):
-        unpack.unpack(unpack.group_archives(["a.zip"]), tmp_path, wanted, tmp_path / "cache" / "abc")
-    assert not (tmp_path / "cache" / "abc").exists()
+def test_damaged_inner_zip_is_named(tmp_path: Path) -> None:
+    inner = bytearray(zip_bytes({"one.tif": b"1" * 500}))
+    inner[14] ^= 1  # its CRC-32, to which the 7z is no witness
+    with py7zr.SevenZipFile(tmp_path / "a.7z", "w") as file:
+        file.writestr(bytes(inner), "inner.zip")
+    with pytest.raises(UserError, match=r"a\.7z/inner\.zip: member 'one\.tif' has the wrong CRC-32"):
+        everything(unpack.group_archives(["a.7z"]), tmp_path)
