@@ -21,9 +21,10 @@ from scpseg.data.store import Store
 from scpseg.data.windows import Bytes
 from scpseg.environment import configure, environment
 from scpseg.errors import UserError
+from scpseg.evaluation import probe
 from scpseg.evaluation.confusion import Matrix, Metrics, confusion, metrics
 from scpseg.evaluation.streaming import segment
-from scpseg.files import read_json, replacing, write_json
+from scpseg.files import read_json, replacing, write_json, write_text
 from scpseg.params import EvaluationParams, InferenceParams, MachineParams, Params
 from scpseg.progress import progress
 
@@ -51,12 +52,15 @@ def work(benchmark: str, name: str, seed: int) -> None:
     out = places.scores(benchmark, name, seed)
     classes = len(spec.classes)
     matrices: list[Matrix] = []
+    answers: dict[str, list[probe.Answer]] = {}
 
     def each() -> Iterator[str]:
         for number, image_id in enumerate(ids):
             image, truth = store.image(split, image_id), store.label(split, image_id)
             prediction = segment(method, image, classes, device, inference.overlap, inference.batch)
             matrices.append(confusion(truth, prediction, classes))
+            if benchmark == "probe":
+                answers[image_id] = probe.answers(method, image, truth, prediction, device, inference.overlap)
             if number < evaluation.pictures:
                 write_pictures(out / "pictures", image_id, spec, image, truth, prediction)
             yield image_id
@@ -67,6 +71,8 @@ def work(benchmark: str, name: str, seed: int) -> None:
     result = metrics(np.sum(matrices, axis=0), spec.scored)
     with replacing(out / "confusion.npz") as temporary:
         np.savez_compressed(temporary, ids=np.array(ids), matrices=np.stack(matrices))
+    if answers:
+        write_text(out / "objects.csv", probe.table(answers))
     training = read_json(folder / "training.json")
     index = store.index
     write_json(

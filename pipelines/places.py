@@ -21,7 +21,7 @@ def run(benchmark: str, method: str, seed: int) -> Path:
 
 
 def scores(benchmark: str, method: str, seed: int) -> Path:
-    """What evaluation leaves: metrics.json, confusion.npz, pictures/."""
+    """What evaluation leaves: metrics.json, confusion.npz, pictures/; of the probe objects.csv."""
     return Path("results/metrics") / benchmark / method / str(seed)
 
 

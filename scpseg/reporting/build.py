@@ -14,6 +14,9 @@ from scpseg.reporting.collect import collect
 from scpseg.reporting.examples import draw_examples
 from scpseg.reporting.figures import draw_tradeoff
 from scpseg.reporting.page import render
+from scpseg.reporting.probe import curves, read_answers
+from scpseg.reporting.probe_figure import draw_probe
+from scpseg.reporting.probe_page import section
 from scpseg.reporting.published import title_of
 from scpseg.reporting.summary import Line, summarise
 
@@ -31,7 +34,8 @@ def build_report(results: Path, reports: Path, suite: SuiteParams, available: bo
     drawn: set[Path] = set()
     figures = _figures(frame, lines, reports, drawn)
     examples = _examples(results, frame, reports, drawn)
-    write_text(reports / "README.md", render(frame, lines, figures, examples, results / "reference"))
+    probe = _probe(results, frame, lines, reports, drawn)
+    write_text(reports / "README.md", render(frame, lines, figures, examples, results / "reference", probe))
     for folder in (reports / "figures", reports / "examples"):
         # Pictures of benchmarks that have left the suite would pass for current ones.
         for old in {*folder.glob("*.png"), *folder.glob("*.svg")} - drawn:
@@ -90,6 +94,16 @@ def _examples(results: Path, frame: pd.DataFrame, reports: Path, drawn: set[Path
             )
         examples[benchmark] = (place, caption)
     return examples
+
+
+def _probe(results: Path, frame: pd.DataFrame, lines: list[Line], reports: Path, drawn: set[Path]) -> str:
+    """The page's part about the probe with its picture drawn; empty where no run of it is finished."""
+    answers = read_answers(results, frame)
+    found = curves(answers, frame, lines)
+    if not found:
+        return ""
+    drawn.update(draw_probe(found, answers, results, reports / "figures"))
+    return section(found, answers["image"].nunique(), "figures/probe-distance")
 
 
 def _synthetic(frame: pd.DataFrame, benchmark: str) -> bool:

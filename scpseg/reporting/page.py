@@ -40,6 +40,7 @@ def render(
     figures: dict[str, str],
     examples: dict[str, tuple[str, str]],
     reference: Path = Path("results/reference"),
+    probe: str = "",
 ) -> str:
     """The page as Markdown.
 
@@ -49,6 +50,7 @@ def render(
         figures: benchmark or 'overview' -> path of the picture as seen from the page, without its ending.
         examples: benchmark -> (path of the picture of labels as seen from the page, its caption).
         reference: folder of the committed reference tables; it need not be there.
+        probe: the part about the probe, or empty.
 
     Raises:
         UserError: a reference table is damaged.
@@ -61,6 +63,7 @@ def render(
         "and measured by one memory meter. Each figure below is computed from `results/summary.csv`, one row per "
         "benchmark, method and seed.\n"
     )
+    parts += [probe] if probe else []
     parts.append(_overview(lines, figures))
     for name in benchmarks:
         mine = [line for line in lines if line.benchmark == name]

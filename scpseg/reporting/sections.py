@@ -23,6 +23,12 @@ EMPTY = (None, "")
 def guide(lines: Sequence[Line]) -> str:
     """What each number means, in the words of a reader."""
     meters = [text for backend, text in METERS.items() if any(line.backend == backend for line in lines)]
+    paper = [
+        f"**paper: ...**: as printed in {PAPER}, measured by its authors and those they cite on other machines; never "
+        "mixed with our numbers. Its segmenter stands beside it and may have another encoder than ours."
+    ]
+    if all(spec_of(line.benchmark).invented for line in lines):
+        paper = []
     items = [
         "**mIoU**: intersection over union per class from one confusion matrix over all scored images, averaged over "
         "the classes that count. A class that is in neither truth nor prediction is left out of the mean and named. On "
@@ -36,8 +42,7 @@ def guide(lines: Sequence[Line]) -> str:
         "**parameters**: those that inference needs; what only training uses is not counted.",
         "**patch / context / squeezed / overview**: sides in pixels of what is labelled at once, what is seen around "
         f"it, what the patch is squeezed to, and the reduced whole image. {DASH} = not part of the method.",
-        f"**paper: ...**: as printed in {PAPER}, measured by its authors and those they cite on other machines; never "
-        "mixed with our numbers. Its segmenter stands beside it and may have another encoder than ours.",
+        *paper,
         f"{DASH} = not measured or not reported.",
     ]
     return "## What each number means\n\n" + "\n".join(f"- {item}" for item in items) + "\n"

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from scpseg.data.specs import SPECS
+from scpseg.data.specs import REAL, SPECS
 from scpseg.reporting.build import build_report
 
-ALL = tuple(SPECS)
+ALL = REAL
 
 
 def build(root: Path, chosen: Any, available: bool = False) -> str:

@@ -1,0 +1,181 @@
+"""What a method says of every disc of the probe, and whether it could see the cue that tells. All of this file is ours.
+
+Each disc is judged twice: in a window centred on it, where its distance to the cue alone decides what is seen, and in
+the windows of whole-image inference, where its place in the window decides too.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from scpseg.contract import Method, Needs, Views
+from scpseg.data.specs import PROBE_CUES, PROBE_DISCS
+from scpseg.data.windows import Bytes, cut_image, cut_label, starts
+from scpseg.evaluation.streaming import TestImage
+
+BATCH = 16
+"""Centred windows per forward."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """Rows `top` to before `bottom`, columns `left` to before `right`."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    @property
+    def centre(self) -> tuple[int, int]:
+        """Row and column of the corner of pixels in the middle; sides are even."""
+        return (self.top + self.bottom) // 2, (self.left + self.right) // 2
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The things in a label: the cue's box, and of every disc its box and kind (0 or 1).
+
+    `number` (H, W) is k + 1 on the pixels of disc k, 0 elsewhere.
+    """
+
+    cue: Box
+    discs: tuple[Box, ...]
+    kinds: tuple[int, ...]
+    number: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One disc.
+
+    Attributes:
+        row: of its centre, pixels.
+        column: likewise.
+        kind: 0 or 1, the truth.
+        distance: Chebyshev, from its centre to the cue's, pixels.
+        centred: the kind that most of its pixels are given in a window centred on it; None = no pixel is given any.
+        grid: the same under the windows of whole-image inference.
+        visible: share 0..1 of the cue's pixels that lie in the window that labels the disc's centre in whole-image
+            inference, the best of them where windows overlap; 1 for a method that looks at the whole image.
+    """
+
+    row: int
+    column: int
+    kind: int
+    distance: int
+    centred: int | None
+    grid: int | None
+    visible: float
+
+
+def read_scene(label: Bytes) -> Scene:
+    """The things in a label (H, W) of the probe, discs in the order of their first pixels."""
+    number, _ = ndimage.label(np.isin(label, PROBE_DISCS))
+    discs = tuple(_box(found) for found in ndimage.find_objects(number))
+    kinds = tuple(PROBE_DISCS.index(int(label[disc.centre])) for disc in discs)
+    (cue,) = ndimage.find_objects(np.isin(label, PROBE_CUES).astype(np.int8))
+    return Scene(_box(cue), discs, kinds, number.astype(np.int32))
+
+
+@torch.inference_mode()
+def answers(
+    method: Method, image: Bytes, label: Bytes, prediction: Bytes, device: torch.device, overlap: float
+) -> list[Answer]:
+    """What `method` says of every disc of an image.
+
+    Args:
+        method: in evaluation mode, on `device`.
+        image: (H, W, 3) uint8.
+        label: (H, W) training ids of the probe.
+        prediction: (H, W), what whole-image inference answered with `overlap`.
+        device: where windows are computed.
+        overlap: as in `scpseg.evaluation.streaming.segment`.
+    """
+    scene = read_scene(label)
+    height, width = label.shape
+    found = []
+    for index, (disc, labels) in enumerate(
+        zip(scene.discs, _centred(method, image, scene, device, overlap), strict=True)
+    ):
+        row, column = disc.centre
+        patch = method.needs.patch
+        mine = cut_label((scene.number == index + 1).astype(np.uint8), row - patch // 2, column - patch // 2, patch)
+        found.append(
+            Answer(
+                row=row,
+                column=column,
+                kind=scene.kinds[index],
+                distance=max(abs(row - scene.cue.centre[0]), abs(column - scene.cue.centre[1])),
+                centred=_vote(labels[mine == 1]),
+                grid=_vote(prediction[scene.number == index + 1]),
+                visible=visible(method.needs, (height, width), overlap, disc, scene.cue),
+            )
+        )
+    return found
+
+
+def visible(needs: Needs, size: tuple[int, int], overlap: float, disc: Box, cue: Box) -> float:
+    """See `Answer.visible`; `size` of the image. Mirrored borders show nothing that the window does not hold anyway."""
+    if needs.overview is not None:
+        return 1.0
+    margin = (needs.context - needs.patch) // 2
+    shares = [
+        # Of the windows that label the centre, along one axis, the most of the cue that one holds.
+        max(
+            max(0, min(last, start + needs.patch + margin) - max(first, start - margin)) / (last - first)
+            for start in starts(length, needs.patch, overlap)
+            if start <= centre < start + needs.patch
+        )
+        for length, centre, first, last in zip(
+            size, disc.centre, (cue.top, cue.left), (cue.bottom, cue.right), strict=True
+        )
+    ]
+    return shares[0] * shares[1]
+
+
+def table(found: Mapping[str, Sequence[Answer]]) -> str:
+    """CSV of the answers by image id; no kind is an empty cell."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["image", *(field.name for field in fields(Answer))])
+    for name, discs in found.items():
+        writer.writerows([name, *asdict(disc).values()] for disc in discs)
+    return stream.getvalue()
+
+
+def _centred(method: Method, image: Bytes, scene: Scene, device: torch.device, overlap: float) -> list[Bytes]:
+    """Labels (L, L) of the window centred on each disc; the method knows the image as in whole-image inference."""
+    needs = method.needs
+    height, width = image.shape[:2]
+    state = method.begin_image(TestImage(image, needs, device, overlap))
+    labels: list[Bytes] = []
+    for first in range(0, len(scene.discs), BATCH):
+        centres = [disc.centre for disc in scene.discs[first : first + BATCH]]
+        cuts = [cut_image(image, y - needs.context // 2, x - needs.context // 2, needs.context) for y, x in centres]
+        boxes = [
+            ((y - needs.patch // 2) / height, (x - needs.patch // 2) / width, needs.patch / height, needs.patch / width)
+            for y, x in centres
+        ]
+        views = Views(torch.from_numpy(np.stack(cuts)), torch.tensor(boxes, dtype=torch.float32)).to(device)
+        labels.extend(method(views, state).argmax(dim=1).to(torch.uint8).cpu().numpy())
+    return labels
+
+
+def _vote(labels: Bytes) -> int | None:
+    """The kind that more of these labels name, of equals the first; None where none names a kind."""
+    counts = [int((labels == disc).sum()) for disc in PROBE_DISCS]
+    return counts.index(max(counts)) if any(counts) else None
+
+
+def _box(found: tuple[slice, slice]) -> Box:
+    rows, columns = found
+    return Box(rows.start, columns.start, rows.stop, columns.stop)

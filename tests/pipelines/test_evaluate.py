@@ -1,0 +1,59 @@
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from pipelines import evaluate, places
+from pipelines.download import download
+from pipelines.methods import build_method
+from pipelines.mirror import mirror
+from pipelines.prepare import prepare
+from scpseg.contract import drop_training_parts
+from scpseg.data.store import Store
+from scpseg.evaluation.probe import read_scene
+from scpseg.files import read_json, write_json
+from scpseg.params import Params
+
+PROFILE = Path(__file__).parents[2] / "profiles/probe.yaml"
+
+
+@pytest.fixture
+def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
+    """The probe's profile with a tiny mirror, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    monkeypatch.setenv("SCPSEG_CACHE", str(tmp_path / "cache"))
+    values = dict(Params.load(PROFILE).values)
+    values["mirror"] = {"seed": 0, "side": 64, "train": 2, "val": 1, "test": 2}
+    found = Params(values, Path("params.yaml"))
+    monkeypatch.setattr(Params, "load", lambda: found)
+    return found
+
+
+@pytest.mark.parametrize("benchmark", ["probe", "blu"])
+def test_answers_for_every_disc_of_the_probe_and_of_nothing_else(params: Params, benchmark: str) -> None:
+    mirror(benchmark, params, Path("data/mirror") / benchmark)
+    download(params, benchmark)
+    prepare(params, benchmark, workers=1)
+    folder = places.run(benchmark, "patch", 0)
+    folder.mkdir(parents=True)
+    torch.manual_seed(0)
+    method = drop_training_parts(build_method(params, benchmark, "patch"))
+    save_file({key: value.contiguous() for key, value in method.state_dict().items()}, folder / "weights.safetensors")
+    start = {"source": "random", "sha256": ""}
+    write_json(folder / "training.json", {"model": {}, "segmenter": {}, "initial_weights": start, "environment": {}})
+    evaluate.work(benchmark, "patch", 0)
+    out = places.scores(benchmark, "patch", 0)
+    assert read_json(out / "metrics.json")["images"] == 2
+    assert (out / "objects.csv").exists() == (benchmark == "probe")
+    if benchmark == "probe":
+        with (out / "objects.csv").open() as stream:
+            rows = list(csv.DictReader(stream))
+        store = Store(places.store("probe"))
+        for name in store.ids("test"):
+            scene = read_scene(store.label("test", name))
+            mine = [row for row in rows if row["image"] == name]
+            assert [(int(row["row"]), int(row["column"])) for row in mine] == [disc.centre for disc in scene.discs]
+        assert {row["kind"] for row in rows} == {"0", "1"}
