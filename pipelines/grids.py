@@ -1,0 +1,248 @@
+"""Sweeps as lists of points: those that have a name, and grids of the user's own."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import yaml
+
+from pipelines.methods import METHODS
+from scpseg.errors import UserError
+from scpseg.method.csm import Sizes, sizes
+from scpseg.params import Params
+from scpseg.reporting.published import title_of
+from scpseg.reporting.sweeps import Kind, Sweep, short, tidy
+from scpseg.segmenters.build import KINDS, feature_stride
+from scpseg.segmenters.encoders import weights_problem
+from scpseg.values import nearest
+
+TINY = "tu-test_"
+"""Encoders for a CPU start like this; with one of them, sweeps run at sample scale."""
+PAPER = {"csm.ratio": 0.75, "srd.weight": 0.5, "lfa.weight": 0.5}
+RATIOS = (0.5, 0.625, 0.75, 0.875, 1.0)
+CONTEXTS = (342 / 256, 2.0, 3.0)
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "csm.kernel": ("bilinear", "antialias"),
+    "csm.supervise": ("centre", "frame"),
+    "srd.weight": (1.5, 0.5),  # 1.5 on the mean over channels is the paper's 0.5 on their sum
+    "lfa.stride": (1, "k"),
+    "lfa.detach": (False, True),
+    "lfa.window": (3, 7),
+    "inference.overlap": (0.5, 0.0),
+    "train.flips": (False, True),
+    "train.turns": (False, True),
+    "train.momentum": (0.0, 0.9),
+    "train.weight_decay": (0.0, 5e-4),
+}
+"""What this project decided where the paper is silent: the first value that differs from the current is tried."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One experiment of a sweep.
+
+    Attributes:
+        x: its place along the figure, in words.
+        series: the line, row or group it belongs to; '' where each method is one.
+        settings: 'section.key' -> value, on top of params.yaml.
+        methods: whose results are rows.
+        reference: (series, x) of the row that it is compared with; series '' = its own.
+        notes: what a reader must know, such as a value that had to be adapted.
+    """
+
+    x: str
+    series: str
+    settings: Mapping[str, Any]
+    methods: tuple[str, ...] = ("scpseg",)
+    reference: tuple[str, str] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def tiny(params: Params) -> bool:
+    """Whether the parameters are of sample scale."""
+    return str(params.values["segmenter"]["encoder"]).startswith(TINY)
+
+
+def values_of(params: Params, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The whole parameter file with `settings` in it.
+
+    Raises:
+        UserError: a key is not there.
+    """
+    values: dict[str, Any] = copy.deepcopy(dict(params.values))
+    for name, value in settings.items():
+        section, _, key = name.partition(".")
+        if key not in values.get(section, {}):
+            known = [f"{part}.{entry}" for part, entries in values.items() for entry in entries]
+            raise UserError(f"-S {name}: {params.path.name} has no such parameter; {nearest(name, known)}")
+        values[section][key] = value
+    return values
+
+
+def effective(values: Mapping[str, Any], benchmark: str) -> Sizes:
+    """Sides in pixels that SCPSeg gets from the values.
+
+    Raises:
+        UserError: as `scpseg.method.csm.sizes`.
+    """
+    csm = values["csm"]
+    stride = feature_stride(values["segmenter"]["name"])
+    return sizes(values[benchmark]["patch"], float(csm["ratio"]), float(csm["context"]), stride)
+
+
+def canonical(values: Mapping[str, Any], benchmark: str) -> dict[str, Any]:
+    """The values with effective sizes for the ones asked for: equal for experiments that are the same network."""
+    found = effective(values, benchmark)
+    return {**values, "csm": {**values["csm"], "ratio": found.squeezed, "context": found.context}}
+
+
+def segmenter_of(params: Params, name: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Settings and notes of a segmenter as the paper has it; at sample scale on the smallest encoder it takes."""
+    kind, asked = KINDS[name], params.values["segmenter"]
+    encoder, stride = kind.published
+    if tiny(params):
+        encoder = asked["encoder"] if kind.encoders is None else kind.encoders[0]
+        stride = asked["output_stride"] if asked["output_stride"] in kind.output_strides else kind.output_strides[0]
+    weights = asked["weights"] if weights_problem(encoder) is None else "random"
+    notes = () if weights == asked["weights"] else (f"random weights, since there are none of ImageNet for {encoder}",)
+    settings = {"name": name, "encoder": encoder, "output_stride": stride, "weights": weights}
+    return {f"segmenter.{key}": value for key, value in settings.items()}, notes
+
+
+def fitted(params: Params, point: Point, benchmark: str) -> Point:
+    """The point with the largest LFA window that its maps hold, said in a note where that is not the one asked for."""
+    values = values_of(params, point.settings)
+    window = values["lfa"]["window"]
+    try:
+        cells = effective(values, benchmark).squeezed // feature_stride(values["segmenter"]["name"])
+    except UserError:
+        return point  # the check of all parameters refuses it, with the reason
+    if not values["lfa"]["weight"] or window <= cells:
+        return point
+    note = f"lfa.window {cells} instead of {window}: the features of the squeezed patch have {cells} × {cells} cells"
+    return replace(point, settings={**point.settings, "lfa.window": cells}, notes=(*point.notes, note))
+
+
+def components(params: Params) -> tuple[Sweep, list[Point]]:
+    """The paper's table 6: CSM, SRD and LFA added one after another, on its two segmenters."""
+    off = {"csm.ratio": 1.0, "srd.weight": 0.0, "lfa.weight": 0.0}
+    points = []
+    for name in ("fcn8s", "deeplabv3plus"):
+        settings, notes = segmenter_of(params, name)
+        step = dict(off)
+        for label, key in (("plain", ""), ("+ CSM", "csm.ratio"), ("+ SRD", "srd.weight"), ("+ LFA", "lfa.weight")):
+            if key:
+                section, _, entry = key.partition(".")
+                own = float(params.values[section][entry])
+                step[key] = PAPER[key] if own == off[key] else own
+            title = KINDS[name].title
+            points.append(Point(label, title, {**settings, **step}, ("scpseg",), ("", "plain"), notes))
+    return Sweep("components", "What each part adds", "steps", ("parts", "segmenter"), "table 6"), points
+
+
+def segmenters(params: Params) -> tuple[Sweep, list[Point]]:
+    """The paper's table 5: every segmenter on plain patches and with SCPSeg."""
+    points = []
+    for name, kind in KINDS.items():
+        settings, notes = segmenter_of(params, name)
+        reference = (title_of("patch"), kind.title)
+        points.append(Point(kind.title, "", settings, ("patch", "scpseg"), reference, notes))
+    sweep = Sweep("segmenters", "Segmenters without and with SCPSeg", "pairs", ("segmenter", "method"), "table 5")
+    return sweep, points
+
+
+def sizes_(params: Params) -> tuple[Sweep, list[Point]]:
+    """The paper's figure 5: side of the shrunk patch against side of the window."""
+    settings, notes = segmenter_of(params, "fcn8s")
+    about = ""
+    if tiny(params):
+        own = params.values["segmenter"]["name"]
+        settings, notes = {}, ()
+        about = f"{KINDS[own].title} as params.yaml has it, not the paper's FCN-8s." if own != "fcn8s" else ""
+    points = [
+        Point(
+            short(context),
+            short(ratio),
+            {**settings, "csm.ratio": ratio, "csm.context": context},
+            ("scpseg",),
+            (short(1.0), short(context)),
+            (*notes, *(("no frame, so the window plays no part: one run for all of them",) if ratio == 1 else ())),
+        )
+        for ratio in RATIOS
+        for context in CONTEXTS
+    ]
+    axes = ("csm.context = G / L", "csm.ratio = D / L")
+    return Sweep("sizes", "How much context, and how much room for it", "grid", axes, "figure 5", about), points
+
+
+def choices(params: Params) -> tuple[Sweep, list[Point]]:
+    """What the paper leaves open: one decision changed at a time."""
+    points = [Point("as it is", "", {}, ("scpseg",), ("", "as it is"))]
+    for name, tried in CHOICES.items():
+        section, _, key = name.partition(".")
+        other = next(value for value in tried if value != params.values[section][key])
+        points.append(replace(points[0], x=f"{name} = {tidy(other)}", settings={name: other}))
+    title = "What the paper leaves open: one decision changed at a time"
+    return Sweep("choices", title, "dots", ("change", "method"), None), points
+
+
+NAMED = {"components": components, "segmenters": segmenters, "sizes": sizes_, "choices": choices}
+
+
+def product(name: str, grid: Mapping[str, Sequence[Any]], methods: tuple[str, ...]) -> tuple[Sweep, list[Point]]:
+    """Every combination of the user's values; one key of numbers makes a line, two keys a heat map, others dots."""
+    figure: Kind = "dots"
+    if len(grid) == 1 and all(type(value) in (int, float) for values in grid.values() for value in values):
+        figure = "steps"
+    elif len(grid) == 2 and len(methods) == 1:
+        figure = "grid"
+    keys = list(grid)
+    points: list[Point] = []
+    for combination in itertools.product(*grid.values()):
+        settings = dict(zip(grid, combination, strict=True))
+        shown = {key: tidy(value) for key, value in settings.items()}
+        if figure == "grid":
+            point = Point(shown[keys[1]], shown[keys[0]], settings, methods)
+        else:
+            words = list(shown.values()) if len(grid) == 1 else [f"{key} = {value}" for key, value in shown.items()]
+            point = Point(", ".join(words), "", settings, methods)
+        points.append(point)
+    first = (points[0].series, points[0].x)
+    axes = (keys[-1], keys[0]) if figure == "grid" else (keys[0] if len(grid) == 1 else "settings", "method")
+    return Sweep(name, " × ".join(keys), figure, axes, None), [replace(point, reference=first) for point in points]
+
+
+def parse(texts: Sequence[str]) -> dict[str, list[Any]]:
+    """`-S` of the command line: 'section.key=a,b' -> values, read as YAML.
+
+    Raises:
+        UserError: no key, no value, or a key twice.
+    """
+    grid: dict[str, list[Any]] = {}
+    for text in texts:
+        key, equals, values = text.partition("=")
+        if not equals or not key or not values or key in grid:
+            problem = "names a parameter twice" if key in grid else "is no setting"
+            raise UserError(f"-S {text} {problem}; write each as -S csm.ratio=0.5,0.75")
+        if key.startswith("suite.") or key == "evaluation.split":
+            raise UserError(f"-S {text}: a sweep sets that itself; use --benchmark, --seeds, --split or --methods")
+        grid[key] = [yaml.safe_load(value) for value in values.split(",")]
+    return grid
+
+
+def methods_for(grid: Mapping[str, Any], asked: str | None) -> tuple[str, ...]:
+    """Whose results are shown: those asked for, else the rivals whose own sections are swept, else SCPSeg.
+
+    Raises:
+        UserError: no such method.
+    """
+    names = tuple(asked.split(",")) if asked else tuple(key.partition(".")[0] for key in grid)
+    found = tuple(dict.fromkeys(name for name in names if name in METHODS))
+    unknown = [name for name in names if name not in METHODS]
+    if asked and unknown:
+        raise UserError(f"--methods {asked}: {unknown[0]!r} is no method; {nearest(unknown[0], METHODS)}")
+    return found or ("scpseg",)

@@ -1,0 +1,253 @@
+"""Change one thing, or a few, and see what moved: runs a set of experiments and writes reports/sweeps/NAME.
+
+NAME is components, segmenters, sizes or choices; with any other name, the grid of -S is run. Started again, it goes
+on with what is missing. Uncommitted changes of tracked files take part, as in any DVC experiment; params.yaml and
+results/ stay as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines import experiments, grids
+from pipelines.check import check
+from pipelines.methods import METHODS
+from pipelines.plan import device_name, duration, training_seconds
+from pipelines.stage import run_stage
+from scpseg.errors import UserError
+from scpseg.params import Params
+from scpseg.reporting.published import title_of
+from scpseg.reporting.sweep_page import write_sweep
+from scpseg.reporting.sweeps import Row, Status, Sweep, tidy
+
+REPORTS = Path("reports/sweeps")
+SCPSEG = ("csm.", "srd.", "lfa.")
+"""Parameters that are nothing to a rival's row."""
+Found = dict[str, tuple[str, list[dict[str, Any]]]]
+"""Identity of an experiment -> its name and its rows of results/summary.csv."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A point with its parameters.
+
+    Attributes:
+        point: what it is.
+        params: the whole parameter file.
+        identity: equal for points that are the same experiment; '' where there can be none.
+        name: of the experiment, when this point is run.
+        settings: `section.key=value` that make it.
+        refusal: why there can be none.
+    """
+
+    point: grids.Point
+    params: Params
+    identity: str = ""
+    name: str = ""
+    settings: tuple[str, ...] = ()
+    refusal: str = ""
+
+
+def main() -> None:
+    """Read the command line, then plan or run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", metavar="NAME", help=f"{', '.join(grids.NAMED)}, or a name for your own grid")
+    parser.add_argument("-S", dest="set", action="append", default=[], metavar="KEY=A,B", help="values of the grid")
+    parser.add_argument("--benchmark", default="potsdam")
+    parser.add_argument("--split", default="val", choices=("val", "test"), help="images that are scored (default val)")
+    parser.add_argument("--seeds", help="such as 0,1,2 (default: those of params.yaml)")
+    parser.add_argument("--methods", help="whose results are shown, such as scpseg,patch (own grids)")
+    parser.add_argument("--dry", action="store_true", help="only list the runs and the time that they would take")
+    asked = parser.parse_args()
+    base = Params.load()
+    before = state()
+    params = with_suite(base, asked)
+    params, sweep, points = points_of(params, asked)
+    jobs = [job_of(sweep.name, params, base, point, asked.benchmark) for point in points]
+    if asked.dry:
+        print(plan(sweep, jobs, asked.benchmark))
+    else:
+        go(sweep, jobs, REPORTS / sweep.name, before)
+
+
+def state() -> tuple[str, str]:
+    """Parameters and code in the working tree, which every experiment takes as it finds them."""
+    return Path("params.yaml").read_text(encoding="utf-8"), experiments.code(list(METHODS))
+
+
+def with_suite(base: Params, asked: argparse.Namespace) -> Params:
+    """The parameters narrowed to one benchmark, its split and the seeds asked for.
+
+    Raises:
+        UserError: seeds that are no whole numbers, or an unknown benchmark.
+    """
+    base.benchmark(asked.benchmark)
+    seeds = base.values["suite"]["seeds"]
+    if asked.seeds:
+        try:
+            seeds = [int(seed) for seed in asked.seeds.split(",")]
+        except ValueError:
+            raise UserError(f"--seeds {asked.seeds}: give whole numbers, such as --seeds 0,1,2") from None
+    settings = {"suite.benchmarks": [asked.benchmark], "suite.seeds": seeds, "evaluation.split": asked.split}
+    return Params(grids.values_of(base, settings), base.path)
+
+
+def points_of(params: Params, asked: argparse.Namespace) -> tuple[Params, Sweep, list[grids.Point]]:
+    """The sweep with its points, and the parameters that hold for all of them: -S with a single value is one.
+
+    Raises:
+        UserError: a name that cannot be one, a grid without -S, several values for a named sweep.
+    """
+    grid = grids.parse(asked.set)
+    many = [key for key, values in grid.items() if len(values) > 1]
+    fixed = {key: values[0] for key, values in grid.items() if len(values) == 1}
+    params = Params(grids.values_of(params, fixed), params.path)
+    if asked.name not in grids.NAMED:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", asked.name):
+            raise UserError(f"{asked.name!r} cannot name a sweep: use small letters, digits and hyphens")
+        if not grid:
+            raise UserError(
+                f"{asked.name!r} is no sweep (known: {', '.join(grids.NAMED)}); give a grid of your own with -S"
+            )
+        swept = {key: grid[key] for key in many or grid}
+        return params, *grids.product(asked.name, swept, grids.methods_for(grid, asked.methods))
+    if many or asked.methods:
+        what = f"-S {many[0]} has several values" if many else "--methods is given"
+        raise UserError(f"{what}, but the points of {asked.name} are fixed; give your grid a name of its own")
+    sweep, points = grids.NAMED[asked.name](params)
+    taken = [key for key in fixed if any(key in point.settings for point in points)]
+    if taken:
+        raise UserError(f"-S {taken[0]}: {asked.name} sets that itself; give a grid of your own another name")
+    return params, sweep, [grids.fitted(params, point, asked.benchmark) for point in points]
+
+
+def job_of(sweep: str, params: Params, base: Params, point: grids.Point, benchmark: str) -> Job:
+    """The experiment of a point, or why it is refused."""
+    rivals = [method for method in point.methods if method != "scpseg"]
+    whole = {**point.settings, "suite.baselines": rivals}
+    own = Params(grids.values_of(params, whole), params.path)
+    try:
+        check(own)
+    except UserError as error:
+        return Job(point, own, refusal=str(error).partition("; restore the file")[0])
+    identity = experiments.identity(grids.canonical(own.values, benchmark), point.methods, benchmark)
+    words = re.sub(r"[^a-z0-9.]+", "-", f"{sweep} {point.series} {point.x}".lower().replace("+", "plus")).strip("-.")
+    settings = tuple(experiments.settings_for(own.values, base.values))
+    return Job(point, own, identity, f"{words[:60].rstrip('-.')}-{identity}", settings)
+
+
+def go(sweep: Sweep, jobs: list[Job], folder: Path, before: tuple[str, str]) -> None:
+    """Run what is missing, one after another; the page is written anew after each.
+
+    Raises:
+        UserError: the working tree is no longer what it was `before`, when the jobs were made.
+    """
+    with experiments.turn() as lock:
+        results = found_for(jobs)
+        failures: dict[str, str] = {}
+        todo = {job.identity: job for job in reversed(jobs) if job.name and job.identity not in results}
+        write_sweep(sweep, list(rows_of(jobs, results, failures)), folder)
+        for number, job in enumerate(sorted(todo.values(), key=jobs.index), 1):
+            if state() != before:
+                raise UserError(
+                    "params.yaml or code was changed since the sweep began; start it again (what is done stays done), "
+                    "and change neither while it works"
+                )
+            what = f"[{number}/{len(todo)}] {label(sweep, job.point)}"
+            print(f"{what}: running, log {experiments.SCRATCH / job.name}.log", flush=True)
+            reason = experiments.run(job.name, job.settings, lock)
+            if reason:
+                failures[job.identity] = reason
+                print(f"{what}: failed: {reason}", flush=True)
+            results |= found_for([job])
+            write_sweep(sweep, list(rows_of(jobs, results, failures)), folder)
+    rows = list(rows_of(jobs, results, failures))
+    print(f"{folder}/README.md: {sum(row.status == 'ok' for row in rows)} of {len(rows)} rows have a result")
+
+
+def found_for(jobs: list[Job]) -> Found:
+    """What is there, by identity: name of the experiment and its rows of results/summary.csv."""
+    finished = experiments.finished()
+    found: Found = {}
+    for identity in {job.identity for job in jobs} & finished.keys():
+        name, revision = finished[identity]
+        rows = experiments.summary_of(revision)
+        if rows is not None:
+            found[identity] = name, rows
+    return found
+
+
+def label(sweep: Sweep, point: grids.Point) -> str:
+    """The point in words."""
+    if sweep.figure == "grid":
+        return f"{sweep.axes[1].split()[0]} {point.series}, {sweep.axes[0].split()[0]} {point.x}"
+    return ", ".join(part for part in (point.series, point.x) if part)
+
+
+def rows_of(jobs: list[Job], results: Found, failures: dict[str, str]) -> Iterator[Row]:
+    """One row per point and method."""
+    first = {job.identity: job.name for job in reversed(jobs)}
+    for job in jobs:
+        name, found = results.get(job.identity, (first[job.identity], []))
+        reason = failures.get(job.identity, job.refusal)
+        for method in job.point.methods:
+            series = job.point.series or title_of(method)
+            reference = job.point.reference
+            runs = [run for run in found if run["method"] == method]
+            foreign = () if method == "scpseg" else SCPSEG
+            status: Status = "ok" if runs else "refused" if job.refusal else "failed" if reason else "missing"
+            yield Row(
+                x=job.point.x,
+                series=series,
+                method=method,
+                settings=tuple(
+                    f"{key}={tidy(value)}" for key, value in job.point.settings.items() if not key.startswith(foreign)
+                ),
+                status=status,
+                reason="" if runs else reason,
+                notes=tuple(note for note in job.point.notes if not note.startswith(foreign)),
+                reference=None if reference is None else (reference[0] or series, reference[1]),
+                experiment=name,
+                command=shlex.join(["dvc", *experiments.arguments(job.settings)]) if job.name else "",
+                runs=tuple(runs),
+            )
+
+
+def plan(sweep: Sweep, jobs: list[Job], benchmark: str) -> str:
+    """The runs, which of them are there, and how long the others will train."""
+    results = found_for(jobs)
+    lines, total, unknown, seen = [], 0.0, 0, set()
+    device = device_name(jobs[0].params)
+    for job in jobs:
+        name = label(sweep, job.point)
+        if job.refusal:
+            lines.append(f"refused  {name}: {job.refusal}")
+        elif job.identity in results:
+            lines.append(f"done     {name}")
+        elif job.identity in seen:
+            lines.append(f"as above {name}")
+        else:
+            methods = dict.fromkeys(("scpseg", *job.point.methods))  # the pipeline always trains SCPSeg
+            each = [training_seconds(job.params, benchmark, method, device) for method in methods]
+            known = [seconds * len(job.params.suite.seeds) for seconds in each if seconds is not None]
+            complete = len(known) == len(each)
+            total, unknown = total + sum(known), unknown + (not complete)
+            lines.append(f"to run   {name}: training {duration(sum(known)) if complete else 'unknown'}")
+        seen.add(job.identity)
+        lines += [f"         {note}" for note in job.point.notes]
+    seeds = ", ".join(map(str, jobs[0].params.suite.seeds))
+    where = f"{benchmark} ({jobs[0].params.values['evaluation']['split']}), seeds {seeds}, on {device}"
+    lines.insert(0, f"{sweep.name}: {len(jobs)} points on {where}")
+    expected = [f"{duration(total)} of training"] if total else []
+    expected += [f"{unknown} runs of unknown time (nothing like them was measured here)"] if unknown else []
+    return "\n".join([*lines, f"expected: {'; '.join(expected) or 'nothing to run'}"])
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,232 @@
+"""Pictures of a sweep, the paper's figures in a panel of their own beside the measured ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from scpseg.reporting.figures import COLOURS, COLUMN, DPI, FONT_SIZE, MARKER_SIZE, MARKERS, PANEL_HEIGHT, save, style
+from scpseg.reporting.sweeps import Key, Row, Sweep, miou, published
+
+LEAST_POINTS = 2.0
+"""Least width of a score's axis in points of per cent: what chance does must not fill the panel."""
+GREY = "#777777"
+ROW_HEIGHT = 0.24
+"""Inches of a row of marks."""
+APART = 0.26
+"""Share of a row between its first and its last mark."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A score in per cent; `half` is half its interval, 0 for one seed."""
+
+    score: float
+    half: float = 0.0
+
+
+Marks = Mapping[Key, Mark]
+"""(series, x) -> what was found; a point without a result is not there."""
+
+
+def draw_sweep(sweep: Sweep, rows: Sequence[Row], folder: Path) -> list[Path]:
+    """Write `sweep.name`.png and .svg into `folder`; without a result nothing is drawn. Returns the paths."""
+    measured = {row.key: _mark(row) for row in rows if miou(row).mean is not None}
+    if not measured:
+        return []
+    paper = {key: Mark(float(text)) for key, text in published(sweep.name).items()}
+    xs = list(dict.fromkeys(row.x for row in rows))
+    series = list(dict.fromkeys(row.series for row in rows))
+    first = next(run for row in rows for run in row.runs)
+    mean = "mIoU" if first["mean_name"] == "mIoU" else first["mean_name"]
+    synthetic = first["synthetic"] == "True"
+    panels: list[tuple[str, Marks]] = [("this suite" if paper else "", measured)]
+    panels += [(f"paper, {sweep.source}", paper)] if paper else []
+    draw, height = _kind(sweep, xs, series)
+    with style():
+        wide = COLUMN * len(panels) * (1.25 if sweep.figure in ("dots", "pairs") and len(panels) == 1 else 1)
+        figure = Figure(figsize=(wide, height), dpi=DPI)
+        FigureCanvasAgg(figure)
+        grid = list(figure.subplots(1, len(panels), squeeze=False).flat)
+        for number, (axes, (title, marks)) in enumerate(zip(grid, panels, strict=True)):
+            draw(axes, marks, xs, series, f"{mean} (%)", sweep.axes, number == 0)
+            axes.set_title(title, loc="left")
+            if synthetic and number == 0:
+                axes.set_title("synthetic scenes", loc="right", fontweight="normal", fontsize=FONT_SIZE - 1, color=GREY)
+        if sweep.figure != "grid" and len(series) > 1:
+            handles, labels = grid[0].get_legend_handles_labels()
+            figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), handletextpad=0.3)
+        figure.set_layout_engine("constrained", w_pad=0.06, h_pad=0.05, wspace=0.05)
+        return [save(figure, folder / f"{sweep.name}.{kind}") for kind in ("png", "svg")]
+
+
+Draw = Callable[[Axes, Marks, Sequence[str], Sequence[str], str, tuple[str, str], bool], None]
+
+
+def _kind(sweep: Sweep, xs: Sequence[str], series: Sequence[str]) -> tuple[Draw, float]:
+    """How to draw, and the height of the figure in inches."""
+    if sweep.figure == "grid":
+        return _heat_map, 0.75 + 0.32 * len(series)
+    if sweep.figure == "steps":
+        return _steps, PANEL_HEIGHT
+    rows = 0.75 + ROW_HEIGHT * max(3, len(xs))
+    return (_pairs if sweep.figure == "pairs" else _dots), rows + (0.15 if len(series) > 1 else 0.0)
+
+
+def _mark(row: Row) -> Mark:
+    found = miou(row)
+    assert found.mean is not None
+    return Mark(100 * found.mean, 100 * (found.half or 0.0))
+
+
+def _spread(marks: Marks) -> float:
+    """How far the first and the last series of a place stand apart; marks without bars need not."""
+    return APART if any(mark.half for mark in marks.values()) else 0.0
+
+
+def _shift(index: int, series: Sequence[str], spread: float) -> float:
+    """How far a series stands beside its place, so that bars of equal scores do not lie on each other."""
+    return 0.0 if len(series) == 1 else spread * (index / (len(series) - 1) - 0.5)
+
+
+def _look(index: int) -> dict[str, object]:
+    return {
+        "color": COLOURS[index % len(COLOURS)],
+        "marker": MARKERS[index % len(MARKERS)],
+        "markersize": MARKER_SIZE,
+        "markeredgecolor": "white",
+        "markeredgewidth": 0.5,
+    }
+
+
+def _steps(
+    axes: Axes, marks: Marks, xs: Sequence[str], series: Sequence[str], score: str, names: tuple[str, str], own: bool
+) -> None:
+    """A line per series over the steps."""
+    for index, name in enumerate(series):
+        shift = _shift(index, series, _spread(marks) / 2)
+        places = [place for place, x in enumerate(xs) if (name, x) in marks]
+        found = [marks[name, xs[place]] for place in places]
+        look = _look(index)
+        moved = [place + shift for place in places]
+        if any(mark.half for mark in found):
+            bars = [mark.half for mark in found]
+            level = [mark.score for mark in found]
+            axes.errorbar(moved, level, yerr=bars, fmt="none", ecolor=look["color"], elinewidth=0.8, capsize=2)  # type: ignore[arg-type]
+        axes.plot(moved, [mark.score for mark in found], linewidth=1.0, label=name, **look)  # type: ignore[arg-type]
+    axes.set_xticks(range(len(xs)), xs)
+    axes.set_xlim(-0.4, len(xs) - 0.6)
+    axes.set_xlabel(names[0])
+    axes.set_ylabel(score)
+    axes.grid(visible=False, axis="x")
+    axes.set_ylim(*_span(marks.values()))
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+
+
+def _pairs(
+    axes: Axes, marks: Marks, xs: Sequence[str], series: Sequence[str], score: str, names: tuple[str, str], own: bool
+) -> None:
+    """A row per x with one mark per series, joined by a line."""
+    spread = _spread(marks)
+    for place, x in enumerate(xs):
+        there = [index for index, name in enumerate(series) if (name, x) in marks]
+        if there:
+            level = [marks[series[index], x].score for index in there]
+            axes.plot(level, [place + _shift(index, series, spread) for index in there], color="#BBBBBB", zorder=1)
+        else:
+            axes.text(0.5, place, "no figure", color=GREY, fontsize=FONT_SIZE - 1, ha="center", va="center",
+                      transform=axes.get_yaxis_transform())  # fmt: skip
+    # SCPSeg, the last, in the colour and shape that it has in every figure.
+    order = [*range(1, len(series)), 0]
+    _rows(axes, marks, xs, series, score, own, order, spread)
+
+
+def _dots(
+    axes: Axes, marks: Marks, xs: Sequence[str], series: Sequence[str], score: str, names: tuple[str, str], own: bool
+) -> None:
+    """A row per x with one mark per series, and a line through the first row's."""
+    for index, name in enumerate(series):
+        if (name, xs[0]) in marks:
+            colour = COLOURS[index % len(COLOURS)]
+            axes.axvline(marks[name, xs[0]].score, color=colour, linewidth=0.8, linestyle=(0, (4, 3)))
+    _rows(axes, marks, xs, series, score, own, list(range(len(series))), _spread(marks))
+
+
+def _rows(
+    axes: Axes,
+    marks: Marks,
+    xs: Sequence[str],
+    series: Sequence[str],
+    score: str,
+    own: bool,
+    order: Sequence[int],
+    spread: float,
+) -> None:
+    """Marks in rows from top to bottom; names of the rows only at the first panel, since they are the same."""
+    for index, name in enumerate(series):
+        shift = _shift(index, series, spread)
+        places = [place for place, x in enumerate(xs) if (name, x) in marks]
+        found = [marks[name, xs[place]] for place in places]
+        look = _look(order[index])
+        moved = [place + shift for place in places]
+        level = [mark.score for mark in found]
+        if any(mark.half for mark in found):
+            bars = [mark.half for mark in found]
+            axes.errorbar(level, moved, xerr=bars, fmt="none", ecolor=look["color"], elinewidth=0.8, capsize=2)  # type: ignore[arg-type]
+        axes.plot(level, moved, linestyle="none", label=name, zorder=3, **look)  # type: ignore[arg-type]
+    axes.set_yticks(range(len(xs)), xs if own else [""] * len(xs))
+    axes.set_ylim(len(xs) - 0.4, -0.6)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel(score)
+    axes.set_xlim(*_span(marks.values()))
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+
+
+def _heat_map(
+    axes: Axes, marks: Marks, xs: Sequence[str], series: Sequence[str], score: str, names: tuple[str, str], own: bool
+) -> None:
+    """A cell per point with its score written in; the best in bold, a point without a result grey."""
+    values = np.full((len(series), len(xs)), np.nan)
+    for (name, x), found in marks.items():
+        if name in series and x in xs:
+            values[series.index(name), xs.index(x)] = found.score
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    span = max(high - low, LEAST_POINTS)
+    middle = (low + high) / 2
+    # The light half of the map only: black figures stay readable on all of it.
+    colours = colormaps["YlGnBu"]
+    shade = 0.05 + 0.5 * (values - (middle - span / 2)) / span
+    shades = np.where(np.isnan(values)[..., None], (0.95, 0.95, 0.95, 1.0), colours(np.nan_to_num(shade)))
+    axes.imshow(shades, aspect="auto", interpolation="nearest")
+    for row, name in enumerate(series):
+        for column, x in enumerate(xs):
+            if (name, x) not in marks:
+                axes.text(column, row, "–", ha="center", va="center", color=GREY)
+                continue
+            mark = marks[name, x]
+            text = f"{mark.score:.1f}" + (f" ± {mark.half:.1f}" if mark.half else "")
+            best = "bold" if mark.score == high else "normal"
+            axes.text(column, row, text, ha="center", va="center", fontsize=FONT_SIZE - 0.5, fontweight=best)
+    axes.set_xticks(range(len(xs)), xs)
+    axes.set_yticks(range(len(series)), series)
+    axes.tick_params(length=0)
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel(names[0])
+    axes.set_ylabel(names[1] if own else "")
+
+
+def _span(marks: Iterable[Mark]) -> tuple[float, float]:
+    """Limits of a score's axis with room on either side."""
+    found = list(marks)
+    low, high = min(mark.score - mark.half for mark in found), max(mark.score + mark.half for mark in found)
+    middle, span = (low + high) / 2, max(high - low, LEAST_POINTS)
+    return middle - 0.6 * span, middle + 0.6 * span

@@ -1,0 +1,210 @@
+"""Planning a sweep and running what is missing, with experiments that only pretend."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipelines import experiments, sweep
+from scpseg.errors import UserError
+from scpseg.params import Params
+
+ROOT = Path(__file__).parents[2]
+
+
+class Pretended:
+    """Experiments by identity; `fail` names words of experiments that fail, `stop` after how many comes Ctrl-C."""
+
+    def __init__(self) -> None:
+        self.ran: list[tuple[str, list[str]]] = []
+        self.done: dict[str, tuple[str, str]] = {}
+        self.fail = "nothing"
+        self.stop = 99
+        self.pages: list[str] = []
+
+    def run(self, name: str, settings: list[str], lock: int) -> str | None:
+        if self.stop == 0:
+            raise KeyboardInterrupt
+        self.stop -= 1
+        self.ran.append((name, list(settings)))
+        page = Path("reports/sweeps/mine/README.md")
+        self.pages.append(page.read_text() if page.exists() else "")
+        if self.fail in name:
+            return "it went wrong; try again"
+        self.done[name.rpartition("-")[2]] = name, f"rev-of-{name}"
+        return None
+
+    def summary_of(self, revision: str) -> list[dict[str, Any]] | None:
+        text = {"mean_name": "mIoU", "synthetic": "True", "segmenter:weights": "random", "segmenter:name": "fcn8s"}
+        text |= {"benchmark": "potsdam", "seed": "0", "memory_mib": "9.5", "memory_backend": "rss", "split": "val"}
+        text |= dict.fromkeys(("images", "images_of", "train_images", "train_images_of", "height", "width"), "4")
+        text |= {"split_list": "s", "training:iterations": "5", "training:batch": "8", "segmenter:encoder": "e"}
+        return [{**text, "method": method, "mean_iou": "0.5"} for method in ("scpseg", "patch")]
+
+
+@pytest.fixture
+def pretended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pretended:
+    monkeypatch.chdir(tmp_path)
+    for name in ("params.yaml", "dvc.yaml"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    fake = Pretended()
+    monkeypatch.setattr(experiments, "run", fake.run)
+    monkeypatch.setattr(experiments, "finished", lambda: fake.done)
+    monkeypatch.setattr(experiments, "summary_of", fake.summary_of)
+    monkeypatch.setattr(experiments, "_sources", lambda methods: [])
+    committed = yaml.safe_load((ROOT / "params.yaml").read_text())
+    monkeypatch.setattr(experiments, "settings_for", lambda values, current: changed(values, committed))
+    monkeypatch.setattr(sweep, "device_name", lambda params: "this device")
+    return fake
+
+
+def changed(values: dict[str, Any], base: dict[str, Any]) -> list[str]:
+    return [
+        f"{section}.{key}={value}"
+        for section, entries in values.items()
+        for key, value in entries.items()
+        if base[section][key] != value
+    ]
+
+
+def start(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["sweep", *arguments])
+    sweep.main()
+
+
+GRID = ("mine", "-S", "csm.ratio=0.75,1,1.7", "-S", "csm.context=2,3", "-S", "train.iterations=5")
+
+
+def rows() -> list[dict[str, str]]:
+    with Path("reports/sweeps/mine/runs.csv").open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_a_sweep_runs_each_network_once_and_refuses_the_impossible(
+    pretended: Pretended, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(monkeypatch, *GRID)
+    # Ratio 1 has no frame: one run whatever the context. Ratio 1.7 cannot be.
+    assert [name.rpartition("-")[0] for name, _ in pretended.ran] == ["mine-0.75-2", "mine-0.75-3", "mine-1-2"]
+    first = pretended.ran[0][1]
+    assert "suite.benchmarks=['potsdam']" in first and "evaluation.split=val" in first
+    assert "train.iterations=5" in first and "suite.baselines=[]" in first
+    assert [row["status"] for row in rows()] == ["ok"] * 4 + ["refused"] * 2
+    assert rows()[2]["experiment"] == rows()[3]["experiment"] == pretended.ran[2][0]
+    assert "csm.ratio is 1.7" in rows()[4]["reason"] and "git checkout" not in rows()[4]["reason"]
+    assert "not run yet" in pretended.pages[0] and "5 of 6 rows" in pretended.pages[1]
+    page = Path("reports/sweeps/mine/README.md").read_text()
+    assert page.count("dvc exp run --temp") == 3 and Path("reports/sweeps/mine/mine.svg").exists()
+
+
+def test_after_an_interrupt_only_what_is_missing_runs(pretended: Pretended, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretended.stop = 1
+    with pytest.raises(KeyboardInterrupt):
+        start(monkeypatch, *GRID)
+    assert len(pretended.ran) == 1
+    pretended.stop = 99
+    start(monkeypatch, *GRID)
+    assert len(pretended.ran) == len({name for name, _ in pretended.ran}) == 3
+    start(monkeypatch, *GRID)
+    assert len(pretended.ran) == 3
+    # The same points under another name are the same experiments; other seeds are not.
+    start(monkeypatch, "another", *GRID[1:])
+    assert len(pretended.ran) == 3
+    start(monkeypatch, *GRID, "--seeds", "0,1")
+    assert len(pretended.ran) == 6
+
+
+def test_a_failure_is_a_row_with_its_reason_and_is_tried_again(
+    pretended: Pretended, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretended.fail = "0.75-3"
+    start(monkeypatch, *GRID)
+    assert [row["status"] for row in rows()][:4] == ["ok", "failed", "ok", "ok"]
+    assert rows()[1]["reason"] == "it went wrong; try again"
+    pretended.fail = "nothing"
+    start(monkeypatch, *GRID)
+    assert len(pretended.ran) == 4 and [row["status"] for row in rows()][:4] == ["ok"] * 4
+
+
+def test_a_change_meanwhile_stops_the_sweep(pretended: Pretended, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(name: str, settings: list[str], lock: int) -> None:
+        Path("params.yaml").write_text(Path("params.yaml").read_text().replace("weight: 0.5", "weight: 0.25"))
+        pretended.run(name, settings, lock)
+
+    monkeypatch.setattr(experiments, "run", run)
+    with pytest.raises(UserError, match="start it again"):
+        start(monkeypatch, *GRID)
+    assert len(pretended.ran) == 1 and [row["status"] for row in rows()][:2] == ["ok", "missing"]
+
+
+def test_segmenters_show_patch_beside_scpseg_from_one_experiment(
+    pretended: Pretended, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(monkeypatch, "mine", "-S", "csm.supervise=frame,centre", "--methods", "patch,scpseg")
+    assert len(pretended.ran) == 2 and "suite.baselines=['patch']" in pretended.ran[0][1]
+    assert [(row["series"], row["x"]) for row in rows()] == [
+        ("Patch", "frame"),
+        ("SCPSeg", "frame"),
+        ("Patch", "centre"),
+        ("SCPSeg", "centre"),
+    ]
+
+
+def test_dry_lists_runs_and_time_and_runs_nothing(
+    pretended: Pretended, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretended.stop = 1
+    with pytest.raises(KeyboardInterrupt):
+        start(monkeypatch, *GRID)
+    monkeypatch.setattr(sweep, "training_seconds", lambda params, benchmark, method, device: 30.0)
+    capsys.readouterr()
+    start(monkeypatch, *GRID, "--dry")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["mine:", "done", "to", "to", "as", "refused", "refused", "expected:"]
+    assert "training 30 s" in lines[2] and lines[-1] == "expected: 60 s of training"
+    assert len(pretended.ran) == 1
+    monkeypatch.setattr(sweep, "training_seconds", lambda params, benchmark, method, device: None)
+    start(monkeypatch, *GRID, "--dry")
+    assert "training unknown" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", sorted(sweep.grids.NAMED))
+def test_every_point_of_a_named_sweep_is_valid_at_sample_scale(
+    name: str, pretended: Pretended, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start(monkeypatch, name, "--dry")
+    output = capsys.readouterr().out
+    assert "to run" in output and "refused" not in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("mine",), "give a grid of your own"),
+        (("My Grid", "-S", "csm.ratio=1"), "small letters"),
+        (("sizes", "-S", "csm.kernel=bilinear,antialias"), "several values"),
+        (("sizes", "-S", "csm.ratio=0.5"), "sets that itself"),
+        (("sizes", "--methods", "patch"), "fixed"),
+        (("sizes", "--seeds", "a"), "whole numbers"),
+        (("sizes", "--benchmark", "postdam"), "did you mean 'potsdam'"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_sentences(
+    arguments: tuple[str, ...], words: str, pretended: Pretended, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match=words):
+        start(monkeypatch, *arguments)
+    assert not pretended.ran
+
+
+def test_parameters_are_narrowed_without_touching_the_file(pretended: Pretended) -> None:
+    before = Path("params.yaml").read_text()
+    asked = sweep.argparse.Namespace(benchmark="blu", seeds="3", split="test")
+    values = sweep.with_suite(Params.load(), asked).values
+    assert values["suite"]["benchmarks"] == ["blu"] and values["suite"]["seeds"] == [3]
+    assert values["evaluation"]["split"] == "test" and Path("params.yaml").read_text() == before

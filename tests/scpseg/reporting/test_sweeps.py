@@ -1,0 +1,174 @@
+"""Sweeps from made-up results: differences, tables, pictures, pages."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from scpseg.reporting.collect import collect
+from scpseg.reporting.page import SYNTHETIC
+from scpseg.reporting.sweep_figures import draw_sweep
+from scpseg.reporting.sweep_page import render, table, write_sweep
+from scpseg.reporting.sweeps import Row, Sweep, csv_text, difference, memory, miou, published, short, tidy
+
+STEPS = Sweep("components", "What each part adds", "steps", ("parts", "segmenter"), "table 6")
+PAIRS = Sweep("segmenters", "Without and with SCPSeg", "pairs", ("segmenter", "method"), "table 5")
+GRID = Sweep("sizes", "Sizes", "grid", ("csm.context = G / L", "csm.ratio = D / L"), "figure 5")
+DOTS = Sweep("mine", "lfa.window × csm.ratio × srd.weight", "dots", ("settings", "method"), None)
+Make = Callable[..., Row]
+
+
+@pytest.fixture
+def make(tmp_path: Path, invented: Any, suite: Any) -> Make:
+    """A row whose runs score `scores` (0..1, by seed), in the very format of results/summary.csv."""
+
+    def row(x: str, series: str, scores: dict[int, float], method: str = "scpseg", **changes: Any) -> Row:
+        runs: list[dict[str, Any]] = []
+        if scores:
+            results = tmp_path / "results"
+            invented.fill(results, chosen := suite(("potsdam",), ("patch",), tuple(scores)))
+            frame = collect(results, chosen, available=False)
+            text = io.StringIO(frame[frame["method"] == method].to_csv(index=False))
+            for run in csv.DictReader(text):
+                runs.append({key: value or None for key, value in run.items()} | {"mean_iou": scores[int(run["seed"])]})
+        values = {
+            "settings": (f"csm.ratio={x}",),
+            "status": "ok" if runs else "missing",
+            "reason": "",
+            "notes": (),
+            "reference": (series, "plain"),
+            "experiment": f"e-{series}-{x}",
+            "command": f"dvc exp run --temp --name '{series}-{x}'",
+        }
+        return Row(x=x, series=series, method=method, runs=tuple(runs), **(values | changes))
+
+    return row
+
+
+@pytest.fixture
+def steps(make: Make) -> list[Row]:
+    rows = []
+    for number, segmenter in enumerate(("FCN-8s", "DeepLabv3+")):
+        for place, step in enumerate(("plain", "+ CSM", "+ SRD", "+ LFA")):
+            scores = {seed: 0.6 + 0.03 * number + 0.01 * place + 0.002 * seed * (place + 1) for seed in (0, 1, 2)}
+            rows.append(make(step, segmenter, scores))
+    return rows
+
+
+def test_difference_is_taken_seed_by_seed(make: Make) -> None:
+    base = make("plain", "a", {0: 0.50, 1: 0.60, 2: 0.70})
+    other = make("+ CSM", "a", {0: 0.52, 1: 0.61, 2: 0.73})
+    found = difference(other, [base, other])
+    assert found is not None and found.mean == pytest.approx(0.02) and found.n == 3
+    # t(2, 0.975) = 4.3027: the differences 0.02, 0.01, 0.03 vary less than the scores.
+    assert found.half == pytest.approx(4.3027 * statistics.stdev((0.02, 0.01, 0.03)) / 3**0.5, rel=1e-4)
+    assert found.half < (miou(other).half or 0)
+    assert difference(base, [base, other]) is None
+    elsewhere = make("+ CSM", "a", {5: 0.9})
+    assert difference(elsewhere, [base, elsewhere]) == difference(other, [other])  # nothing to compare with
+    assert difference(elsewhere, [base, elsewhere]).n == 0  # type: ignore[union-attr]
+
+
+def test_the_papers_tables_stand_under_the_keys_of_the_sweeps() -> None:
+    assert published("components")["FCN-8s", "plain"] == "84.5"
+    assert published("components")["DeepLabv3+", "+ LFA"] == "87.8"
+    assert published("segmenters")["Patch", "PIDNet"] == "86.1"
+    assert published("segmenters")["SCPSeg", "PIDNet"] == "87.6"
+    assert published("sizes")["0.75", "2"] == "86.2"
+    assert {x for _, x in published("sizes")} == {short(342 / 256), "2", "3"}
+    assert [len(published(name)) for name in ("components", "segmenters", "sizes", "mine")] == [8, 16, 15, 0]
+
+
+def test_values_as_people_write_them() -> None:
+    assert [tidy(value) for value in (2.0, 0.625, True, 7, "k", 5e-4)] == ["2", "0.625", "true", "7", "k", "0.0005"]
+
+
+def test_table_has_a_line_per_row_with_effective_sizes_and_the_papers_figure(steps: list[Row]) -> None:
+    lines = table(STEPS, steps).splitlines()
+    assert len(lines) == 2 + 8
+    cells = [cell.strip() for cell in lines[3].strip("|").split("|")]
+    assert cells[:3] == ["FCN-8s", "+ CSM", "csm.ratio=+ CSM"]
+    assert "64 / 128 / 48" in cells and "+1.2 ± 0.5" in cells and cells[-1] == "85.6"
+    assert " reference " in lines[2]
+    size, meter = memory(steps[0])
+    assert meter == "rss" and f"{size:.0f}" in cells
+
+
+def test_rows_without_a_result_keep_their_place_and_say_why(make: Make, tmp_path: Path) -> None:
+    rows = [
+        make("plain", "FCN-8s", {0: 0.5}),
+        make("+ CSM", "FCN-8s", {}, status="failed", reason="it ran out of memory"),
+        make("+ SRD", "FCN-8s", {}, status="refused", reason="csm.ratio is 2", experiment="", command=""),
+        make("+ LFA", "FCN-8s", {}),
+    ]
+    write_sweep(STEPS, rows, tmp_path / "out")
+    page = (tmp_path / "out/README.md").read_text()
+    assert "+ CSM: failed: it ran out of memory." in page and "+ SRD: refused: csm.ratio is 2." in page
+    assert "not run yet" in page and "**Incomplete.** 3 of 4 rows" in page
+    assert page.splitlines()[0] == SYNTHETIC
+    written = list(csv.DictReader(io.StringIO((tmp_path / "out/runs.csv").read_text())))
+    assert [row["status"] for row in written] == ["ok", "failed", "refused", "missing"]
+    assert written[0]["paper_miou"] == "84.5" and written[0]["model:squeezed"] == "48"
+
+
+def test_page_names_noise_meter_and_commands(steps: list[Row]) -> None:
+    page = render(STEPS, steps, drawn=True)
+    assert "0.6 mIoU" in page and "peak resident memory" in page and "table 6" in page
+    assert all(row.command in page for row in steps)
+    assert "](components.png)" in page and "SVG](components.svg)" in page
+    one = render(DOTS, [row for row in steps if row.series == "FCN-8s"], drawn=False)
+    assert "paper" not in one and ".png" not in one
+
+
+def test_one_seed_has_no_interval(make: Make) -> None:
+    rows = [make("plain", "a", {0: 0.5}), make("+ CSM", "a", {0: 0.52})]
+    page = render(DOTS, rows, drawn=False)
+    assert "±" not in page and "differences may be chance" in page and "| +2.0 |" in page
+
+
+def test_csv_has_a_line_per_seed(steps: list[Row]) -> None:
+    lines = list(csv.DictReader(io.StringIO(csv_text(STEPS, steps))))
+    assert len(lines) == 8 * 3
+    assert [line["seed"] for line in lines[:3]] == ["0", "1", "2"]
+    assert float(lines[4]["mean_iou"]) == pytest.approx(0.614)
+
+
+def grid_rows(make: Make, without: int = 0) -> list[Row]:
+    places = [(short(ratio), short(context)) for ratio in (0.5, 0.75, 1.0) for context in (342 / 256, 2.0, 3.0)]
+    return [
+        make(context, ratio, {} if number < without else {0: 0.5 + 0.01 * number}, reference=("1", context))
+        for number, (ratio, context) in enumerate(places)
+    ]
+
+
+def pair_rows(make: Make) -> list[Row]:
+    return [
+        make(title, series, {0: 0.5 + 0.02 * number, 1: 0.51 + gain}, method, reference=("Patch", title))
+        for number, title in enumerate(("FCN-8s", "DeepLabv3+", "SegFormer"))
+        for method, series, gain in (("patch", "Patch", 0.0), ("scpseg", "SCPSeg", 0.02))
+    ]
+
+
+def test_every_kind_of_picture_is_the_same_bytes_twice(make: Make, steps: list[Row], tmp_path: Path) -> None:
+    kinds = [(STEPS, steps), (PAIRS, pair_rows(make)), (GRID, grid_rows(make, without=2)), (DOTS, steps[:4])]
+    for sweep, rows in kinds:
+        first, second = (draw_sweep(sweep, rows, tmp_path / folder) for folder in "ab")
+        assert [path.name for path in first] == [f"{sweep.name}.png", f"{sweep.name}.svg"]
+        assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+        with Image.open(first[0]) as picture:
+            # The paper's figure has a panel of its own.
+            assert (picture.width > 1200) == (sweep is not DOTS), (sweep.name, picture.width)
+
+
+def test_without_a_result_nothing_is_drawn_and_an_old_picture_goes(make: Make, tmp_path: Path) -> None:
+    write_sweep(GRID, grid_rows(make), tmp_path)
+    assert (tmp_path / "sizes.png").exists()
+    write_sweep(GRID, grid_rows(make, without=9), tmp_path)
+    assert not list(tmp_path.glob("*.png")) and "No run is there yet" in (tmp_path / "README.md").read_text()
