@@ -1,6 +1,7 @@
 import copy
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -128,7 +129,8 @@ def test_what_follows_from_a_changed_stage_would_run_too(tmp_path: Path, monkeyp
     Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
     for name in "ij":
         Path(name).write_text(name)
-    for command in (["git", "init", "-q"], ["dvc", "init", "-q"], ["dvc", "repro", "-q"]):
+    dvc = [sys.executable, "-m", "dvc"]
+    for command in (["git", "init", "-q"], [*dvc, "init", "-q"], [*dvc, "repro", "-q"]):
         subprocess.run(command, check=True)
     assert pending() == []
     Path("i").write_text("changed")
