@@ -60,8 +60,11 @@ class Request:
         pairs = list(headers.items() if isinstance(headers, dict) else headers)
         if not any(name.lower() == "content-length" for name, _ in pairs):
             pairs.append(("Content-Length", str(len(body))))
+        # Counted before the head: a client may be content with the status and look at the count at once.
+        self.handler.count(self.path, body)
         self.handler.head(status, pairs)
-        self.handler.body(self.path, body)
+        if self.handler.command != "HEAD":
+            self.handler.wfile.write(body)
 
     def file(self, served: File) -> None:
         """Answer as a plain file server does: ranges, conditions, 416."""
@@ -225,9 +228,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def raw(self, path: str, content: bytes) -> None:
         # Counted first: what the client has got is counted by then, whatever the threads do.
-        self.server.sent[path] += len(content)
-        self.current.sent += len(content)
+        self.count(path, content)
         self.wfile.write(content)
+
+    def count(self, path: str, content: bytes) -> None:
+        if self.command != "HEAD":
+            self.server.sent[path] += len(content)
+            self.current.sent += len(content)
 
     def file(self, path: str, file: File, cut: int | None = None, changes: dict[str, str] | None = None) -> None:
         """Answer for a file; may break off, or lie in its headers."""
