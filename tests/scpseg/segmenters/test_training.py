@@ -80,8 +80,8 @@ def test_a_few_steps_on_a_scene_lower_the_losses(name: str, module: Any) -> None
 def test_a_real_image_is_learned(name: str, module: Any, samples: Path) -> None:
     method = build(module, name, side=128)
     folder = samples / "deepglobe" / "train"
-    image = read_pixels((folder / "3484_sat.jpg").read_bytes(), "3484_sat.jpg")
-    truth = read_pixels((folder / "3484_mask.png").read_bytes(), "3484_mask.png")
+    image = read_pixels(folder / "3484_sat.jpg", "3484_sat.jpg")
+    truth = read_pixels(folder / "3484_mask.png", "3484_mask.png")
     label = decode_label(truth, spec_of(BENCHMARK), "3484_mask.png").ids
     start = slice(1000, 1512)
     entropies, _ = train(method, *windows(image[start, start], label[start, start], method.needs.context), steps=40)
