@@ -1,9 +1,12 @@
 """Shared by all tests."""
 
 import os
+import signal
 
 # Tests are many small operations: with several threads on a busy machine they crawl. Child processes inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A shell ignores Ctrl-C for what it runs in the background, and children inherit that; tests of Ctrl-C need it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from pathlib import Path
 

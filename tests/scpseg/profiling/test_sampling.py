@@ -1,3 +1,4 @@
+import mmap
 import os
 import subprocess
 import sys
@@ -14,7 +15,9 @@ REQUEST = {"source": "rss", "pid": os.getpid()}
 def test_samples_follow_this_process() -> None:
     sampler = Sampler(REQUEST, period=0.005)
     before = sampler.mark()["rss"]
-    block = np.ones(32 * 2**20, dtype=np.uint8)
+    # Fresh pages: an array could reuse memory that earlier tests have freed.
+    block = np.frombuffer(mmap.mmap(-1, 32 * 2**20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), dtype=np.uint8)
+    block[:] = 1
     after = sampler.mark()["rss"]
     time.sleep(0.1)
     samples = sampler.stop()
