@@ -1,3 +1,5 @@
+import hashlib
+from importlib import resources
 from itertools import combinations
 from pathlib import Path
 
@@ -6,6 +8,27 @@ import pytest
 from scpseg.data.specs import SPECS
 from scpseg.data.splits import read_split
 from scpseg.errors import UserError
+
+PUBLISHED = {
+    "alternates/inria_official/test_unlabelled.txt": "6e1da1c5115ea691",
+    "alternates/inria_official/train.txt": "932a8e4636656793",
+    "alternates/inria_official/val.txt": "6ef9ef77a1d86be4",
+    "alternates/potsdam_official/test.txt": "9d07cfe92921cb35",
+    "alternates/potsdam_official/train.txt": "edd568dd8fa20354",
+    "alternates/potsdam_volpi_17_7_14/test.txt": "9d07cfe92921cb35",
+    "alternates/potsdam_volpi_17_7_14/train.txt": "f467e773ff85f80b",
+    "alternates/potsdam_volpi_17_7_14/val.txt": "47290ea5cffb7c61",
+    "deepglobe/test.txt": "e19782abae41a7e7",
+    "deepglobe/train.txt": "41f2e780a1957535",
+    "deepglobe/val.txt": "a5d3f53e391cd566",
+    "inria/test.txt": "9c98be08b26310a0",
+    "inria/train.txt": "f6fc8efd3d506090",
+    "inria/val.txt": "dc307e2ff3a7a382",
+    "potsdam/test.txt": "9d07cfe92921cb35",
+    "potsdam/train.txt": "a8b7a8147735aaf5",
+    "potsdam/val.txt": "83d1d42c0a870208",
+}
+"""First half of the SHA-256 of each list as it was collected from the programs of the field."""
 
 
 @pytest.mark.parametrize(
@@ -38,6 +61,21 @@ def test_every_split_of_every_spec_can_be_read_and_the_first_has_the_spec_counts
             ids = read_split(spec, name)
             if ids and k == 0:
                 assert tuple(len(names) for names in ids.values()) == spec.counts
+
+
+def test_lists_are_those_that_were_collected() -> None:
+    root = resources.files("scpseg.data") / "splits"
+    for name, digest in PUBLISHED.items():
+        assert hashlib.sha256((root / name).read_bytes()).hexdigest().startswith(digest), name
+
+
+def test_lists_are_complete() -> None:
+    inria = {id for part in read_split(SPECS["inria"], "fctl").values() for id in part}
+    cities = ("austin", "chicago", "kitsap", "tyrol-w", "vienna")
+    assert inria == {f"{city}{tile}" for city in cities for tile in range(1, 37)}
+    potsdam = [id for part in read_split(SPECS["potsdam"], "candidate_volpi_18_6_14").values() for id in part]
+    assert set(potsdam) == {id for part in read_split(SPECS["potsdam"], "official").values() for id in part}
+    assert len(potsdam) == 38
 
 
 def test_swapped_exchanges_val_and_test() -> None:
