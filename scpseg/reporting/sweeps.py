@@ -139,9 +139,7 @@ def published(sweep: str) -> dict[Key, str]:
     found: dict[Key, str] = {}
     if sweep == "components":
         for row in _table("ablation_components.csv"):
-            step = {"000": "plain", "100": "+ CSM", "110": "+ SRD", "111": "+ LFA"}[
-                row["csm"] + row["srd"] + row["lfa"]
-            ]
+            step = STEPS[row["csm"] + row["srd"] + row["lfa"]]
             found[SEGMENTERS[row["segmenter"]], step] = row["miou"]
     elif sweep == "segmenters":
         for row in _table("ablation_segmenters.csv"):
