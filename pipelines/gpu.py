@@ -24,6 +24,8 @@ from scpseg.profiling.reference import Cell, Table, largest, ordered, slug
 
 BUDGET = 480.0
 """Seconds."""
+REPEATING = 3.0
+"""Seconds after which no further repeat of a cell begins: a Potsdam tile has 576 windows, repeats enough in itself."""
 
 
 def fingerprint_of(request: dict[str, Any]) -> dict[str, Any]:
@@ -62,7 +64,10 @@ def requests_of(params: Params) -> dict[Cell, dict[str, Any]]:
     suite = params.suite
     make = {INFERENCE: profile.request_of, TRAINING: profile.step_request_of}
     cells = ordered(tuple(make), ("scpseg", *suite.baselines), suite.benchmarks)
-    return {cell: make[cell.workload](params, cell.benchmark, cell.method) for cell in cells}
+    requests = {cell: make[cell.workload](params, cell.benchmark, cell.method) for cell in cells}
+    for request in requests.values():
+        request["workload"]["seconds"] = REPEATING
+    return requests
 
 
 def measured(request: dict[str, Any], seconds: float) -> dict[str, Any]:

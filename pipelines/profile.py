@@ -130,6 +130,7 @@ def record_of(request: dict[str, Any], figures: dict[str, Any]) -> dict[str, Any
     workload = request["workload"]
     batch = {"batch": workload["batch"]} if request["kind"] == TRAINING else {}
     return {
+        "repeats": workload["repeats"],
         **figures,
         **batch,
         "benchmark": request["benchmark"],
@@ -140,7 +141,6 @@ def record_of(request: dict[str, Any], figures: dict[str, Any]) -> dict[str, Any
         "real_size": workload["height"] == spec_of(request["benchmark"]).side,
         "windows_per_batch": workload["batch"],
         "overlap": workload.get("overlap"),
-        "repeats": workload["repeats"],
         "segmenter": {**request["params"]["segmenter"], "weights": "random, since memory does not depend on them"},
     }
 

@@ -1,8 +1,8 @@
 """The other measured workload: one training step of one phase, on random windows and labels.
 
 Order: idle state, model, one step of every phase before (what they leave in memory stays, as in training), one step to
-warm up, which also makes the optimiser's state; peaks reset, `repeats` steps measured, `repeats` steps timed without a
-sampler beside them, one step counted. Windows lie in host memory and travel to the device in every step.
+warm up, which also makes the optimiser's state; peaks reset, `repeats` steps measured, as many timed without a sampler
+beside them, one step counted. Windows lie in host memory and travel to the device in every step.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from scpseg.params import TrainParams
 from scpseg.profiling.cost import parameters
 from scpseg.profiling.fresh import usual_allocator
 from scpseg.profiling.meter import Meter
-from scpseg.profiling.workload import guarded, timed
+from scpseg.profiling.workload import guarded, repeated, timed
 from scpseg.training.phases import shared
 from scpseg.training.step import Portion, Stepper
 
@@ -32,7 +32,8 @@ PHASE_FACTS = ("phase", "phases", "unit", "optimizer")
 class StepWorkload:
     """One training step: windows per step, number of outputs, and which of the method's phases (from 0).
 
-    Sides of the image in pixels say how many windows a phase takes that trains on whole images.
+    Sides of the image in pixels say how many windows a phase takes that trains on whole images. No step is begun after
+    `seconds` of repeats, if given; one is always measured.
     """
 
     batch: int
@@ -41,6 +42,7 @@ class StepWorkload:
     width: int
     repeats: int
     phase: int
+    seconds: float | None = None
 
 
 def measure_step(
@@ -78,16 +80,16 @@ def _measure(
         step()
     meter.rest()
     meter.begin()
-    for _ in range(workload.repeats):
-        step()
+    repeats = repeated(step, workload.repeats, workload.seconds)
     reading = meter.finish()
     usual = usual_allocator()
-    seconds = timed(step, workload.repeats)
+    seconds = timed(step, repeats)
     with FlopCounterMode(display=False) as counter:
         step()
     windows = sum(len(views.place) for views, _, _ in step.portions)
     return {
         **reading.described(),
+        "repeats": repeats,
         "image_bytes": step.nbytes(),
         "seconds_per_image": None,
         "seconds_per_step": round(seconds, 6),

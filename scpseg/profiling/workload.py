@@ -1,7 +1,7 @@
 """The measured workload: whole images of random pixels through a method, then its peak memory and its speed.
 
 Order: idle state, model, one image to warm up, the state without the model, peaks reset, `repeats` images measured,
-`repeats` images timed without a sampler beside them, costs counted. Image and scores live in host memory; the image
+as many timed without a sampler beside them, costs counted. Image and scores live in host memory; the image
 is anonymous memory, since pages of a mapped file would count as resident or not as the kernel pleases.
 """
 
@@ -32,7 +32,10 @@ OOM_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "ALL
 
 @dataclass(frozen=True)
 class Workload:
-    """Whole-image inference: size of the image in pixels, number of outputs, overlap and batch of its windows."""
+    """Whole-image inference: size of the image in pixels, number of outputs, overlap and batch of its windows.
+
+    No image is begun after `seconds` of repeats, if given; one is always measured.
+    """
 
     height: int
     width: int
@@ -40,6 +43,7 @@ class Workload:
     overlap: float
     batch: int
     repeats: int
+    seconds: float | None = None
 
 
 def meter_for(device: torch.device) -> Meter:
@@ -62,8 +66,8 @@ def measure(make: Callable[[], Method], workload: Workload, device: torch.device
 
     Returns:
         The figures of a result file: `status` 'ok' or, with `limit` bytes, 'oom'; `memory` in bytes by channel,
-        `unavailable` reasons, `seconds_per_image` (median), `megapixels_per_second`, `parameters`, `windows` and
-        `multiply_adds` of one image, timeline and sampling facts.
+        `unavailable` reasons, `repeats` made, `seconds_per_image` (median), `megapixels_per_second`, `parameters`,
+        `windows` and `multiply_adds` of one image, timeline and sampling facts.
     """
     return guarded(meter, lambda: _measure(make, workload, device, meter))
 
@@ -93,15 +97,15 @@ def _measure(make: Callable[[], Method], workload: Workload, device: torch.devic
     meter.rest()
     method.to(device)
     meter.begin()
-    for _ in range(workload.repeats):
-        once()
+    repeats = repeated(once, workload.repeats, workload.seconds)
     reading = meter.finish()
     # The allocator that gives everything back costs time: the clock runs with the one that programs usually have.
     usual = usual_allocator()
-    seconds = timed(once, workload.repeats)
+    seconds = timed(once, repeats)
     windows, multiply_adds = count(method, image, workload.classes, device, workload.overlap, workload.batch)
     return {
         **reading.described(),
+        "repeats": repeats,
         "image_bytes": image.nbytes,
         "seconds_per_image": round(seconds, 6),
         "megapixels_per_second": round(workload.height * workload.width / 1e6 / seconds, 6),
@@ -111,6 +115,16 @@ def _measure(make: Callable[[], Method], workload: Workload, device: torch.devic
         "multiply_adds": multiply_adds,
         "model": method.describe(),
     }
+
+
+def repeated(once: Callable[[], object], repeats: int, seconds: float | None) -> int:
+    """Do it up to `repeats` times, beginning none but the first after `seconds`; how often it was done."""
+    began = time.monotonic()
+    for done in range(1, repeats + 1):
+        once()
+        if seconds is not None and time.monotonic() - began >= seconds:
+            return done
+    return repeats
 
 
 def timed(once: Callable[[], object], repeats: int) -> float:

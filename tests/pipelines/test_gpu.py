@@ -106,6 +106,7 @@ def test_the_papers_sizes_on_the_gpu() -> None:
         assert request["params"]["machine"]["device"] == "cuda"
         assert request["params"]["machine"]["deterministic"] is False
         training = 8 if cell.benchmark == "deepglobe" else 16
+        assert request["workload"]["seconds"] == gpu.REPEATING
         assert request["workload"]["batch"] == (1 if cell.workload == "inference" else training)
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from scpseg.contract import Labels, Method, Needs, Views
 from scpseg.profiling.meter import CHANNELS, FIGURES, Reading
-from scpseg.profiling.workload import Workload, is_oom, measure, random_image, timed
+from scpseg.profiling.workload import Workload, is_oom, measure, random_image, repeated, timed
 
 SIZE = Workload(height=64, width=64, classes=2, overlap=0.0, batch=1, repeats=3)
 CPU = torch.device("cpu")
@@ -74,6 +74,7 @@ def test_order_and_figures() -> None:
     result = measure(make, SIZE, CPU, meter)
     # 4 windows an image: one image to warm up, three measured, three timed, one window counted.
     assert meter.asked == [("prepare", 0), ("rest", 4), ("begin", 4), ("finish", 16), ("close", 29)]
+    assert result["repeats"] == 3
     assert result["status"] == "ok"
     assert result["parameters"] == 3 * 2 + 2  # the teacher is for training only
     assert result["windows"] == 4
@@ -121,3 +122,29 @@ def test_median_of_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 1.0, 1.0, 11.0, 11.0, 13.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
     assert timed(lambda: None, 3) == 2.0
+
+
+def test_repeats_end_with_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, done = [0.0], []
+
+    def once() -> None:
+        done.append(clock[0])
+        clock[0] += 2.0
+
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    assert repeated(once, 5, 3.0) == len(done) == 2
+    assert repeated(once, 5, 0.0) == 1
+    assert repeated(once, 5, None) == 5
+
+
+def test_time_is_taken_of_as_many_images_as_memory() -> None:
+    meter, made = Watching(), []
+
+    def make() -> Small:
+        made.append(Small())
+        meter.windows = lambda: made[0].done
+        return made[0]
+
+    result = measure(make, Workload(64, 64, 2, 0.0, 1, repeats=3, seconds=0.0), CPU, meter)
+    assert meter.asked[-2:] == [("finish", 8), ("close", 13)]
+    assert result["repeats"] == 1
