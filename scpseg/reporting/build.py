@@ -19,6 +19,8 @@ from scpseg.reporting.probe_figure import draw_probe
 from scpseg.reporting.probe_page import section
 from scpseg.reporting.published import title_of
 from scpseg.reporting.summary import Line, summarise
+from scpseg.reporting.timelines import draw_timelines, read_traces
+from scpseg.reporting.timelines import section as timeline_section
 
 
 def build_report(results: Path, reports: Path, suite: SuiteParams, available: bool) -> None:
@@ -35,7 +37,9 @@ def build_report(results: Path, reports: Path, suite: SuiteParams, available: bo
     figures = _figures(frame, lines, reports, drawn)
     examples = _examples(results, frame, reports, drawn)
     probe = _probe(results, frame, lines, reports, drawn)
-    write_text(reports / "README.md", render(frame, lines, figures, examples, results / "reference", probe))
+    timelines = _timelines(results, frame, lines, reports, drawn)
+    page = render(frame, lines, figures, examples, results / "reference", probe, timelines)
+    write_text(reports / "README.md", page)
     for folder in (reports / "figures", reports / "examples"):
         # Pictures of benchmarks that have left the suite would pass for current ones.
         for old in {*folder.glob("*.png"), *folder.glob("*.svg")} - drawn:
@@ -104,6 +108,14 @@ def _probe(results: Path, frame: pd.DataFrame, lines: list[Line], reports: Path,
         return ""
     drawn.update(draw_probe(found, answers, results, reports / "figures"))
     return section(found, answers["image"].nunique(), "figures/probe-distance")
+
+
+def _timelines(results: Path, frame: pd.DataFrame, lines: list[Line], reports: Path, drawn: set[Path]) -> str:
+    """The page's part about memory over time with its picture drawn; empty where nothing was sampled."""
+    traces = read_traces(results, frame)
+    paths = draw_timelines(traces, list(dict.fromkeys(line.method for line in lines)), reports / "figures")
+    drawn.update(paths)
+    return timeline_section(traces, "figures/timelines") if paths else ""
 
 
 def _synthetic(frame: pd.DataFrame, benchmark: str) -> bool:

@@ -79,11 +79,11 @@ def collect(results: Path, suite: SuiteParams, available: bool) -> pd.DataFrame:
     for benchmark in suite.benchmarks:
         for method in methods_of(suite):
             path = results / "profile" / benchmark / f"{method}.json"
-            found = _read(path, {"benchmark": benchmark, "method": method}, available)
+            found = read_result(path, {"benchmark": benchmark, "method": method}, available)
             profile = _columns_of(_profile_columns, found, path)
             for seed in suite.seeds:
                 path = results / "metrics" / benchmark / method / str(seed) / "metrics.json"
-                found = _read(path, {"benchmark": benchmark, "method": method, "seed": seed}, available)
+                found = read_result(path, {"benchmark": benchmark, "method": method, "seed": seed}, available)
                 metrics = _columns_of(_metrics_columns, found, path)
                 rows.append({"benchmark": benchmark, "method": method, "seed": seed, **profile, **metrics})
     columns = _columns(rows, suite)
@@ -168,7 +168,7 @@ def _segmenter(asked: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
     return {**asked, "name": "own", "encoder": model["encoder"], "output_stride": None}
 
 
-def _read(path: Path, identity: dict[str, Any], available: bool) -> dict[str, Any] | None:
+def read_result(path: Path, identity: dict[str, Any], available: bool) -> dict[str, Any] | None:
     """The file's mapping, None when it is missing and may be."""
     try:
         found = read_json(path)

@@ -41,6 +41,7 @@ def render(
     examples: dict[str, tuple[str, str]],
     reference: Path = Path("results/reference"),
     probe: str = "",
+    timelines: str = "",
 ) -> str:
     """The page as Markdown.
 
@@ -51,6 +52,7 @@ def render(
         examples: benchmark -> (path of the picture of labels as seen from the page, its caption).
         reference: folder of the committed reference tables; it need not be there.
         probe: the part about the probe, or empty.
+        timelines: the part about memory over time, or empty.
 
     Raises:
         UserError: a reference table is damaged.
@@ -68,6 +70,7 @@ def render(
     for name in benchmarks:
         mine = [line for line in lines if line.benchmark == name]
         parts.append(_benchmark([row for row in rows if row["benchmark"] == name], mine, figures, examples))
+    parts += [timelines] if timelines else []
     parts += [reference_section(reference), guide(lines), settings(rows), environments(rows), sources(benchmarks)]
     return "\n".join(parts)
 

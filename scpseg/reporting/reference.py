@@ -21,6 +21,8 @@ ABOUT = (
     "reports it / reserved by torch / allocated by torch, in MiB; no figure of another meter or machine stands beside "
     "it."
 )
+NUMBERS = ("nvml_process", "torch_reserved", "torch_allocated", "seconds_per_image", "seconds_per_step")
+"""Columns whose cells are numbers, or empty."""
 INFERENCE, TRAINING = "inference", "training step"
 USED = (
     "workload",
@@ -35,11 +37,9 @@ USED = (
     "driver",
     "torch",
     "cuda",
-    "nvml_process",
-    "torch_reserved",
-    "torch_allocated",
-    "seconds_per_image",
-    "seconds_per_step",
+    "unavailable",
+    "exclusive",
+    *NUMBERS,
 )
 Row = dict[str, str]
 
@@ -63,8 +63,10 @@ def _read(path: Path) -> list[Row]:
         reader = csv.DictReader(stream)
         rows, columns = list(reader), reader.fieldnames or []
     missing = [name for name in USED if name not in columns]
-    if missing or not rows:
+    bad = [row[name] for row in rows for name in NUMBERS if not missing and not _is_number(row[name])]
+    if missing or bad or not rows:
         problem = f"has no column {missing[0]}" if missing else "has no rows"
+        problem = f"has {bad[0]!r} where a number belongs" if bad else problem
         place = "/".join(path.parts[-3:])
         raise UserError(f"the reference table {place} {problem}; restore it with git, or measure anew: make gpu")
     return rows
@@ -79,6 +81,9 @@ def _table(rows: list[Row]) -> list[str]:
     ]
     header = ["benchmark", "method", "inference MiB", "s / image", "training step MiB", "s / step"]
     found = {(row["workload"], row["benchmark"], row["method"]): row for row in rows}
+    # The file's order is that of measuring; a reader compares the methods of one benchmark.
+    benchmarks = list(dict.fromkeys(row["benchmark"] for row in rows))
+    cells = dict.fromkeys((row["benchmark"], row["method"]) for row in rows)
     lines = [
         [
             spec_of(benchmark).title,
@@ -86,7 +91,7 @@ def _table(rows: list[Row]) -> list[str]:
             *_cells(found.get((INFERENCE, benchmark, method)), "seconds_per_image"),
             *_cells(found.get((TRAINING, benchmark, method)), "seconds_per_step"),
         ]
-        for benchmark, method in dict.fromkeys((row["benchmark"], row["method"]) for row in rows)
+        for benchmark, method in sorted(cells, key=lambda cell: benchmarks.index(cell[0]))
     ]
     parts = [f"**{first['gpu']}** ({', '.join(software)}):", markdown(header, lines, left=2).rstrip("\n")]
     notes = _notes(rows)
@@ -104,12 +109,23 @@ def _cells(row: Row | None, clock: str) -> list[str]:
     return [memory, seconds(_number(row[clock]))]
 
 
+def _is_number(text: str | None) -> bool:
+    """True for the empty cell too; a row that is cut short has None."""
+    if text is None:
+        return False
+    try:
+        _number(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _number(text: str) -> float | None:
     return float(text) if text else None
 
 
 def _notes(rows: Sequence[Row]) -> list[str]:
-    """What the dashes mean, what was not measured twice, which phase a figure is of, other sizes than the real ones."""
+    """Sizes other than the real ones, missing figures, phases, company on the GPU, what was measured once for two."""
     notes = []
     for benchmark, side in dict.fromkeys((row["benchmark"], row["height"]) for row in rows):
         spec = spec_of(benchmark)
@@ -126,10 +142,18 @@ def _notes(rows: Sequence[Row]) -> list[str]:
             phases.setdefault(row["method"], {})[row["phase"]] = None
     for method, names in phases.items():
         notes.append(f"Training step of {title_of(method)}: of the phase with the highest peak ({', '.join(names)}).")
+    for why in dict.fromkeys(row["unavailable"] for row in rows if row["unavailable"]):
+        many = sum(row["unavailable"] == why for row in rows)
+        notes.append(f"Not seen in {many} of {len(rows)} workloads: {why}.")
+    shared = sum(row["exclusive"] == "False" for row in rows)
+    if shared:
+        notes.append(f"In {shared} of {len(rows)} workloads other processes used the GPU too.")
+    twins: dict[tuple[str, str, str], list[str]] = {}
     for row in rows:
         if row["same_as"]:
-            where, there = spec_of(row["benchmark"]).title, spec_of(row["same_as"]).title
-            notes.append(
-                f"{title_of(row['method'])}, {row['workload']}: the same on {where} as on {there}, measured once."
-            )
+            twins.setdefault((row["workload"], row["benchmark"], row["same_as"]), []).append(title_of(row["method"]))
+    for (workload, benchmark, same), methods in twins.items():
+        where, there = spec_of(benchmark).title, spec_of(same).title
+        named = ", ".join(methods)
+        notes.append(f"{workload.capitalize()} on {where}: the same workload as on {there}, measured once ({named}).")
     return notes

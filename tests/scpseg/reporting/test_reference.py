@@ -1,3 +1,4 @@
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +61,12 @@ def test_the_table_is_shown_with_what_is_missing(tmp_path: Path) -> None:
     cells = [[cell.strip() for cell in row.strip("| ").split("|")] for row in rows]
     assert cells[2:] == [
         ["ISPRS Potsdam", "SCPSeg", "2678 / – / 1411", "1.23", "2678 / – / 1411", "0.250"],
-        ["BLU", "SCPSeg", "2678 / – / 1411", "1.23", "2678 / – / 1411", "0.250"],
         ["ISPRS Potsdam", "GLNet", "OOM", "–", "2678 / – / 1411", "0.250"],
+        ["BLU", "SCPSeg", "2678 / – / 1411", "1.23", "2678 / – / 1411", "0.250"],
         ["BLU", "GLNet", "2678 / – / 1411", "1.23", "2678 / – / 1411", "0.250"],
     ]
-    assert "- SCPSeg, training step: the same on BLU as on ISPRS Potsdam, measured once." in text
+    assert "- Training step on BLU: the same workload as on ISPRS Potsdam, measured once (SCPSeg, GLNet)." in text
+    assert "Not seen" not in text and "other processes" not in text
     assert "- Training step of GLNet: of the phase with the highest peak (local)." in text
     assert "pixels, not" not in text
 
@@ -80,6 +82,22 @@ def test_what_was_not_measured_is_counted(tmp_path: Path) -> None:
     shown = reference_section(tmp_path)
     assert "- 1 of 8 workloads without a figure: time budget." in shown
     assert "| BLU | GLNet | 2678 / – / 1411 | 1.23 | – | – |" in shown
+
+
+def test_blind_channels_and_company_on_the_gpu_are_named(tmp_path: Path) -> None:
+    path = put(tmp_path)
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    for row in rows[:3]:
+        row |= {"nvml_process": "", "unavailable": "nvml_process: NVML lists no process on the device"}
+    for row, alone in zip(rows[:4], ("True", "False", "False", ""), strict=True):
+        row["exclusive"] = alone
+    with path.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    text = reference_section(tmp_path)
+    assert "- Not seen in 3 of 8 workloads: nvml_process: NVML lists no process on the device." in text
+    assert "- In 2 of 8 workloads other processes used the GPU too." in text
 
 
 def test_miniatures_are_named(tmp_path: Path) -> None:
@@ -99,6 +117,9 @@ def test_a_damaged_table_is_refused(tmp_path: Path) -> None:
     path = put(tmp_path)
     path.write_text(path.read_text().replace("nvml_process", "something", 1))
     with pytest.raises(UserError, match=r"invented-gpu/profile\.csv has no column nvml_process"):
+        reference_section(tmp_path)
+    path.write_text(path.read_text().replace("something", "nvml_process", 1).replace("1.234", "1.2.34", 1))
+    with pytest.raises(UserError, match=r"invented-gpu/profile\.csv has '1\.2\.34' where a number belongs; restore"):
         reference_section(tmp_path)
     path.write_text("")
     with pytest.raises(UserError, match="has no"):
