@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any
 
 from scpseg.profiling.gpu import Gpu
 from scpseg.profiling.meter import Reading, TimedSamples, timeline
@@ -19,8 +18,12 @@ from scpseg.profiling.sources import Sample, SourceError
 CHECK_BYTES = 256 * 2**20
 """The known allocation of the self-check."""
 CHECK_TOLERANCE = 0.1
+SETTLE = 1.0
+"""Seconds that a known allocation may take to show."""
 DRIFT = 2**25
 """Use outside this process that changes by less than this is the driver's own coming and going."""
+OF_DEVICE = ("device", "reserved")
+"""The keys of a sample that are no process."""
 NVML_CHANNELS = ("nvml_process", "nvml_above_context", "nvml_device")
 
 
@@ -37,6 +40,7 @@ class CudaMeter:
         self.own: str | None = None
         self.context: int | None = None
         self.outside: int | None = None
+        self.lag = 0.0
         self.began = 0.0
 
     def prepare(self) -> None:
@@ -49,11 +53,12 @@ class CudaMeter:
             self.reading.details |= {"driver": facts["driver"], "mig": facts["mig"]}
             before = self._mark()
             known = self.gpu.allocate(CHECK_BYTES)
-            during = self._mark()
+            during = self._settled(before)
             del known
             self.gpu.release()
-            after = self._mark()
-            self._check(before, during, after, facts)
+            after = self._settled(during)
+            self._check(before, during, after)
+            self.reading.details["lag_ms"] = round(self.lag * 1000, 1)
         except (SourceError, SamplerLost) as error:
             self._refuse(NVML_CHANNELS, str(error))
         del keep
@@ -80,19 +85,20 @@ class CudaMeter:
         self.gpu.synchronize()
         # Reserved memory only grows, so that this forced sample nearly is the peak however short the stretch was.
         last = self._try_mark()
+        if last is not None:
+            self._still_there(last)
         reading = self.reading
         reading.memory["torch_allocated"], reading.memory["torch_reserved"] = self.gpu.peaks()
         now_outside = self._beyond(last, "device")
         if last is not None:
             reading.details["driver_reserved_bytes"] = last.get("reserved")
-        every = self._samples()
-        stretch = [(at, sample) for at, sample in every if at >= self.began]
+        stretch = [(at, sample) for at, sample in self._samples() if at >= self.began]
         reading.sampled(stretch)
-        self._others(every, stretch, now_outside)
+        self._others(stretch, now_outside)
         if "nvml_process" not in reading.unavailable:
             self._process(stretch)
         if "nvml_device" not in reading.unavailable:
-            self._peak(stretch, "device", "nvml_device")
+            reading.memory["nvml_device"] = highest(stretch, "device")
         of = "nvml_process" if "nvml_process" in reading.memory else "nvml_device"
         key = self.own if of == "nvml_process" else "device"
         if of in reading.memory and key is not None:
@@ -109,16 +115,32 @@ class CudaMeter:
         if self.sampler:
             self.sampler.close()
 
-    def _check(self, before: Sample, during: Sample, after: Sample, facts: dict[str, Any]) -> None:
+    def _settled(self, earlier: Sample) -> Sample:
+        """A sample that has the known allocation, or its end, in every figure that there is; at most SETTLE later."""
+        began, lag = time.monotonic(), 0.0  # what shows at once has no lag, however long the asking takes
+        while True:
+            sample = self._mark()
+            moved = {key for key in sample if saw(earlier, sample, key) or saw(sample, earlier, key)}
+            shown = {key for key, value in sample.items() if value and key not in OF_DEVICE}
+            if (sample["device"] is None or "device" in moved) and (not shown or shown & moved):
+                self.lag = max(self.lag, lag)
+                return sample
+            lag = time.monotonic() - began
+            if lag > SETTLE:
+                return sample
+
+    def _check(self, before: Sample, during: Sample, after: Sample) -> None:
+        assert self.sampler is not None
+        facts = self.sampler.facts
         moved = [key for key in during if saw(before, during, key) and saw(after, during, key)]
         if "device" not in moved:
             why = facts["memory"] or unmoved("the device's memory", before.get("device"), during.get("device"))
             self._refuse(("nvml_device",), why)
         # The entry that moved is ours: in a container the ids are the host's, not those that we know.
-        ours = [key for key in moved if key not in ("device", "reserved")]
+        ours = [key for key in moved if key not in OF_DEVICE]
         if len(ours) > 1:
             ours = [key for key in ours if key == str(os.getpid())] or ours
-        processes = [key for key in during if key not in ("device", "reserved")]
+        processes = [key for key in during if key not in OF_DEVICE]
         if len(ours) == 1:
             self.own = ours[0]
         elif len(ours) > 1:
@@ -135,32 +157,34 @@ class CudaMeter:
                 why = f"no process moved by the known allocation of {CHECK_BYTES >> 20} MiB"
             self._refuse(("nvml_process", "nvml_above_context"), why)
 
+    def _still_there(self, last: Sample) -> None:
+        """Figures that ended before the measurement did are not published: the peak may be what they missed."""
+        assert self.sampler is not None
+        why, facts = "NVML showed no figure at the end of the measurement", self.sampler.facts
+        if last["device"] is None:
+            self._refuse(("nvml_device",), facts["memory"] or why)
+        if self.own is not None and last.get(self.own) is None:
+            self._refuse(("nvml_process", "nvml_above_context"), facts["processes"] or why)
+
     def _process(self, stretch: TimedSamples) -> None:
         assert self.own is not None
-        self._peak(stretch, self.own, "nvml_process")
-        if "nvml_process" not in self.reading.memory:
-            self._refuse(("nvml_above_context",), self.reading.unavailable["nvml_process"])
-        elif self.context is None:
+        peak = highest(stretch, self.own)
+        self.reading.memory["nvml_process"] = peak
+        if self.context is None:
             self._refuse(("nvml_above_context",), "the context was not seen after the warm-up")
         else:
-            self.reading.memory["nvml_above_context"] = self.reading.memory["nvml_process"] - self.context
+            self.reading.memory["nvml_above_context"] = peak - self.context
             self.reading.details["context_bytes"] = self.context
 
-    def _peak(self, stretch: TimedSamples, key: str, channel: str) -> None:
-        seen = [value for _, sample in stretch if (value := sample.get(key)) is not None]
-        if seen:
-            self.reading.memory[channel] = max(seen)
-        else:
-            self._refuse((channel,), "NVML showed no figure during the measurement")
-
-    def _others(self, every: TimedSamples, stretch: TimedSamples, now_outside: int | None) -> None:
+    def _others(self, stretch: TimedSamples, now_outside: int | None) -> None:
         """Whoever else uses the device: recorded; a device total that is not ours alone is not published."""
         details = self.reading.details
         details["exclusive"] = details["foreign_processes"] = details["foreign_bytes"] = None
-        if self.own is not None and every:
+        listed = [sample for _, sample in stretch if self.own in sample]
+        if listed:
             foreign = [
-                {key: value or 0 for key, value in sample.items() if key not in ("device", "reserved", self.own)}
-                for _, sample in stretch
+                {key: value or 0 for key, value in sample.items() if key not in (*OF_DEVICE, self.own)}
+                for sample in listed
             ]
             most = max(foreign, key=lambda entries: sum(entries.values()), default={})
             details["exclusive"] = not any(foreign)
@@ -183,6 +207,7 @@ class CudaMeter:
     def _mark(self) -> Sample:
         assert self.sampler is not None
         self.gpu.synchronize()
+        time.sleep(2 * self.lag)
         return self.sampler.mark()
 
     def _try_mark(self) -> Sample | None:
@@ -210,6 +235,11 @@ class CudaMeter:
     def _refuse(self, channels: tuple[str, ...], why: str) -> None:
         for channel in channels:
             self.reading.unavailable.setdefault(channel, why)
+
+
+def highest(stretch: TimedSamples, key: str) -> int:
+    """The largest figure of a key; single samples may lack it, not the last."""
+    return max(value for _, sample in stretch if (value := sample.get(key)) is not None)
 
 
 def saw(low: Sample, high: Sample, key: str) -> bool:

@@ -11,8 +11,8 @@ class Device:
     """One GPU, or one MIG instance of it, found by its UUID: torch's and NVML's numbering differ.
 
     Attributes:
-        facts: 'driver' version; 'mig' whether it is an instance; 'processes' and 'memory': None where the list of
-            processes and the device's memory can be read, else why not.
+        facts: 'driver' version; 'mig' whether it is an instance; 'processes' and 'memory': None where the last
+            reading has the list of processes and the device's memory, else why not.
     """
 
     def __init__(self, uuid: str, visible: str | None) -> None:
@@ -33,7 +33,7 @@ class Device:
         try:
             pynvml.nvmlInit()
             self.handle, mig = self._find(uuid, visible)
-            driver = _text(pynvml.nvmlSystemGetDriverVersion())
+            driver = pynvml.nvmlSystemGetDriverVersion()
         except pynvml.NVMLError as error:
             raise SourceError(f"NVML: {error}") from None
         self.facts: dict[str, Any] = {"driver": driver, "mig": mig, "processes": None, "memory": None}
@@ -42,41 +42,53 @@ class Device:
     def read(self) -> Sample:
         """Bytes in use on the device ('device', without the driver's own 'reserved') and by each process (its id)."""
         sample: Sample = {"device": None, "reserved": None}
+        self.facts["memory"] = self.facts["processes"] = None
         try:
             # Version 2: in version 1 `used` has the driver's reserve of 300 to 900 MB in it.
             memory = self.nvml.nvmlDeviceGetMemoryInfo(self.handle, version=self.nvml.nvmlMemory_v2)
             sample["device"], sample["reserved"] = memory.used, memory.reserved
         except self.nvml.NVMLError as error:
-            self.facts["memory"] = f"NVML: {error}"
+            self.facts["memory"] = self._why(error)
         try:
             for process in self._processes():
                 key, used = str(process.pid), process.usedGpuMemory
                 # A process that computes and draws stands in both lists with the same figure.
                 sample[key] = used if sample.get(key) is None else max(used or 0, sample[key] or 0)
         except self.nvml.NVMLError as error:
-            self.facts["processes"] = f"NVML: {error}"
+            self.facts["processes"] = self._why(error)
         return sample
 
     def _processes(self) -> list[Any]:
-        computing = list(self.nvml.nvmlDeviceGetComputeRunningProcesses(self.handle))
+        # By version: the plain name turns a function that the driver lacks into an exception that is no NVMLError.
+        computing = list(self.nvml.nvmlDeviceGetComputeRunningProcesses_v3(self.handle))
         try:
-            return computing + list(self.nvml.nvmlDeviceGetGraphicsRunningProcesses(self.handle))
+            return computing + list(self.nvml.nvmlDeviceGetGraphicsRunningProcesses_v3(self.handle))
         except self.nvml.NVMLError_NotSupported:
             # Accelerators without a display, and MIG instances, have no such list.
             return computing
 
+    def _why(self, error: Exception) -> str:
+        old = isinstance(error, self.nvml.NVMLError_FunctionNotFound)
+        return f"NVML: {error}" + (f" (driver {self.facts['driver']} is too old)" if old else "")
+
     def _find(self, uuid: str, visible: str | None) -> tuple[Any, bool]:
+        # CUDA names the GPU that an instance is a part of, or from version 12 on the instance itself.
         bare = uuid.removeprefix("GPU-").removeprefix("MIG-")
-        for prefix in ("GPU-", "MIG-"):
-            try:
-                handle = self.nvml.nvmlDeviceGetHandleByUUID(prefix + bare)
-            except (self.nvml.NVMLError_NotFound, self.nvml.NVMLError_InvalidArgument):
-                continue
-            if prefix == "MIG-":
-                return handle, True
-            instances = self._instances(handle)
-            return (handle, False) if instances is None else (self._instance(instances, visible), True)
-        raise SourceError(f"NVML knows no device with the UUID that torch names ({bare})")
+        instance = self._known("MIG-" + bare)
+        if instance is not None:
+            return instance, True
+        card = self._known("GPU-" + bare)
+        if card is None:
+            raise SourceError(f"NVML knows no device with the UUID that torch names ({bare})")
+        instances = self._instances(card)
+        return (card, False) if instances is None else (self._instance(instances, visible), True)
+
+    def _known(self, uuid: str) -> Any:
+        """The device of a whole UUID; None where there is none."""
+        try:
+            return self.nvml.nvmlDeviceGetHandleByUUID(uuid)
+        except (self.nvml.NVMLError_NotFound, self.nvml.NVMLError_InvalidArgument):
+            return None
 
     def _instances(self, handle: Any) -> list[Any] | None:
         """The MIG instances of a GPU; None where it is not split."""
@@ -94,17 +106,18 @@ class Device:
         return found
 
     def _instance(self, instances: list[Any], visible: str | None) -> Any:
-        named = (visible or "").split(",")[0].strip()
-        if named.startswith("MIG-"):
-            return self.nvml.nvmlDeviceGetHandleByUUID(named)
+        """The only instance, or the one whose UUID CUDA_VISIBLE_DEVICES begins with; CUDA takes the first it names."""
+        named, number = (visible or "").split(",")[0].strip(), len(instances)
+        if number > 1 and named.startswith("MIG-"):
+            whole = self._known(named)  # NVML also knows the older form MIG-GPU-uuid/instance/instance
+            if whole is not None:
+                return whole
+            # CUDA accepts the beginning of a UUID, NVML does not.
+            instances = [handle for handle in instances if self.nvml.nvmlDeviceGetUUID(handle).startswith(named)]
         if len(instances) == 1:
             return instances[0]
+        fitting = f" ({named} fits {len(instances)} of them)" if named.startswith("MIG-") else ""
         raise SourceError(
-            f"the GPU is split into {len(instances)} MIG instances and which one is ours is not known: "
+            f"the GPU is split into {number} MIG instances and which one is ours is not known{fitting}: "
             "set CUDA_VISIBLE_DEVICES to the UUID of the instance"
         )
-
-
-def _text(value: str | bytes) -> str:
-    """Old releases of pynvml answer in bytes."""
-    return value.decode() if isinstance(value, bytes) else value

@@ -12,7 +12,6 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable
 from typing import Any, NoReturn
 
 from scpseg.profiling.sources import Resident, Sample, SourceError
@@ -41,12 +40,12 @@ def main() -> NoReturn:
             answer = {"error": str(error)}
         say(answer)
         if "error" not in answer:
-            sample_until_told(source.read, request["period"], commands)
+            sample_until_told(source, request["period"], commands)
     sys.exit(0)
 
 
-def sample_until_told(read: Callable[[], Sample], period: float, commands: Any) -> None:
-    """Take a sample every `period` seconds and serve the commands; returns after `stop` or at the end of input."""
+def sample_until_told(source: Any, period: float, commands: Any) -> None:
+    """Read `source` every `period` seconds and serve the commands; returns after `stop` or at the end of input."""
     samples: list[tuple[float, Sample]] = []
     due = time.monotonic()
     while True:
@@ -54,13 +53,13 @@ def sample_until_told(read: Callable[[], Sample], period: float, commands: Any) 
             command = commands.readline().strip()
             if not command:
                 return
-            samples.append((time.monotonic(), read()))
+            samples.append((time.monotonic(), source.read()))
             if command == b"stop":
                 say({"samples": samples})
                 return
-            say({"sample": samples[-1][1]})
+            say({"sample": samples[-1][1], "facts": source.facts})
         else:
-            samples.append((time.monotonic(), read()))
+            samples.append((time.monotonic(), source.read()))
             # A late sample delays the next: samples that pile up would only repeat each other.
             due = max(due + period, time.monotonic())
 

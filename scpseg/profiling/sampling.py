@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 import sys
 from itertools import pairwise
@@ -15,6 +16,8 @@ from scpseg.profiling.sources import Sample, SourceError
 
 PERIOD = 0.008
 """Seconds between two samples."""
+PATIENCE = 60.0
+"""Seconds to wait for an answer: opening NVML takes some where there are many GPUs, a driver in trouble never ends."""
 
 
 class SamplerLost(Exception):
@@ -25,10 +28,10 @@ class Sampler:
     """A sampling process (`scpseg.profiling.sampler`) and what it answers."""
 
     def __init__(self, request: dict[str, Any], period: float = PERIOD) -> None:
-        """Start sampling; `facts` then holds what the source knows about itself.
+        """Start sampling; `facts` then holds what the source knows about itself, as of the last mark.
 
         Args:
-            request: {'source': 'rss', 'pid': ...} or {'source': 'nvml', 'uuid': ...}.
+            request: {'source': 'rss', 'pid': ...} or {'source': 'nvml', 'uuid': ..., 'visible': ...}.
             period: seconds between two samples.
 
         Raises:
@@ -55,7 +58,9 @@ class Sampler:
         Raises:
             SamplerLost: the process is gone.
         """
-        sample: Sample = self._ask("mark")["sample"]
+        answer = self._ask("mark")
+        self.facts = answer["facts"]
+        sample: Sample = answer["sample"]
         return sample
 
     def stop(self) -> list[tuple[float, Sample]]:
@@ -85,6 +90,9 @@ class Sampler:
         try:
             self.process.stdin.write(line.encode() + b"\n")
             self.process.stdin.flush()
+            if not select.select([self.process.stdout], [], [], PATIENCE)[0]:
+                self.close()
+                raise SamplerLost(f"the sampling process did not answer within {PATIENCE:.0f} s")
             answer = self.process.stdout.readline()
         except (BrokenPipeError, ValueError):
             answer = b""

@@ -1,84 +1,21 @@
-"""The GPU's meter against a stand-in for NVML in the real sampling process, and one for torch.cuda in this one."""
+"""The GPU's meter against a stand-in for pynvml in the real sampling process, and one for torch.cuda in this one."""
 
-import gc
 import json
 import os
-import weakref
-from collections.abc import Callable
+import sys
 from pathlib import Path
+from threading import Lock, Timer
 from typing import Any
 
 import pytest
 
-from scpseg.files import replacing
+sys.path.insert(0, str(Path(__file__).parent / "stand_ins" / "torch_side"))
+
+from fake_gpu import CONTEXT, MIB, OURS, FakeGpu, assert_all_channels, assert_torch_channels, run
+
 from scpseg.profiling.cuda import CudaMeter
-from scpseg.profiling.meter import Reading
 
-MIB = 2**20
-CONTEXT, DRIVER = 400 * MIB, 600 * MIB
 HERE = Path(__file__).parent
-Shown = Callable[[int], int | None]
-OURS, OTHER = "GPU-11111111-aaaa", "GPU-22222222-bbbb"
-
-
-class Block:
-    """A tensor: its bytes come back to the allocator's cache when the last name of it goes."""
-
-
-class FakeGpu:
-    """torch.cuda and the driver: keeps the JSON file up to date that the stand-in for pynvml reads."""
-
-    def __init__(self, path: Path, uuid: str = OURS, pid: int | None = None, shown: Shown = lambda used: used) -> None:
-        self.path, self.own_uuid, self.shown = path, uuid, shown
-        self.pid = os.getpid() if pid is None else pid
-        self.context = CONTEXT
-        self.allocated = self.held = self.most_allocated = self.most_held = 0
-        self.foreign: list[list[int | None]] = []
-        self.state: dict[str, Any] = {"library": "ok", "devices": {uuid: {"reserved": DRIVER}}}
-        self.publish()
-
-    def publish(self) -> None:
-        mine = self.context + self.held
-        device = self.state["devices"][self.own_uuid]
-        device["used"] = mine + sum(used or 0 for _, used in self.foreign)
-        device["processes"] = [[self.pid, self.shown(mine)], *self.foreign]
-        with replacing(self.path) as temporary:
-            temporary.write_text(json.dumps(self.state))
-
-    def uuid(self) -> str:
-        return self.own_uuid.removeprefix("GPU-")
-
-    def allocate(self, size: int) -> Block:
-        self.allocated += size
-        self.held = max(self.held, self.allocated)
-        self.most_allocated, self.most_held = max(self.most_allocated, self.allocated), max(self.most_held, self.held)
-        self.publish()
-        block = Block()
-        weakref.finalize(block, self.free, size)
-        return block
-
-    def free(self, size: int) -> None:
-        self.allocated -= size
-
-    def synchronize(self) -> None:
-        pass
-
-    def release(self) -> None:
-        gc.collect()
-        self.held = self.allocated
-        self.publish()
-
-    def reset(self) -> None:
-        self.most_allocated, self.most_held = self.allocated, self.held
-
-    def reserved(self) -> int:
-        return self.held
-
-    def peaks(self) -> tuple[int, int]:
-        return self.most_allocated, self.most_held
-
-    def total(self) -> int:
-        return 80 * 2**30
 
 
 @pytest.fixture
@@ -87,40 +24,6 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("FAKE_NVML", str(tmp_path / "nvml.json"))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     return tmp_path / "nvml.json"
-
-
-def run(gpu: FakeGpu, meanwhile: Callable[[CudaMeter], None] = lambda meter: None) -> Reading:
-    """A model of 100 MiB whose image takes 300 more; kernels loaded by the first image add 50 MiB of context."""
-    meter = CudaMeter(gpu, period=0.005)
-    try:
-        meter.prepare()
-        gpu.context += 50 * MIB
-        gpu.publish()
-        meter.rest()
-        model = gpu.allocate(100 * MIB)
-        meter.begin()
-        activations = gpu.allocate(300 * MIB)
-        meanwhile(meter)
-        reading = meter.finish()
-        del model, activations
-    finally:
-        meter.close()
-    return reading
-
-
-def assert_torch_channels(reading: Reading) -> None:
-    assert reading.memory["torch_allocated"] == reading.memory["torch_reserved"] == 400 * MIB
-
-
-def assert_all_channels(reading: Reading) -> None:
-    assert reading.unavailable == {}
-    assert reading.memory["nvml_process"] == CONTEXT + 450 * MIB
-    assert reading.memory["nvml_above_context"] == 400 * MIB
-    assert reading.memory["nvml_device"] == CONTEXT + 450 * MIB
-    assert reading.details["context_bytes"] == CONTEXT + 50 * MIB
-    assert reading.details["driver_reserved_bytes"] == DRIVER
-    assert reading.details["exclusive"] is True
-    assert_torch_channels(reading)
 
 
 def test_every_channel_reads_what_was_allocated(path: Path) -> None:
@@ -151,19 +54,75 @@ def test_package_missing(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert_torch_channels(reading)
 
 
-@pytest.mark.parametrize("where", ["library", "processes"])
-def test_no_permission(path: Path, where: str) -> None:
+def test_no_permission_for_the_processes(path: Path) -> None:
     gpu = FakeGpu(path)
-    if where == "library":
-        gpu.state["library"] = "denied"
-    else:
-        gpu.state["devices"][OURS]["processes_error"] = "Insufficient Permissions"
+    gpu.state["devices"][OURS]["processes_error"] = "Insufficient Permissions"
     gpu.publish()
     reading = run(gpu)
     for channel in ("nvml_process", "nvml_above_context"):
         assert "Insufficient Permissions" in reading.unavailable[channel]
-    assert ("nvml_device" in reading.memory) == (where == "processes")
+    assert reading.memory["nvml_device"] == CONTEXT + 450 * MIB
     assert_torch_channels(reading)
+
+
+def test_processes_hidden_midway(path: Path) -> None:
+    """What was seen until then is no peak."""
+    gpu = FakeGpu(path)
+
+    def hide(meter: CudaMeter) -> None:
+        gpu.state["devices"][OURS]["processes_error"] = "Insufficient Permissions"
+        gpu.publish()
+
+    reading = run(gpu, hide)
+    for channel in ("nvml_process", "nvml_above_context"):
+        assert "Insufficient Permissions" in reading.unavailable[channel]
+        assert channel not in reading.memory
+    assert reading.memory["nvml_device"] == CONTEXT + 450 * MIB
+    assert reading.details["timeline_of"] == "nvml_device"
+
+
+def test_processes_hidden_before_the_stretch(path: Path) -> None:
+    """Nobody can say that the device is ours alone."""
+    gpu = FakeGpu(path)
+    plain = gpu.reset
+
+    def reset() -> None:  # the meter's own, at the end of `prepare`
+        gpu.state["devices"][OURS]["processes_error"] = "Insufficient Permissions"
+        gpu.publish()
+        plain()
+
+    gpu.reset = reset
+    reading = run(gpu)
+    assert reading.details["exclusive"] is None
+    assert "Insufficient Permissions" in reading.unavailable["nvml_process"]
+
+
+@pytest.mark.parametrize("late", [("used",), ("processes",), ("used", "processes")])
+def test_figures_that_lag(path: Path, late: tuple[str, ...]) -> None:
+    """A driver that counts late: every sample that decides waits for it."""
+    gpu = FakeGpu(path)
+    timers: list[Timer] = []
+    turn = Lock()
+    plain, device = gpu.write, gpu.state["devices"][OURS]
+    seen = {**device}
+    gpu.written = lambda state: json.dumps({**state, "devices": {OURS: seen}})
+
+    def show(figures: dict[str, Any]) -> None:
+        with turn:
+            seen.update(figures)
+            plain()
+
+    def write() -> None:
+        show({key: value for key, value in device.items() if key not in late})
+        timers.append(Timer(0.15, show, [{key: device[key] for key in late}]))
+        timers[-1].start()
+
+    gpu.write = write
+    reading = run(gpu)
+    for timer in timers:
+        timer.join()
+    assert_all_channels(reading)
+    assert reading.details["lag_ms"] >= 100
 
 
 @pytest.mark.parametrize("shown", [None, 0])
@@ -183,8 +142,7 @@ def test_empty_process_list(path: Path) -> None:
     def publish() -> None:
         plain()
         gpu.state["devices"][OURS]["processes"] = []
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(gpu.state))
+        gpu.write()
 
     gpu.publish = publish
     gpu.publish()
@@ -249,47 +207,18 @@ def test_a_device_that_does_not_move(path: Path) -> None:
     assert_torch_channels(reading)
 
 
-@pytest.mark.parametrize("named", ["by torch", "by CUDA_VISIBLE_DEVICES", "as the only one"])
-def test_mig_instance(path: Path, monkeypatch: pytest.MonkeyPatch, named: str) -> None:
-    """NVML must be asked about the instance, not about the GPU that it is a part of."""
+def test_mig_instance(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NVML must be asked about the instance that the environment names, not about the GPU that it is a part of."""
     instance, card = "MIG-33333333-cccc", "GPU-44444444-dddd"
     gpu = FakeGpu(path, uuid=instance)
-    gpu.state["devices"][card] = {"used": 9, "reserved": 9, "processes": [], "mig": [instance]}
-    if named == "by CUDA_VISIBLE_DEVICES":
-        gpu.state["devices"]["MIG-other"] = {"used": 9, "reserved": 9, "processes": []}
-        gpu.state["devices"][card]["mig"] = ["MIG-other", instance]
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", instance)
+    nothing = {"used": 9, "reserved": 9, "processes": []}
+    gpu.state["devices"] |= {"MIG-other": nothing, card: {**nothing, "mig": ["MIG-other", instance]}}
     gpu.publish()
-    gpu.uuid = lambda: (instance if named == "by torch" else card)[4:]
+    gpu.uuid = lambda: card[4:]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", instance)
     reading = run(gpu)
     assert_all_channels(reading)
     assert reading.details["mig"] is True
-
-
-def test_mig_instance_that_cannot_be_told(path: Path) -> None:
-    gpu = FakeGpu(path)
-    gpu.state["devices"][OURS]["mig"] = ["MIG-a", "MIG-b"]
-    gpu.publish()
-    reading = run(gpu)
-    assert "2 MIG instances" in reading.unavailable["nvml_process"]
-    assert "CUDA_VISIBLE_DEVICES" in reading.unavailable["nvml_process"]
-    assert_torch_channels(reading)
-
-
-def test_two_gpus_in_another_order(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch's device 0 is NVML's device 1."""
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
-    gpu = FakeGpu(path)
-    other = {"used": 5000 * MIB, "reserved": DRIVER, "processes": [[7, 5000 * MIB]]}
-    gpu.state["devices"] = {OTHER: other, **gpu.state["devices"]}
-    gpu.publish()
-    assert_all_channels(run(gpu))
-
-
-def test_unknown_device(path: Path) -> None:
-    gpu = FakeGpu(path)
-    gpu.uuid = lambda: "55555555-eeee"
-    assert "knows no device" in run(gpu).unavailable["nvml_process"]
 
 
 def test_sampler_killed(path: Path) -> None:

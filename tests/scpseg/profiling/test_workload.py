@@ -85,7 +85,12 @@ def test_order_and_figures() -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("cuDNN error: STATUS_ALLOC_FAILED")],
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError("cuDNN error: STATUS_ALLOC_FAILED"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+    ],
 )
 def test_out_of_memory_is_a_result(error: Exception) -> None:
     meter = Watching()

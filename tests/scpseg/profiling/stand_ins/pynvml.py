@@ -1,6 +1,6 @@
 """Stands in for pynvml at the library's border: the state of the GPUs is read from the JSON file $FAKE_NVML.
 
-{"library": "ok" | "missing" | "denied",
+{"library": "ok" | "missing",
  "devices": {uuid: {"used", "reserved", "processes": [[pid, bytes | null]], "processes_error", "mig": [uuid, ...]}}}
 Devices are numbered in the order of the file. A MIG instance is a device of its own.
 """
@@ -31,16 +31,17 @@ class NVMLError_NotSupported(NVMLError):
     pass
 
 
+class NVMLError_FunctionNotFound(NVMLError):
+    pass
+
+
 def state() -> Any:
     return json.loads(Path(os.environ["FAKE_NVML"]).read_text())
 
 
 def nvmlInit() -> None:
-    library = state()["library"]
-    if library == "missing":
+    if state()["library"] == "missing":
         raise NVMLError("NVML Shared Library Not Found")
-    if library == "denied":
-        raise NVMLError("Insufficient Permissions")
 
 
 def nvmlSystemGetDriverVersion() -> str:
@@ -74,17 +75,15 @@ def nvmlDeviceGetMigDeviceHandleByIndex(handle: str, index: int) -> Any:
 def nvmlDeviceGetMemoryInfo(handle: str, version: int | None = None) -> SimpleNamespace:
     assert version == nvmlMemory_v2, "version 1 counts the driver's reserve as used"
     device = state()["devices"][handle]
-    if device["used"] is None:
-        raise NVMLError_NotSupported("Not Supported")
     return SimpleNamespace(used=device["used"], reserved=device["reserved"])
 
 
-def nvmlDeviceGetComputeRunningProcesses(handle: str) -> list[SimpleNamespace]:
+def nvmlDeviceGetComputeRunningProcesses_v3(handle: str) -> list[SimpleNamespace]:
     device = state()["devices"][handle]
     if device.get("processes_error"):
         raise NVMLError(device["processes_error"])
     return [SimpleNamespace(pid=pid, usedGpuMemory=used) for pid, used in device["processes"]]
 
 
-def nvmlDeviceGetGraphicsRunningProcesses(handle: str) -> Never:
+def nvmlDeviceGetGraphicsRunningProcesses_v3(handle: str) -> Never:
     raise NVMLError_NotSupported("Not Supported")
