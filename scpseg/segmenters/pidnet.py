@@ -174,9 +174,9 @@ class Gate(nn.Module):
         """(B, channels, h, w) from a detail map of that size and a smaller context map."""
         size = (detail.shape[-2], detail.shape[-1])
         alike = (self.detail(detail) * resize(self.context(context), size)).sum(dim=1, keepdim=True)
-        # In half precision sums are kept in full: back to the type of the maps.
+        # In half precision sums, and on a GPU enlargements, are kept in full: back to the type of the maps.
         share = torch.sigmoid(alike).to(detail.dtype)
-        return torch.lerp(detail, resize(context, size), share)
+        return torch.lerp(detail, resize(context, size).to(detail.dtype), share)
 
 
 class LightJoin(nn.Module):
@@ -204,7 +204,7 @@ class Join(nn.Module):
 
     def forward(self, detail: Tensor, context: Tensor, border: Tensor) -> Tensor:
         """(B, channels, h, w) like each input."""
-        joined: Tensor = self.mix(torch.lerp(context, detail, border))
+        joined: Tensor = self.mix(torch.lerp(context.to(detail.dtype), detail, border))
         return joined
 
 

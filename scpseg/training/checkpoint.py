@@ -35,12 +35,16 @@ def save(folder: Path, state: Mapping[str, Any]) -> None:
         torch.save(dict(state), temporary)
 
 
-def load(folder: Path, device: torch.device) -> dict[str, Any] | None:
-    """The saved state, or None when there is none."""
+def load(folder: Path) -> dict[str, Any] | None:
+    """The saved state in host memory, or None when there is none.
+
+    Whoever takes a part moves it: the device never holds two copies, and Adam's counts of steps stay on the host,
+    where they were; on a GPU each of them would be waited for in every step.
+    """
     path = folder / "checkpoint.pt"
     if not path.exists():
         return None
-    state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return state
 
 

@@ -100,11 +100,12 @@ class _Run:
             recipe = phase.recipe or shared(params, dataset.batch if phase.unit == "window" else 1)
             self.plan.append(_Stretch(phase, recipe, first, last))
         self.iterations = last
-        self.resumed = checkpoint.load(folder, device)
+        self.resumed = checkpoint.load(folder)
         if self.resumed:
             method.load_state_dict(self.resumed["method"])
             self.step, self.history = self.resumed["step"], self.resumed["history"]
-            self.seconds, self.pending = self.resumed["seconds"], self.resumed["pending"]
+            self.seconds = self.resumed["seconds"]
+            self.pending = {key: value.to(device) for key, value in self.resumed["pending"].items()}
             self.stepper.scaler.load_state_dict(self.resumed["scaler"])
             print(f"resuming at iteration {self.step} of {self.iterations}", flush=True)
 

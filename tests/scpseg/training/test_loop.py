@@ -14,7 +14,7 @@ from scpseg.errors import UserError
 from scpseg.losses import cross_entropy
 from scpseg.params import TrainParams
 from scpseg.training import checkpoint
-from scpseg.training.loop import train
+from scpseg.training.loop import _Run, train
 from scpseg.training.phases import cosine, enter, lengths
 
 CPU = torch.device("cpu")
@@ -95,6 +95,24 @@ def test_interrupted_and_resumed_equals_unbroken(tmp_path: Path) -> None:
     assert resumed.history == expected.history
     assert checkpoint.digest(later.state_dict()) == checkpoint.digest(whole.state_dict())
     assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter:UserWarning")
+def test_a_resumed_state_lies_where_torch_keeps_it(tmp_path: Path) -> None:
+    """'meta' stands in for a GPU: moments move there, Adam's counts of steps stay in host memory."""
+    phases = (Phase("all", 1.0, recipe=Recipe("adam", 0.01, 0.0, 3)),)
+    broken = fresh(phases=phases)
+    broken.stop_at = 7
+    with pytest.raises(KeyboardInterrupt):
+        run(broken, tmp_path)
+    meta = torch.device("meta")
+    resumed = _Run(fresh(phases=phases).to(meta), windows(), RECIPE, meta, tmp_path, 0)
+    resumed._begin(resumed.plan[0])
+    assert resumed.pending and all(value.device == meta for value in resumed.pending.values())
+    assert resumed.stepper.optimizer is not None and resumed.stepper.optimizer.state
+    for state in resumed.stepper.optimizer.state.values():
+        places = {key: value.device.type for key, value in state.items()}
+        assert places == {"step": "cpu", "exp_avg": "meta", "exp_avg_sq": "meta"}
 
 
 def test_equals_a_plain_sgd_loop(tmp_path: Path) -> None:
