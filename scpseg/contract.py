@@ -40,7 +40,8 @@ class Views:
     Attributes:
         context: (B, 3, G, G) uint8, its centre L x L is what gets labelled; mirrored outside the image.
         place: (B, 4) float32, the patch's box in its image as (top, left, height, width), shares of the
-            image's sides, 0..1 inside.
+            image's sides, 0..1 inside. Always in host memory: it says which cells to cut, and a GPU would be waited
+            for each time it is read.
         overview: (B, 3, T, T) uint8, the whole image, flipped and turned together with the window; or None.
     """
 
@@ -49,7 +50,7 @@ class Views:
     overview: Tensor | None = None
 
     def to(self, device: torch.device) -> Views:
-        """The same views on `device`; copies from pinned memory do not block."""
+        """The same views with their pixels on `device`; copies from pinned memory do not block."""
         return self._each(lambda part: part.to(device, non_blocking=True))
 
     def pin_memory(self) -> Views:
@@ -58,7 +59,7 @@ class Views:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Views:
         overview = None if self.overview is None else change(self.overview)
-        return Views(change(self.context), change(self.place), overview)
+        return Views(change(self.context), self.place, overview)
 
 
 @dataclass(frozen=True)

@@ -241,12 +241,17 @@ class TestContract:
                 assert all(loss.isfinite() for loss in train_losses(method, phase, *batch_for(method, 1)).values())
 
 
-def test_views_move_and_pin_every_part(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_views_move_and_pin_all_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     """The data loader pins what has `pin_memory`; a part that is left behind would be copied slowly."""
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda part: part + 1)
     part = torch.zeros(1, 3, 2, 2, dtype=torch.uint8)
-    pinned = Views(part, torch.zeros(1, 4), part).pin_memory()
-    assert all(int(moved.max()) == 1 for moved in (pinned.context, pinned.place, pinned.overview))
+    place = torch.zeros(1, 4)
+    pinned = Views(part, place, part).pin_memory()
+    assert all(int(moved.max()) == 1 for moved in (pinned.context, pinned.overview))
+    moved = Views(part, place, part).to(torch.device("meta"))
+    assert moved.context.device.type == moved.overview.device.type == "meta"
+    # Read as numbers several times per window: on a GPU each time would wait for it.
+    assert pinned.place is place and moved.place is place
     truth = Labels(part, part).pin_memory()
     assert int(truth.context.max()) == int(truth.overview.max()) == 1
     assert Views(part, part).pin_memory().overview is None

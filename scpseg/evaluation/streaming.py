@@ -55,7 +55,7 @@ class TestImage:
             cuts = [cut_image(self.pixels, top - margin, left - margin, side) for top, left in part]
             context = torch.from_numpy(cuts[0]).unsqueeze(0) if len(cuts) == 1 else torch.from_numpy(np.stack(cuts))
             boxes = [(top / height, left / width, patch / height, patch / width) for top, left in part]
-            yield Views(context.to(self.device), torch.tensor(boxes, dtype=torch.float32, device=self.device))
+            yield Views(context.to(self.device), torch.tensor(boxes, dtype=torch.float32))
 
 
 @torch.inference_mode()

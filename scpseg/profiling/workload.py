@@ -26,7 +26,7 @@ from scpseg.profiling.gpu import TorchGpu
 from scpseg.profiling.meter import Meter, out_of_memory
 from scpseg.profiling.rss import RssMeter
 
-OOM_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
+OOM_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED", "ALLOCATION_FAILED")
 """How allocators other than torch's own CUDA allocator say it."""
 
 
