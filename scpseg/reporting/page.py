@@ -131,6 +131,8 @@ def _facts(spec: Spec, rows: Sequence[dict[str, Any]]) -> str:
             labels = f", labels `{row['labels']}`" if row["labels"] else ""
             scored = f"scored on {row['images']} of {row['images_of']} {row['split']} images"
             trained = f"trained on {row['train_images']} of {row['train_images_of']}"
+            if not row["synthetic"]:
+                scored = f"images of {spec.side} × {spec.side} pixels of {spec.ground_sampling:g} m, {scored}"
             pairs.append((f"{scored}, {trained} (split `{row['split_list']}`{labels})", title_of(row["method"])))
     for row in rows:
         if row["height"] is not None:

@@ -37,6 +37,7 @@ def test_real_scenes_and_trained_weights_have_no_such_line(tmp_path: Path, inven
     invented.put(tmp_path / "results", record)
     page = build(tmp_path, chosen)
     assert page.startswith("# Accuracy against peak memory\n")
+    assert "Images of 6000 × 6000 pixels of 0.05 m, scored on 4 of 14 test images, trained on 8 of 18 (" in page
     # The benchmark's terms: its images do not enter the repository.
     assert (tmp_path / "reports/examples/potsdam.png").is_file()
     assert not list((tmp_path / "reports/figures").glob("*-examples.png"))
