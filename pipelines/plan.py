@@ -87,7 +87,8 @@ def training_seconds(params: Params, benchmark: str, method: str, device: str | 
         == (
             record["segmenter"],
             record["model"]["patch"],
-            record["batch"],
+            # Of a method whose phases differ the first: the others follow from it.
+            int(str(record["batch"]).partition(":")[0]),
             record["precision"],
             record["environment"]["device"],
         )

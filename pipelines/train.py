@@ -51,7 +51,8 @@ def arguments() -> argparse.Namespace:
 def work(benchmark: str, name: str, seed: int) -> None:
     """Train and write results/runs/BENCHMARK/METHOD/SEED."""
     params = Params.load()
-    device = configure(params.section("machine", MachineParams))
+    machine = params.section("machine", MachineParams)
+    device = configure(machine)
     recipe = params.section("train", TrainParams)
     store = Store(places.store(benchmark))
     if not store.ids("train"):
@@ -75,10 +76,10 @@ def work(benchmark: str, name: str, seed: int) -> None:
         "run": [benchmark, name, seed],
         "params": {key: params.values[key] for key in ("train", "segmenter", benchmark, *module_of(name).SECTIONS)},
         "store": store.index,
-        "device": device.type,
+        "device": [device.type, machine.tf32, machine.deterministic],
     }
     scratch = checkpoint.scratch(checkpoint.fingerprint(identity, _sources(name)))
-    trained = train(method, dataset, recipe, device, scratch, params.section("machine", MachineParams).workers)
+    trained = train(method, dataset, recipe, device, scratch, machine.workers)
     weights = {key: value.contiguous() for key, value in drop_training_parts(method.cpu()).state_dict().items()}
     folder = places.run(benchmark, name, seed)
     with replacing(folder / "weights.safetensors") as temporary:
@@ -86,8 +87,8 @@ def work(benchmark: str, name: str, seed: int) -> None:
     write_text(folder / "history.csv", history_text(trained.history))
     record = {
         **asdict(recipe),
+        **trained.recipe,
         "iterations": trained.iterations,
-        "batch": sizes.batch,
         "parameters_training": parameters,
         "weights_hash": checkpoint.digest(weights),
         "seconds": round(trained.seconds, 2),

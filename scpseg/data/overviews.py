@@ -5,10 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from scpseg.data.store import Store
 from scpseg.data.windows import Bytes
+
+BAND = 8
+"""Rows, and columns, of an overview that are computed at once."""
 
 
 @dataclass(frozen=True)
@@ -20,11 +25,36 @@ class Overview:
 
 
 def reduce_image(image: Bytes, side: int) -> Bytes:
-    """(H, W, 3) uint8 reduced by area to (3, side, side); enlarged bilinearly where the image is smaller."""
+    """(H, W, 3) uint8 reduced by area to (3, side, side); enlarged bilinearly where the image is smaller.
+
+    A pixel on the border of two cells counts in each with the part that lies there (Pillow's box filter gives it to
+    one of them). Band by band, so that no second copy of a whole image is made, which would stand in its method's
+    memory figure.
+    """
     height, width = image.shape[:2]
-    kernel = Image.Resampling.BOX if min(height, width) >= side else Image.Resampling.BILINEAR
-    reduced = Image.fromarray(np.ascontiguousarray(image)).resize((side, side), kernel)
-    return np.ascontiguousarray(np.asarray(reduced).transpose(2, 0, 1))
+    if min(height, width) < side:
+        enlarged = Image.fromarray(np.ascontiguousarray(image)).resize((side, side), Image.Resampling.BILINEAR)
+        return np.ascontiguousarray(np.asarray(enlarged).transpose(2, 0, 1))
+    reduced = np.empty((3, side, side), dtype=np.uint8)
+    columns = [_cells(first, width, side) for first in range(0, side, BAND)]
+    for first in range(0, side, BAND):
+        rows, weights = _cells(first, height, side)
+        band = torch.from_numpy(np.ascontiguousarray(image[rows])).float()
+        sums = (weights @ band.flatten(1)).reshape(-1, width, 3).permute(2, 0, 1)
+        cells = torch.cat([sums[..., part] @ across.T for part, across in columns], dim=-1)
+        # Weights are whole but at the borders and sums small, so that a mean of half a level is met exactly.
+        means = cells / (height / side * (width / side))
+        reduced[:, first : first + BAND] = (means + 0.5).floor_().to(torch.uint8).numpy()
+    return reduced
+
+
+def _cells(first: int, size: int, side: int) -> tuple[slice, Tensor]:
+    """Pixels of `size` under cells `first` to `first` + BAND of `side`, and how much of each lies in each cell."""
+    edges = np.arange(first, min(first + BAND, side) + 1) * (size / side)
+    low, high = int(edges[0]), min(int(np.ceil(edges[-1])), size)
+    pixels = np.arange(low, high)
+    inside = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    return slice(low, high), torch.from_numpy(inside.clip(0, 1).astype(np.float32))
 
 
 def reduce_label(label: Bytes, side: int) -> Bytes:

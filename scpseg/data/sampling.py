@@ -62,7 +62,8 @@ class WindowDataset(Dataset[dict[str, Any]]):
         random = np.random.default_rng([self.seed, step, position])
         number = int(np.searchsorted(self.ends, random.integers(self.ends[-1]), side="right"))
         flip = bool(random.integers(2)) and self.flips
-        turns = int(random.integers(4)) if self.turns else 0
+        # Drawn in any case, so that switching them off moves no patch.
+        turns = int(random.integers(4)) * self.turns
         shares = random.random(2)
         return self.sample(self.ids[number], shares, flip, turns)
 

@@ -17,8 +17,8 @@ from scpseg.contract import Method, Needs, Views
 from scpseg.data.overviews import reduce_image
 from scpseg.data.windows import Bytes, cut_image, starts
 
-ARGMAX_ROWS = 64
-"""Rows decided at once: the int64 answer of argmax stays small."""
+ROWS = 64
+"""Rows decided at once: what is kept beside the sums stays small."""
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,13 @@ class _Band:
         self.top = top
 
     def _decide(self, rows: int) -> None:
-        for first in range(0, rows, ARGMAX_ROWS):
-            part = self.sums[:, first : min(first + ARGMAX_ROWS, rows)].argmax(dim=0).to(torch.uint8)
+        for first in range(0, rows, ROWS):
+            sums = self.sums[:, first : min(first + ROWS, rows)]
+            best, part = sums[0].clone(), torch.zeros_like(sums[0], dtype=torch.uint8)
+            # One class at a time: torch's argmax over the first axis is many times slower on a CPU.
+            for index in range(1, len(sums)):
+                part.masked_fill_(sums[index] > best, index)
+                torch.maximum(best, sums[index], out=best)
             self.labels[self.top + first : self.top + first + len(part)] = part.numpy()
 
     def finish(self) -> Bytes:

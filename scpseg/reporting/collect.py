@@ -155,6 +155,7 @@ def _profile_columns(found: dict[str, Any] | None) -> dict[str, Any]:
     row.update(_flat("profile_environment", environment))
     # A run's own model and segmenter replace the first two; they stand for runs that are missing.
     row.update(_flat("segmenter", _segmenter(segmenter, model)))
+    row.update(_flat("profile_segmenter", _segmenter(segmenter, model)))
     row.update(_flat("model", model) | _flat("profile_model", model))
     # How it was measured.
     row.update(_flat("profile", rest))

@@ -11,7 +11,7 @@ import pandas as pd
 from scpseg.data.specs import Spec, spec_of
 from scpseg.reporting.collect import SEPARATOR
 from scpseg.reporting.figures import drawable
-from scpseg.reporting.published import published_row, title_of
+from scpseg.reporting.published import title_of
 from scpseg.reporting.reference import reference_section
 from scpseg.reporting.sections import environments, guide, settings, sources
 from scpseg.reporting.summary import Line, records
@@ -21,6 +21,7 @@ from scpseg.reporting.tables import (
     class_table,
     main_table,
     overview_table,
+    paper_of,
 )
 
 SYNTHETIC = (
@@ -159,8 +160,13 @@ def _notes(spec: Spec, rows: Sequence[dict[str, Any]], lines: Sequence[Line]) ->
     run = list(dict.fromkeys(title_of(row["method"]) for row in rows if row["status"] == "ok"))
     for text, methods in _by_text(texts):
         notes.append(text if methods == run else f"{_and(methods)}: {text}")
+    other = sorted({line.split for line in lines if line.split not in (None, "test")})
+    if other and not spec.invented:
+        notes.append(
+            f"The paper's figures are of the test images and not shown beside scores of the {_and(other)} images."
+        )
     for line in lines:
-        paper = published_row(line.benchmark, line.method, line.segmenter, line.encoder)
+        paper = paper_of(line)
         if paper and paper.remark:
             notes.append(f"{paper.method} as published: {paper.remark}")
     return [*notes, *spec.notes]

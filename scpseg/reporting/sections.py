@@ -7,7 +7,7 @@ from typing import Any
 
 from scpseg.data.specs import spec_of
 from scpseg.reporting.published import PAPER, title_of
-from scpseg.reporting.summary import Line
+from scpseg.reporting.summary import NOT_SETTINGS, Line
 from scpseg.reporting.tables import DASH, markdown
 
 METERS = {
@@ -16,7 +16,6 @@ METERS = {
     "that gpustat shows)",
 }
 SETTING_KINDS = ("model:", "segmenter:", "training:", "inference:")
-NOT_SETTINGS = ("training:seconds", "training:weights_hash", "training:parameters_training")
 EMPTY = (None, "")
 
 

@@ -44,6 +44,7 @@ class Line:
     segmenter: str
     encoder: str
     sizes: tuple[int | None, ...]
+    split: str | None
     trained_elsewhere: bool
     profiled_elsewhere: bool
     problems: tuple[str, ...]
@@ -87,6 +88,7 @@ def summarise(frame: pd.DataFrame) -> list[Line]:
                 segmenter=first.get("segmenter:name") or "",
                 encoder=first.get("segmenter:encoder") or "",
                 sizes=tuple(first.get(f"model:{name}") for name in ("patch", "context", "squeezed", "overview")),
+                split=first.get("split"),
                 trained_elsewhere=any(_training_device(row) not in (None, usual_training) for row in rows),
                 profiled_elsewhere=profile_device(first) not in (None, usual_profile),
                 problems=tuple(_problems(rows)),
@@ -131,16 +133,25 @@ def _problems(rows: Sequence[dict[str, Any]]) -> list[str]:
         what = {"ok": "memory", "oom": "out of memory (OOM)", "missing": "memory and speed"}
         found.append(f"{what.get(first['profile_status'], 'profile failed')}: {first['profile_reason']}")
     run = [row for row in rows if row["status"] == "ok"]
-    same = [key for key in first if key.startswith(("model:", "segmenter:", "inference:")) or key in _RECIPE]
+    same = [key for key in first if (key.startswith(_SETTINGS) and key not in NOT_SETTINGS) or key in _DATA]
     for key in same:
         values = list(dict.fromkeys(row[key] for row in run))
         if len(values) > 1:
             found.append(f"seeds differ in {key.replace(':', ' ')}: {', '.join(map(str, values))}")
-    for key in same:
-        profiled = first.get(key.replace("model:", "profile_model:"))
-        if run and key.startswith("model:") and profiled is not None and profiled != run[0][key]:
-            found.append(f"profile of other settings: {key.removeprefix('model:')} {profiled} against {run[0][key]}")
+    # Memory does not depend on weights, but on everything else that shapes the network and its windows.
+    profiled_as = {key: f"profile_{key}" for key in first if key.startswith("model:")}
+    profiled_as |= {key: f"profile_{key}" for key in _SEGMENTER}
+    profiled_as |= {"inference:overlap": "profile:overlap", "inference:batch": "windows_per_batch"}
+    for key, of_profile in profiled_as.items():
+        profiled = first.get(of_profile)
+        if run and profiled is not None and profiled != run[0].get(key):
+            name = key.removeprefix("model:").replace(":", " ")
+            found.append(f"profile of other settings: {name} {profiled} against {run[0].get(key)}")
     return found
 
 
-_RECIPE = ("training:iterations", "training:batch", "training:precision", "split", "split_list", "labels", "images")
+NOT_SETTINGS = ("training:seconds", "training:weights_hash", "training:parameters_training", "training:log_every")
+"""Of a training's record, what it found or how it told it."""
+_SETTINGS = ("model:", "segmenter:", "inference:", "training:")
+_SEGMENTER = ("segmenter:name", "segmenter:encoder", "segmenter:output_stride")
+_DATA = ("split", "split_list", "labels", "images")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from scpseg.data.specs import spec_of
-from scpseg.reporting.published import published_row, title_of
+from scpseg.reporting.published import Published, published_row, title_of
 from scpseg.reporting.summary import Estimate, Line
 
 DASH = "–"
@@ -76,8 +76,15 @@ def main_table(lines: Sequence[Line]) -> str:
     return markdown([*header, *paper], [_main_row(line) for line in lines], left=3)
 
 
+def paper_of(line: Line) -> Published | None:
+    """What the paper reports for a line, whose figures are of the test images: None beside scores of other images."""
+    if line.split not in (None, "test"):
+        return None
+    return published_row(line.benchmark, line.method, line.segmenter, line.encoder)
+
+
 def _main_row(line: Line) -> list[str]:
-    paper = published_row(line.benchmark, line.method, line.segmenter, line.encoder)
+    paper = paper_of(line)
     reported = (
         [DASH] * 5
         if paper is None

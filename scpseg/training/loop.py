@@ -22,7 +22,7 @@ from scpseg.params import TrainParams
 from scpseg.progress import progress
 from scpseg.training import checkpoint
 from scpseg.training.interrupt import deferred_interrupt
-from scpseg.training.phases import factor, lengths, shared
+from scpseg.training.phases import factor, lengths, shared, told
 from scpseg.training.step import Portion, Stepper
 
 CHECKPOINT_SECONDS = 60.0
@@ -35,6 +35,7 @@ class Trained:
     history: list[dict[str, Any]]
     seconds: float
     iterations: int
+    recipe: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def train(
     with deferred_interrupt() as interrupted:
         run.finish(interrupted)
     checkpoint.discard(folder)
-    return Trained(run.history, run.seconds, run.step)
+    return Trained(run.history, run.seconds, run.step, told([stretch.recipe for stretch in run.plan]))
 
 
 class _Run:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch import nn
@@ -57,12 +59,25 @@ def enter(method: Method, phase: Phase, fresh: bool = True) -> list[nn.Parameter
         parameter.requires_grad_(learns(phase, name))
         if parameter.requires_grad:
             moving.append(parameter)
+        else:
+            parameter.grad = None  # of an earlier phase: nothing reads it again
     return moving
 
 
 def shared(params: TrainParams, batch: int) -> Recipe:
     """The recipe that every method shares."""
     return Recipe("sgd", params.learning_rate, params.weight_decay, batch, momentum=params.momentum)
+
+
+def told(recipes: list[Recipe]) -> dict[str, Any]:
+    """What optimised, for the result row; where phases differ, their values joined by colons."""
+    rows = [asdict(recipe) | ({} if recipe.optimizer == "sgd" else {"momentum": None}) for recipe in recipes]
+    names = ("optimizer", "learning_rate", "momentum", "weight_decay", "power", "batch")
+    found = {name: list(dict.fromkeys(row[name] for row in rows)) for name in names}
+    return {
+        name: values[0] if len(values) == 1 else ":".join(str(row[name]) for row in rows)
+        for name, values in found.items()
+    }
 
 
 def optimizer(recipe: Recipe, moving: list[nn.Parameter]) -> torch.optim.Optimizer:

@@ -53,6 +53,7 @@ def test_time_of_a_training_follows_from_steps_of_the_same_settings(params: Para
     trained(params, "inria/scpseg/0", 10.0)
     trained(params, "blu/scpseg/0", 30.0)
     trained(params, "blu/patch/0", 999.0)
+    trained(params, "blu/scpseg/1", 20.0, batch="2:2:1")  # phases differ: the first decides
     for place, change in enumerate(({"model": {"patch": 128}}, {"batch": 4}, {"environment": {"device": "another"}})):
         trained(params, f"deepglobe/scpseg/{place}", 999.0, **change)
     assert training_seconds(params, "inria", "scpseg") == pytest.approx(1000 * (10 + 30) / 2 / 200)

@@ -107,11 +107,37 @@ def test_image_smaller_than_the_patch_is_mirrored_and_ignored_outside() -> None:
     assert sample["context"][0, 3, 10] == 1  # row -1 mirrors row 1
 
 
-def test_reduction_by_area_and_nearest() -> None:
+def test_turns_switched_off_move_no_patch() -> None:
+    """What a parameter switches off must be all that two runs differ in."""
+    with_turns, without = (dataset(turns=turns) for turns in (True, False))
+    # A place turned back by hand: only its distance to the image's centre is the same in every turn.
+    for index in range(20):
+        boxes = [one[index]["place"] for one in (with_turns, without)]
+        far = [(box[:2] + box[2:] / 2 - 0.5).square().sum() for box in boxes]
+        assert torch.allclose(far[0], far[1])
+    assert any(not torch.equal(with_turns[index]["place"], without[index]["place"]) for index in range(20))
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "side"), [(24, 24, 8), (61, 47, 16), (47, 61, 47), (50, 33, 32), (9, 9, 9)]
+)
+def test_reduction_by_area(height: int, width: int, side: int) -> None:
+    image = np.random.default_rng(1).integers(256, size=(height, width, 3), dtype=np.uint8)
+
+    def shares(size: int) -> np.ndarray:
+        """How much of each pixel lies in each cell, counted on a grid on which both fall on whole points."""
+        return np.repeat(np.eye(size), side, axis=0).reshape(side, size, size).mean(1)
+
+    exact = np.einsum("ih,jw,hwc->cij", shares(height), shares(width), image)
+    reduced = reduce_image(image, side)
+    assert reduced.shape == (3, side, side) and reduced.dtype == np.uint8
+    assert np.abs(reduced - exact).max() <= 0.5 + 1e-3
+    assert np.array_equal(reduce_image(image[:, ::-1], side), reduced[:, :, ::-1])
+
+
+def test_reduction_of_labels_takes_the_nearest() -> None:
     random = np.random.default_rng(1)
     image = random.integers(256, size=(24, 24, 3), dtype=np.uint8)
-    means = image.reshape(8, 3, 8, 3, 3).mean((1, 3)).transpose(2, 0, 1)
-    assert np.abs(reduce_image(image, 8) - means).max() <= 1
     label = random.integers(7, size=(24, 24), dtype=np.uint8)
     assert (reduce_label(label, 8) == label[1::3, 1::3]).all()
     assert isinstance(Overview(reduce_image(image, 8), reduce_label(label, 8)), Overview)

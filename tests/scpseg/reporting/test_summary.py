@@ -58,3 +58,27 @@ def test_settings_that_differ_are_told(tmp_path: Path, invented: Any, suite: Any
     scpseg, patch = summarise(collect(tmp_path, chosen, available=False))
     assert scpseg.problems == ("seeds differ in model squeezed: 48, 32",)
     assert patch.problems == ("profile of other settings: patch 512 against 64",)
+
+
+def test_memory_of_another_network_is_told(tmp_path: Path, invented: Any, suite: Any) -> None:
+    chosen = invented.fill(tmp_path, suite())
+    other = invented.profile("potsdam", "patch", overlap=0.5, windows_per_batch=8)
+    other["segmenter"] = other["segmenter"] | {"name": "fcn8s", "encoder": "resnet50", "weights": "none"}
+    invented.put(tmp_path, other)
+    scpseg, patch = summarise(collect(tmp_path, chosen, available=False))
+    assert scpseg.problems == ()
+    assert patch.problems == (
+        "profile of other settings: segmenter name fcn8s against deeplabv3plus",
+        "profile of other settings: segmenter encoder resnet50 against resnet18",
+        "profile of other settings: inference overlap 0.5 against 0.0",
+        "profile of other settings: inference batch 8 against 1",
+    )
+
+
+def test_seeds_of_different_recipes_are_told(tmp_path: Path, invented: Any, suite: Any) -> None:
+    chosen = invented.fill(tmp_path, suite(seeds=(0, 1)))
+    changed = invented.metrics("potsdam", "scpseg", 1)
+    changed["training"] |= {"precision": "bf16", "seconds": 7.0, "weights_hash": "aa"}
+    invented.put(tmp_path, changed)
+    scpseg, _ = summarise(collect(tmp_path, chosen, available=False))
+    assert scpseg.problems == ("seeds differ in training precision: fp32, bf16",)

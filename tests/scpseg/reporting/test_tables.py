@@ -38,6 +38,13 @@ def test_main_table_has_measured_and_published_columns(tmp_path: Path, invented:
     assert {patch[name] for name in patch if name.startswith("paper: ")} == {DASH}
 
 
+def test_published_test_figures_do_not_stand_beside_other_images(tmp_path: Path, invented: Any, suite: Any) -> None:
+    chosen = invented.fill(tmp_path, suite(baselines=()))
+    invented.put(tmp_path, invented.metrics("potsdam", "scpseg", 0, split="val"))
+    (scpseg,) = cells(main_table(summarise(collect(tmp_path, chosen, available=False))))
+    assert {scpseg[name] for name in scpseg if name.startswith("paper: ")} == {DASH}
+
+
 def test_missing_cells_are_dashes_and_other_hardware_is_marked(tmp_path: Path, invented: Any, suite: Any) -> None:
     chosen = invented.fill(tmp_path, suite(("inria",), ("patch", "glnet", "fctl"), (0, 1)))
     for seed in (0, 1):

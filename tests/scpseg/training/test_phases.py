@@ -1,0 +1,57 @@
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scpseg.contract import Labels, Method, Needs, Phase, Recipe, Views
+from scpseg.training.phases import enter, told
+
+
+class Two(Method):
+    needs = Needs(patch=4, context=4)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 1, 1)
+
+    def forward(self, views: Views, state: Any = None) -> Tensor:
+        return self.second(self.first(views.context.float()))
+
+    def losses(self, views: Views, labels: Labels, progress: float) -> dict[str, Tensor]:
+        return {"sum": self(views).sum()}
+
+
+def test_gradients_of_what_stops_learning_are_given_back() -> None:
+    """Kept, they would count as memory of a method with several phases, and nothing reads them."""
+    module = Two()
+    enter(module, Phase("a", 0.5, ("first", "second")))
+    window = torch.ones(2, 3, 4, 4, dtype=torch.uint8)
+    module.losses(Views(window, torch.zeros(2, 4)), Labels(window[:, 0]), 0.0)["sum"].backward()
+    kept = module.second.weight.grad
+    moving = enter(module, Phase("b", 0.5, ("second",)))
+    assert all(parameter.grad is None for parameter in module.first.parameters())
+    assert module.second.weight.grad is kept is not None
+    assert {id(parameter) for parameter in moving} == {id(parameter) for parameter in module.second.parameters()}
+
+
+def test_what_optimised_is_told_as_it_ran() -> None:
+    sgd = Recipe("sgd", 0.05, 5e-4, 16, momentum=0.9)
+    assert told([sgd]) == {
+        "optimizer": "sgd",
+        "learning_rate": 0.05,
+        "momentum": 0.9,
+        "weight_decay": 5e-4,
+        "power": sgd.power,
+        "batch": 16,
+    }
+    one = Recipe("sgd", 0.05, 5e-4, 1, momentum=0.9)
+    assert told([sgd, sgd, one])["batch"] == "16:16:1" and told([sgd, sgd, one])["learning_rate"] == 0.05
+    adam = [Recipe("adam", rate, 5e-4, 6, power=0.9) for rate in (5e-5, 2e-5)]
+    assert told(adam) == {
+        "optimizer": "adam",
+        "learning_rate": "5e-05:2e-05",
+        "momentum": None,
+        "weight_decay": 5e-4,
+        "power": 0.9,
+        "batch": 6,
+    }
