@@ -29,6 +29,7 @@ import psutil  # type: ignore[import-untyped]
 import yaml
 
 from scpseg.errors import UserError
+from scpseg.params import MachineParams
 
 SCRATCH = Path(".scratch/sweeps")
 """Lock and logs."""
@@ -40,13 +41,32 @@ GRACE = 30.0
 """Seconds that an interrupted run has to save its checkpoint."""
 
 
-def identity(values: Mapping[str, Any], methods: Sequence[str], benchmark: str) -> str:
-    """Eight hex digits of all parameters and of the code and the data files that the runs of `methods` depend on.
+def hardware(machine: MachineParams) -> dict[str, Any]:
+    """`machine.device` and `machine.threads` as a run here has them, with nothing left to the library.
 
-    The code is that of the working tree, found through the dependencies in dvc.yaml: an edit or a commit that they do
-    not name makes no experiment stale. The data are those that the last `dvc repro` or forced download has on record.
+    Memory and speed depend on them, and so, by rounding, do trained weights. DVC knows only the parameters: with
+    `threads: 0` it would restore what was measured under another OMP_NUM_THREADS. Threads do not matter to a GPU.
+
+    Raises:
+        UserError: the device is not there.
     """
-    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
+    import torch
+
+    from scpseg.environment import choose_device
+
+    device = choose_device(machine.device).type
+    threads = machine.threads or (torch.get_num_threads() if device == "cpu" else 0)
+    return {"machine.device": device, "machine.threads": threads}
+
+
+def identity(values: Mapping[str, Any], methods: Sequence[str], benchmark: str, device: str) -> str:
+    """Eight hex digits of all parameters, the name of the device, and what else the runs of `methods` depend on.
+
+    That is code and data files. The code is that of the working tree, found through the dependencies in dvc.yaml: an
+    edit or a commit that they do not name makes no experiment stale. The data are those that the last `dvc repro` or
+    forced download has on record.
+    """
+    digest = hashlib.sha256(json.dumps([values, device], sort_keys=True).encode())
     digest.update(code(methods).encode())
     lock = Path("dvc.lock")
     known = yaml.safe_load(lock.read_text(encoding="utf-8")) if lock.is_file() else {}

@@ -16,7 +16,8 @@ def main() -> None:
     parser.add_argument("--available", action="store_true", help="build from what is there; name what is missing")
     arguments = parser.parse_args()
     suite = Params.load().suite
-    build_report(Path("results"), Path("reports"), suite, arguments.available)
+    for sentence in build_report(Path("results"), Path("reports"), suite, arguments.available):
+        print(f"missing: {sentence}")
     print("report: reports/README.md, results/summary.csv")
 
 

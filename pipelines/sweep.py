@@ -18,13 +18,14 @@ from typing import Any
 from pipelines import experiments, grids
 from pipelines.check import check
 from pipelines.methods import METHODS
-from pipelines.plan import device_name, duration, training_seconds
+from pipelines.plan import counted, device_name, duration, training_seconds
 from pipelines.stage import run_stage
 from scpseg.errors import UserError
-from scpseg.params import Params
+from scpseg.params import BENCHMARKS, LAST_SEED, MachineParams, Params
 from scpseg.reporting.published import title_of
 from scpseg.reporting.sweep_page import write_sweep
 from scpseg.reporting.sweeps import Row, Status, Sweep, tidy
+from scpseg.values import ADVICE, nearest
 
 REPORTS = Path("reports/sweeps")
 SCPSEG = ("csm.", "srd.", "lfa.")
@@ -85,15 +86,16 @@ def with_suite(base: Params, asked: argparse.Namespace) -> Params:
     """The parameters narrowed to one benchmark, its split and the seeds asked for.
 
     Raises:
-        UserError: seeds that are no whole numbers, or an unknown benchmark.
+        UserError: seeds that cannot be or stand twice, or an unknown benchmark.
     """
-    base.benchmark(asked.benchmark)
-    seeds = base.values["suite"]["seeds"]
-    if asked.seeds:
-        try:
-            seeds = [int(seed) for seed in asked.seeds.split(",")]
-        except ValueError:
-            raise UserError(f"--seeds {asked.seeds}: give whole numbers, such as --seeds 0,1,2") from None
+    if asked.benchmark not in BENCHMARKS:
+        raise UserError(f"--benchmark {asked.benchmark}: there is none; {nearest(asked.benchmark, BENCHMARKS)}")
+    seeds = list(base.suite.seeds)
+    if asked.seeds is not None:
+        seeds = [int(seed) if re.fullmatch("[0-9]{1,10}", seed) else -1 for seed in asked.seeds.split(",")]
+        if len(set(seeds)) < len(seeds) or min(seeds) < 0 or max(seeds) > LAST_SEED:
+            why = f"give whole numbers from 0 to {LAST_SEED}, each once, such as --seeds 0,1,2"
+            raise UserError(f"--seeds {asked.seeds}: {why}")
     settings = {"suite.benchmarks": [asked.benchmark], "suite.seeds": seeds, "evaluation.split": asked.split}
     return Params(grids.values_of(base, settings), base.path)
 
@@ -134,9 +136,10 @@ def job_of(sweep: str, params: Params, base: Params, point: grids.Point, benchma
     own = Params(grids.values_of(params, whole), params.path)
     try:
         check(own)
+        own = Params(grids.values_of(own, experiments.hardware(own.section("machine", MachineParams))), own.path)
     except UserError as error:
-        return Job(point, own, refusal=str(error).partition("; restore the file")[0])
-    identity = experiments.identity(grids.canonical(own.values, benchmark), point.methods, benchmark)
+        return Job(point, own, refusal=str(error).partition(ADVICE)[0])
+    identity = experiments.identity(grids.canonical(own.values, benchmark), point.methods, benchmark, device_name(own))
     words = re.sub(r"[^a-z0-9.]+", "-", f"{sweep} {point.series} {point.x}".lower().replace("+", "plus")).strip("-.")
     settings = tuple(experiments.settings_for(own.values, base.values))
     return Job(point, own, identity, f"{words[:60].rstrip('-.')}-{identity}", settings)
@@ -231,7 +234,7 @@ def plan(sweep: Sweep, jobs: list[Job], benchmark: str) -> str:
         elif job.identity in results:
             lines.append(f"done     {name}")
         elif job.identity in seen:
-            lines.append(f"as above {name}")
+            lines.append(f"as above {name}: the same sizes, once rounded")
         else:
             methods = dict.fromkeys(("scpseg", *job.point.methods))  # the pipeline always trains SCPSeg
             each = [training_seconds(job.params, benchmark, method, device) for method in methods]
@@ -242,10 +245,11 @@ def plan(sweep: Sweep, jobs: list[Job], benchmark: str) -> str:
         seen.add(job.identity)
         lines += [f"         {note}" for note in job.point.notes]
     seeds = ", ".join(map(str, jobs[0].params.suite.seeds))
-    where = f"{benchmark} ({jobs[0].params.values['evaluation']['split']}), seeds {seeds}, on {device}"
-    lines.insert(0, f"{sweep.name}: {len(jobs)} points on {where}")
+    seeds = f"seed{'s' if ',' in seeds else ''} {seeds}"
+    where = f"{benchmark} ({jobs[0].params.values['evaluation']['split']}), {seeds}, on {device}"
+    lines.insert(0, f"{sweep.name}: {counted(len(jobs), 'point')} on {where}")
     expected = [f"{duration(total)} of training"] if total else []
-    expected += [f"{unknown} runs of unknown time (nothing like them was measured here)"] if unknown else []
+    expected += [f"{counted(unknown, 'run')} of unknown time (nothing like them was measured here)"] if unknown else []
     return "\n".join([*lines, f"expected: {'; '.join(expected) or 'nothing to run'}"])
 
 

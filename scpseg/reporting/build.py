@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from scpseg.data.specs import spec_of
+from scpseg.errors import UserError
 from scpseg.files import write_json, write_text
 from scpseg.params import SuiteParams
 from scpseg.reporting.collect import collect
@@ -18,19 +20,29 @@ from scpseg.reporting.probe import curves, read_answers
 from scpseg.reporting.probe_figure import draw_probe
 from scpseg.reporting.probe_page import section
 from scpseg.reporting.published import title_of
+from scpseg.reporting.reference import reference_section
 from scpseg.reporting.summary import Line, summarise
 from scpseg.reporting.timelines import draw_timelines, read_traces
 from scpseg.reporting.timelines import section as timeline_section
 
 
-def build_report(results: Path, reports: Path, suite: SuiteParams, available: bool) -> None:
+def build_report(results: Path, reports: Path, suite: SuiteParams, available: bool) -> list[str]:
     """Write summary.csv and summary.json into `results`, README.md, figures/ and examples/ into `reports`.
 
+    Returns what is missing, a sentence for runs and one for profiles.
+
     Raises:
-        UserError: as `collect`.
+        UserError: as `collect`; a reference table is damaged; nothing at all is there, so that a report of nothing
+            would take the place of an earlier one. Then nothing was written or deleted.
     """
     frame = collect(results, suite, available)
+    if not (frame["status"].eq("ok") | frame["profile_status"].ne("missing")).any():
+        raise UserError(
+            f"{results} holds neither scores nor profile of any declared run, so the report stays as it is; run "
+            "`dvc repro` first"
+        )
     lines = summarise(frame)
+    reference = reference_section(results / "reference")
     write_text(results / "summary.csv", frame.to_csv(index=False, lineterminator="\n"))
     write_json(results / "summary.json", metrics_file(lines))
     drawn: set[Path] = set()
@@ -38,12 +50,29 @@ def build_report(results: Path, reports: Path, suite: SuiteParams, available: bo
     examples = _examples(results, frame, reports, drawn)
     probe = _probe(results, frame, lines, reports, drawn)
     timelines = _timelines(results, frame, lines, reports, drawn)
-    page = render(frame, lines, figures, examples, results / "reference", probe, timelines)
+    page = render(frame, lines, figures, examples, reference, probe, timelines)
     write_text(reports / "README.md", page)
     for folder in (reports / "figures", reports / "examples"):
         # Pictures of benchmarks that have left the suite would pass for current ones.
         for old in {*folder.glob("*.png"), *folder.glob("*.svg")} - drawn:
             old.unlink()
+    return missing(frame)
+
+
+def missing(frame: pd.DataFrame) -> list[str]:
+    """How many of the declared runs have no scores and how many workloads no memory, with the reasons."""
+    profiles = frame.drop_duplicates(["benchmark", "method"])
+    parts = (
+        ("runs", frame, frame["status"].ne("ok"), "reason"),
+        ("profiles", profiles, profiles["profile_status"].ne("ok"), "profile_reason"),
+    )
+    found = []
+    for what, rows, gone, reason in parts:
+        counts = Counter(str(text) for text in rows.loc[gone, reason])
+        if counts:
+            why = "; ".join(f"{many} × {text}" for text, many in counts.items())
+            found.append(f"{gone.sum()} of {len(rows)} {what} without a result: {why}")
+    return found
 
 
 def metrics_file(lines: list[Line]) -> dict[str, dict[str, dict[str, float | None]]]:

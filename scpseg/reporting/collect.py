@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -180,8 +179,6 @@ def read_result(path: Path, identity: dict[str, Any], available: bool) -> dict[s
         raise UserError(
             f"{path} is missing ({name}); run `dvc repro`, or build the report from what is there with `make report`"
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        raise UserError(f"{path} is no valid JSON; delete it and run `dvc repro` again") from None
     for key, value in identity.items():
         if not isinstance(found, dict) or found.get(key) != value:
             raise UserError(f"{path} does not belong to {key} {value!r}; delete it and run `dvc repro` again")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 from PIL import Image
 
 from scpseg.data.specs import Spec
@@ -64,6 +64,9 @@ def draw_examples(pictures: dict[str, Path], spec: Spec, path: Path) -> tuple[st
                     axes.text(0.5, 0.5, "no picture", ha="center", va="center", color="#777777")
                 else:
                     axes.imshow(panel, interpolation="antialiased" if column == 0 else "nearest", aspect="equal")
+                    # White is the colour of a class too.
+                    frame = Rectangle((0, 0), 1, 1, transform=axes.transAxes, fill=False, edgecolor="#999999", lw=0.5)
+                    axes.add_patch(frame).set_clip_on(False)
         handles = [
             Patch(facecolor="#{:02x}{:02x}{:02x}".format(*colour), edgecolor="#777777", linewidth=0.4, label=label)
             for label, colour in classes

@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLocator
 
 from scpseg.data.specs import spec_of
 from scpseg.files import replacing
 from scpseg.reporting.labels import Named, place_names
+from scpseg.reporting.looks import looks_of
 from scpseg.reporting.published import title_of
 from scpseg.reporting.summary import Line
 
@@ -24,11 +27,9 @@ COLUMN = 3.45
 """Width of a paper's column in inches."""
 PANEL_HEIGHT = 2.45
 DPI = 200
-# Okabe and Ito's palette, told apart by all common kinds of colour vision; its yellow, too light for
-# text, gives way to a violet.
-COLOURS = ("#D55E00", "#0072B2", "#009E73", "#B0578D", "#3A9BD0", "#B87F00", "#333333", "#6A4C93")
-MARKERS = ("D", "o", "s", "^", "v", "P", "X", "<", ">")
 MARKER_SIZE = 5.5
+COVERED = 4.0
+"""Points that a marker is larger than the one that covers it, so that a ring of it stays in sight."""
 FONT_SIZE = 8.0
 AXIS_LABELS = {
     "rss": "Peak resident memory above idle (MiB, CPU)",
@@ -100,24 +101,20 @@ def draw_tradeoff(lines: Sequence[Line], synthetic: Mapping[str, bool], folder: 
         figure = Figure(figsize=(COLUMN * across, PANEL_HEIGHT * down), dpi=DPI)
         FigureCanvasAgg(figure)
         grid = list(figure.subplots(down, across, squeeze=False).flat)
+        marks = []
         for axes, (benchmark, backend) in zip(grid, panels, strict=False):
             shown = [line for line in drawable(lines) if (line.benchmark, line.backend) == (benchmark, backend)]
-            _panel(axes, shown, methods, synthetic[benchmark])
+            marks.append(_panel(axes, shown, methods, synthetic[benchmark]))
         for axes in grid[len(panels) :]:
             axes.set_axis_off()
         # Positions must be final before names are placed.
         figure.set_layout_engine("constrained", w_pad=0.06, h_pad=0.06, wspace=0.05, hspace=0.03)
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
-        for axes, key in zip(grid, panels, strict=False):
+        for axes, key, mine in zip(grid, panels, marks, strict=False):
+            _uncover(axes, mine)
             _names(axes, [line for line in drawable(lines) if (line.benchmark, line.backend) == key], methods)
         return [save(figure, folder / f"{name}.{kind}") for kind in ("png", "svg")]
-
-
-def colour_of(method: str, methods: Sequence[str]) -> str:
-    """A method's colour: the same in all panels and figures; the first method's is its alone."""
-    index = methods.index(method)
-    return COLOURS[0] if index == 0 else COLOURS[1 + (index - 1) % (len(COLOURS) - 1)]
 
 
 def save(figure: Figure, path: Path) -> Path:
@@ -128,30 +125,32 @@ def save(figure: Figure, path: Path) -> Path:
     return path
 
 
-def _panel(axes: Axes, lines: Sequence[Line], methods: Sequence[str], synthetic: bool) -> None:
+def _panel(axes: Axes, lines: Sequence[Line], methods: Sequence[str], synthetic: bool) -> list[Line2D]:
+    """Everything but names; returns the marks."""
     spec = spec_of(lines[0].benchmark)
+    looks, marks = looks_of(methods), []
     for line in lines:
         x, y, half = _point(line)
-        colour = colour_of(line.method, methods)
+        look = looks[line.method]
         index = methods.index(line.method)
         if half:
             # Caps of different widths tell bars apart that lie on each other: patch and SCPSeg need the same memory.
             axes.errorbar(
                 [x],
                 [y],
-                yerr=[half],
+                yerr=arms(y, half),
                 fmt="none",
-                ecolor=colour,
+                ecolor=look.colour,
                 elinewidth=0.8,
                 capthick=0.8,
                 capsize=2 + index % 3,
                 zorder=3 - index / len(methods),
             )
-        axes.plot(
+        marks += axes.plot(
             [x],
             [y],
-            color=colour,
-            marker=MARKERS[index % len(MARKERS)],
+            color=look.colour,
+            marker=look.marker,
             markersize=MARKER_SIZE,
             markeredgecolor="white",
             markeredgewidth=0.5,
@@ -165,12 +164,34 @@ def _panel(axes: Axes, lines: Sequence[Line], methods: Sequence[str], synthetic:
     axes.set_xlabel(AXIS_LABELS[lines[0].backend or ""])
     axes.set_ylabel(f"{spec.mean_name[0].upper() if spec.mean_name != 'mIoU' else 'm'}{spec.mean_name[1:]} (%)")
     _limits(axes, [_point(line) for line in lines])
+    return marks
 
 
 def _point(line: Line) -> tuple[float, float, float]:
     """Memory in MiB, score in per cent, half of its interval (0 for one seed)."""
     assert line.memory is not None and line.mean_iou.mean is not None
     return line.memory, 100 * line.mean_iou.mean, 100 * (line.mean_iou.half or 0.0)
+
+
+def arms(score: float, half: float) -> list[list[float]]:
+    """How far an interval is drawn below and above a score, all in per cent: no share is below 0 or above 100."""
+    return [[min(half, score)], [min(half, 100 - score)]]
+
+
+def _uncover(axes: Axes, marks: Sequence[Line2D]) -> None:
+    """Enlarge markers that lie under others, each by its own step, so that none hides another.
+
+    The axes' position and limits must be final.
+    """
+    scale = DPI / 72
+    below: list[tuple[float, float, float]] = []
+    for mark in sorted(marks, key=lambda line: -line.get_zorder()):
+        (x, y), size = axes.transData.transform(np.column_stack(mark.get_data()))[0], MARKER_SIZE
+        for at, up, width in below:
+            if math.hypot(x - at, y - up) < 0.6 * MARKER_SIZE * scale:
+                size = max(size, width + COVERED)
+        below.append((x, y, size))
+        mark.set_markersize(size)
 
 
 def _limits(axes: Axes, points: Sequence[tuple[float, float, float]]) -> None:
@@ -199,8 +220,9 @@ def _room(low: float, high: float, least: float) -> tuple[float, float]:
 
 def _names(axes: Axes, lines: Sequence[Line], methods: Sequence[str]) -> None:
     """Names beside the points, or a legend where they do not fit."""
+    looks = looks_of(methods)
     points = [
-        Named(x, y, title_of(line.method), colour_of(line.method, methods), half)
+        Named(x, y, title_of(line.method), looks[line.method].colour, half)
         for line in lines
         for x, y, half in [_point(line)]
     ]

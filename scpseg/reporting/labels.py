@@ -16,6 +16,8 @@ DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -
 DISTANCES = (5.5, 10.0, 16.0, 24.0)
 """How far away, in points; from the second on a thin line leads back to the point."""
 ROUNDS = 6
+MARGIN = 2.0
+"""Points between a name and the frame."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def place_names(axes: Axes, points: Sequence[Named], size: float, marker: float)
     figure = axes.get_figure(root=True)
     assert isinstance(figure, Figure)
     scale = figure.dpi / 72
-    frame = axes.get_window_extent()
+    frame = axes.get_window_extent().padded(-MARGIN * scale)
     places = [_pixels(axes, point.x, point.y) for point in points]
     blocks = [_around(x, y, marker * scale / 2 + scale) for x, y in places]
     for point, (x, y) in zip(points, places, strict=True):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -12,16 +11,17 @@ from scpseg.data.specs import Spec, spec_of
 from scpseg.reporting.collect import SEPARATOR
 from scpseg.reporting.figures import drawable
 from scpseg.reporting.published import title_of
-from scpseg.reporting.reference import reference_section
 from scpseg.reporting.sections import environments, guide, settings, sources
 from scpseg.reporting.summary import Line, records
 from scpseg.reporting.tables import (
-    PROFILED_ELSEWHERE,
+    ELSEWHERE,
     TRAINED_ELSEWHERE,
     class_table,
     main_table,
+    network_table,
     overview_table,
     paper_of,
+    published_table,
 )
 
 SYNTHETIC = (
@@ -40,7 +40,7 @@ def render(
     lines: Sequence[Line],
     figures: dict[str, str],
     examples: dict[str, tuple[str, str]],
-    reference: Path = Path("results/reference"),
+    reference: str,
     probe: str = "",
     timelines: str = "",
 ) -> str:
@@ -51,12 +51,9 @@ def render(
         lines: of `summarise`.
         figures: benchmark or 'overview' -> path of the picture as seen from the page, without its ending.
         examples: benchmark -> (path of the picture of labels as seen from the page, its caption).
-        reference: folder of the committed reference tables; it need not be there.
+        reference: the part about committed tables of GPUs.
         probe: the part about the probe, or empty.
         timelines: the part about memory over time, or empty.
-
-    Raises:
-        UserError: a reference table is damaged.
     """
     rows = records(frame)
     benchmarks = list(dict.fromkeys(line.benchmark for line in lines))
@@ -72,7 +69,7 @@ def render(
         mine = [line for line in lines if line.benchmark == name]
         parts.append(_benchmark([row for row in rows if row["benchmark"] == name], mine, figures, examples))
     parts += [timelines] if timelines else []
-    parts += [reference_section(reference), guide(lines), settings(rows), environments(rows), sources(benchmarks)]
+    parts += [reference, guide(lines), settings(rows), environments(rows), sources(benchmarks)]
     return "\n".join(parts)
 
 
@@ -111,6 +108,9 @@ def _benchmark(
 ) -> str:
     spec = spec_of(lines[0].benchmark)
     parts = [f"## {spec.title}", _facts(spec, rows), main_table(lines), *_list(_notes(spec, rows, lines))]
+    parts += ["What is compared:", network_table(lines)]
+    paper = published_table(lines)
+    parts += ["What the paper prints:", paper] if paper else []
     parts.append("IoU of every class in per cent" + _brackets(spec) + ":")
     parts.append(class_table(lines))
     if spec.name in figures:
@@ -176,10 +176,7 @@ def _marks(lines: Sequence[Line]) -> list[str]:
     """The marks in a table, explained."""
     marks = []
     if any(line.profiled_elsewhere for line in lines):
-        marks.append(
-            f"{PROFILED_ELSEWHERE} memory and speed measured on other hardware than most rows of this report; not "
-            "comparable with them. `make profile` measures all anew."
-        )
+        marks.append(f"{ELSEWHERE.format(page='report')} `make profile` measures all anew.")
     if any(line.trained_elsewhere for line in lines):
         marks.append(f"{TRAINED_ELSEWHERE} trained on other hardware than most rows of this report.")
     backends = sorted({line.backend for line in lines if line.backend and line.memory is not None})

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 from PIL import Image
 
-from scpseg.reporting.figures import COLUMN, DPI, FONT_SIZE, MARKERS, colour_of, save, style
+from scpseg.reporting.figures import COLUMN, DPI, FONT_SIZE, arms, save, style
+from scpseg.reporting.looks import looks_of
 from scpseg.reporting.probe import CHANCE, PROBE, Curve
 from scpseg.reporting.published import title_of
 from scpseg.reporting.summary import Estimate
@@ -54,7 +55,7 @@ def draw_probe(found: Sequence[Curve], answers: pd.DataFrame, results: Path, fol
             grid.plot(
                 [distance + _shift(index, found) for distance in curve.allowed],
                 [100 * share for share in curve.allowed.values()],
-                color=colour_of(curve.method, methods),
+                color=looks_of(methods)[curve.method].colour,
                 lw=0.9,
                 ls=DASHES,
                 zorder=1,
@@ -81,9 +82,9 @@ def _curves(
         axes.errorbar(
             [distance + _shift(index, found) for distance, _ in points],
             [100 * (one.mean or 0.0) for _, one in points],
-            yerr=[100 * (one.half or 0.0) for _, one in points],
-            color=colour_of(curve.method, methods),
-            marker=MARKERS[index % len(MARKERS)],
+            yerr=np.hstack([arms(100 * (one.mean or 0.0), 100 * (one.half or 0.0)) for _, one in points]),
+            color=looks_of(methods)[curve.method].colour,
+            marker=looks_of(methods)[curve.method].marker,
             markersize=4.2,
             markeredgecolor="white",
             markeredgewidth=0.4,
@@ -115,13 +116,13 @@ def _reaches(axes: Axes, found: Sequence[Curve], methods: Sequence[str]) -> None
             ends[curve.reach] = curve
     for reach, curve in ends.items():
         name = "L/2" if reach == curve.patch / 2 else "G/2"
-        axes.axvline(reach, color=colour_of(curve.method, methods), lw=0.9, ls=(0, (1, 1.2)), zorder=0)
+        axes.axvline(reach, color=looks_of(methods)[curve.method].colour, lw=0.9, ls=(0, (1, 1.2)), zorder=0)
         axes.annotate(
             f"{name} = {reach:g}",
             (reach, 44),
             xytext=(2.5, 0),
             textcoords="offset points",
-            color=colour_of(curve.method, methods),
+            color=looks_of(methods)[curve.method].colour,
             fontsize=FONT_SIZE - 1.5,
         )
 
@@ -164,7 +165,7 @@ def _scene(
         # Clipped by hand, so that a window's edge stays visible where it leaves the scene.
         left, top = max(column - reach, 1.0), max(row - reach, 1.0)
         right, bottom = min(column + reach, width - 1.0), min(row + reach, height - 1.0)
-        colour = colour_of(curve.method, methods)
+        colour = looks_of(methods)[curve.method].colour
         axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, lw=1.5, edgecolor=colour))
     axes.set_anchor("N")
     axes.set_axis_off()

@@ -30,7 +30,7 @@ def section(found: Sequence[Curve], scenes: int, figure: str) -> str:
 
 
 def sentences(found: Sequence[Curve], scenes: int) -> list[str]:
-    """What is seen, about ten sentences."""
+    """What is seen, about eleven sentences."""
     seeds = max(curve.mean_iou.n for curve in found)
     texts = [
         "**Question.** Discs look alike; whether a disc is *of orange* or *of blue* is told only by the scene's one "
@@ -65,6 +65,10 @@ def sentences(found: Sequence[Curve], scenes: int) -> list[str]:
     texts.append(
         "**Counting.** A disc's kind is the one that most of its pixels are given; pixels given to ground or cue do "
         f"not vote, and a disc without any vote counts as wrong (in centred windows: {missed})."
+    )
+    texts.append(
+        "**Reading the picture.** Markers of the methods stand side by side round the distance that they share, so "
+        "that none hides another; intervals end at 100 %, above which there is nothing."
     )
     return texts
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from scpseg.data.specs import spec_of
-from scpseg.errors import UserError
 from scpseg.reporting.published import title_of
+from scpseg.reporting.reference_table import INFERENCE, MEASURED, TRAINING, Row, number, read_table
 from scpseg.reporting.tables import DASH, markdown, megabytes, seconds
 
 NONE = (
@@ -21,55 +21,20 @@ ABOUT = (
     "reports it / reserved by torch / allocated by torch, in MiB; no figure of another meter or machine stands beside "
     "it."
 )
-NUMBERS = ("nvml_process", "torch_reserved", "torch_allocated", "seconds_per_image", "seconds_per_step")
-"""Columns whose cells are numbers, or empty."""
-INFERENCE, TRAINING = "inference", "training step"
-USED = (
-    "workload",
-    "method",
-    "benchmark",
-    "status",
-    "reason",
-    "height",
-    "same_as",
-    "phase",
-    "gpu",
-    "driver",
-    "torch",
-    "cuda",
-    "unavailable",
-    "exclusive",
-    *NUMBERS,
-)
-Row = dict[str, str]
 
 
 def reference_section(folder: Path) -> str:
     """What is committed under `folder`, or plainly that nothing is.
 
     Raises:
-        UserError: a table lacks a column or has none of its rows.
+        UserError: as `read_table`.
     """
     parts = ["## Reference measurements"]
-    tables = [_read(path) for path in sorted(folder.glob("*/profile.csv"))]
+    tables = [read_table(path) for path in sorted(folder.glob("*/profile.csv"))]
     parts += [part for rows in tables for part in _table(rows)] if tables else [NONE]
     if tables:
         parts.insert(1, ABOUT)
     return "\n\n".join(parts) + "\n"
-
-
-def _read(path: Path) -> list[Row]:
-    with path.open(encoding="utf-8", newline="") as stream:
-        reader = csv.DictReader(stream)
-        rows, columns = list(reader), reader.fieldnames or []
-    missing = [name for name in USED if name not in columns]
-    bad = [row[name] for row in rows for name in NUMBERS if not missing and not _is_number(row[name])]
-    if missing or bad or not rows:
-        problem = f"has no column {missing[0]}" if missing else "has no rows"
-        problem = f"has {bad[0]!r} where a number belongs" if bad else problem
-        place = "/".join(path.parts[-3:])
-        raise UserError(f"the reference table {place} {problem}; restore it with git, or measure anew: make gpu")
-    return rows
 
 
 def _table(rows: list[Row]) -> list[str]:
@@ -100,28 +65,13 @@ def _table(rows: list[Row]) -> list[str]:
 
 def _cells(row: Row | None, clock: str) -> list[str]:
     """Memory and seconds of a cell; a workload that did not fit is a result, not a gap."""
-    if row is None or row["status"] not in ("ok", "oom"):
+    if row is None or row["status"] not in MEASURED:
         return [DASH, DASH]
     if row["status"] == "oom":
         return ["OOM", DASH]
-    peaks = [_number(row[name]) for name in ("nvml_process", "torch_reserved", "torch_allocated")]
+    peaks = [number(row[name]) for name in ("nvml_process", "torch_reserved", "torch_allocated")]
     memory = " / ".join(megabytes(None if peak is None else peak / 2**20) for peak in peaks)
-    return [memory, seconds(_number(row[clock]))]
-
-
-def _is_number(text: str | None) -> bool:
-    """True for the empty cell too; a row that is cut short has None."""
-    if text is None:
-        return False
-    try:
-        _number(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _number(text: str) -> float | None:
-    return float(text) if text else None
+    return [memory, seconds(number(row[clock]))]
 
 
 def _notes(rows: Sequence[Row]) -> list[str]:
@@ -133,8 +83,8 @@ def _notes(rows: Sequence[Row]) -> list[str]:
             notes.append(
                 f"{spec.title}: images of {side} × {side} pixels, not the benchmark's {spec.side} × {spec.side}."
             )
-    for reason in dict.fromkeys(row["reason"] for row in rows if row["status"] not in ("ok", "oom")):
-        many = sum(row["reason"] == reason for row in rows)
+    gaps = Counter(row["reason"] or row["status"] for row in rows if row["status"] not in MEASURED)
+    for reason, many in gaps.items():
         notes.append(f"{many} of {len(rows)} workloads without a figure: {reason}.")
     phases: dict[str, dict[str, None]] = {}
     for row in rows:

@@ -37,7 +37,9 @@ def guide(lines: Sequence[Line]) -> str:
         "seeds it is wide, and rightly so.",
         "**Peak memory**: inference on one whole image in a fresh process. "
         + ("; ".join(meters) + "." if meters else "Not measured yet."),
-        "**s / image** and **MPx / s**: whole-image inference without reading files, after a warm-up.",
+        "**s / image** and **MPx / s**: whole-image inference without reading files, after a warm-up; the median of "
+        "few images, in two digits. On a shared or small machine times vary by tens of per cent: what this suite "
+        "claims is memory, not time.",
         "**parameters**: those that inference needs; what only training uses is not counted.",
         "**patch / context / squeezed / overview**: sides in pixels of what is labelled at once, what is seen around "
         f"it, what the patch is squeezed to, and the reduced whole image. {DASH} = not part of the method.",
@@ -48,24 +50,35 @@ def guide(lines: Sequence[Line]) -> str:
 
 
 def settings(rows: Sequence[dict[str, Any]]) -> str:
-    """Settings that all runs share, then those in which they differ, one row per benchmark and method."""
+    """Settings that all runs share, then those in which they differ; benchmarks of equal settings share a table."""
     run = [row for row in rows if row["status"] == "ok"]
     if not run:
         return "## Settings of the runs\n\nNo run is there yet.\n"
     keys = [key for key in run[0] if key.startswith(SETTING_KINDS) and key not in NOT_SETTINGS]
     common = [key for key in keys if len({str(row[key]) for row in run}) == 1 and run[0][key] not in EMPTY]
     differing = [key for key in keys if key not in common and any(row[key] not in EMPTY for row in run)]
-    header = ["benchmark", "method", *(_plain(key) for key in differing), "revision"]
-    table = []
-    for benchmark, method in dict.fromkeys((row["benchmark"], row["method"]) for row in rows):
-        mine = [row for row in run if (row["benchmark"], row["method"]) == (benchmark, method)]
-        cells = [_distinct([row[key] for row in mine]) for key in [*differing, "revision"]]
-        table.append([spec_of(benchmark).title, title_of(method), *cells])
     parts = ["## Settings of the runs"]
     if common:
         parts.append("The same in all runs: " + ", ".join(f"{_plain(key)} `{run[0][key]}`" for key in common) + ".")
-    parts.append(markdown(header, table, left=2).rstrip("\n"))
+    tables: dict[str, list[str]] = {}
+    for benchmark in dict.fromkeys(row["benchmark"] for row in rows):
+        table = _settings_table([row for row in rows if row["benchmark"] == benchmark], [*differing, "revision"])
+        tables.setdefault(table, []).append(spec_of(benchmark).title)
+    for table, titles in tables.items():
+        parts += [f"{', '.join(titles)}:", table.rstrip("\n")]
     return "\n\n".join(parts) + "\n"
+
+
+def _settings_table(rows: Sequence[dict[str, Any]], keys: Sequence[str]) -> str:
+    """One line per setting that some method has, one column per method of a benchmark."""
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    lines = []
+    for key in keys:
+        values = [[row[key] for row in rows if row["method"] == method and row["status"] == "ok"] for method in methods]
+        cells = [_distinct(found) for found in values]
+        if set(cells) != {DASH}:
+            lines.append([_plain(key), *cells])
+    return markdown(["setting", *map(title_of, methods)], lines, left=1 + len(methods))
 
 
 def environments(rows: Sequence[dict[str, Any]]) -> str:
@@ -97,7 +110,7 @@ def sources(benchmarks: Sequence[str]) -> str:
 def _plain(key: str) -> str:
     """'training:batch' as 'batch', 'segmenter:name' as 'segmenter name'."""
     kind, _, name = key.partition(":")
-    return f"{kind} {name}" if kind in ("segmenter", "inference") else name
+    return f"{kind} {name}" if kind in ("segmenter", "inference") else name or kind
 
 
 def _distinct(values: Sequence[Any]) -> str:

@@ -64,8 +64,8 @@ def estimate(values: Iterable[float | None]) -> Estimate:
 
 def summarise(frame: pd.DataFrame) -> list[Line]:
     """One line per benchmark and method, in the frame's order; missing runs leave empty estimates, never no line."""
-    usual_training = _usual(_training_device(row) for row in records(frame))
-    usual_profile = _usual(profile_device(row) for row in records(frame))
+    usual_training = usual(_training_device(row) for row in records(frame))
+    usual_profile = usual(profile_device(row) for row in records(frame))
     lines = []
     for benchmark, method in dict.fromkeys(zip(frame["benchmark"], frame["method"], strict=True)):
         rows = records(frame[(frame["benchmark"] == benchmark) & (frame["method"] == method)])
@@ -112,7 +112,7 @@ def _training_device(row: dict[str, Any]) -> str | None:
     return row.get("environment:device")
 
 
-def _usual(devices: Iterable[str | None]) -> str | None:
+def usual(devices: Iterable[str | None]) -> str | None:
     """The device of most rows; of equals the one that comes first."""
     counts = Counter(device for device in devices if device is not None)
     return counts.most_common(1)[0][0] if counts else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from scpseg.reporting.figures import COLOURS, COLUMN, DPI, FONT_SIZE, MARKER_SIZE, MARKERS, PANEL_HEIGHT, save, style
+from scpseg.reporting.figures import COLUMN, DPI, FONT_SIZE, MARKER_SIZE, PANEL_HEIGHT, arms, save, style
+from scpseg.reporting.looks import Look, looks_of, other_look
+from scpseg.reporting.published import title_of
 from scpseg.reporting.sweeps import Key, Row, Sweep, miou, published
 
 LEAST_POINTS = 2.0
@@ -37,6 +39,27 @@ Marks = Mapping[Key, Mark]
 """(series, x) -> what was found; a point without a result is not there."""
 
 
+@dataclass(frozen=True)
+class Frame:
+    """What the panels of a figure share.
+
+    Attributes:
+        xs: places, in order.
+        series: what is drawn at each place, in order.
+        looks: by series.
+        score: name of the score's axis.
+        axes: what x and series are called.
+        span: how much every panel shows of the score, in points of per cent: equal steps look equal.
+    """
+
+    xs: Sequence[str]
+    series: Sequence[str]
+    looks: Mapping[str, Look]
+    score: str
+    axes: tuple[str, str]
+    span: float
+
+
 def draw_sweep(sweep: Sweep, rows: Sequence[Row], folder: Path) -> list[Path]:
     """Write `sweep.name`.png and .svg into `folder`; without a result nothing is drawn. Returns the paths."""
     measured = {row.key: _mark(row) for row in rows if miou(row).mean is not None}
@@ -50,6 +73,8 @@ def draw_sweep(sweep: Sweep, rows: Sequence[Row], folder: Path) -> list[Path]:
     synthetic = first["synthetic"] == "True"
     panels: list[tuple[str, Marks]] = [("this suite" if paper else "", measured)]
     panels += [(f"paper, {sweep.source}", paper)] if paper else []
+    span = max(LEAST_POINTS, *(high - low for low, high in (_ends(marks) for _, marks in panels)))
+    frame = Frame(xs, series, _looks(rows), f"{mean} (%)", sweep.axes, span)
     draw, height = _kind(sweep, xs, series)
     with style():
         wide = COLUMN * len(panels) * (1.25 if sweep.figure in ("dots", "pairs") and len(panels) == 1 else 1)
@@ -57,7 +82,7 @@ def draw_sweep(sweep: Sweep, rows: Sequence[Row], folder: Path) -> list[Path]:
         FigureCanvasAgg(figure)
         grid = list(figure.subplots(1, len(panels), squeeze=False).flat)
         for number, (axes, (title, marks)) in enumerate(zip(grid, panels, strict=True)):
-            draw(axes, marks, xs, series, f"{mean} (%)", sweep.axes, number == 0)
+            draw(axes, marks, frame, number == 0)
             axes.set_title(title, loc="left")
             if synthetic and number == 0:
                 axes.set_title("synthetic scenes", loc="right", fontweight="normal", fontsize=FONT_SIZE - 1, color=GREY)
@@ -68,7 +93,7 @@ def draw_sweep(sweep: Sweep, rows: Sequence[Row], folder: Path) -> list[Path]:
         return [save(figure, folder / f"{sweep.name}.{kind}") for kind in ("png", "svg")]
 
 
-Draw = Callable[[Axes, Marks, Sequence[str], Sequence[str], str, tuple[str, str], bool], None]
+Draw = Callable[[Axes, Marks, Frame, bool], None]
 
 
 def _kind(sweep: Sweep, xs: Sequence[str], series: Sequence[str]) -> tuple[Draw, float]:
@@ -97,46 +122,55 @@ def _shift(index: int, series: Sequence[str], spread: float) -> float:
     return 0.0 if len(series) == 1 else spread * (index / (len(series) - 1) - 0.5)
 
 
-def _look(index: int) -> dict[str, object]:
+def _looks(rows: Sequence[Row]) -> dict[str, Look]:
+    """Look by series: a method's own, as in every figure; another set for segmenters and all else."""
+    methods = looks_of({row.method for row in rows})
+    found, others = {}, 0
+    for row in rows:
+        if row.series == title_of(row.method):
+            found[row.series] = methods[row.method]
+        elif row.series not in found:
+            found[row.series] = other_look(others)
+            others += 1
+    return found
+
+
+def _style(look: Look) -> dict[str, object]:
     return {
-        "color": COLOURS[index % len(COLOURS)],
-        "marker": MARKERS[index % len(MARKERS)],
+        "color": look.colour,
+        "marker": look.marker,
         "markersize": MARKER_SIZE,
         "markeredgecolor": "white",
         "markeredgewidth": 0.5,
     }
 
 
-def _steps(
-    axes: Axes, marks: Marks, xs: Sequence[str], series: Sequence[str], score: str, names: tuple[str, str], own: bool
-) -> None:
+def _steps(axes: Axes, marks: Marks, frame: Frame, own: bool) -> None:
     """A line per series over the steps."""
+    xs, series = frame.xs, frame.series
     for index, name in enumerate(series):
         shift = _shift(index, series, _spread(marks) / 2)
         places = [place for place, x in enumerate(xs) if (name, x) in marks]
         found = [marks[name, xs[place]] for place in places]
-        look = _look(index)
+        look = frame.looks[name]
         moved = [place + shift for place in places]
+        level = [mark.score for mark in found]
         if any(mark.half for mark in found):
-            bars = [mark.half for mark in found]
-            level = [mark.score for mark in found]
-            axes.errorbar(moved, level, yerr=bars, fmt="none", ecolor=look["color"], elinewidth=0.8, capsize=2)  # type: ignore[arg-type]
-        axes.plot(moved, [mark.score for mark in found], linewidth=1.0, label=name, **look)  # type: ignore[arg-type]
+            axes.errorbar(moved, level, yerr=_arms(found), fmt="none", ecolor=look.colour, elinewidth=0.8, capsize=2)
+        axes.plot(moved, level, linewidth=1.0, label=name, **_style(look))  # type: ignore[arg-type]
     axes.set_xticks(range(len(xs)), xs)
     axes.set_xlim(-0.4, len(xs) - 0.6)
-    axes.set_xlabel(names[0])
-    axes.set_ylabel(score)
+    axes.set_xlabel(frame.axes[0])
+    axes.set_ylabel(frame.score)
     axes.grid(visible=False, axis="x")
-    axes.set_ylim(*_span(marks.values()))
+    axes.set_ylim(*_limits(marks, frame.span))
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
 
 
-def _pairs(
-    axes: Axes, marks: Marks, xs: Sequence[str], series: Sequence[str], score: str, names: tuple[str, str], own: bool
-) -> None:
+def _pairs(axes: Axes, marks: Marks, frame: Frame, own: bool) -> None:
     """A row per x with one mark per series, joined by a line."""
-    spread = _spread(marks)
-    for place, x in enumerate(xs):
+    spread, series = _spread(marks), frame.series
+    for place, x in enumerate(frame.xs):
         there = [index for index, name in enumerate(series) if (name, x) in marks]
         if there:
             level = [marks[series[index], x].score for index in there]
@@ -144,63 +178,48 @@ def _pairs(
         else:
             axes.text(0.5, place, "no figure", color=GREY, fontsize=FONT_SIZE - 1, ha="center", va="center",
                       transform=axes.get_yaxis_transform())  # fmt: skip
-    # SCPSeg, the last, in the colour and shape that it has in every figure.
-    order = [*range(1, len(series)), 0]
-    _rows(axes, marks, xs, series, score, own, order, spread)
+    _rows(axes, marks, frame, own)
 
 
-def _dots(
-    axes: Axes, marks: Marks, xs: Sequence[str], series: Sequence[str], score: str, names: tuple[str, str], own: bool
-) -> None:
+def _dots(axes: Axes, marks: Marks, frame: Frame, own: bool) -> None:
     """A row per x with one mark per series, and a line through the first row's."""
-    for index, name in enumerate(series):
-        if (name, xs[0]) in marks:
-            colour = COLOURS[index % len(COLOURS)]
-            axes.axvline(marks[name, xs[0]].score, color=colour, linewidth=0.8, linestyle=(0, (4, 3)))
-    _rows(axes, marks, xs, series, score, own, list(range(len(series))), _spread(marks))
+    for name in frame.series:
+        if (name, frame.xs[0]) in marks:
+            colour = frame.looks[name].colour
+            axes.axvline(marks[name, frame.xs[0]].score, color=colour, linewidth=0.8, linestyle=(0, (4, 3)))
+    _rows(axes, marks, frame, own)
 
 
-def _rows(
-    axes: Axes,
-    marks: Marks,
-    xs: Sequence[str],
-    series: Sequence[str],
-    score: str,
-    own: bool,
-    order: Sequence[int],
-    spread: float,
-) -> None:
+def _rows(axes: Axes, marks: Marks, frame: Frame, own: bool) -> None:
     """Marks in rows from top to bottom; names of the rows only at the first panel, since they are the same."""
-    for index, name in enumerate(series):
-        shift = _shift(index, series, spread)
+    xs, spread = frame.xs, _spread(marks)
+    for index, name in enumerate(frame.series):
+        shift = _shift(index, frame.series, spread)
         places = [place for place, x in enumerate(xs) if (name, x) in marks]
         found = [marks[name, xs[place]] for place in places]
-        look = _look(order[index])
+        look = frame.looks[name]
         moved = [place + shift for place in places]
         level = [mark.score for mark in found]
         if any(mark.half for mark in found):
-            bars = [mark.half for mark in found]
-            axes.errorbar(level, moved, xerr=bars, fmt="none", ecolor=look["color"], elinewidth=0.8, capsize=2)  # type: ignore[arg-type]
-        axes.plot(level, moved, linestyle="none", label=name, zorder=3, **look)  # type: ignore[arg-type]
+            axes.errorbar(level, moved, xerr=_arms(found), fmt="none", ecolor=look.colour, elinewidth=0.8, capsize=2)
+        axes.plot(level, moved, linestyle="none", label=name, zorder=3, **_style(look))  # type: ignore[arg-type]
     axes.set_yticks(range(len(xs)), xs if own else [""] * len(xs))
     axes.set_ylim(len(xs) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel(score)
-    axes.set_xlim(*_span(marks.values()))
+    axes.set_xlabel(frame.score)
+    axes.set_xlim(*_limits(marks, frame.span))
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
 
 
-def _heat_map(
-    axes: Axes, marks: Marks, xs: Sequence[str], series: Sequence[str], score: str, names: tuple[str, str], own: bool
-) -> None:
+def _heat_map(axes: Axes, marks: Marks, frame: Frame, own: bool) -> None:
     """A cell per point with its score written in; the best in bold, a point without a result grey."""
+    xs, series = frame.xs, frame.series
     values = np.full((len(series), len(xs)), np.nan)
     for (name, x), found in marks.items():
         if name in series and x in xs:
             values[series.index(name), xs.index(x)] = found.score
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
-    span = max(high - low, LEAST_POINTS)
-    middle = (low + high) / 2
+    span, middle = max(high - low, LEAST_POINTS), (low + high) / 2
     # The light half of the map only: black figures stay readable on all of it.
     colours = colormaps["YlGnBu"]
     shade = 0.05 + 0.5 * (values - (middle - span / 2)) / span
@@ -220,13 +239,24 @@ def _heat_map(
     axes.tick_params(length=0)
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
-    axes.set_xlabel(names[0])
-    axes.set_ylabel(names[1] if own else "")
+    axes.set_xlabel(frame.axes[0])
+    axes.set_ylabel(frame.axes[1] if own else "")
 
 
-def _span(marks: Iterable[Mark]) -> tuple[float, float]:
-    """Limits of a score's axis with room on either side."""
-    found = list(marks)
-    low, high = min(mark.score - mark.half for mark in found), max(mark.score + mark.half for mark in found)
-    middle, span = (low + high) / 2, max(high - low, LEAST_POINTS)
-    return middle - 0.6 * span, middle + 0.6 * span
+def _arms(found: Sequence[Mark]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    """How far the marks' intervals are drawn to either side."""
+    return np.hstack([arms(mark.score, mark.half) for mark in found])
+
+
+def _ends(marks: Marks) -> tuple[float, float]:
+    """The lowest and the highest score with their intervals, as far as they are drawn."""
+    low = min(mark.score - mark.half for mark in marks.values())
+    high = max(mark.score + mark.half for mark in marks.values())
+    return max(low, 0.0), min(high, 100.0)
+
+
+def _limits(marks: Marks, span: float) -> tuple[float, float]:
+    """Limits of a score's axis that shows `span` points with room on either side, above 100 % no more than needed."""
+    low, high = _ends(marks)
+    top = min((low + high) / 2 + 0.6 * span, max(100.0, high + 0.1 * span))
+    return top - 1.2 * span, top

@@ -13,8 +13,18 @@ from scpseg.reporting.published import PAPER, title_of
 from scpseg.reporting.sections import METERS, environments
 from scpseg.reporting.summary import Estimate
 from scpseg.reporting.sweep_figures import draw_sweep
-from scpseg.reporting.sweeps import PAPER_SEGMENTER, Row, Sweep, csv_text, difference, memory, miou, published
-from scpseg.reporting.tables import DASH, markdown, megabytes, percent
+from scpseg.reporting.sweeps import (
+    PAPER_SEGMENTER,
+    Row,
+    Sweep,
+    csv_text,
+    difference,
+    measured_elsewhere,
+    memory,
+    miou,
+    published,
+)
+from scpseg.reporting.tables import DASH, ELSEWHERE, PROFILED_ELSEWHERE, markdown, megabytes, percent
 
 STATUS = {"failed": "failed", "refused": "refused", "missing": "not run yet"}
 NOISE = (
@@ -41,7 +51,8 @@ def render(sweep: Sweep, rows: Sequence[Row], drawn: bool) -> str:
     if notes:
         parts.append("\n".join(f"- {note}" for note in notes))
     if drawn:
-        parts.append(f"![{sweep.title}]({sweep.name}.png)\n\n[The same as SVG]({sweep.name}.svg); every run: runs.csv.")
+        parts.append(f"![{sweep.title}]({sweep.name}.png)\n\n[The same as SVG]({sweep.name}.svg).")
+    parts.append("Every run with all that was recorded of it: [runs.csv](runs.csv).")
     parts.append(_commands(rows))
     parts.append(environments(runs).rstrip("\n"))
     if published(sweep.name):
@@ -57,23 +68,20 @@ def table(sweep: Sweep, rows: Sequence[Row]) -> str:
     mean = next((run["mean_name"] for row in rows for run in row.runs), "mIoU")
     header = [*_place(sweep, sweep.axes[0], sweep.axes[1], several), *([] if told else ["settings"])]
     left = len(header) + 1
-    header += [
-        "network",
-        "patch / context / squeezed",
-        f"{mean} %",
-        "difference",
-        "seeds",
-        "peak memory MiB",
-        "meter",
-    ]
+    meters = {meter for _, meter in map(memory, rows) if meter}
+    unit = f"MiB ({', '.join(meters)})" if len(meters) == 1 else "MiB"
+    header += ["network", "patch / context / squeezed", f"{mean} %", "difference", "seeds", f"peak memory {unit}"]
+    header += ["meter"] if len(meters) > 1 else []
     if paper:
         header.append("paper: mIoU %")
-    lines = []
+    lines, elsewhere = [], measured_elsewhere(rows)
     for row in rows:
         size, meter = memory(row)
         line = [*_place(sweep, row.x, row.series, several), *([] if told else [", ".join(_own(row)) or DASH])]
         line += [_segmenter(row), _sizes(row), percent(miou(row)) if row.status == "ok" else STATUS[row.status]]
-        line += [_difference(difference(row, rows)), str(miou(row).n or DASH), megabytes(size), meter or DASH]
+        mark = f" {PROFILED_ELSEWHERE}" if row in elsewhere else ""
+        line += [_difference(difference(row, rows)), str(miou(row).n or DASH), megabytes(size) + mark]
+        line += [meter or DASH] if len(meters) > 1 else []
         lines.append([*line, *([paper.get(row.key, DASH)] if paper else [])])
     return markdown(header, lines, left)
 
@@ -153,6 +161,9 @@ def _notes(sweep: Sweep, rows: Sequence[Row]) -> list[str]:
         several = max(miou(row).n for row in ran) > 1
         spread = "± and bars are half the 95 % t-interval over seeds, of the differences seed by seed."
         notes.append(spread if several else "One seed per row: differences may be chance.")
+        notes.append("Differences are of unrounded figures, so they can be 0.1 off what the printed ones make.")
+    if measured_elsewhere(rows):
+        notes.append(ELSEWHERE.format(page="page"))
     meters = sorted({meter for row in ran for _, meter in [memory(row)] if meter})
     if meters:
         size = f"{ran[0].runs[0]['height']} × {ran[0].runs[0]['width']}"
@@ -160,6 +171,8 @@ def _notes(sweep: Sweep, rows: Sequence[Row]) -> list[str]:
         notes.append(f"Memory: inference on one image of {size} pixels in a fresh process; {explained}.")
     if sweep.figure == "grid":
         notes.append("Heat map: shades are relative within a panel, the highest figure is bold.")
+    elif published(sweep.name):
+        notes.append("Both panels of the picture span equally many points, so that equal differences look equal.")
     if published(sweep.name):
         base = PAPER_SEGMENTER.get(sweep.name)
         what = f"the paper's {sweep.source}{f', {base}' if base else ''}, Potsdam validation set, 40,000 iterations"
@@ -188,5 +201,8 @@ def _commands(rows: Sequence[Row]) -> str:
             row.x if row.series == title_of(row.method) else f"{row.series}, {row.x}" for row in mine
         )
         lines += [f"# {'; '.join(points)}: {experiment}", mine[0].command]
-    about = "Each runs one experiment again, on top of the committed params.yaml; behind its rows the name under which "
-    return "\n".join(["## Commands", "", f"{about}DVC keeps it here:", "", "```", *lines, "```"])
+    about = (
+        "Each runs one experiment again, on top of the committed params.yaml. Behind its rows stands the name of the "
+        "experiment in the repository where it ran; a clone has the results in runs.csv, not the experiments."
+    )
+    return "\n".join(["## Commands", "", about, "", "```", *lines, "```"])

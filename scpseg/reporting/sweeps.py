@@ -10,7 +10,7 @@ from functools import cache
 from importlib import resources
 from typing import Any, Literal
 
-from scpseg.reporting.summary import Estimate, estimate
+from scpseg.reporting.summary import Estimate, estimate, profile_device, usual
 
 SEGMENTERS = {"fcn8s-resnet50": "FCN-8s", "deeplabv3plus-resnet18": "DeepLabv3+"}
 """The paper's two segmenters of table 6, as titles."""
@@ -131,6 +131,13 @@ def memory(row: Row) -> tuple[float | None, str | None]:
     if not row.runs or row.runs[0]["memory_mib"] is None:
         return None, None
     return float(row.runs[0]["memory_mib"]), str(row.runs[0]["memory_backend"])
+
+
+def measured_elsewhere(rows: Sequence[Row]) -> list[Row]:
+    """Rows whose memory was measured on other hardware, or with another number of threads, than that of most rows."""
+    devices = [profile_device(row.runs[0]) if memory(row)[0] is not None else None for row in rows]
+    most = usual(devices)
+    return [row for row, device in zip(rows, devices, strict=True) if device not in (None, most)]
 
 
 @cache

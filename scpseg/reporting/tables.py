@@ -11,6 +11,10 @@ from scpseg.reporting.summary import Estimate, Line
 DASH = "–"
 TRAINED_ELSEWHERE = "‡"
 PROFILED_ELSEWHERE = "†"
+ELSEWHERE = (
+    f"{PROFILED_ELSEWHERE} memory and speed measured on other hardware, or with another number of threads, than most "
+    "rows of this {page}; not comparable with them."
+)
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
@@ -41,10 +45,11 @@ def megabytes(value: float | None) -> str:
 
 
 def seconds(value: float | None) -> str:
-    """Three significant digits, since images take from milliseconds to minutes."""
+    """Two significant digits: images take from milliseconds to minutes, and no time is repeatable to a third."""
     if value is None:
         return DASH
-    return f"{value:.0f}" if value >= 100 else f"{value:#.3g}"
+    rounded = float(f"{value:.1e}")
+    return f"{rounded:.0f}" if rounded >= 10 else f"{rounded:#.2g}"
 
 
 def count(line: Line) -> str:
@@ -53,27 +58,67 @@ def count(line: Line) -> str:
 
 
 def main_table(lines: Sequence[Line]) -> str:
-    """Accuracy, memory and speed of the methods of one benchmark, with what the paper reports."""
-    mean = spec_of(lines[0].benchmark).mean_name
-    f1 = "mF1" if mean == "mIoU" else mean.replace("IoU", "F1")
-    header = [
-        "method",
-        "segmenter",
-        "patch / context / squeezed / overview",
-        f"{mean} %",
-        f"{f1} %",
-        "accuracy %",
-        "peak memory MiB",
-        "meter",
-        "s / image",
-        "MPx / s",
-        "parameters M",
-        "seeds",
+    """Accuracy, memory and speed of the methods of one benchmark."""
+    mean, f1 = _means(lines)
+    memory, several = _unit(lines)
+    meters = ["meter"] if several else []
+    scores = [f"{mean} %", f"{f1} %", "accuracy %"]
+    header = ["method", *scores, f"peak memory {memory}", *meters, "s / image", "MPx / s", "seeds"]
+    rows = [
+        [
+            title_of(line.method),
+            percent(line.mean_iou) + _trained(line),
+            percent(line.mean_f1),
+            percent(line.accuracy),
+            _memory(line) + _profiled(line),
+            *([line.backend or DASH] if several else []),
+            seconds(line.seconds) + _profiled(line),
+            seconds(line.megapixels) + _profiled(line),
+            count(line),
+        ]
+        for line in lines
     ]
-    paper = ["paper: segmenter", f"paper: {mean} %", f"paper: {f1} %", "paper: accuracy %", "paper: memory MB"]
+    return markdown(header, rows)
+
+
+def network_table(lines: Sequence[Line]) -> str:
+    """What each method of one benchmark consists of and looks at."""
+    rows = [
+        [
+            title_of(line.method),
+            f"{line.segmenter}, {line.encoder}" if line.segmenter else DASH,
+            " / ".join(DASH if size is None else str(size) for size in line.sizes),
+            number(None if line.parameters is None else line.parameters / 1e6, 2),
+        ]
+        for line in lines
+    ]
+    return markdown(["method", "segmenter", "patch / context / squeezed / overview", "parameters M"], rows, left=3)
+
+
+def published_table(lines: Sequence[Line]) -> str:
+    """What the paper prints for the methods of one benchmark; empty for a benchmark that it cannot have."""
     if spec_of(lines[0].benchmark).invented:
-        return markdown(header, [_main_row(line)[: len(header)] for line in lines], left=3)
-    return markdown([*header, *paper], [_main_row(line) for line in lines], left=3)
+        return ""
+    mean, f1 = _means(lines)
+    names = ("segmenter", f"{mean} %", f"{f1} %", "accuracy %", "memory MB")
+    rows = []
+    for line in lines:
+        paper = paper_of(line)
+        cells = [paper.segmenter or "not stated", paper.miou, paper.mf1, paper.accuracy, paper.memory] if paper else []
+        rows.append([title_of(line.method), *(cell or DASH for cell in cells or [None] * len(names))])
+    return markdown(["method", *(f"paper: {name}" for name in names)], rows, left=2)
+
+
+def _means(lines: Sequence[Line]) -> tuple[str, str]:
+    """What the mean IoU and the mean F1 are called."""
+    mean = spec_of(lines[0].benchmark).mean_name
+    return mean, "mF1" if mean == "mIoU" else mean.replace("IoU", "F1")
+
+
+def _unit(lines: Sequence[Line]) -> tuple[str, bool]:
+    """'MiB (rss)', or 'MiB' and True where there are several meters."""
+    backends = {line.backend for line in lines if line.memory is not None}
+    return (f"MiB ({backends.pop()})", False) if len(backends) == 1 else ("MiB", len(backends) > 1)
 
 
 def paper_of(line: Line) -> Published | None:
@@ -81,36 +126,6 @@ def paper_of(line: Line) -> Published | None:
     if line.split not in (None, "test"):
         return None
     return published_row(line.benchmark, line.method, line.segmenter, line.encoder)
-
-
-def _main_row(line: Line) -> list[str]:
-    paper = paper_of(line)
-    reported = (
-        [DASH] * 5
-        if paper is None
-        else [
-            paper.segmenter or "not stated",
-            paper.miou or DASH,
-            paper.mf1 or DASH,
-            paper.accuracy or DASH,
-            paper.memory or DASH,
-        ]
-    )
-    return [
-        title_of(line.method),
-        f"{line.segmenter}, {line.encoder}" if line.segmenter else DASH,
-        " / ".join(DASH if size is None else str(size) for size in line.sizes),
-        percent(line.mean_iou) + _trained(line),
-        percent(line.mean_f1),
-        percent(line.accuracy),
-        _memory(line) + _profiled(line),
-        line.backend or DASH,
-        seconds(line.seconds) + _profiled(line),
-        seconds(line.megapixels) + _profiled(line),
-        number(None if line.parameters is None else line.parameters / 1e6, 2),
-        count(line),
-        *reported,
-    ]
 
 
 def class_table(lines: Sequence[Line]) -> str:
@@ -125,8 +140,7 @@ def overview_table(lines: Sequence[Line]) -> str:
     benchmarks = list(dict.fromkeys(line.benchmark for line in lines))
     methods = list(dict.fromkeys(line.method for line in lines))
     found = {(line.benchmark, line.method): line for line in lines}
-    backends = {line.backend for line in lines if line.memory is not None}
-    unit = f"MiB ({backends.pop()})" if len(backends) == 1 else "MiB"
+    unit, several = _unit(lines)
     header = ["method"]
     for name in benchmarks:
         header += [f"{spec_of(name).title}: {spec_of(name).mean_name} %", unit]
@@ -135,7 +149,7 @@ def overview_table(lines: Sequence[Line]) -> str:
         row = [title_of(method)]
         for name in benchmarks:
             line = found[name, method]
-            meter = f" {line.backend}" if unit == "MiB" and line.memory is not None else ""
+            meter = f" {line.backend}" if several and line.memory is not None else ""
             row += [percent(line.mean_iou) + _trained(line), _memory(line) + meter + _profiled(line)]
         rows.append(row)
     return markdown(header, rows)

@@ -16,7 +16,8 @@ from matplotlib.ticker import MaxNLocator
 from scpseg.data.specs import spec_of
 from scpseg.errors import UserError
 from scpseg.reporting.collect import HEADLINE, MIB, read_result
-from scpseg.reporting.figures import COLUMN, DPI, colour_of, save, style
+from scpseg.reporting.figures import COLUMN, DPI, save, style
+from scpseg.reporting.looks import looks_of
 from scpseg.reporting.published import title_of
 from scpseg.reporting.tables import megabytes
 
@@ -69,7 +70,7 @@ def read_traces(results: Path, frame: pd.DataFrame) -> list[Trace]:
 
 
 def draw_timelines(traces: Sequence[Trace], methods: Sequence[str], folder: Path) -> list[Path]:
-    """Write timelines.png and .svg; without a trace nothing. `methods` in the order of the report's colours."""
+    """Write timelines.png and .svg; without a trace nothing. `methods` in the order of the report."""
     panels = list(dict.fromkeys((trace.benchmark, trace.backend) for trace in traces))
     if not panels:
         return []
@@ -104,7 +105,7 @@ def _panel(axes: Axes, traces: Sequence[Trace], methods: Sequence[str]) -> None:
         index = methods.index(trace.method)
         axes.plot(
             *zip(*trace.points, strict=True),
-            color=colour_of(trace.method, methods),
+            color=looks_of(methods)[trace.method].colour,
             linewidth=0.8,
             label=f"{title_of(trace.method)} {megabytes(trace.peak)}",
             zorder=4 - index / len(methods),  # SCPSeg, the first, on top

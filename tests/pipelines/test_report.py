@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import places
+from tests.scpseg.reporting import conftest as invented
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,11 +34,28 @@ def test_missing_runs_end_in_one_sentence_and_status_1(empty: Path) -> None:
     assert not (empty / "reports").exists()
 
 
+def test_where_nothing_is_measured_the_report_stays(empty: Path) -> None:
+    (empty / "reports/figures").mkdir(parents=True)
+    kept = [empty / "reports/README.md", empty / "reports/figures/potsdam.png"]
+    for path in kept:
+        path.write_text("of an earlier run")
+    ended = report(empty, "--available")
+    assert ended.returncode == 1 and len(ended.stderr.splitlines()) == 1
+    assert ended.stderr.startswith("error: results holds neither scores nor profile")
+    assert [path.read_text() for path in kept] == ["of an earlier run"] * 2
+    assert not (empty / "results").exists()
+
+
 def test_available_builds_from_what_is_there(empty: Path) -> None:
+    invented.put(empty / "results", invented.metrics("potsdam", "scpseg", 0))
     ended = report(empty, "--available")
     assert ended.returncode == 0, ended.stderr
     assert "declared runs are missing" in (empty / "reports/README.md").read_text(encoding="utf-8")
     assert (empty / "results/summary.csv").is_file() and (empty / "results/summary.json").is_file()
+    first, second, last = ended.stdout.splitlines()
+    assert first.startswith("missing: 15 of 16 runs without a result: 15 × no metrics")
+    assert second.startswith("missing: 16 of 16 profiles without a result: 16 × no profile")
+    assert last.startswith("report: ")
 
 
 def test_report_reads_where_the_stages_write(empty: Path) -> None:

@@ -96,7 +96,7 @@ def test_a_sweep_runs_each_network_once_and_refuses_the_impossible(
     assert "train.iterations=5" in first and "suite.baselines=[]" in first
     assert [row["status"] for row in rows()] == ["ok"] * 4 + ["refused"] * 2
     assert rows()[2]["experiment"] == rows()[3]["experiment"] == pretended.ran[2][0]
-    assert "csm.ratio is 1.7" in rows()[4]["reason"] and "git checkout" not in rows()[4]["reason"]
+    assert "csm.ratio is 1.7" in rows()[4]["reason"] and "correct it" not in rows()[4]["reason"]
     assert "not run yet" in pretended.pages[0] and "5 of 6 rows" in pretended.pages[1]
     page = Path("reports/sweeps/mine/README.md").read_text()
     assert page.count("dvc exp run --temp") == 3 and Path("reports/sweeps/mine/mine.svg").exists()
@@ -117,6 +117,23 @@ def test_after_an_interrupt_only_what_is_missing_runs(pretended: Pretended, monk
     assert len(pretended.ran) == 3
     start(monkeypatch, *GRID, "--seeds", "0,1")
     assert len(pretended.ran) == 6
+
+
+def test_points_of_another_thread_count_or_device_run_again(
+    pretended: Pretended, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count, names = "torch.get_num_threads", len({"0.75-2", "0.75-3", "1-2"})
+    monkeypatch.setattr(count, lambda: 1)
+    start(monkeypatch, *GRID)
+    monkeypatch.setattr(count, lambda: 2)
+    start(monkeypatch, *GRID)
+    assert len(pretended.ran) == 2 * names
+    # Said to DVC too, which would restore the first runs' memory from its cache.
+    assert ["machine.threads=1" in settings for _, settings in pretended.ran] == [True] * names + [False] * names
+    assert all("machine.threads=2" in settings for _, settings in pretended.ran[names:])
+    monkeypatch.setattr(sweep, "device_name", lambda params: "another device")
+    start(monkeypatch, *GRID)
+    assert len(pretended.ran) == 3 * names
 
 
 def test_a_failure_is_a_row_with_its_reason_and_is_tried_again(
@@ -166,6 +183,7 @@ def test_dry_lists_runs_and_time_and_runs_nothing(
     start(monkeypatch, *GRID, "--dry")
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["mine:", "done", "to", "to", "as", "refused", "refused", "expected:"]
+    assert lines[4].endswith(": the same sizes, once rounded")
     assert "training 30 s" in lines[2] and lines[-1] == "expected: 60 s of training"
     assert len(pretended.ran) == 1
     monkeypatch.setattr(sweep, "training_seconds", lambda params, benchmark, method, device: None)
@@ -190,8 +208,12 @@ def test_every_point_of_a_named_sweep_is_valid_at_sample_scale(
         (("sizes", "-S", "csm.kernel=bilinear,antialias"), "several values"),
         (("sizes", "-S", "csm.ratio=0.5"), "sets that itself"),
         (("sizes", "--methods", "patch"), "fixed"),
-        (("sizes", "--seeds", "a"), "whole numbers"),
-        (("sizes", "--benchmark", "postdam"), "did you mean 'potsdam'"),
+        (("sizes", "--seeds", "a"), "^--seeds a: give whole numbers from 0 to 4294967295, each once"),
+        (("sizes", "--seeds", "0,0"), "^--seeds 0,0: .*each once"),
+        (("sizes", "--seeds=-1"), "^--seeds -1: "),
+        (("sizes", "--seeds", "4294967296"), "^--seeds 4294967296: "),
+        (("sizes", "--seeds", ""), "^--seeds : give whole numbers"),
+        (("sizes", "--benchmark", "postdam"), "^--benchmark postdam: there is none; did you mean 'potsdam'"),
     ],
 )
 def test_mistakes_on_the_command_line_are_sentences(

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from scpseg.data.specs import REAL, SPECS
+from scpseg.errors import UserError
 from scpseg.reporting.build import build_report
 
 ALL = REAL
@@ -63,7 +65,7 @@ def test_tables_are_well_formed_and_links_lead_somewhere(tmp_path: Path, invente
     (tmp_path / "results/profile/inria/patch.json").unlink()
     page = build(tmp_path, chosen, available=True)
     tables = [block for block in page.split("\n\n") if block.startswith("| ")]
-    assert len(tables) == 1 + 2 * len(ALL) + 1
+    assert len(tables) == 1 + 4 * len(ALL) + 1
     for table in tables:
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
         assert re.fullmatch(r"(\| (:--|--:) )+\|", table.splitlines()[1])
@@ -119,7 +121,34 @@ def test_pictures_of_benchmarks_that_left_the_suite_go(tmp_path: Path, invented:
     assert names == {"potsdam.png", "potsdam.svg", "potsdam-examples.png", "overview.png", "overview.svg"}
 
 
-def test_no_result_at_all_still_makes_a_page(tmp_path: Path, suite: Any) -> None:
-    page = build(tmp_path, suite(ALL), available=True)
-    assert "8 of 8 declared runs are missing" in page.splitlines()[0]
-    assert page.count("Nothing of this benchmark is there yet.") == 4
+def test_no_result_at_all_leaves_the_report_that_is_there(tmp_path: Path, invented: Any, suite: Any) -> None:
+    chosen = invented.fill(tmp_path / "results", suite(("potsdam", "blu")), with_pictures=True)
+    build(tmp_path, chosen)
+    for name in ("metrics", "profile"):
+        shutil.rmtree(tmp_path / "results" / name)
+    before = written(tmp_path)
+    with pytest.raises(UserError, match="neither scores nor profile of any declared run"):
+        build(tmp_path, chosen, available=True)
+    assert written(tmp_path) == before and len(before) > 8
+    # A profile alone is a result, were it only that it did not fit.
+    invented.put(tmp_path / "results", invented.out_of_memory("blu", "patch"))
+    page = build(tmp_path, chosen, available=True)
+    assert "4 of 4 declared runs are missing" in page.splitlines()[0]
+    assert page.count("Nothing of this benchmark is there yet.") == 1
+
+
+def test_what_is_missing_is_counted_by_reason(tmp_path: Path, invented: Any, suite: Any) -> None:
+    results, chosen = (
+        tmp_path / "results",
+        invented.fill(tmp_path / "results", suite(("potsdam", "blu"), ("patch",), (0, 1))),
+    )
+    assert build_report(results, tmp_path / "reports", chosen, True) == []
+    for seed in (0, 1):
+        (results / f"metrics/blu/patch/{seed}/metrics.json").unlink()
+    (results / "profile/potsdam/patch.json").unlink()
+    invented.put(results, invented.out_of_memory("blu", "patch"))
+    assert build_report(results, tmp_path / "reports", chosen, True) == [
+        "2 of 8 runs without a result: 2 × no metrics: the run was not trained and evaluated, or failed",
+        "2 of 4 profiles without a result: 1 × no profile: it was not measured, or failed; "
+        "1 × it does not fit into 24564 MiB",
+    ]

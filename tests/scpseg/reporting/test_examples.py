@@ -34,6 +34,16 @@ def test_panels_show_image_truth_and_every_method(tmp_path: Path) -> None:
     assert again.read_bytes() == out.read_bytes()
 
 
+def test_a_white_class_has_an_edge(tmp_path: Path) -> None:
+    plain(tmp_path / "scpseg", "1", dict.fromkeys(("image", "truth", "prediction"), (255, 255, 255)))
+    out = tmp_path / "out.png"
+    draw_examples({"scpseg": tmp_path / "scpseg"}, SPECS["potsdam"], out)
+    with Image.open(out) as picture:
+        row = np.asarray(picture.convert("L"))[picture.height // 2]
+    # Three panels with a left and a right edge each.
+    assert np.count_nonzero(np.diff((row < 230).astype(int)) == 1) + int(row[0] < 230) == 6
+
+
 def test_without_pictures_nothing_is_written(tmp_path: Path) -> None:
     assert draw_examples({"scpseg": tmp_path / "none"}, SPECS["blu"], tmp_path / "out.png") == ()
     assert not (tmp_path / "out.png").exists()

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from scpseg.reporting.collect import collect
-from scpseg.reporting.figures import DPI, _limits, colour_of, draw_tradeoff
+from scpseg.reporting.figures import COVERED, DPI, MARKER_SIZE, _limits, _uncover, arms, draw_tradeoff
 from scpseg.reporting.summary import Line, summarise
 
 METHODS = ("patch", "downscale", "glnet")
@@ -67,8 +67,21 @@ def test_equal_memory_looks_equal_and_far_apart_becomes_logarithmic() -> None:
     assert axes.get_xscale() == "log"
 
 
-def test_colour_of_the_first_method_is_its_own() -> None:
-    methods = [f"m{index}" for index in range(20)]
-    colours = [colour_of(method, methods) for method in methods]
-    assert colours[0] not in colours[1:]
-    assert len(set(colours[:8])) == 8
+def test_what_lies_under_another_marker_is_larger() -> None:
+    from matplotlib.figure import Figure
+
+    axes = Figure(figsize=(4, 3), dpi=DPI).add_subplot()
+    places = [(50.0, 50.0), (50.2, 50.0), (50.1, 50.1), (80.0, 80.0)]
+    marks = [axes.plot([x], [y], "o", zorder=4 - place)[0] for place, (x, y) in enumerate(places)]
+    axes.set_xlim(0, 100)
+    axes.set_ylim(0, 100)
+    _uncover(axes, marks)
+    top, second, third, alone = [mark.get_markersize() for mark in marks]
+    assert top == alone == MARKER_SIZE
+    assert (second, third) == (MARKER_SIZE + COVERED, MARKER_SIZE + 2 * COVERED)
+
+
+def test_no_interval_is_drawn_beyond_what_a_share_can_be() -> None:
+    assert arms(98.0, 3.0) == [[3.0], [2.0]]
+    assert arms(1.0, 3.0) == [[1.0], [3.0]]
+    assert arms(50.0, 3.0) == [[3.0], [3.0]]

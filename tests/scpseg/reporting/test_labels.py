@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from scpseg.reporting.labels import Named, place_names
+from scpseg.reporting.labels import MARGIN, Named, place_names
 
 
 @pytest.fixture
@@ -45,6 +45,13 @@ def test_names_of_points_on_each_other_do_not_touch(axes: Axes) -> None:
 def test_a_lone_name_stands_on_the_right(axes: Axes) -> None:
     assert place_names(axes, [Named(5, 5, "Alone", "black")], 7.5, 5.5)
     assert boxes(axes)[0].x0 > axes.transData.transform((5, 5))[0]
+
+
+def test_no_name_touches_the_frame(axes: Axes) -> None:
+    frame = axes.get_window_extent()
+    for tenths in range(80, 100):
+        assert place_names(axes, [Named(tenths / 10, 5, "Name", "black")], 7.5, 5.5)
+    assert max(box.x1 for box in boxes(axes)) <= frame.x1 - MARGIN * 200 / 72 + 1e-6
 
 
 def test_a_crowd_gets_no_names(axes: Axes) -> None:

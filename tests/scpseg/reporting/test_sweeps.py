@@ -13,10 +13,22 @@ import pytest
 from PIL import Image
 
 from scpseg.reporting.collect import collect
+from scpseg.reporting.looks import METHODS, OTHERS
 from scpseg.reporting.page import SYNTHETIC
-from scpseg.reporting.sweep_figures import draw_sweep
+from scpseg.reporting.sweep_figures import Mark, _limits, _looks, draw_sweep
 from scpseg.reporting.sweep_page import render, table, write_sweep
-from scpseg.reporting.sweeps import Row, Sweep, csv_text, difference, memory, miou, published, short, tidy
+from scpseg.reporting.sweeps import (
+    Row,
+    Sweep,
+    csv_text,
+    difference,
+    measured_elsewhere,
+    memory,
+    miou,
+    published,
+    short,
+    tidy,
+)
 
 STEPS = Sweep("components", "What each part adds", "steps", ("parts", "segmenter"), "table 6")
 PAIRS = Sweep("segmenters", "Without and with SCPSeg", "pairs", ("segmenter", "method"), "table 5")
@@ -99,6 +111,9 @@ def test_table_has_a_line_per_row_with_effective_sizes_and_the_papers_figure(ste
     assert " reference " in lines[2]
     size, meter = memory(steps[0])
     assert meter == "rss" and f"{size:.0f}" in cells
+    assert "peak memory MiB (rss)" in lines[0] and "meter" not in lines[0]
+    steps[0].runs[0]["memory_backend"] = "nvml"
+    assert "| peak memory MiB | meter |" in table(STEPS, steps) and "| 214 | nvml |" in table(STEPS, steps)
 
 
 def test_rows_without_a_result_keep_their_place_and_say_why(make: Make, tmp_path: Path) -> None:
@@ -172,3 +187,36 @@ def test_without_a_result_nothing_is_drawn_and_an_old_picture_goes(make: Make, t
     assert (tmp_path / "sizes.png").exists()
     write_sweep(GRID, grid_rows(make, without=9), tmp_path)
     assert not list(tmp_path.glob("*.png")) and "No run is there yet" in (tmp_path / "README.md").read_text()
+
+
+def test_methods_keep_their_looks_and_segmenters_have_others(make: Make, steps: list[Row]) -> None:
+    assert _looks(pair_rows(make)) == {"Patch": METHODS["patch"], "SCPSeg": METHODS["scpseg"]}
+    assert _looks(steps) == {"FCN-8s": OTHERS[0], "DeepLabv3+": OTHERS[1]}
+
+
+def test_both_panels_span_equally_many_points() -> None:
+    assert _limits({("a", "x"): Mark(50.0), ("a", "y"): Mark(60.0, 1.0)}, 12.0) == pytest.approx((48.3, 62.7))
+    assert _limits({("a", "x"): Mark(85.0), ("a", "y"): Mark(86.0)}, 12.0) == pytest.approx((78.3, 92.7))
+    # Nothing is above 100 %; a marker there is not cut.
+    assert _limits({("a", "x"): Mark(85.0), ("a", "y"): Mark(86.0)}, 40.0) == pytest.approx((52.0, 100.0))
+    assert _limits({("a", "x"): Mark(85.0), ("a", "y"): Mark(99.0, 3.0)}, 30.0) == pytest.approx((67.0, 103.0))
+
+
+def test_memory_of_other_threads_or_hardware_is_marked(make: Make) -> None:
+    rows = [make(str(number), "a", {0: 0.5}) for number in range(4)]
+    assert measured_elsewhere(rows) == [] and "†" not in render(DOTS, rows, drawn=False)
+    rows[1].runs[0]["profile_environment:threads"] = "1"
+    rows[3].runs[0]["profile_environment:device"] = "Another CPU"
+    # Without a figure there is nothing to mark; equal counts go to what comes first.
+    rows.append(make("5", "a", {0: 0.5}))
+    rows[4].runs[0].update({"memory_mib": None, "profile_environment:threads": "9"})
+    assert measured_elsewhere(rows) == [rows[1], rows[3]]
+    lines = table(DOTS, rows).splitlines()[2:]
+    assert [" †" in line for line in lines] == [False, True, False, True, False]
+    page = render(DOTS, rows, drawn=False)
+    assert "- † memory and speed measured on other hardware, or with another number of threads, than most rows" in page
+
+
+def test_page_says_that_differences_are_of_unrounded_figures_and_links_the_runs(steps: list[Row]) -> None:
+    page = render(STEPS, steps, drawn=True)
+    assert "Differences are of unrounded figures" in page and "[runs.csv](runs.csv)" in page

@@ -4,8 +4,19 @@ from pathlib import Path
 from typing import Any
 
 from scpseg.reporting.collect import collect
-from scpseg.reporting.summary import Estimate, summarise
-from scpseg.reporting.tables import DASH, class_table, main_table, markdown, overview_table, percent, seconds
+from scpseg.reporting.sections import settings
+from scpseg.reporting.summary import Estimate, records, summarise
+from scpseg.reporting.tables import (
+    DASH,
+    class_table,
+    main_table,
+    markdown,
+    network_table,
+    overview_table,
+    percent,
+    published_table,
+    seconds,
+)
 
 
 def cells(table: str) -> list[dict[str, str]]:
@@ -18,31 +29,58 @@ def test_numbers_for_people() -> None:
     assert percent(Estimate(0.71234, 0.01266, 3)) == "71.2 ± 1.3"
     assert percent(Estimate(0.71234, None, 1)) == "71.2"
     assert percent(Estimate(None, None, 0)) == DASH
-    assert [seconds(value) for value in (None, 0.041234, 2.5, 43.21, 123.4)] == [DASH, "0.0412", "2.50", "43.2", "123"]
+    assert [seconds(value) for value in (None, 0.041234, 2.0, 9.96, 43.21, 123.4)] == [
+        *(DASH, "0.041", "2.0", "10", "43", "120"),
+    ]
 
 
 def test_a_bar_in_a_cell_does_not_make_a_column() -> None:
     assert markdown(["a", "b"], [["1|2", "x\ny"]]).splitlines()[2] == r"| 1\|2 | x y |"
 
 
-def test_main_table_has_measured_and_published_columns(tmp_path: Path, invented: Any, suite: Any) -> None:
+def test_what_is_measured_and_what_is_published_stand_in_tables_of_their_own(
+    tmp_path: Path, invented: Any, suite: Any
+) -> None:
     chosen = invented.fill(tmp_path, suite(baselines=("patch", "glnet")))
-    scpseg, patch, glnet = cells(main_table(summarise(collect(tmp_path, chosen, available=False))))
+    lines = summarise(collect(tmp_path, chosen, available=False))
+    scpseg, *_ = cells(main_table(lines))
     score = invented.metrics("potsdam", "scpseg", 0)["metrics"]["mean_iou"]
     assert scpseg["mIoU %"] == f"{100 * score:.1f}"
+    assert (scpseg["peak memory MiB (rss)"], scpseg["seeds"]) == ("214", "1")
+    assert (scpseg["s / image"], scpseg["MPx / s"]) == ("0.41", "0.36")
+    scpseg, patch, glnet = cells(network_table(lines))
     assert scpseg["patch / context / squeezed / overview"] == "64 / 128 / 48 / –"
-    assert (scpseg["peak memory MiB"], scpseg["meter"], scpseg["seeds"]) == ("214", "rss", "1")
-    assert (scpseg["s / image"], scpseg["MPx / s"], scpseg["parameters M"]) == ("0.412", "0.358", "2.35")
+    assert (glnet["patch / context / squeezed / overview"], patch["parameters M"]) == ("64 / 64 / – / 128", "2.35")
+    scpseg, patch, glnet = cells(published_table(lines))
     assert (scpseg["paper: mIoU %"], scpseg["paper: memory MB"]) == ("87.6", "1834")
     assert (glnet["paper: mIoU %"], glnet["paper: segmenter"]) == ("84.0", "not stated")
     assert {patch[name] for name in patch if name.startswith("paper: ")} == {DASH}
+    # As wide as a page of GitHub shows without a scroll bar.
+    assert all(len(row) <= 9 for table in (main_table, network_table, published_table) for row in cells(table(lines)))
 
 
 def test_published_test_figures_do_not_stand_beside_other_images(tmp_path: Path, invented: Any, suite: Any) -> None:
     chosen = invented.fill(tmp_path, suite(baselines=()))
     invented.put(tmp_path, invented.metrics("potsdam", "scpseg", 0, split="val"))
-    (scpseg,) = cells(main_table(summarise(collect(tmp_path, chosen, available=False))))
+    (scpseg,) = cells(published_table(summarise(collect(tmp_path, chosen, available=False))))
     assert {scpseg[name] for name in scpseg if name.startswith("paper: ")} == {DASH}
+
+
+def test_settings_have_a_line_each_and_equal_benchmarks_a_table(tmp_path: Path, invented: Any, suite: Any) -> None:
+    chosen = invented.fill(tmp_path, suite(("potsdam", "blu", "inria"), ("patch",)))
+    record = invented.metrics("inria", "patch", 0)
+    invented.put(tmp_path, record | {"training": record["training"] | {"batch": 4, "warm": 9}})
+    text = settings(records(collect(tmp_path, chosen, available=False)))
+    first, second = [part for part in text.split("\n\n") if part.startswith("| ")]
+    assert text.index("ISPRS Potsdam, BLU:\n") < text.index(first) < text.index("Inria Aerial:\n")
+    of = {row["setting"]: (row["SCPSeg"], row["Patch"]) for row in cells(first)}
+    assert of == {
+        **{"context": ("128", "64"), "csm_ratio": ("0.75", DASH), "squeezed": ("48", DASH)},
+        **{"batch": ("8", "8"), "revision": ("0123abc", "0123abc")},
+    }
+    of_inria = {row["setting"]: (row["SCPSeg"], row["Patch"]) for row in cells(second)}
+    assert of_inria == of | {"batch": ("8", "4"), "warm": (DASH, "9")}
+    assert "iterations `300`" in text
 
 
 def test_missing_cells_are_dashes_and_other_hardware_is_marked(tmp_path: Path, invented: Any, suite: Any) -> None:
@@ -55,12 +93,12 @@ def test_missing_cells_are_dashes_and_other_hardware_is_marked(tmp_path: Path, i
     invented.put(tmp_path, invented.metrics("inria", "scpseg", 0, environment=invented.environment("Another CPU")))
     lines = summarise(collect(tmp_path, chosen, available=True))
     scpseg, patch, glnet, fctl = cells(main_table(lines))
-    assert (patch["building IoU %"], patch["seeds"], patch["peak memory MiB"]) == (DASH, "0 of 2", "213")
+    assert (patch["building IoU %"], patch["seeds"], patch["peak memory MiB (rss)"]) == (DASH, "0 of 2", "213")
     assert glnet["seeds"] == "1 of 2" and "±" not in glnet["building IoU %"]
-    assert glnet["peak memory MiB"].endswith("†") and glnet["s / image"].endswith("†")
+    assert glnet["peak memory MiB (rss)"].endswith("†") and glnet["s / image"].endswith("†")
     assert scpseg["building IoU %"].endswith("‡") and "±" in scpseg["building IoU %"]
-    assert not scpseg["peak memory MiB"].endswith("†")
-    assert (fctl["peak memory MiB"], fctl["s / image"]) == ("OOM", DASH)
+    assert not scpseg["peak memory MiB (rss)"].endswith("†")
+    assert (fctl["peak memory MiB (rss)"], fctl["s / image"]) == ("OOM", DASH)
     assert [row["building"] for row in cells(class_table(lines))][1] == DASH
     assert [row["method"] for row in cells(overview_table(lines))] == ["SCPSeg", "Patch", "GLNet", "FCtL"]
 
@@ -69,5 +107,8 @@ def test_overview_names_the_meter_where_meters_differ(tmp_path: Path, invented: 
     chosen = invented.fill(tmp_path, suite())
     assert "MiB (rss)" in overview_table(summarise(collect(tmp_path, chosen, available=False)))
     invented.put(tmp_path, invented.profile("potsdam", "patch", backend="nvml"))
-    table = overview_table(summarise(collect(tmp_path, chosen, available=False)))
-    assert "| 214 rss |" in table and "| 1828 nvml |" in table
+    lines = summarise(collect(tmp_path, chosen, available=False))
+    assert "| 214 rss |" in overview_table(lines) and "| 1828 nvml |" in overview_table(lines)
+    assert [(row["peak memory MiB"], row["meter"]) for row in cells(main_table(lines))] == [
+        *(("214", "rss"), ("1828", "nvml")),
+    ]
