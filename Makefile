@@ -7,7 +7,7 @@ export PYTHONUNBUFFERED := 1
 .PHONY: help repro report profile gpu test soak lint bench
 
 help:
-	@echo "make repro    data, training, evaluation, profile and report as params.yaml says (sample: about 10 minutes)"
+	@echo "make repro    data, training, evaluation, profile and report as params.yaml says (sample: about 15 minutes)"
 	@echo "make report   the report from what is there; missing runs are named with their reason"
 	@echo "make profile  measure memory and speed anew, then the report"
 	@echo "make gpu      memory and speed of every method at the paper's sizes on an NVIDIA GPU, no DVC, no data"
@@ -21,7 +21,9 @@ help:
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
+# DVC reads params.yaml before its first stage runs, and its words for a mistake there are no help.
 repro: .venv/installed
+	python -m pipelines.check
 	dvc repro
 	@echo "the report: reports/README.md"
 

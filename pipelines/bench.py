@@ -18,19 +18,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipelines.stage import run_stage
 from scpseg.contract import Labels, Method, Setting, Views
 from scpseg.environment import processor
+from scpseg.errors import UserError
 from scpseg.method import scpseg
 from scpseg.method.csm import squeeze
 from scpseg.method.lfa import LFAParams, alignment
 from scpseg.params import Params, SegmenterParams
 from scpseg.segmenters.base import normalise
+from scpseg.values import Range
 
 Work = Callable[[], object]
 PAPER = ((256, 16), (512, 8))
 """(patch L in pixels, windows a step) of the paper; ratio 0.75 and context 2 in both."""
 SIDE_BY_SIDE = LFAParams(weight=0.5, window=7, stride="k", detach=True)
 DENSE = replace(SIDE_BY_SIDE, stride=1)
+VALID = {"share": Range(1, 16), "repeats": Range(1, 1000), "threads": Range(0, 1024)}
+"""What the arguments may be."""
 
 
 def seconds(works: dict[str, Work], repeats: int) -> dict[str, float]:
@@ -140,13 +145,27 @@ def measure(patch: int, batch: int, repeats: int) -> list[tuple[str, str, str]]:
     return rows
 
 
-def main() -> None:
-    """Print the table."""
+def arguments() -> argparse.Namespace:
+    """The command line.
+
+    Raises:
+        UserError: a number that is out of range.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--share", type=int, default=4, help="measure 1/SHARE of the paper's batch (default 4)")
     parser.add_argument("--repeats", type=int, default=3, help="timed runs of each part (default 3)")
-    parser.add_argument("--threads", type=int, default=0, help="threads (default: as torch decides)")
+    parser.add_argument("--threads", type=int, default=0, help="threads (default: 0, as torch decides)")
     asked = parser.parse_args()
+    for name, valid in VALID.items():
+        value = getattr(asked, name)
+        if problem := valid.problem(value):
+            raise UserError(f"--{name} is {value}, but {problem}")
+    return asked
+
+
+def main() -> None:
+    """Print the table."""
+    asked = arguments()
     if asked.threads:
         torch.set_num_threads(asked.threads)
     print(f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
@@ -156,4 +175,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_stage(main)

@@ -5,6 +5,8 @@ Its output is constant, so that a changed value reruns only the stages that use 
 
 from __future__ import annotations
 
+import argparse
+import os
 from pathlib import Path
 
 from pipelines.methods import METHODS, module_of
@@ -12,11 +14,21 @@ from pipelines.stage import run_stage
 from scpseg.data.specs import SPECS
 from scpseg.data.splits import read_split
 from scpseg.data.upstream.choice import check_upstream
-from scpseg.data.upstream.sources import MIRROR
+from scpseg.data.upstream.sources import MIRROR, UPSTREAM, is_address, root
+from scpseg.environment import choose_device
 from scpseg.errors import UserError
 from scpseg.files import write_text
-from scpseg.params import BENCHMARKS, GENERAL, BenchmarkParams, DataParams, EvaluationParams, Params
-from scpseg.values import nearest
+from scpseg.params import (
+    BENCHMARKS,
+    GENERAL,
+    BenchmarkParams,
+    DataParams,
+    EvaluationParams,
+    MachineParams,
+    Params,
+    TrainParams,
+)
+from scpseg.values import advice, nearest
 
 OUTPUT = Path("results/check.txt")
 
@@ -38,13 +50,12 @@ def check(params: Params) -> None:
     known = sections()
     for name in params.values:
         if name not in known:
-            raise UserError(
-                f"{params.path.name}: {name} is no section; {nearest(name, known)} "
-                f"(restore the file with `git checkout params.yaml`)"
-            )
+            file = params.path.name
+            raise UserError(f"{file}: {name} is no section ({nearest(name, known)}){advice(file)}")
     for name, cls in known.items():
         params.section(name, cls)
     check_upstream(params)
+    _check_machine(params)
     suite = params.suite
     for name in suite.benchmarks:
         if name not in SPECS:
@@ -54,14 +65,32 @@ def check(params: Params) -> None:
         if name not in rivals:
             raise params.refuse("suite.baselines", name, f"that is no rival method; {nearest(name, rivals)}")
     for benchmark in suite.benchmarks:
-        _check_source(params, benchmark)
+        _check_invented(params, benchmark)
+    _check_source(params)
+    for benchmark in suite.benchmarks:
         _check_labels(params, benchmark)
         _check_split(params, benchmark)
         for method in ("scpseg", *suite.baselines):
             module_of(method).check(params, benchmark)
 
 
-def _check_source(params: Params, benchmark: str) -> None:
+def _check_machine(params: Params) -> None:
+    device = choose_device(params.section("machine", MachineParams).device)
+    precision = params.section("train", TrainParams).precision
+    if precision != "fp32" and device.type != "cuda":
+        raise params.refuse("train.precision", precision, "that needs a CUDA device, and none is used; set it to fp32")
+
+
+def _check_source(params: Params) -> None:
+    source, words = params.section("data", DataParams).source, (MIRROR, UPSTREAM)
+    if source in words or is_address(source) or (source and os.path.isdir(root() / os.path.expanduser(source))):
+        return
+    close = nearest(source.lower(), words)
+    why = f"that is no folder here, no address (http://..., https://...), and neither {MIRROR} nor {UPSTREAM}; "
+    raise params.refuse("data.source", source, why + (close if close.startswith("did") else "name one of these"))
+
+
+def _check_invented(params: Params, benchmark: str) -> None:
     source = params.section("data", DataParams).source
     if SPECS[benchmark].invented and source != MIRROR:
         why = f"the scenes of {benchmark} come from the mirror alone; set it to {MIRROR}, or take {benchmark} out of"
@@ -87,6 +116,7 @@ def _check_split(params: Params, benchmark: str) -> None:
 
 def work() -> None:
     """Check params.yaml and write the constant output."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     check(Params.load())
     write_text(OUTPUT, "params.yaml is valid\n")
     print("params.yaml is valid")

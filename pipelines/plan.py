@@ -156,13 +156,18 @@ def duration(seconds: float | None) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """A number with its noun; `many` is the plural where it is not `one` with an s."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
 def report(params: Params, names: Iterable[str]) -> str:
     """The plan in plain lines."""
     jobs = [job_of(name) for name in names]
     if not jobs:
         return "nothing to do: every result is that of the current parameters, code and data"
     device = device_name(params)
-    lines = [f"{len(jobs)} stages would run on {device}"]
+    lines = [f"{counted(len(jobs), 'stage')} would run on {device}"]
     for kind in ("mirror", "download", "prepare"):
         mine = [job.benchmark for job in jobs if job.kind == kind]
         if not mine:
@@ -183,15 +188,17 @@ def report(params: Params, names: Iterable[str]) -> str:
             unknown += len(seeds) if each is None else 0
             what = f"{iterations} iterations, " if kind == "train" else ""
             runs = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
-            lines.append(f"{kind:10} {benchmark} {method}, {runs}: {what}{duration(each)} each")
+            time = f"{duration(each)} each" if each is not None and len(seeds) > 1 else duration(each)
+            lines.append(f"{kind:10} {benchmark} {method}, {runs}: {what}{time}")
     profiles = sum(job.kind == "profile" for job in jobs)
     if profiles:
-        lines.append(f"{'profile':10} {profiles} workloads")
+        lines.append(f"{'profile':10} {counted(profiles, 'workload')}")
     if any(job.kind == "report" for job in jobs):
         lines.append("report")
-    total = f"{duration(sum(known))} for {len(known)} trainings and evaluations that were measured here before"
-    lines.append(f"expected: {total}" + (f"; {unknown} more were not" if unknown else ""))
-    return "\n".join(lines)
+    words = ("training or evaluation", "trainings and evaluations")
+    parts = [f"{duration(sum(known))} for {counted(len(known), *words)} like one measured here"] if known else []
+    parts += [f"unknown time for {counted(unknown, *words)} unlike any measured here"] if unknown else []
+    return "\n".join(lines + ([f"expected: {'; '.join(parts)}"] if parts else []))
 
 
 def work() -> None:

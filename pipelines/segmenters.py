@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from pipelines.stage import run_stage
@@ -65,6 +66,7 @@ def with_table(text: str, table: str) -> str:
 
 def main() -> None:
     """Write the table."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     write_text(README, with_table(README.read_text(encoding="utf-8"), table()))
     print(f"segmenters: {README}")
 

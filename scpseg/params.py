@@ -14,11 +14,15 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 
 from scpseg.errors import UserError
-from scpseg.values import NonNegative, Positive, Range, Share, build, nearest, refusal
+from scpseg.values import NonNegative, Positive, Range, Share, advice, build, nearest, plain, refusal
 
 T = TypeVar("T")
 Names = tuple[str, ...] | tuple[()]
 """A list that may be empty."""
+LAST_SEED = 2**32 - 1
+Seed = Annotated[int, Range(0, LAST_SEED)]
+Batch = Annotated[int, Range(1, 4096)]
+Steps = Annotated[int, Range(1, 10**9)]
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class SuiteParams:
 
     benchmarks: tuple[str, ...]
     baselines: Names
-    seeds: tuple[Annotated[int, Range(0)], ...]
+    seeds: tuple[Seed, ...]
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class UpstreamParams:
 class MirrorParams:
     """The procedural miniatures: side of an image in pixels, images per split."""
 
-    seed: Annotated[int, Range(0)]
+    seed: Seed
     side: Annotated[int, Range(64)]
     train: Annotated[int, Range(2)]
     val: Positive
@@ -90,14 +94,14 @@ class SegmenterParams:
 class TrainParams:
     """The recipe that every method shares."""
 
-    iterations: Positive
+    iterations: Steps
     learning_rate: Annotated[float, Range(0, above=True)]
     momentum: Share
     weight_decay: NonNegative
     precision: Literal["fp32", "fp16", "bf16"]
     flips: bool
     turns: bool
-    log_every: Positive
+    log_every: Steps
 
 
 @dataclass(frozen=True)
@@ -107,8 +111,8 @@ class MachineParams:
     device: Literal["auto", "cpu", "cuda"]
     deterministic: bool
     tf32: bool
-    threads: Annotated[int, Range(0)]
-    workers: Annotated[int, Range(0)]
+    threads: Annotated[int, Range(0, 1024)]
+    workers: Annotated[int, Range(0, 256)]
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,7 @@ class InferenceParams:
     """Whole-image inference: `overlap` is the share of a patch that the next one covers again."""
 
     overlap: Annotated[float, Range(0, 0.9)]
-    batch: Positive
+    batch: Batch
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,7 @@ class BenchmarkParams:
     """
 
     patch: Annotated[int, Range(32)]
-    batch: Positive
+    batch: Batch
     split: str
     labels: str
 
@@ -176,19 +180,21 @@ class Params:
         """Read a YAML file of sections.
 
         Raises:
-            UserError: the file is missing, is no YAML, or is no mapping of sections.
+            UserError: the file is missing, is no YAML, is no mapping of sections, or names a key twice.
         """
         try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+            values = plain(path.read_text(encoding="utf-8"), path.name)
         except FileNotFoundError:
-            raise UserError(f"{path.name} is missing: copy one of profiles/*.yaml to params.yaml") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            todo = "copy one of profiles/*.yaml to it" if path.name == "params.yaml" else "name an existing file"
+            raise UserError(f"{path} is missing; {todo}") from None
+        except OSError as error:
+            why = f"{path} cannot be read ({error.strerror})"
+            raise UserError(f"{why}; make it a file like profiles/*.yaml") from None
+        except (yaml.YAMLError, ValueError) as error:
             reason = " ".join(str(error).split())
-            raise UserError(
-                f"{path.name} is no valid YAML ({reason}); restore it with `git checkout {path.name}`"
-            ) from None
-        if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-            raise UserError(f"{path.name} holds no sections; restore it with `git checkout {path.name}`")
+            raise UserError(f"{path.name} is no valid YAML ({reason}){advice(path.name)}") from None
+        if not isinstance(values, dict):
+            raise UserError(f"{path.name} holds no sections{advice(path.name)}")
         return cls(values, path)
 
     def section(self, name: str, cls: type[T]) -> T:

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from scpseg.values import refusal
+from scpseg.values import Range, refusal
 
 SMALLEST = 32
 """Pixels: the least that the patch may be shrunk to [ours]."""
@@ -35,7 +35,7 @@ class CSMParams:
     """
 
     ratio: float
-    context: float
+    context: Annotated[float, Range(high=64)]
     kernel: Literal["antialias", "bilinear"]
     supervise: Literal["frame", "centre"]
 

@@ -88,8 +88,8 @@ def check(params: Params, benchmark: str) -> None:
     if not lfa.weight:
         return
     if not srd.weight:
-        why = "LFA aligns with the features of the super-resolution decoder, which srd.weight 0 leaves out"
-        raise params.refuse("lfa.weight", lfa.weight, f"{why}; set lfa.weight to 0 as well, or srd.weight above 0")
+        why = f"LFA (lfa.weight {lfa.weight:g}) aligns with features of the decoder that this leaves out"
+        raise params.refuse("srd.weight", srd.weight, f"{why}; set it above 0, or lfa.weight to 0 as well")
     cells = effective.squeezed // stride
     if lfa.window > cells:
         why = f"the features of the squeezed patch of {benchmark} have {cells} x {cells} cells"

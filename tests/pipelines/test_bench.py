@@ -1,6 +1,8 @@
+import pytest
 import torch
 
-from pipelines.bench import DENSE, PAPER, build, explicit_windows, seconds
+from pipelines.bench import DENSE, PAPER, arguments, build, explicit_windows, seconds
+from scpseg.errors import UserError
 from scpseg.method.lfa import alignment
 
 
@@ -19,3 +21,25 @@ def test_both_sides_of_the_dense_ratio_compute_the_same_loss() -> None:
 def test_the_bench_measures_the_papers_sizes() -> None:
     sizes = build(PAPER[0][0]).describe()
     assert (sizes["patch"], sizes["context"], sizes["squeezed"]) == (256, 512, 192)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (("--share", "0"), "--share is 0, but it must be at least 1 and at most 16; the nearest valid value is 1"),
+        (("--repeats", "0"), "--repeats is 0, but it must be at least 1"),
+        (("--threads", "-1"), "--threads is -1, but it must be at least 0 and at most 1024"),
+        (("--threads", "1000000"), "--threads is 1000000, but .* the nearest valid value is 1024"),
+    ],
+)
+def test_arguments_out_of_range_are_sentences(
+    given: tuple[str, str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["bench", *given])
+    with pytest.raises(UserError, match=f"^{words}"):
+        arguments()
+
+
+def test_the_usual_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["bench"])
+    assert vars(arguments()) == {"share": 4, "repeats": 3, "threads": 0}

@@ -3,9 +3,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
-from pipelines.check import check, sections
+from pipelines.check import OUTPUT, check, sections, work
 from scpseg.errors import UserError
 from scpseg.params import Params
 
@@ -37,7 +38,11 @@ def test_params_is_the_sample_profile() -> None:
 
 
 @pytest.mark.parametrize("name", PROFILES)
-def test_every_profile_is_valid_and_has_the_same_keys(name: str) -> None:
+def test_every_profile_is_valid_and_has_the_same_keys(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "datasets").mkdir()  # that profile folder.yaml asks for
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     params = Params.load(ROOT / "profiles" / name)
     check(params)
     assert set(params.values) == set(sections())
@@ -64,9 +69,22 @@ def test_every_profile_is_valid_and_has_the_same_keys(name: str) -> None:
         ("potsdam.labels", "noboundary", ["potsdam.labels is 'noboundary'", "did you mean 'noBoundary'?"]),
         ("evaluation.split", "train", ["evaluation.split is 'train'", "test, val"]),
         ("lfa.stride", 3, ["lfa.stride is 3"]),
+        ("csm.context", 64.5, ["csm.context is 64.5", "at most 64; the nearest valid value is 64"]),
+        ("deepglobe.patch", 10**9, ["deepglobe.patch is 1000000000", "at most 65536"]),
+        ("segmenter.encoder", "", ["are known, such as resnet18, resnet34, resnet50, resnet101, resnet152"]),
+        ("train.precision", "fp16", ["train.precision is 'fp16'", "CUDA device", "set it to fp32"]),
+        ("train.precision", "bf16", ["train.precision is 'bf16'"]),
+        ("data.source", "", ["data.source is ''", "neither mirror nor upstream; name one of these"]),
+        ("data.source", "Mirror", ["data.source is 'Mirror'", "did you mean 'mirror'?"]),
+        ("data.source", "UPSTREAM", ["did you mean 'upstream'?"]),
+        ("data.source", "up-stream", ["did you mean 'upstream'?"]),
+        ("data.source", "nofolder", ["data.source is 'nofolder'", "no folder here"]),
+        ("data.source", "params.yaml", ["no folder here"]),
+        ("data.source", "~nobody-of-that-name/x", ["no folder here"]),
     ],
 )
-def test_mistakes_are_refused(key: str, value: Any, parts: list[str]) -> None:
+def test_mistakes_are_refused(key: str, value: Any, parts: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     message = refused(key, value)
     for part in parts:
         assert part in message
@@ -91,3 +109,38 @@ def test_the_probe_comes_from_the_mirror_alone() -> None:
     with pytest.raises(UserError, match=r"data\.source is 'datasets'.* probe come from the mirror alone") as caught:
         check(params)
     assert "\n" not in str(caught.value) and "suite.benchmarks" in str(caught.value)
+
+
+@pytest.mark.parametrize("source", ["mirror", "upstream", "https://mirror.test/sets", "mine", "{}/mine"])
+def test_sources_that_can_be(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine").mkdir()
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    check(changed("data.source", source.format(tmp_path)))
+
+
+def test_a_gpu_that_is_not_there_is_missed_before_data_are_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
+    params = changed("machine.device", "cuda")
+    params.values["train"]["precision"] = "fp16"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r"machine\.device is 'cuda', but torch sees no CUDA device; set"):
+        check(params)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    check(params)
+
+
+@pytest.mark.parametrize(("argument", "status"), [("--help", 0), ("foo", 2)])
+def test_stray_arguments_are_not_passed_over(
+    argument: str, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["check", argument])
+    with pytest.raises(SystemExit) as caught:
+        work()
+    assert caught.value.code == status and "usage: check" in "".join(capsys.readouterr())
+    assert not OUTPUT.exists()
+
+
+def test_make_repro_checks_before_dvc_reads_the_file() -> None:
+    recipe = (ROOT / "Makefile").read_text().partition("\nrepro:")[2].splitlines()[1:3]
+    assert recipe == ["\tpython -m pipelines.check", "\tdvc repro"]

@@ -131,6 +131,11 @@ def test_whole_table(tmp_path: Path, asked: list[Record], capsys: pytest.Capture
     assert (tmp_path / "invented-gpu-80gb/profile.csv").read_bytes() == before
 
 
+def test_a_profile_that_is_not_there_is_named_as_it_was_given(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^profiles/nope\.yaml is missing; name an existing file$"):
+        gpu.work(Path("profiles/nope.yaml"), tmp_path, 100.0)
+
+
 def test_phases_end_at_the_first_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     request = gpu.requests_of(gpu.on_gpu(Params.load(PAPER)))[Cell("training step", "glnet", "blu")]
     phases = []

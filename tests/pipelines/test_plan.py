@@ -109,9 +109,21 @@ def test_the_plan_counts_what_is_known_and_what_is_not(params: Params) -> None:
     names = ["prepare@inria", "train-scpseg@inria-0", "train-scpseg@inria-1", "train-baseline@inria-glnet-0", "report"]
     text = report(params, names)
     assert "5 stages" in text and "seeds 0, 1: 1000 iterations, 50 s each" in text
-    assert "glnet, seed 0: 1000 iterations, not measured each" in text
-    assert "expected: 100 s for 2 " in text and "1 more were not" in text
+    assert "glnet, seed 0: 1000 iterations, not measured\n" in text
+    assert text.endswith(
+        "expected: 100 s for 2 trainings and evaluations like one measured here; "
+        "unknown time for 1 training or evaluation unlike any measured here"
+    )
     assert report(params, []).startswith("nothing to do")
+
+
+def test_the_plan_of_one_thing_speaks_of_one(params: Params) -> None:
+    device, _, rest = report(params, ["profile-baseline@inria-glnet"]).partition("\n")
+    assert device.startswith("1 stage would run on") and rest == "profile    1 workload"
+    trained(params, "inria/scpseg/0", 10.0)
+    lines = report(params, ["train-scpseg@inria-0"]).splitlines()
+    assert lines[1].endswith("scpseg, seed 0: 1000 iterations, 50 s")
+    assert lines[2] == "expected: 50 s for 1 training or evaluation like one measured here"
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(None, "not measured"), (119, "119 s"), (150, "2 min"), (9000, "2.5 h")])

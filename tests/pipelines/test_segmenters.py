@@ -13,8 +13,21 @@ def test_the_readme_has_the_table_as_it_is_now(tmp_path: Path, monkeypatch: pyte
     before = (ROOT / README).read_bytes()
     monkeypatch.chdir(tmp_path)
     README.write_bytes(before)
+    monkeypatch.setattr("sys.argv", ["segmenters"])
     main()
     assert README.read_bytes() == before, "run `python -m pipelines.segmenters`"
+
+
+@pytest.mark.parametrize(("argument", "status"), [("--help", 0), ("x", 2)])
+def test_help_and_stray_arguments_write_nothing(
+    argument: str, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    README.write_text(f"{BEGIN}old\n{END}")
+    monkeypatch.setattr("sys.argv", ["segmenters", argument])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == status and README.read_text() == f"{BEGIN}old\n{END}"
 
 
 def test_a_row_for_every_segmenter() -> None:

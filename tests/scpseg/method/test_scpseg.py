@@ -181,7 +181,7 @@ def test_describe_gives_effective_sizes() -> None:
         ({"csm__ratio": 1.7}, "csm.ratio is 1.7.*nearest valid value is 1"),
         ({"csm__context": 1.0}, "csm.context is 1.0"),
         ({"csm__kernel": "bicubic"}, "csm.kernel is 'bicubic'.*antialias, bilinear"),
-        ({"srd__weight": 0.0}, "lfa.weight is 0.5.*srd.weight"),
+        ({"srd__weight": 0.0}, "srd.weight is 0.0.*lfa.weight"),
         ({"lfa__window": 13}, "lfa.window is 13.*12 x 12.*nearest valid value is 12"),
         ({"segmenter__name": "fcn8s", "lfa__window": 7}, "lfa.window is 7.*nearest valid value is 6"),
         ({"lfa__stride": 2}, "lfa.stride is 2"),
