@@ -40,6 +40,7 @@ def check(params: Params, benchmarks: tuple[str, ...]) -> None:
     Raises:
         UserError: a mistaken parameter; what is missing or does not answer is part of the text.
     """
+    from pipelines.plan import store_bytes
     from scpseg.data.upstream.choice import check_upstream
     from scpseg.data.upstream.survey import survey
 
@@ -48,7 +49,8 @@ def check(params: Params, benchmarks: tuple[str, ...]) -> None:
     print(f"data.source is {data.source}; nothing is fetched or written; 'about' marks estimates")
     for benchmark in benchmarks:
         labels = params.benchmark(benchmark).labels
-        print("\n".join(["", *survey(spec_of(benchmark), labels, data, upstream, places.store(benchmark))]), flush=True)
+        store, needed = places.store(benchmark), store_bytes(params, benchmark)
+        print("\n".join(["", *survey(spec_of(benchmark), labels, data, upstream, store, needed)]), flush=True)
 
 
 def bring(params: Params, benchmark: str, source: str) -> None:

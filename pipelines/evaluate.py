@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from pipelines import places
@@ -15,7 +16,7 @@ from pipelines.methods import build_method
 from pipelines.stage import run_stage
 from pipelines.train import arguments
 from scpseg import IGNORE_INDEX
-from scpseg.contract import drop_training_parts
+from scpseg.contract import Method, drop_training_parts
 from scpseg.data.specs import Spec, spec_of
 from scpseg.data.store import Store
 from scpseg.data.windows import Bytes
@@ -24,7 +25,7 @@ from scpseg.errors import UserError
 from scpseg.evaluation import probe
 from scpseg.evaluation.confusion import Matrix, Metrics, confusion, metrics
 from scpseg.evaluation.streaming import segment
-from scpseg.files import read_json, replacing, write_json, write_text
+from scpseg.files import damaged, read_json, replacing, write_json, write_text
 from scpseg.params import EvaluationParams, InferenceParams, MachineParams, Params
 from scpseg.progress import progress
 
@@ -47,7 +48,7 @@ def work(benchmark: str, name: str, seed: int) -> None:
         )
     folder = places.run(benchmark, name, seed)
     method = drop_training_parts(build_method(without_download(params), benchmark, name))
-    method.load_state_dict(load_file(folder / "weights.safetensors"))
+    training = read_trained(folder, method, params.values["segmenter"])
     method.to(device)
     out = places.scores(benchmark, name, seed)
     classes = len(spec.classes)
@@ -73,7 +74,6 @@ def work(benchmark: str, name: str, seed: int) -> None:
         np.savez_compressed(temporary, ids=np.array(ids), matrices=np.stack(matrices))
     if answers:
         write_text(out / "objects.csv", probe.table(answers))
-    training = read_json(folder / "training.json")
     index = store.index
     write_json(
         out / "metrics.json",
@@ -112,6 +112,35 @@ def work(benchmark: str, name: str, seed: int) -> None:
     print(f"{benchmark} {name} seed {seed}: {spec.mean_name} {result.mean_iou:.4f} on {len(ids)} {split} images")
 
 
+def read_trained(folder: Path, method: Method, segmenter: dict[str, Any]) -> dict[str, Any]:
+    """Put the weights of a run into `method` and return what training.json says of them.
+
+    Raises:
+        UserError: a file is missing or damaged, or of another network than the parameters describe.
+    """
+    path = folder / "weights.safetensors"
+    for name in (path, folder / "training.json"):
+        if not name.is_file():
+            raise UserError(f"{name.as_posix()} is missing; run `dvc repro`, which trains first")
+    training: dict[str, Any] = read_json(
+        folder / "training.json", "model", "segmenter", "initial_weights", "environment"
+    )
+    trained, asked = {**training["segmenter"], **training["model"]}, {**segmenter, **method.describe()}
+    other = [key for key in asked if key in trained and trained[key] != asked[key]]
+    if other:
+        was, now = (", ".join(f"{key} {values[key]}" for key in other) for values in (trained, asked))
+        raise UserError(f"{path.as_posix()} was trained with {was}, params.yaml has {now}; run `dvc repro`")
+    try:
+        weights = load_file(path)
+    except SafetensorError as error:
+        raise damaged(path, f"is damaged ({error})") from error
+    shapes = [{key: value.shape for key, value in state.items()} for state in (weights, method.state_dict())]
+    if shapes[0] != shapes[1]:
+        raise UserError(f"{path.as_posix()} holds another network than params.yaml describes; run `dvc repro`")
+    method.load_state_dict(weights)
+    return training
+
+
 def without_download(params: Params) -> Params:
     """The same parameters with random initial weights: trained ones replace them, nothing need be fetched."""
     segmenter = {**params.values["segmenter"], "weights": "random"}
@@ -146,5 +175,8 @@ def write_pictures(folder: Path, name: str, spec: Spec, image: Bytes, truth: Byt
 
 
 if __name__ == "__main__":
-    given = arguments()
-    run_stage(lambda: work(given.benchmark, given.method, given.seed))
+    given = arguments(__doc__)
+    run_stage(
+        lambda: work(given.benchmark, given.method, given.seed),
+        f"lower inference.batch, or train with a lower {given.benchmark}.patch",
+    )

@@ -8,6 +8,7 @@ from pathlib import Path
 from pipelines.stage import run_stage
 from scpseg.data.specs import SPECS
 from scpseg.data.synthetic.miniatures import write_miniature, write_nothing
+from scpseg.files import naming
 from scpseg.params import DataParams, MirrorParams, Params
 
 
@@ -21,7 +22,8 @@ def mirror(benchmark: str, params: Params, folder: Path) -> str:
     if source != "mirror":
         write_nothing(benchmark, folder)
         return f"mirror {benchmark}: nothing to write, because data.source is {source}"
-    archives = write_miniature(benchmark, folder, settings)
+    with naming(folder):
+        archives = write_miniature(benchmark, folder, settings)
     size = sum(archive["size"] for archive in archives) / 2**20
     return f"mirror {benchmark}: {len(archives)} files, {size:.1f} MiB of synthetic scenes in {folder}"
 
@@ -35,4 +37,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(main, "lower mirror.side")

@@ -2,21 +2,78 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from scpseg.errors import UserError
+from scpseg.files import without_room
+
+FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+IN_THE_WAY = frozenset({errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EBUSY})
+LOADING = (
+    "MemoryError in DataLoader worker",
+    "killed by signal: Killed",
+    "DataLoader worker (pid(s)",  # exited unexpectedly: torch knows no more when the kernel was faster
+    "out of shared memory",
+)
+"""How torch tells that memory ran out in a process that loads data, or that the kernel ended it."""
 
 
-def run_stage(work: Callable[[], None]) -> NoReturn:
-    """Run a stage and exit: 0, or 1 after one sentence for a user's mistake, or 130 when interrupted."""
+def run_stage(work: Callable[[], None], less: str = "close other programs, or take a machine with more") -> NoReturn:
+    """Run a stage and exit: 0, or 1 after one sentence for what the user can mend, or 130 when interrupted.
+
+    Args:
+        work: the stage.
+        less: what to do where memory does not suffice.
+    """
     try:
         work()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where it stopped", file=sys.stderr, flush=True)
         sys.exit(130)
+    except Exception as error:
+        sentence = explained(error, less)
+        if sentence is None:
+            raise
+        print(f"error: {sentence}", file=sys.stderr, flush=True)
+        sys.exit(1)
     sys.exit(0)
+
+
+def explained(error: Exception, less: str) -> str | None:
+    """What to tell the user in one sentence; None for an error that is none of the user's: its trace is needed."""
+    if isinstance(error, UserError):
+        # From a process that loads data torch brings the whole trace as text.
+        return str(error).rpartition("scpseg.errors.UserError: ")[2].strip()
+    if _out_of_memory(error):
+        first = " ".join((str(error).strip() or "no more to have").splitlines()[0].split())
+        return f"memory does not suffice ({first}): {less}"
+    if full := without_room(error):
+        where = f"{full.filename} cannot be written" if full.filename else "a file cannot be written"
+        return f"{where} ({full.strerror}): free some space there and run the same command again"
+    if isinstance(error, OSError) and (name := error.filename2 or error.filename):
+        if error.errno in FORBIDDEN:
+            return f"{name} cannot be read or written ({error.strerror}): change its permissions or take another place"
+        if error.errno in IN_THE_WAY:
+            return f"{_obstacle(Path(os.fsdecode(name)))} is in the way ({error.strerror}): move it elsewhere"
+    return None
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, that of the GPU too; torch is asked only where a stage uses it."""
+    if isinstance(error, MemoryError) or any(words in str(error) for words in LOADING):
+        return True
+    if "torch" not in sys.modules:
+        return False
+    from scpseg.profiling.workload import is_oom
+
+    return is_oom(error)
+
+
+def _obstacle(path: Path) -> Path:
+    """The file that stands where `path` needs a folder, or `path` itself."""
+    return next((folder for folder in path.parents if folder.exists() and not folder.is_dir()), path)

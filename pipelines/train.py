@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from pipelines import places
 from pipelines.methods import METHODS, build_method, module_of
@@ -19,6 +19,7 @@ from pipelines.stage import run_stage
 from scpseg.contract import drop_training_parts
 from scpseg.data.overviews import overviews
 from scpseg.data.sampling import WindowDataset
+from scpseg.data.specs import SPECS
 from scpseg.data.store import Store
 from scpseg.environment import configure, environment
 from scpseg.errors import UserError
@@ -37,15 +38,23 @@ SOURCES = (
     "scpseg/segmenters",
     "scpseg/training",
 )
+LAST_SEED = 2**32 - 1
+"""Of torch and numpy, with room for the step."""
 
 
-def arguments() -> argparse.Namespace:
+def arguments(description: str | None) -> argparse.Namespace:
     """BENCHMARK METHOD SEED."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("benchmark")
-    parser.add_argument("method")
-    parser.add_argument("seed", type=int)
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("benchmark", choices=list(SPECS))
+    parser.add_argument("method", choices=list(METHODS))
+    parser.add_argument("seed", type=_seed, help=f"a whole number from 0 to {LAST_SEED}")
     return parser.parse_args()
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) > LAST_SEED:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to {LAST_SEED}")
+    return int(text)
 
 
 def work(benchmark: str, name: str, seed: int) -> None:
@@ -83,7 +92,7 @@ def work(benchmark: str, name: str, seed: int) -> None:
     weights = {key: value.contiguous() for key, value in drop_training_parts(method.cpu()).state_dict().items()}
     folder = places.run(benchmark, name, seed)
     with replacing(folder / "weights.safetensors") as temporary:
-        save_file(weights, temporary)
+        temporary.write_bytes(save(weights))  # save_file loses the reason on a full disk
     write_text(folder / "history.csv", history_text(trained.history))
     record = {
         **asdict(recipe),
@@ -99,6 +108,8 @@ def work(benchmark: str, name: str, seed: int) -> None:
         "environment": environment(device),
     }
     write_json(folder / "training.json", record)
+    # Not before its weights are on the disk: a full disk must not cost a training.
+    checkpoint.discard(scratch)
     last = trained.history[-1]
     print(f"{benchmark} {name} seed {seed}: loss {last['total']:.4f} after {trained.iterations} iterations")
 
@@ -134,5 +145,9 @@ def _sources(name: str) -> list[Path]:
 
 
 if __name__ == "__main__":
-    given = arguments()
-    run_stage(lambda: work(given.benchmark, given.method, given.seed))
+    given = arguments(__doc__)
+    run_stage(
+        lambda: work(given.benchmark, given.method, given.seed),
+        f"lower {given.benchmark}.batch or {given.benchmark}.patch, or the method's own sizes (csm.context, "
+        "downscale.side, glnet.overview, glnet.windows)",
+    )

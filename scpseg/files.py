@@ -1,7 +1,8 @@
-"""Atomic, byte-stable writing: a file is there whole, or not at all."""
+"""Atomic, byte-stable writing: a file is there whole, or not at all; reading that names what is damaged."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -11,22 +12,54 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from scpseg.errors import UserError
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""Numbers of a full disk."""
+UNWRITTEN = FULL | {errno.EFBIG}
+"""Numbers of a write that found no room."""
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that replaces it when the block ends well, and vanishes when it does not."""
+    """A temporary path beside `path` that replaces it when the block ends well, and vanishes when it does not.
+
+    Raises:
+        OSError: as the block; where there is no room, with `path` as its file name.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
+        with naming(path):
+            yield temporary
         mask = os.umask(0)
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Give a write within the block that finds no room the name that a user knows; its error has none."""
+    try:
+        yield
+    except Exception as error:
+        if (full := without_room(error)) and full.filename is None:
+            full.filename = str(path)
+        raise
+
+
+def without_room(error: BaseException | None) -> OSError | None:
+    """The OSError of a write that found no room, also where a library raised an error of its own over it."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in UNWRITTEN:
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def write_text(path: Path, text: str) -> None:
@@ -40,9 +73,25 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+def read_json(path: Path, *keys: str) -> Any:
+    """Read a JSON file; with `keys`, one that is a mapping with these.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # bytes that are no UTF-8 too
+        raise damaged(path, "is no valid JSON") from error
+    lacking = [key for key in keys if not isinstance(value, dict) or key not in value]
+    if lacking:
+        raise damaged(path, f"lacks {', '.join(lacking)}")
+    return value
+
+
+def damaged(path: Path, why: str) -> UserError:
+    """The refusal of a file that a stage or a download wrote and that is not what was written."""
+    return UserError(f"{path.as_posix()} {why}; delete it and run `dvc repro` again")
 
 
 def sha256(path: Path) -> str:

@@ -18,7 +18,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 from torch._decomp.decompositions import _upsample_linear_vec
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -104,13 +104,19 @@ def batch_for(method: Method, phase: Phase) -> tuple[Views, Labels]:
 
 @pytest.fixture
 def blind(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stand-ins for the two values that are read back: a window's place, and where the grid of alignment lies."""
+    """Stand-ins for what is read back on the host: a window's place, where the grid of alignment lies, overviews."""
     known = places.cells
 
     def cells(place: Tensor, size: tuple[int, int]) -> Any:
         return known(SimpleNamespace(tolist=lambda: [BOX] * len(place)), size)  # type: ignore[arg-type]
 
-    drawn = torch.randint
+    drawn, reduce = torch.randint, streaming.reduce_image
+
+    def reduced(image: Any, side: int) -> Any:
+        with unset_fake_temporarily():  # on the host with real numbers, as it is beside a GPU
+            return reduce(image, side)
+
+    monkeypatch.setattr(streaming, "reduce_image", reduced)
     monkeypatch.setattr(places, "cells", cells)
     monkeypatch.setattr(torch, "randint", lambda *a, **k: a[0] - 1 if a[1:] == ((),) else drawn(*a, **k))
 

@@ -43,14 +43,14 @@ class Store:
         """Open `folder`.
 
         Raises:
-            UserError: it holds no finished store.
+            UserError: it holds no finished store, or its index is damaged.
         """
         self.folder = folder
         if not (folder / INDEX).is_file():
             raise UserError(
                 f"{folder.as_posix()} holds no prepared benchmark ({INDEX} is missing); run `dvc repro` first"
             )
-        self.index: dict[str, Any] = read_json(folder / INDEX)
+        self.index: dict[str, Any] = read_json(folder / INDEX, "benchmark", "ids", "images")
 
     def ids(self, split: str) -> tuple[str, ...]:
         """Ids of the images in 'train', 'val' or 'test', in the order of the split's list."""
@@ -81,7 +81,7 @@ class Store:
         remedy = f"run `dvc repro -f prepare@{self.index['benchmark']}`"
         try:
             array = np.load(path, mmap_mode="r")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise UserError(f"{path.as_posix()} is missing or damaged; {remedy}") from error
         if array.shape != shape or array.dtype != np.uint8:
             raise UserError(f"{path.as_posix()} is {array.dtype} of {array.shape}, the index says {shape}; {remedy}")

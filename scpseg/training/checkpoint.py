@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scpseg.files import replacing
+from scpseg.files import replacing, sha256
 
 
 def fingerprint(settings: Any, sources: Iterable[Path]) -> str:
@@ -30,13 +30,17 @@ def scratch(name: str) -> Path:
 
 
 def save(folder: Path, state: Mapping[str, Any]) -> None:
-    """Write the state atomically."""
+    """Write the state atomically, with its checksum behind it, which torch.load passes over."""
     with replacing(folder / "checkpoint.pt") as temporary:
-        torch.save(dict(state), temporary)
+        with temporary.open("wb") as stream:  # torch's own loses the reason on a full disk
+            torch.save(dict(state), stream)
+        digest = bytes.fromhex(sha256(temporary))
+        with temporary.open("ab") as stream:
+            stream.write(digest)
 
 
 def load(folder: Path) -> dict[str, Any] | None:
-    """The saved state in host memory, or None when there is none.
+    """The saved state in host memory, or None when there is none or it is damaged, which is printed.
 
     Whoever takes a part moves it: the device never holds two copies, and Adam's counts of steps stay on the host,
     where they were; on a GPU each of them would be waited for in every step.
@@ -44,8 +48,22 @@ def load(folder: Path) -> dict[str, Any] | None:
     path = folder / "checkpoint.pt"
     if not path.exists():
         return None
+    if not _whole(path):
+        print(f"{path} is damaged (wrong checksum) and not used: training starts anew from iteration 0", flush=True)
+        return None
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return state
+
+
+def _whole(path: Path) -> bool:
+    """Whether a file is what was saved, by the checksum at its end."""
+    digest = hashlib.sha256()
+    left = path.stat().st_size - digest.digest_size
+    with path.open("rb") as stream:
+        while left > 0 and (part := stream.read(min(left, 1 << 20))):
+            digest.update(part)
+            left -= len(part)
+        return digest.digest() == stream.read()
 
 
 def discard(folder: Path) -> None:

@@ -56,7 +56,7 @@ def train(
     folder: Path,
     workers: int = 0,
 ) -> Trained:
-    """Train `method` in place on windows of `dataset`; resumes from `folder` and empties it on success.
+    """Train `method` in place on windows of `dataset`; resumes from `folder`, which keeps the last checkpoint.
 
     Dropout and every other draw of step s depend on (seed, s) alone, so that a resumed run equals an unbroken one.
 
@@ -70,7 +70,6 @@ def train(
     run = _Run(method.to(device), dataset, params, device, folder, workers)
     with deferred_interrupt() as interrupted:
         run.finish(interrupted)
-    checkpoint.discard(folder)
     return Trained(run.history, run.seconds, run.step, told([stretch.recipe for stretch in run.plan]))
 
 

@@ -209,7 +209,9 @@ def test_check_of_every_kind(params: Params, capsys: pytest.CaptureFixture[str])
     assert [line.split(",")[0] for line in printed.splitlines() if ", labels " in line] == list(REAL)
     mirror("inria", params, Path("data/mirror/inria"))
     check(params, ("inria",))
-    assert "archives aerialimagelabeling.7z, " in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "archives aerialimagelabeling.7z, " in printed
+    assert "not prepared; needs about 64.0 KiB, " in printed  # of the miniature: 4 images of 64 x 64 pixels
     assert not Path("cache").exists() and not Path("data/manifests").exists()
 
 

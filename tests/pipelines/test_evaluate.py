@@ -12,6 +12,7 @@ from pipelines.mirror import mirror
 from pipelines.prepare import prepare
 from scpseg.contract import drop_training_parts
 from scpseg.data.store import Store
+from scpseg.errors import UserError
 from scpseg.evaluation.probe import read_scene
 from scpseg.files import read_json, write_json
 from scpseg.params import Params
@@ -32,8 +33,8 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     return found
 
 
-@pytest.mark.parametrize("benchmark", ["probe", "blu"])
-def test_answers_for_every_disc_of_the_probe_and_of_nothing_else(params: Params, benchmark: str) -> None:
+def prepared(benchmark: str, params: Params) -> Path:
+    """A benchmark's store, and the folder of an untrained run on it."""
     mirror(benchmark, params, Path("data/mirror") / benchmark)
     download(params, benchmark)
     prepare(params, benchmark, workers=1)
@@ -42,8 +43,19 @@ def test_answers_for_every_disc_of_the_probe_and_of_nothing_else(params: Params,
     torch.manual_seed(0)
     method = drop_training_parts(build_method(params, benchmark, "patch"))
     save_file({key: value.contiguous() for key, value in method.state_dict().items()}, folder / "weights.safetensors")
-    start = {"source": "random", "sha256": ""}
-    write_json(folder / "training.json", {"model": {}, "segmenter": {}, "initial_weights": start, "environment": {}})
+    record = {
+        "model": method.describe(),
+        "segmenter": params.values["segmenter"],
+        "initial_weights": {"source": "random", "sha256": ""},
+        "environment": {},
+    }
+    write_json(folder / "training.json", record)
+    return folder
+
+
+@pytest.mark.parametrize("benchmark", ["probe", "blu"])
+def test_answers_for_every_disc_of_the_probe_and_of_nothing_else(params: Params, benchmark: str) -> None:
+    prepared(benchmark, params)
     evaluate.work(benchmark, "patch", 0)
     out = places.scores(benchmark, "patch", 0)
     assert read_json(out / "metrics.json")["images"] == 2
@@ -57,3 +69,43 @@ def test_answers_for_every_disc_of_the_probe_and_of_nothing_else(params: Params,
             mine = [row for row in rows if row["image"] == name]
             assert [(int(row["row"]), int(row["column"])) for row in mine] == [disc.centre for disc in scene.discs]
         assert {row["kind"] for row in rows} == {"0", "1"}
+
+
+def refused() -> str:
+    """An evaluation that must fail with one sentence, before anything is written."""
+    with pytest.raises(UserError) as caught:
+        evaluate.work("blu", "patch", 0)
+    assert "\n" not in str(caught.value)
+    assert not Path("results/metrics").exists()
+    return str(caught.value)
+
+
+def test_a_run_that_is_damaged_or_of_another_network_is_refused(params: Params) -> None:
+    folder = prepared("blu", params)
+    weights, record = folder / "weights.safetensors", folder / "training.json"
+    whole = weights.read_bytes()
+    for content in (b"", whole[:-1], whole[:100]):
+        weights.write_bytes(content)
+        assert refused().startswith(f"{weights} is damaged (")
+    weights.unlink()
+    assert refused() == f"{weights} is missing; run `dvc repro`, which trains first"
+    weights.write_bytes(whole)
+    trained = read_json(record)
+    for key in ("segmenter", "model"):
+        setting = "encoder" if key == "segmenter" else "patch"
+        write_json(record, {**trained, key: {**trained[key], setting: "other"}})
+        now = trained[key][setting]
+        assert f"was trained with {setting} other, params.yaml has {setting} {now}; run `dvc repro`" in refused()
+    write_json(record, [])
+    assert refused().startswith(f"{record} lacks model, segmenter")
+    record.write_text("{")
+    assert refused().startswith(f"{record} is no valid JSON")
+    record.unlink()
+    assert refused() == f"{record} is missing; run `dvc repro`, which trains first"
+
+
+def test_weights_of_other_shapes_are_refused(params: Params) -> None:
+    """As a run of other code with the same settings would leave them."""
+    folder = prepared("blu", params)
+    save_file({"a": torch.zeros(2)}, folder / "weights.safetensors")
+    assert "weights.safetensors holds another network than params.yaml describes" in refused()

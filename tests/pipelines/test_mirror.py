@@ -1,3 +1,4 @@
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,18 @@ def test_a_bad_value_is_refused(tmp_path: Path) -> None:
     values = {**VALUES, "mirror": {**VALUES["mirror"], "side": 8}}
     with pytest.raises(UserError, match=r"mirror\.side is 8"):
         mirror("blu", Params(values, Path("params.yaml")), tmp_path / "blu")
+    assert not (tmp_path / "blu").exists()
+
+
+def test_a_full_disk_names_the_folder(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            mirror("blu", Params(VALUES, Path("params.yaml")), tmp_path / "blu")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.filename == str(tmp_path / "blu")
     assert not (tmp_path / "blu").exists()
 
 

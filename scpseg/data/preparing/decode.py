@@ -172,11 +172,12 @@ def _unknown_text(pixels: Pixels, ids: Pixels, spec: Spec, name: str, unknown: i
     row, column = divmod(int(places[0]), ids.shape[1])
     colours = pixels.reshape(ids.size, -1)[places]
     first = tuple(colours[0].tolist())
+    allowed = f"at most {spec.unknown_share:.1%} may be so" if spec.unknown_share else "none may be so"
     strange = [tuple(colour.tolist()) for colour in np.unique(colours, axis=0)[:SHOWN]]
     return (
         f"{name}: {unknown} of {ids.size} pixels have no class's colour, the first at row {row}, "
         f"column {column} is {first}; colours found: {', '.join(map(str, strange))}; "
-        f"allowed are {spec.unknown_share:.1%} of the pixels, so check that this is a label of {spec.title}"
+        f"{allowed}, so check that this is a label of {spec.title}"
     )
 
 

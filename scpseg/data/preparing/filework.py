@@ -64,7 +64,7 @@ class Job:
 
     def _finished(self, slot: Slot) -> Record | None:
         """The record of a file, where its array is there too."""
-        record: Record = read_json(self.record(slot))
+        record: Record = read_json(self.record(slot), "path", "height", "width")
         array = self.array(slot)
         size = array_bytes(slot[2], record["height"], record["width"])
         return record if array.is_file() and array.stat().st_size == size else None

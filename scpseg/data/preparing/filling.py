@@ -48,8 +48,8 @@ def fill(
         manifest: its archives and files.
         folder: where they lie.
         choice: the parameters.
-        target: folder of the store.
-        working: existing or new folder for working folders, on the same disk as `target`.
+        target: folder of the store, or a link to one, on another disk for instance.
+        working: existing or new folder for working folders, on the same disk as `target` unless that is a link.
         workers: processes that decode; default one per core, at most 8. This one unpacks.
 
     Returns:
@@ -58,6 +58,9 @@ def fill(
     Raises:
         UserError: a damaged or unfit file, part of a benchmark without leave, or too little disk space.
     """
+    if target.is_symlink():  # nothing can be moved to another disk in one step
+        target = target.resolve()
+        working = target.parent
     sides: Sides = "any" if manifest.synthetic else "most" if choice.partial else "exact"
     place = working / f".preparing-{spec.name}-{_fingerprint(spec, manifest, choice)}"
     job = Job(spec, sides, choice.ignore_first, place)

@@ -11,7 +11,7 @@ from scpseg.data.upstream import addresses, clients, seafile
 from scpseg.data.upstream.choice import listed
 from scpseg.data.upstream.connection import Connection
 from scpseg.data.upstream.offers import MANUAL, How, Offer
-from scpseg.data.upstream.sources import upstream_folder
+from scpseg.data.upstream.sources import unusable_cache, upstream_folder
 from scpseg.data.upstream.space import size_text
 from scpseg.errors import UserError
 from scpseg.files import read_json, write_json
@@ -49,7 +49,8 @@ def acquire(spec: Spec, variant: str, data: DataParams, upstream: UpstreamParams
         upstream: the sources of each benchmark.
 
     Raises:
-        UserError: no source has it all; the sentence names each with its reason, and what a person can do.
+        UserError: the cache cannot be made; no source has it all (the sentence names each with its reason, and what a
+            person can do).
     """
     base = upstream_folder(spec.name, data)
     if brought(base):
@@ -62,6 +63,10 @@ def acquire(spec: Spec, variant: str, data: DataParams, upstream: UpstreamParams
             return base / offer.folder
     if offers:
         say(f"{spec.name}: terms: {spec.terms}\n{spec.name}: please cite: {spec.citation}")
+        try:
+            base.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unusable_cache(data, f"{base} cannot be made ({error.strerror})") from error
     connection = Connection(upstream.unverified_hosts)
     failed = []
     for number, offer in enumerate(offers, 1):
@@ -92,7 +97,7 @@ def complete(base: Path, offer: Offer, variant: str) -> bool:
     record = base / f"{offer.folder}.json"
     if not record.is_file():
         return False
-    values: dict[str, Any] = read_json(record)
+    values: dict[str, Any] = read_json(record, "facts", "files")
     files: dict[str, int] = values["files"]
     if any(_size(base / offer.folder / path) != size for path, size in files.items()):
         return False

@@ -38,16 +38,23 @@ def check_upstream(params: Params) -> None:
     if "://" in source and not is_address(source):
         raise params.refuse("data.source", source, "an address must begin with http:// or https:// and name a host")
     for benchmark in OFFERS:
-        known = [offer.name for offer in OFFERS[benchmark]]
         for name in upstream.of(benchmark):
-            if name not in known and not is_address(name):
-                close = nearest(name, known) if known else f"{benchmark} has no known source"
-                why = f"that is no source of {benchmark} and no address (http://..., https://...); {close}"
+            why = source_problem(benchmark, name)
+            if why:
                 raise params.refuse(f"upstream.{benchmark}", name, why)
     for host in upstream.unverified_hosts:
         if not host or urlsplit(f"//{host}").hostname != host:
             why = "that is no plain host name in lower case, like files.inria.fr"
             raise params.refuse("upstream.unverified_hosts", host, why)
+
+
+def source_problem(benchmark: str, name: str) -> str | None:
+    """Why nothing can be fetched for a benchmark under this name, or None."""
+    known = [offer.name for offer in OFFERS.get(benchmark, ())]
+    if name in known or is_address(name):
+        return None
+    close = nearest(name, known) if known else f"{benchmark} has no known source"
+    return f"that is no source of {benchmark} and no address (http://..., https://...); {close}"
 
 
 def _at_address(benchmark: str, url: str) -> Offer:

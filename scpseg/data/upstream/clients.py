@@ -21,8 +21,9 @@ from typing import Any, TypeVar
 from scpseg.data.upstream.connection import Connection
 from scpseg.data.upstream.manifest import hash_files
 from scpseg.data.upstream.offers import Offer
-from scpseg.data.upstream.space import FULL, check_space, full_disk_named, size_text
+from scpseg.data.upstream.space import check_space, full_disk_named, size_text
 from scpseg.errors import UserError
+from scpseg.files import FULL
 from scpseg.progress import say
 
 T = TypeVar("T")

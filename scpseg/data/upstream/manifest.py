@@ -55,11 +55,11 @@ class Manifest:
         """Read what `write` wrote.
 
         Raises:
-            UserError: there is no manifest.
+            UserError: there is no manifest, or it is damaged.
         """
         if not path.is_file():
             raise UserError(f"{path.as_posix()} is missing; run `dvc repro download@{benchmark}` first")
-        values: dict[str, Any] = read_json(path)
+        values: dict[str, Any] = read_json(path, "benchmark", "source", "labels", "archives", "files")
         archives = read_listed(values["archives"])
         files = tuple(FileRecord(**entry) for entry in values["files"])
         return cls(values["benchmark"], values["source"], values["labels"], archives, files)

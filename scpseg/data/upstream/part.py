@@ -143,7 +143,7 @@ class Part:
         """Why the part on disk cannot be used, or None; sets `version` and `total` from its origin."""
         if not self.origin.is_file():
             return "what they are of is not known"
-        origin = read_json(self.origin)
+        origin = read_json(self.origin, "first", "url", "etag", "last_modified", "size")
         if origin["first"] != self.remote.first:
             return "they are another window"
         if origin["url"] == self.remote.url:

@@ -99,7 +99,7 @@ def _note_of(target: Path) -> dict[str, Any] | None:
     path, status = _note_path(target), target.stat()
     if not path.is_file():
         return None
-    noted: dict[str, Any] = read_json(path)
+    noted: dict[str, Any] = read_json(path, "size", "mtime_ns", "sha256")
     return noted if (noted["size"], noted["mtime_ns"]) == (status.st_size, status.st_mtime_ns) else None
 
 

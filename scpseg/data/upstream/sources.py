@@ -36,8 +36,25 @@ def root() -> Path:
 
 
 def cache_folder(benchmark: str, data: DataParams) -> Path:
-    """A benchmark's place in the cache; environment variable SCPSEG_CACHE overrides data.cache."""
-    return root() / Path(os.environ.get("SCPSEG_CACHE") or data.cache).expanduser() / benchmark
+    """A benchmark's place in the cache; environment variable SCPSEG_CACHE overrides data.cache.
+
+    Raises:
+        UserError: a file is in the way.
+    """
+    folder = root() / Path(os.environ.get("SCPSEG_CACHE") or data.cache).expanduser() / benchmark
+    for part in (folder / UPSTREAM, folder, *folder.parents):
+        if part.exists():
+            if part.is_dir():
+                break
+            raise unusable_cache(data, f"{part} is no folder")
+    return folder
+
+
+def unusable_cache(data: DataParams, why: str) -> UserError:
+    """The refusal of a cache, by the name under which the user chose it."""
+    asked = os.environ.get("SCPSEG_CACHE")
+    chosen = f"SCPSEG_CACHE is {asked!r}" if asked else f"data.cache is {data.cache!r}"
+    return UserError(f"{chosen}, but {why}; name another folder")
 
 
 def upstream_folder(benchmark: str, data: DataParams) -> Path:
@@ -83,11 +100,11 @@ def find(spec: Spec, variant: str, data: DataParams, folder: Path | None = None)
     upstream; without it the one that `data.source` means is searched.
 
     Raises:
-        UserError: an archive is missing, truncated, altered or unsafe.
+        UserError: an archive, or the mirror's list of them, is missing, damaged, altered or unsafe.
     """
     folder = folder or source_folder(spec.name, data)
     if data.source == MIRROR:
-        listed = read_listed(read_json(folder / MIRROR_LIST)["archives"])
+        listed = read_listed(read_json(folder / MIRROR_LIST, "archives")["archives"])
         verify_archives(folder, listed, f"write it again with {_remedy(spec.name)}")
         return Found((), _usable(spec, variant, folder, [record.path for record in listed]))
     paths = sorted(_walk(folder))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from scpseg.errors import UserError
+from scpseg.files import FULL
 
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 MARGIN = 16 << 20
 """Bytes that stay free beyond what is written, for folders and records."""
 

@@ -23,15 +23,18 @@ SECONDS = 5.0
 WIDTH = 118
 COLUMNS = (18, 18, 30, 22, 22)
 HEAD = ("source", "reachable", "in the cache", "to fetch", "disk in the cache")
-BYTES_PER_PIXEL = 4
-"""Three bands and a label."""
 
 
-def survey(spec: Spec, labels: str, data: DataParams, upstream: UpstreamParams, store: Path) -> list[str]:
-    """The state of one benchmark: its store at `store`, its files here, its sources, and what a person must do."""
-    size = sum(spec.counts) * spec.side**2 * BYTES_PER_PIXEL
+def survey(spec: Spec, labels: str, data: DataParams, upstream: UpstreamParams, store: Path, needed: int) -> list[str]:
+    """The state of one benchmark: its store, its files here, its sources, and what a person must do.
+
+    The store at `store` takes `needed` bytes when it is whole.
+
+    Raises:
+        UserError: the cache cannot be used, or what is noted in it is damaged.
+    """
     state = "prepared" if (store / "index.json").is_file() else "not prepared"
-    needs = f"needs about {size_text(size)}, {size_text(free_bytes(store))} free"
+    needs = f"needs about {size_text(needed)}, {size_text(free_bytes(store))} free"
     lines = [f"{spec.name}, labels {labels}", f"  store {store.as_posix()}: {state}; {needs}"]
     if from_network(data):
         return lines + _sources(spec, labels, data, upstream)

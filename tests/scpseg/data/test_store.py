@@ -55,3 +55,15 @@ def test_missing_or_damaged_store_is_named(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(UserError, match="missing or damaged"):
         store.image("val", "a 1")
+
+
+def test_damaged_index_and_empty_array_are_named(tmp_path: Path) -> None:
+    made(tmp_path)
+    store = Store(tmp_path)
+    image_path(tmp_path, "val", "a 1").write_bytes(b"")
+    with pytest.raises(UserError, match=r"a 1\.image\.npy is missing or damaged; run"):
+        store.image("val", "a 1")
+    for text, why in (("", "is no valid JSON"), ("{}", "lacks benchmark, ids, images")):
+        (tmp_path / "index.json").write_text(text)
+        with pytest.raises(UserError, match=f"index.json {why}; delete it"):
+            Store(tmp_path)

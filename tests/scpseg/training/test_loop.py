@@ -94,7 +94,8 @@ def test_interrupted_and_resumed_equals_unbroken(tmp_path: Path) -> None:
     assert later.calls == 5
     assert resumed.history == expected.history
     assert checkpoint.digest(later.state_dict()) == checkpoint.digest(whole.state_dict())
-    assert not (tmp_path / "b").exists()
+    # Whoever writes the weights discards it then: until they are on the disk it is all that there is.
+    assert (tmp_path / "b/checkpoint.pt").exists()
 
 
 @pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter:UserWarning")
@@ -211,8 +212,8 @@ def test_resuming_between_and_within_phases_equals_unbroken(tmp_path: Path) -> N
         broken, later = noting(), noting()
         broken.stop_at = stop
         with pytest.raises(KeyboardInterrupt):
-            run(broken, tmp_path / "b")
-        resumed = run(later, tmp_path / "b")
+            run(broken, tmp_path / str(stop))
+        resumed = run(later, tmp_path / str(stop))
         assert entered[-1] == ("body", fresh)
         assert resumed.history == expected.history
         assert checkpoint.digest(later.state_dict()) == checkpoint.digest(whole.state_dict())

@@ -108,7 +108,7 @@ def test_few_unknown_pixels_are_ignored_and_counted() -> None:
     assert (label.unknown, label.ignored, label.pixels[0]) == (10, 5010, 4990)
     assert (label.ids[0, :10] == 255).all()
     pixels[0, 10] = (255, 0, 255)
-    with pytest.raises(UserError, match=r"11 of 10000 pixels .* allowed are 0\.1%"):
+    with pytest.raises(UserError, match=r"11 of 10000 pixels .* at most 0\.1% may be so"):
         decode_label(pixels, spec, "x.tif")
 
 

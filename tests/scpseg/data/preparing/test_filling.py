@@ -220,3 +220,17 @@ def alive(pid: int) -> bool:
         return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:
         return False
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_store_that_is_a_link_is_filled_where_it_points(times: int, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    (disk / "store").mkdir(parents=True)
+    (disk / "store/old").touch()
+    TARGET.parent.mkdir(exist_ok=True)
+    TARGET.symlink_to(disk / "store")
+    for _ in range(times):
+        index = filled()
+    assert TARGET.is_symlink() and Store(TARGET).index == index
+    assert sorted(path.name for path in (disk / "store").iterdir()) == ["index.json", "train", "val"]
+    assert [path.name for folder in (disk, WORKING) for path in folder.iterdir()] == ["store", TARGET.name]

@@ -192,3 +192,18 @@ def test_too_little_disk(offers: tuple[Offer, Offer], monkeypatch: pytest.Monkey
     monkeypatch.setattr("scpseg.data.upstream.space.free_bytes", lambda folder: 100)
     with pytest.raises(UserError, match=r"fetching 3 files from first needs 150006 bytes .* and 100 bytes"):
         acquire(INRIA, "gt", DATA, sources("first"))
+
+
+def test_a_cache_that_cannot_be_made(offers: tuple[Offer, Offer], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCPSEG_CACHE", "/proc/none")
+    with pytest.raises(UserError, match=r"^SCPSEG_CACHE is '/proc/none', but .* cannot be made \(No such file"):
+        acquire(INRIA, "gt", DATA, sources("inria"))
+
+
+def test_a_damaged_note_of_what_is_complete(offers: tuple[Offer, Offer], tmp_path: Path) -> None:
+    acquire(INRIA, "gt", DATA, sources("first"))
+    note = tmp_path / "cache/inria/upstream/first.json"
+    for text, why in (("", "is no valid JSON"), ("[]", "lacks facts, files")):
+        note.write_text(text)
+        with pytest.raises(UserError, match=f"first.json {why}; delete it"):
+            acquire(INRIA, "gt", DATA, sources("first"))

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from scpseg.data.specs import REAL
-from scpseg.data.upstream.choice import check_upstream, listed
+from scpseg.data.upstream.choice import check_upstream, listed, source_problem
 from scpseg.data.upstream.offers import ARCHIVES, OFFERS
 from scpseg.errors import UserError
 from scpseg.params import DataParams, Params, UpstreamParams
@@ -52,6 +52,13 @@ def test_a_mistake_is_one_sentence(changes: dict[str, Any], parts: list[str]) ->
     assert "\n" not in str(caught.value)
     for part in parts:
         assert part in str(caught.value)
+
+
+def test_why_a_name_is_no_source_speaks_of_no_file() -> None:
+    assert source_problem("inria", "s3") is None and source_problem("blu", "https://a.test/x") is None
+    why = source_problem("inria", "huggingfase")
+    assert why is not None and why.startswith("that is no source of inria") and "did you mean 'huggingface'?" in why
+    assert str(source_problem("probe", "s3")).endswith("probe has no known source")
 
 
 def test_addresses_are_accepted() -> None:

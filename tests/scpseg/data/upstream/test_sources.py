@@ -88,3 +88,28 @@ def test_says_what_is_expected_where() -> None:
     assert "\n" not in message
     with pytest.raises(UserError, match=r"holds no image and no label of blu.*\(train\|val\|test\)/image/<id>\.png"):
         expect_both(SPECS["blu"], "label", [], data("sets"))
+
+
+def test_a_cache_that_is_no_folder(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (elsewhere / "file").touch()
+    (elsewhere / "kept").mkdir()
+    (elsewhere / "kept/blu").touch()
+    for cache in ("file", "file/below"):
+        with pytest.raises(
+            UserError, match=f"^data.cache is '{cache}', but .*/file is no folder; name another folder$"
+        ):
+            cache_folder("blu", data("upstream", cache))
+    with pytest.raises(UserError, match="/kept/blu is no folder"):
+        cache_folder("blu", data("upstream", "kept"))
+    monkeypatch.setenv("SCPSEG_CACHE", "file")
+    with pytest.raises(UserError, match=r"^SCPSEG_CACHE is 'file', but"):
+        cache_folder("inria", data("upstream", "kept"))
+
+
+def test_a_damaged_list_of_the_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path("data/mirror/inria/archives.json")
+    path.parent.mkdir(parents=True)
+    for text, why in (("[", "is no valid JSON"), ("{}", "lacks archives")):
+        path.write_text(text)
+        with pytest.raises(UserError, match=f"^{path} {why}; delete it"):
+            find(SPEC, "gt", data("mirror"))

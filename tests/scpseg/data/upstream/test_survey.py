@@ -35,7 +35,7 @@ def here(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def lines_of(store: Path, data: DataParams = DATA, upstream: UpstreamParams = UPSTREAM) -> list[str]:
-    lines = survey(INRIA, "gt", data, upstream, store)
+    lines = survey(INRIA, "gt", data, upstream, store, 18_000_000_000)
     # A temporary folder may have a name that no line can hold.
     assert all(len(line) <= 120 or any(len(word) > 60 for word in line.split()) for line in lines)
     return lines

@@ -1,0 +1,150 @@
+import errno
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch._utils import ExceptionWrapper
+
+from pipelines.stage import run_stage
+from scpseg.errors import UserError
+from scpseg.files import write_text
+
+ROOT = Path(__file__).parents[2]
+HUGE = 1 << 62
+LESS = "lower a.batch"
+
+
+def said(work: Callable[[], object], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that a stage ends with, its exit status being 1."""
+    with pytest.raises(SystemExit) as ended:
+        run_stage(lambda: (work(), None)[1], LESS)
+    assert ended.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def fail(error: BaseException) -> Callable[[], None]:
+    def work() -> None:
+        raise error
+
+    return work
+
+
+def loaded(work: Callable[[], object]) -> Callable[[], None]:
+    """The error of `work` as torch brings it over from a process that loads data."""
+
+    def again() -> None:
+        try:
+            work()
+        except Exception:
+            brought = ExceptionWrapper(where="in DataLoader worker process 0")
+        brought.reraise()
+
+    return again
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda: torch.empty(HUGE, dtype=torch.uint8),
+        lambda: np.empty(HUGE, dtype=np.uint8),
+        lambda: bytearray(HUGE),
+        fail(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nSee documentation")),
+        fail(RuntimeError("CUDA error: out of memory")),
+        loaded(lambda: np.empty(HUGE, dtype=np.uint8)),
+        fail(RuntimeError("DataLoader worker (pid(s) 22710) exited unexpectedly")),
+        fail(RuntimeError("DataLoader worker (pid 22710) is killed by signal: Killed. ")),
+    ],
+)
+def test_out_of_memory_is_one_sentence_with_what_to_lower(
+    work: Callable[[], object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = said(work, capsys)
+    assert line.startswith("error: memory does not suffice (") and line.endswith(f"): {LESS}")
+
+
+def test_out_of_memory_without_torch_does_not_import_it() -> None:
+    code = (
+        "import sys\nfrom pipelines.stage import explained\n"
+        "assert 'memory does not suffice' in explained(MemoryError(), 'x')\n"
+        "assert explained(RuntimeError('x'), 'x') is None\nassert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_a_mistake_found_by_a_loading_process_keeps_its_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    line = said(loaded(fail(UserError("a.npy is damaged; restore it"))), capsys)
+    assert line == "error: a.npy is damaged; restore it"
+
+
+def test_no_room_names_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        line = said(lambda: write_text(tmp_path / "a/b.txt", "x" * 2000), capsys)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert line.startswith(f"error: {tmp_path / 'a/b.txt'} cannot be written (File too large): free some space")
+    assert not list((tmp_path / "a").iterdir())
+
+
+def test_no_room_without_a_name(capsys: pytest.CaptureFixture[str]) -> None:
+    line = said(fail(OSError(errno.ENOSPC, "No space left on device")), capsys)
+    assert line.startswith("error: a file cannot be written (No space left on device): free some space")
+
+
+@pytest.mark.parametrize(("path", "shown"), [("way/c/d.txt", "way"), ("way/d.txt", "way"), ("folder", "folder")])
+def test_what_is_in_the_way_is_named(path: str, shown: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "way").touch()
+    (tmp_path / "folder/in").mkdir(parents=True)
+    line = said(lambda: write_text(tmp_path / path, "x"), capsys)
+    assert line.startswith(f"error: {tmp_path / shown} is in the way (") and line.endswith("move it elsewhere")
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["folder", "way"]
+
+
+def test_what_may_not_be_written_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    line = said(fail(OSError(errno.EROFS, "Read-only file system", "a/b.csv")), capsys)
+    assert line.startswith("error: a/b.csv cannot be read or written (Read-only file system): change")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("a bug"),
+        RuntimeError("size mismatch"),
+        FileNotFoundError(errno.ENOENT, "No such file or directory", "a.txt"),
+        PermissionError(errno.EACCES, "Permission denied"),
+        OSError(errno.ECONNRESET, "Connection reset by peer", "a"),
+    ],
+)
+def test_a_bug_keeps_its_trace(error: Exception) -> None:
+    with pytest.raises(type(error)) as caught:
+        run_stage(fail(error))
+    assert caught.value is error
+
+
+def test_a_bug_after_a_refused_file_keeps_its_trace() -> None:
+    def work() -> None:
+        try:
+            raise PermissionError(errno.EACCES, "Permission denied", "a.txt")
+        except PermissionError:
+            raise KeyError("bug")  # noqa: B904
+
+    with pytest.raises(KeyError):
+        run_stage(work)
+
+
+def test_ctrl_c_while_libraries_load_is_one_line() -> None:
+    code = "import pipelines, signal\nsignal.raise_signal(signal.SIGINT)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "interrupted\n")
+    done = subprocess.run(
+        [sys.executable, "-c", "import pipelines\nint('x')"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1 and "Traceback" in done.stderr and "ValueError" in done.stderr
