@@ -39,7 +39,7 @@ def reduce_image(image: Bytes, side: int) -> Bytes:
     columns = [_cells(first, width, side) for first in range(0, side, BAND)]
     for first in range(0, side, BAND):
         rows, weights = _cells(first, height, side)
-        band = torch.from_numpy(np.ascontiguousarray(image[rows])).float()
+        band = torch.from_numpy(image[rows].astype(np.float32))
         sums = (weights @ band.flatten(1)).reshape(-1, width, 3).permute(2, 0, 1)
         cells = torch.cat([sums[..., part] @ across.T for part, across in columns], dim=-1)
         # Weights are whole but at the borders and sums small, so that a mean of half a level is met exactly.
