@@ -15,6 +15,7 @@ from scpseg.data.specs import SPECS, spec_of
 from scpseg.data.upstream.fetch import fetch
 from scpseg.data.upstream.sources import UPSTREAM, from_network
 from scpseg.data.upstream.space import size_text
+from scpseg.errors import UserError
 from scpseg.params import DataParams, Params, UpstreamParams
 
 
@@ -60,8 +61,10 @@ def bring(params: Params, benchmark: str, source: str) -> None:
         UserError: there is no such source, or it fails.
     """
     from scpseg.data.upstream.acquire import acquire
-    from scpseg.data.upstream.choice import check_upstream
+    from scpseg.data.upstream.choice import check_upstream, source_problem
 
+    if why := source_problem(benchmark, source):
+        raise UserError(f"--source {source}: {why}")
     asked = {**asdict(params.section("upstream", UpstreamParams)), benchmark: [source]}
     chosen = {name: list(value) for name, value in asked.items()}
     data = {**params.values["data"], "source": UPSTREAM}

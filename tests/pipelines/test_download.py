@@ -194,7 +194,7 @@ def test_one_source_by_hand_then_the_stage(
     served.shutdown()
     download(upstream(params, blu=[address]), "blu")
     assert read_json(Path("data/manifests/blu.json"))["source"] == "upstream"
-    with pytest.raises(UserError, match=r"'kagle'.* did you mean 'kaggle'"):
+    with pytest.raises(UserError, match=r"^--source kagle: .* did you mean 'kaggle'"):
         bring(params, "deepglobe", "kagle")
 
 
@@ -222,7 +222,7 @@ def test_check_of_every_kind(params: Params, capsys: pytest.CaptureFixture[str])
         (["--check", "potsdam"], 0, "potsdam, labels noBoundary"),
         ([], 2, "name a benchmark, or --check"),
         (["--source", "kaggle"], 2, "name a benchmark, or --check"),
-        (["blu", "--source", "kaggle"], 1, "blu has no known source"),
+        (["blu", "--source", "kaggle"], 1, "--source kaggle: that is no source of blu"),
         (["blu", "--check", "--source", "x"], 2, "not allowed with"),
     ],
 )
