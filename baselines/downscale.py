@@ -11,8 +11,8 @@ from typing import Annotated, Any
 from torch import Tensor
 
 from scpseg.contract import ImageViews, Labels, Method, Needs, Setting, Views
+from scpseg.geometry import enlarge
 from scpseg.params import Params
-from scpseg.places import enlarge
 from scpseg.segmenters.base import Segmenter, normalise
 from scpseg.segmenters.build import (
     build_segmenter,
@@ -21,7 +21,7 @@ from scpseg.segmenters.build import (
     maps_problem,
     side_problem,
 )
-from scpseg.values import Range
+from scpseg.validation import Range
 
 
 @dataclass(frozen=True)

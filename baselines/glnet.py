@@ -22,13 +22,13 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from scpseg.contract import ImageViews, Labels, Method, Needs, Phase, Recipe, Setting, Views
+from scpseg.geometry import Pasted, cut, resize
 from scpseg.losses import focal
 from scpseg.params import Params, SegmenterParams, TrainParams
-from scpseg.places import Pasted, cut, resize
 from scpseg.segmenters.base import normalise
 from scpseg.segmenters.encoders import encoder_problem, fetching, library_weights, weights_of, weights_problem
 from scpseg.segmenters.fpn import FPN, WIDTH, Partner, initialise
-from scpseg.values import Positive, Range
+from scpseg.validation import Positive, Range
 
 STRIDE = 32
 GAMMA = 3.0

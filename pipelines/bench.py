@@ -27,7 +27,7 @@ from scpseg.method.csm import squeeze
 from scpseg.method.lfa import LFAParams, alignment
 from scpseg.params import Params, SegmenterParams
 from scpseg.segmenters.base import normalise
-from scpseg.values import Range
+from scpseg.validation import Range
 
 Work = Callable[[], object]
 PAPER = ((256, 16), (512, 8))

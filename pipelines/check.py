@@ -11,15 +11,14 @@ from pathlib import Path
 
 from pipelines.methods import METHODS, module_of
 from pipelines.stage import run_stage
-from scpseg.data.specs import SPECS
+from scpseg.benchmarks import BENCHMARKS
+from scpseg.data.acquire.choice import check_upstream
+from scpseg.data.acquire.sources import MIRROR, UPSTREAM, is_address, root
 from scpseg.data.splits import read_split
-from scpseg.data.upstream.choice import check_upstream
-from scpseg.data.upstream.sources import MIRROR, UPSTREAM, is_address, root
 from scpseg.environment import choose_device
 from scpseg.errors import UserError
 from scpseg.files import write_text
 from scpseg.params import (
-    BENCHMARKS,
     GENERAL,
     BenchmarkParams,
     DataParams,
@@ -28,7 +27,7 @@ from scpseg.params import (
     Params,
     TrainParams,
 )
-from scpseg.values import advice, nearest
+from scpseg.validation import advice, nearest
 
 OUTPUT = Path("results/check.txt")
 
@@ -58,8 +57,8 @@ def check(params: Params) -> None:
     _check_machine(params)
     suite = params.suite
     for name in suite.benchmarks:
-        if name not in SPECS:
-            raise params.refuse("suite.benchmarks", name, f"that is no benchmark; {nearest(name, SPECS)}")
+        if name not in BENCHMARKS:
+            raise params.refuse("suite.benchmarks", name, f"that is no benchmark; {nearest(name, BENCHMARKS)}")
     for name in suite.baselines:
         rivals = [method for method in METHODS if method != "scpseg"]
         if name not in rivals:
@@ -92,20 +91,20 @@ def _check_source(params: Params) -> None:
 
 def _check_invented(params: Params, benchmark: str) -> None:
     source = params.section("data", DataParams).source
-    if SPECS[benchmark].invented and source != MIRROR:
+    if BENCHMARKS[benchmark].invented and source != MIRROR:
         why = f"the scenes of {benchmark} come from the mirror alone; set it to {MIRROR}, or take {benchmark} out of"
         raise params.refuse("data.source", source, f"{why} suite.benchmarks")
 
 
 def _check_labels(params: Params, benchmark: str) -> None:
-    labels, kinds = params.benchmark(benchmark).labels, SPECS[benchmark].layout.labels
+    labels, kinds = params.benchmark(benchmark).labels, BENCHMARKS[benchmark].layout.labels
     if labels not in kinds:
         raise params.refuse(f"{benchmark}.labels", labels, f"{benchmark} has no such labels; {nearest(labels, kinds)}")
 
 
 def _check_split(params: Params, benchmark: str) -> None:
     name = params.benchmark(benchmark).split
-    lists = read_split(SPECS[benchmark], name)
+    lists = read_split(BENCHMARKS[benchmark], name)
     wanted = params.section("evaluation", EvaluationParams).split
     for split in ("train", wanted):
         if lists and not lists.get(split):

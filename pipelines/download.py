@@ -9,12 +9,12 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from pipelines import places
+from pipelines import paths
 from pipelines.stage import run_stage
-from scpseg.data.specs import SPECS, spec_of
-from scpseg.data.upstream.fetch import fetch
-from scpseg.data.upstream.sources import UPSTREAM, from_network
-from scpseg.data.upstream.space import size_text
+from scpseg.benchmarks import BENCHMARKS, get_benchmark
+from scpseg.data.acquire.fetch import fetch
+from scpseg.data.acquire.sources import UPSTREAM, from_network
+from scpseg.data.acquire.space import size_text
 from scpseg.errors import UserError
 from scpseg.params import DataParams, Params, UpstreamParams
 
@@ -23,11 +23,11 @@ def download(params: Params, benchmark: str) -> None:
     """Write data/manifests/<benchmark>.json; the files themselves stay outside the repository.
 
     Raises:
-        UserError: see `scpseg.data.upstream.fetch.fetch`.
+        UserError: see `scpseg.data.acquire.fetch.fetch`.
     """
-    spec, data = spec_of(benchmark), params.section("data", DataParams)
+    spec, data = get_benchmark(benchmark), params.section("data", DataParams)
     manifest = fetch(spec, params.benchmark(benchmark).labels, data, params.section("upstream", UpstreamParams))
-    manifest.write(places.manifest(benchmark))
+    manifest.write(paths.manifest(benchmark))
     total = sum(record.size for record in (*manifest.archives, *manifest.files))
     counts = f"{len(manifest.archives)} archives verified, {len(manifest.files)} loose files"
     print(f"{benchmark}: {counts}, {size_text(total)}")
@@ -42,16 +42,16 @@ def check(params: Params, benchmarks: tuple[str, ...]) -> None:
         UserError: a mistaken parameter; what is missing or does not answer is part of the text.
     """
     from pipelines.plan import store_bytes
-    from scpseg.data.upstream.choice import check_upstream
-    from scpseg.data.upstream.survey import survey
+    from scpseg.data.acquire.choice import check_upstream
+    from scpseg.data.acquire.survey import survey
 
     check_upstream(params)
     data, upstream = params.section("data", DataParams), params.section("upstream", UpstreamParams)
     print(f"data.source is {data.source}; nothing is fetched or written; 'about' marks estimates")
     for benchmark in benchmarks:
         labels = params.benchmark(benchmark).labels
-        store, needed = places.store(benchmark), store_bytes(params, benchmark)
-        print("\n".join(["", *survey(spec_of(benchmark), labels, data, upstream, store, needed)]), flush=True)
+        store, needed = paths.store(benchmark), store_bytes(params, benchmark)
+        print("\n".join(["", *survey(get_benchmark(benchmark), labels, data, upstream, store, needed)]), flush=True)
 
 
 def bring(params: Params, benchmark: str, source: str) -> None:
@@ -60,8 +60,8 @@ def bring(params: Params, benchmark: str, source: str) -> None:
     Raises:
         UserError: there is no such source, or it fails.
     """
-    from scpseg.data.upstream.acquire import acquire
-    from scpseg.data.upstream.choice import check_upstream, source_problem
+    from scpseg.data.acquire.acquire import acquire
+    from scpseg.data.acquire.choice import check_upstream, source_problem
 
     if why := source_problem(benchmark, source):
         raise UserError(f"--source {source}: {why}")
@@ -72,13 +72,13 @@ def bring(params: Params, benchmark: str, source: str) -> None:
     check_upstream(params)
     upstream = params.section("upstream", UpstreamParams)
     labels = params.benchmark(benchmark).labels
-    print(acquire(spec_of(benchmark), labels, params.section("data", DataParams), upstream))
+    print(acquire(get_benchmark(benchmark), labels, params.section("data", DataParams), upstream))
 
 
 def main() -> None:
     """Read the command line and run the stage, or one of its helpers."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("benchmark", choices=list(SPECS), nargs="?")
+    parser.add_argument("benchmark", choices=list(BENCHMARKS), nargs="?")
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--check", action="store_true", help="tell what is there and what is missing, fetch nothing")
     only.add_argument("--source", help="a known source or an address: bring the benchmark from there into the cache")

@@ -11,13 +11,14 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from pipelines import places
+from pipelines import paths
 from pipelines.methods import build_method
 from pipelines.stage import run_stage
 from pipelines.train import arguments
 from scpseg import IGNORE_INDEX
+from scpseg.benchmarks import get_benchmark
+from scpseg.benchmarks.base import Benchmark
 from scpseg.contract import Method, drop_training_parts
-from scpseg.data.specs import Spec, spec_of
 from scpseg.data.store import Store
 from scpseg.data.windows import Bytes
 from scpseg.environment import configure, environment
@@ -39,18 +40,18 @@ def work(benchmark: str, name: str, seed: int) -> None:
     device = configure(params.section("machine", MachineParams))
     evaluation = params.section("evaluation", EvaluationParams)
     inference = params.section("inference", InferenceParams)
-    spec, store = spec_of(benchmark), Store(places.store(benchmark))
+    spec, store = get_benchmark(benchmark), Store(paths.store(benchmark))
     split = evaluation.split
     ids = store.ids(split)
     if not ids:
         raise UserError(
             f"{benchmark} has no {split} image in its store: set evaluation.split to one that has, or check data.source"
         )
-    folder = places.run(benchmark, name, seed)
+    folder = paths.run(benchmark, name, seed)
     method = drop_training_parts(build_method(without_download(params), benchmark, name))
     training = read_trained(folder, method, params.values["segmenter"])
     method.to(device)
-    out = places.scores(benchmark, name, seed)
+    out = paths.scores(benchmark, name, seed)
     classes = len(spec.classes)
     matrices: list[Matrix] = []
     answers: dict[str, list[probe.Answer]] = {}
@@ -147,7 +148,7 @@ def without_download(params: Params) -> Params:
     return Params({**params.values, "segmenter": segmenter}, params.path)
 
 
-def described(result: Metrics, spec: Spec) -> dict[str, Any]:
+def described(result: Metrics, spec: Benchmark) -> dict[str, Any]:
     """Metrics with class names."""
     names = [cls.name for cls in spec.classes]
     return {
@@ -160,7 +161,7 @@ def described(result: Metrics, spec: Spec) -> dict[str, Any]:
     }
 
 
-def write_pictures(folder: Path, name: str, spec: Spec, image: Bytes, truth: Bytes, prediction: Bytes) -> None:
+def write_pictures(folder: Path, name: str, spec: Benchmark, image: Bytes, truth: Bytes, prediction: Bytes) -> None:
     """<name>.{image,truth,prediction}.png at most PICTURE_SIDE wide, classes in the benchmark's own colours."""
     palette = np.zeros((256, 3), dtype=np.uint8)
     palette[: len(spec.classes)] = [cls.colour for cls in spec.classes]

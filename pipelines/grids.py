@@ -18,7 +18,7 @@ from scpseg.reporting.published import title_of
 from scpseg.reporting.sweeps import Kind, Sweep, short, tidy
 from scpseg.segmenters.build import KINDS, feature_stride
 from scpseg.segmenters.encoders import weights_problem
-from scpseg.values import nearest
+from scpseg.validation import nearest
 
 TINY = "tu-test_"
 """Encoders for a CPU start like this; with one of them, sweeps run at sample scale."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
+from scpseg.benchmarks import get_benchmark
 from scpseg.contract import Method, Setting
-from scpseg.data.specs import spec_of
 from scpseg.errors import UserError
 from scpseg.params import Params, SegmenterParams
-from scpseg.values import nearest
+from scpseg.validation import nearest
 
 METHODS: dict[str, str] = {
     "scpseg": "scpseg.method.scpseg",
@@ -40,7 +40,7 @@ def build_method(params: Params, benchmark: str, name: str) -> Method:
     module = module_of(name)
     module.check(params, benchmark)
     setting = Setting(
-        classes=len(spec_of(benchmark).classes),
+        classes=len(get_benchmark(benchmark).classes),
         patch=params.benchmark(benchmark).patch,
         segmenter=params.section("segmenter", SegmenterParams),
         params=params,

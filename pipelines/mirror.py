@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 
 from pipelines.stage import run_stage
-from scpseg.data.specs import SPECS
-from scpseg.data.synthetic.miniatures import write_miniature, write_nothing
+from scpseg.benchmarks import BENCHMARKS
 from scpseg.files import naming
 from scpseg.params import DataParams, MirrorParams, Params
+from scpseg.synthetic.miniatures import write_miniature, write_nothing
 
 
 def mirror(benchmark: str, params: Params, folder: Path) -> str:
@@ -31,7 +31,7 @@ def mirror(benchmark: str, params: Params, folder: Path) -> str:
 def main() -> None:
     """Read the command line and write the miniature."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("benchmark", choices=list(SPECS))
+    parser.add_argument("benchmark", choices=list(BENCHMARKS))
     benchmark = parser.parse_args().benchmark
     print(mirror(benchmark, Params.load(), Path("data/mirror") / benchmark))
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import pandas as pd
 
-from pipelines import places
+from pipelines import paths
 from pipelines.check import check
 from pipelines.stage import run_stage
-from scpseg.data.specs import SPECS
-from scpseg.data.upstream.space import free_bytes, size_text
+from scpseg.benchmarks import BENCHMARKS
+from scpseg.data.acquire.space import free_bytes, size_text
 from scpseg.files import read_json
 from scpseg.params import DataParams, EvaluationParams, MachineParams, MirrorParams, Params, TrainParams
 
@@ -111,7 +111,7 @@ def _reference_steps(benchmark: str, method: str, patch: int, device: str) -> It
 
 def evaluation_seconds(params: Params, benchmark: str, method: str, device: str | None = None) -> float | None:
     """Expected seconds of scoring all images of the split; None where no image of that size was measured here."""
-    path = places.profile(benchmark, method)
+    path = paths.profile(benchmark, method)
     if not path.is_file():
         return None
     record: dict[str, Any] = read_json(path)
@@ -143,7 +143,7 @@ def _images(params: Params, benchmark: str) -> tuple[int, dict[str, int]]:
     if params.section("data", DataParams).source == "mirror":
         mirror = params.section("mirror", MirrorParams)
         return mirror.side, {"train": mirror.train, "val": mirror.val, "test": mirror.test}
-    spec = SPECS[benchmark]
+    spec = BENCHMARKS[benchmark]
     return spec.side, dict(zip(("train", "val", "test"), spec.counts, strict=True))
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pipelines import places
+from pipelines import paths
 from pipelines.stage import run_stage
-from scpseg.data.preparing.filling import fill
-from scpseg.data.preparing.findings import summary
-from scpseg.data.preparing.plan import Choice
-from scpseg.data.specs import SPECS, spec_of
+from scpseg.benchmarks import BENCHMARKS, get_benchmark
+from scpseg.data.acquire.fetch import locate
+from scpseg.data.acquire.manifest import Manifest
+from scpseg.data.acquire.sources import root
+from scpseg.data.prepare.filling import fill
+from scpseg.data.prepare.findings import summary
+from scpseg.data.prepare.plan import Choice
 from scpseg.data.splits import read_split
-from scpseg.data.upstream.fetch import locate
-from scpseg.data.upstream.manifest import Manifest
-from scpseg.data.upstream.sources import root
 from scpseg.errors import UserError
 from scpseg.params import DataParams, Params, UpstreamParams
 
@@ -25,9 +25,9 @@ def prepare(params: Params, benchmark: str, workers: int | None = None) -> None:
     Raises:
         UserError: no manifest, part of a benchmark without leave, a damaged or unfit file, too little disk space.
     """
-    spec, own = spec_of(benchmark), params.benchmark(benchmark)
+    spec, own = get_benchmark(benchmark), params.benchmark(benchmark)
     data = params.section("data", DataParams)
-    manifest = Manifest.read(places.manifest(benchmark), benchmark)
+    manifest = Manifest.read(paths.manifest(benchmark), benchmark)
     if manifest.labels != own.labels:
         raise UserError(
             f"the manifest of {benchmark} is of labels {manifest.labels!r}, {benchmark}.labels is {own.labels!r}; "
@@ -37,7 +37,7 @@ def prepare(params: Params, benchmark: str, workers: int | None = None) -> None:
     split = own.split if own.split in spec.splits else Path(own.split).name
     choice = Choice(split, read_split(spec, own.split), data.partial, own.labels == spec.masking)
     folder = locate(spec, manifest, data, params.section("upstream", UpstreamParams))
-    index = fill(spec, manifest, folder, choice, places.store(benchmark), root() / "data", workers)
+    index = fill(spec, manifest, folder, choice, paths.store(benchmark), root() / "data", workers)
     for line in summary(spec, index):
         print(line)
     for warning in index["warnings"]:
@@ -47,7 +47,7 @@ def prepare(params: Params, benchmark: str, workers: int | None = None) -> None:
 def main() -> None:
     """Read the command line and run the stage."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("benchmark", choices=list(SPECS))
+    parser.add_argument("benchmark", choices=list(BENCHMARKS))
     prepare(Params.load(), parser.parse_args().benchmark)
 
 

@@ -14,9 +14,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipelines import places
+from pipelines import paths
 from pipelines.stage import run_stage
-from scpseg.data.specs import spec_of
+from scpseg.benchmarks import get_benchmark
 from scpseg.errors import UserError
 from scpseg.files import write_json
 from scpseg.params import InferenceParams, MachineParams, Params, ProfileParams, TrainParams
@@ -28,7 +28,7 @@ INFERENCE, TRAINING = "inference", "training step"
 
 def request_of(params: Params, benchmark: str, method: str) -> dict[str, Any]:
     """What the fresh process is asked: plain parameters and the sizes of whole-image inference."""
-    spec = spec_of(benchmark)
+    spec = get_benchmark(benchmark)
     profile = params.section("profile", ProfileParams)
     inference = params.section("inference", InferenceParams)
     side = spec.side if profile.size == "real" else profile.size
@@ -138,7 +138,7 @@ def record_of(request: dict[str, Any], figures: dict[str, Any]) -> dict[str, Any
         "workload": request["kind"],
         "height": workload["height"],
         "width": workload["width"],
-        "real_size": workload["height"] == spec_of(request["benchmark"]).side,
+        "real_size": workload["height"] == get_benchmark(request["benchmark"]).side,
         "windows_per_batch": workload["batch"],
         "overlap": workload.get("overlap"),
         "segmenter": {**request["params"]["segmenter"], "weights": "random, since memory does not depend on them"},
@@ -153,7 +153,7 @@ def work(benchmark: str, method: str) -> None:
     """
     request = request_of(Params.load(), benchmark, method)
     record = record_of(request, ask(request))
-    write_json(places.profile(benchmark, method), record)
+    write_json(paths.profile(benchmark, method), record)
     if record["status"] == "failed":
         raise UserError(f"profiling {method} on {benchmark} failed ({record['reason']}); see the trace above")
     print(f"{benchmark} {method}: {told(record)}")

@@ -20,12 +20,13 @@ from pipelines.check import check
 from pipelines.methods import METHODS
 from pipelines.plan import counted, device_name, duration, training_seconds
 from pipelines.stage import run_stage
+from scpseg.benchmarks import BENCHMARKS
 from scpseg.errors import UserError
-from scpseg.params import BENCHMARKS, LAST_SEED, MachineParams, Params
+from scpseg.params import LAST_SEED, MachineParams, Params
 from scpseg.reporting.published import title_of
 from scpseg.reporting.sweep_page import write_sweep
 from scpseg.reporting.sweeps import Row, Status, Sweep, tidy
-from scpseg.values import ADVICE, nearest
+from scpseg.validation import ADVICE, nearest
 
 REPORTS = Path("reports/sweeps")
 SCPSEG = ("csm.", "srd.", "lfa.")

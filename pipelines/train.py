@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from pipelines import places
+from pipelines import paths
 from pipelines.methods import METHODS, build_method, module_of
 from pipelines.stage import run_stage
+from scpseg.benchmarks import BENCHMARKS
 from scpseg.contract import drop_training_parts
 from scpseg.data.overviews import overviews
 from scpseg.data.sampling import WindowDataset
-from scpseg.data.specs import SPECS
 from scpseg.data.store import Store
 from scpseg.environment import configure, environment
 from scpseg.errors import UserError
@@ -34,7 +34,7 @@ SOURCES = (
     "scpseg/data/sampling.py",
     "scpseg/data/windows.py",
     "scpseg/losses.py",
-    "scpseg/places.py",
+    "scpseg/geometry.py",
     "scpseg/segmenters",
     "scpseg/training",
 )
@@ -45,7 +45,7 @@ LAST_SEED = 2**32 - 1
 def arguments(description: str | None) -> argparse.Namespace:
     """BENCHMARK METHOD SEED."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("benchmark", choices=list(SPECS))
+    parser.add_argument("benchmark", choices=list(BENCHMARKS))
     parser.add_argument("method", choices=list(METHODS))
     parser.add_argument("seed", type=_seed, help=f"a whole number from 0 to {LAST_SEED}")
     return parser.parse_args()
@@ -63,7 +63,7 @@ def work(benchmark: str, name: str, seed: int) -> None:
     machine = params.section("machine", MachineParams)
     device = configure(machine)
     recipe = params.section("train", TrainParams)
-    store = Store(places.store(benchmark))
+    store = Store(paths.store(benchmark))
     if not store.ids("train"):
         raise UserError(f"{benchmark} has no training image in its store: check {benchmark}.split and data.source")
     torch.manual_seed(seed)
@@ -90,7 +90,7 @@ def work(benchmark: str, name: str, seed: int) -> None:
     scratch = checkpoint.scratch(checkpoint.fingerprint(identity, _sources(name)))
     trained = train(method, dataset, recipe, device, scratch, machine.workers)
     weights = {key: value.contiguous() for key, value in drop_training_parts(method.cpu()).state_dict().items()}
-    folder = places.run(benchmark, name, seed)
+    folder = paths.run(benchmark, name, seed)
     with replacing(folder / "weights.safetensors") as temporary:
         temporary.write_bytes(save(weights))  # save_file loses the reason on a full disk
     write_text(folder / "history.csv", history_text(trained.history))

@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 
+from scpseg.benchmarks import BENCHMARKS
 from scpseg.errors import UserError
-from scpseg.values import NonNegative, Positive, Range, Share, advice, build, nearest, plain, refusal
+from scpseg.validation import NonNegative, Positive, Range, Share, advice, build, nearest, plain, refusal
 
 T = TypeVar("T")
 Names = tuple[str, ...] | tuple[()]
@@ -41,7 +42,7 @@ class DataParams:
     `source` is 'mirror' (synthetic miniatures), 'upstream' (section `upstream` says from whom), a folder (relative to
     the repository's root), or an address: one archive (.../name.zip, .../name.7z), or a folder with
     <benchmark>/archives.json (name, size and sha256 of each archive, as data/mirror/<benchmark> has it) or, where that
-    file is missing, with <benchmark>/ and the archives that `scpseg.data.upstream.offers.ARCHIVES` names.
+    file is missing, with <benchmark>/ and the archives that its file in `scpseg.benchmarks` names.
     """
 
     source: str
@@ -51,7 +52,7 @@ class DataParams:
 
 @dataclass(frozen=True)
 class UpstreamParams:
-    """Sources of each benchmark, tried in turn: names of `scpseg.data.upstream.offers`, or addresses as `data.source`.
+    """Sources of each benchmark, tried in turn: names from its file in `scpseg.benchmarks`, or addresses.
 
     `unverified_hosts` are hosts whose certificate is not checked; only files with a known SHA-256 come from there.
     """
@@ -143,7 +144,7 @@ class ProfileParams:
 class BenchmarkParams:
     """One benchmark: patch L in pixels, windows per training step, split by name or folder, kind of labels.
 
-    The kinds of labels stand in the benchmark's spec (`scpseg.data.specs`).
+    The kinds of labels stand in the benchmark's spec (`scpseg.benchmarks`).
     """
 
     patch: Annotated[int, Range(32)]
@@ -164,7 +165,6 @@ GENERAL: dict[str, type] = {
     "evaluation": EvaluationParams,
     "profile": ProfileParams,
 }
-BENCHMARKS = ("deepglobe", "inria", "potsdam", "blu", "probe")
 
 
 class Params:

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipelines.methods import METHODS, build_method
-from scpseg import places
+from scpseg import geometry
 from scpseg.contract import Labels, Method, Phase, Views, drop_training_parts
 from scpseg.evaluation import streaming
 from scpseg.params import Params, TrainParams
@@ -105,7 +105,7 @@ def batch_for(method: Method, phase: Phase) -> tuple[Views, Labels]:
 @pytest.fixture
 def blind(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stand-ins for what is read back on the host: a window's place, where the grid of alignment lies, overviews."""
-    known = places.cells
+    known = geometry.cells
 
     def cells(place: Tensor, size: tuple[int, int]) -> Any:
         return known(SimpleNamespace(tolist=lambda: [BOX] * len(place)), size)  # type: ignore[arg-type]
@@ -117,7 +117,7 @@ def blind(monkeypatch: pytest.MonkeyPatch) -> None:
             return reduce(image, side)
 
     monkeypatch.setattr(streaming, "reduce_image", reduced)
-    monkeypatch.setattr(places, "cells", cells)
+    monkeypatch.setattr(geometry, "cells", cells)
     monkeypatch.setattr(torch, "randint", lambda *a, **k: a[0] - 1 if a[1:] == ((),) else drawn(*a, **k))
 
 

@@ -6,8 +6,8 @@ from types import ModuleType
 
 import torch
 
+from scpseg.benchmarks import BENCHMARKS
 from scpseg.contract import Labels, Setting, Views
-from scpseg.data.specs import SPECS
 from scpseg.params import Params, SegmenterParams
 
 ROOT = Path(__file__).parents[1]
@@ -25,7 +25,7 @@ def test_the_example_method_trains_and_predicts() -> None:
     labels = Labels(torch.randint(0, 6, (2, 128, 128), dtype=torch.uint8))
     sum(method.losses(views, labels, 0.0).values()).backward()
     assert method.bias.weight.grad.abs().sum() > 0
-    assert method.eval()(views).shape == (2, len(SPECS["potsdam"].classes), 64, 64)
+    assert method.eval()(views).shape == (2, len(BENCHMARKS["potsdam"].classes), 64, 64)
 
 
 def test_links_lead_somewhere() -> None:

@@ -10,13 +10,13 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from scpseg.data.specs import Ids, Spec
+from scpseg.benchmarks.base import Benchmark, Ids
 from scpseg.errors import UserError
 
 PARTS = ("train", "val", "test")
 
 
-def read_split(spec: Spec, name: str) -> Ids:
+def read_split(spec: Benchmark, name: str) -> Ids:
     """Image ids of split `name` by 'train', 'val' and 'test', in the order of the lists.
 
     `name` is one of `spec.splits` or a folder with the user's own train.txt, val.txt and test.txt (one id a line;
@@ -29,13 +29,13 @@ def read_split(spec: Spec, name: str) -> Ids:
         return _checked(_read(_own_folder(spec, name)), f"{spec.name}.split folder {name}")
     if not spec.splits[name]:
         return {}
-    ids = _checked(_read(resources.files("scpseg.data").joinpath("splits", spec.splits[name])), f"split {name}")
+    ids = _checked(_read(resources.files("scpseg.benchmarks").joinpath("splits", spec.splits[name])), f"split {name}")
     if name == "swapped":
         ids = {"train": ids["train"], "val": ids["test"], "test": ids["val"]}
     return ids
 
 
-def _own_folder(spec: Spec, name: str) -> Path:
+def _own_folder(spec: Benchmark, name: str) -> Path:
     """The user's folder; a relative one may count from the repository's root, where queued experiments do not run."""
     for folder in (Path(name).expanduser(), Path(os.environ.get("DVC_ROOT", ".")) / name):
         if name and folder.is_dir():

@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from scpseg.benchmarks.probe import CUES, DISCS
 from scpseg.contract import Method, Needs, Views
-from scpseg.data.specs import PROBE_CUES, PROBE_DISCS
 from scpseg.data.windows import Bytes, cut_image, cut_label, starts
 from scpseg.evaluation.streaming import TestImage
 
@@ -79,10 +79,10 @@ class Answer:
 
 def read_scene(label: Bytes) -> Scene:
     """The things in a label (H, W) of the probe, discs in the order of their first pixels."""
-    number, _ = ndimage.label(np.isin(label, PROBE_DISCS))
+    number, _ = ndimage.label(np.isin(label, DISCS))
     discs = tuple(_box(found) for found in ndimage.find_objects(number))
-    kinds = tuple(PROBE_DISCS.index(int(label[disc.centre])) for disc in discs)
-    (cue,) = ndimage.find_objects(np.isin(label, PROBE_CUES).astype(np.int8))
+    kinds = tuple(DISCS.index(int(label[disc.centre])) for disc in discs)
+    (cue,) = ndimage.find_objects(np.isin(label, CUES).astype(np.int8))
     return Scene(_box(cue), discs, kinds, number.astype(np.int32))
 
 
@@ -172,7 +172,7 @@ def _centred(method: Method, image: Bytes, scene: Scene, device: torch.device, o
 
 def _vote(labels: Bytes) -> int | None:
     """The kind that more of these labels name, of equals the first; None where none names a kind."""
-    counts = [int((labels == disc).sum()) for disc in PROBE_DISCS]
+    counts = [int((labels == disc).sum()) for disc in DISCS]
     return counts.index(max(counts)) if any(counts) else None
 
 

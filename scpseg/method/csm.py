@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from scpseg.values import Range, refusal
+from scpseg.validation import Range, refusal
 
 SMALLEST = 32
 """Pixels: the least that the patch may be shrunk to [ours]."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from scpseg.values import NonNegative, Range
+from scpseg.validation import NonNegative, Range
 
 DEAD = 1e-4
 """Length below which a feature vector counts as dead: it is not stretched to 1, nor its gradient blown up [ours]."""

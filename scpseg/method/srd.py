@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from scpseg.method.csm import Sizes, centre
 from scpseg.segmenters.base import Segmenter
-from scpseg.values import NonNegative
+from scpseg.validation import NonNegative
 
 DEEP, LOW, MIDDLE, LAST = 128, 48, 64, 32
 """Channels: of the deep and of the low-level map on entry, after a doubling, after the last doubling."""

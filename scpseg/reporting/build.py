@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from scpseg.data.specs import spec_of
+from scpseg.benchmarks import get_benchmark
 from scpseg.errors import UserError
 from scpseg.files import write_json, write_text
 from scpseg.params import SuiteParams
@@ -114,7 +114,7 @@ def _examples(results: Path, frame: pd.DataFrame, reports: Path, drawn: set[Path
                 seeds[title_of(str(method))] = seed
         invented = _synthetic(frame, benchmark)
         place = f"figures/{benchmark}-examples.png" if invented else f"examples/{benchmark}.png"
-        ids = draw_examples(pictures, spec_of(benchmark), reports / place)
+        ids = draw_examples(pictures, get_benchmark(benchmark), reports / place)
         if not ids:
             continue
         drawn.add(reports / place)

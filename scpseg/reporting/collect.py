@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from scpseg.data.specs import spec_of
+from scpseg.benchmarks import get_benchmark
 from scpseg.errors import UserError
 from scpseg.files import read_json
 from scpseg.params import SuiteParams
@@ -198,7 +198,7 @@ def _flat(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _columns(rows: list[dict[str, Any]], suite: SuiteParams) -> list[str]:
     """Fixed columns first, classes in the order of their benchmarks, everything else by name, texts last."""
-    classes = [cls.name for name in suite.benchmarks for cls in spec_of(name).classes]
+    classes = [cls.name for name in suite.benchmarks for cls in get_benchmark(name).classes]
     scores = [f"{kind}:{name}" for kind in ("iou", "f1") for name in dict.fromkeys(classes)]
     rest = {key for row in rows for key in row} - {*FIRST, *scores, *LAST}
     return [*FIRST, *scores, *sorted(rest), *LAST]

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from PIL import Image
 
-from scpseg.data.specs import Spec
+from scpseg.benchmarks.base import Benchmark
 from scpseg.errors import UserError
 from scpseg.reporting.figures import DPI, save, style
 from scpseg.reporting.published import title_of
@@ -23,7 +23,7 @@ ROWS = 3
 """At most so many images."""
 
 
-def draw_examples(pictures: dict[str, Path], spec: Spec, path: Path) -> tuple[str, ...]:
+def draw_examples(pictures: dict[str, Path], spec: Benchmark, path: Path) -> tuple[str, ...]:
     """Write `path` from the evaluate stage's pictures; returns the ids shown, none when there are no pictures.
 
     `pictures`: method -> folder with <id>.image.png, <id>.truth.png, <id>.prediction.png. A method without a picture of

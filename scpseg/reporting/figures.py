@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLocator
 
-from scpseg.data.specs import spec_of
+from scpseg.benchmarks import get_benchmark
 from scpseg.files import replacing
 from scpseg.reporting.labels import Named, place_names
 from scpseg.reporting.looks import looks_of
@@ -127,7 +127,7 @@ def save(figure: Figure, path: Path) -> Path:
 
 def _panel(axes: Axes, lines: Sequence[Line], methods: Sequence[str], synthetic: bool) -> list[Line2D]:
     """Everything but names; returns the marks."""
-    spec = spec_of(lines[0].benchmark)
+    spec = get_benchmark(lines[0].benchmark)
     looks, marks = looks_of(methods), []
     for line in lines:
         x, y, half = _point(line)

@@ -7,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from scpseg.data.specs import Spec, spec_of
+from scpseg.benchmarks import get_benchmark
+from scpseg.benchmarks.base import Benchmark
 from scpseg.reporting.collect import SEPARATOR
 from scpseg.reporting.figures import drawable
 from scpseg.reporting.published import title_of
@@ -80,7 +81,9 @@ def _warnings_on_top(rows: Sequence[dict[str, Any]]) -> list[str]:
     invented = list(dict.fromkeys(row["benchmark"] for row in run if row["synthetic"]))
     if invented:
         whole = all(row["synthetic"] for row in run)
-        parts.append(SYNTHETIC if whole else PARTLY_SYNTHETIC.format(names=_and([spec_of(n).title for n in invented])))
+        parts.append(
+            SYNTHETIC if whole else PARTLY_SYNTHETIC.format(names=_and([get_benchmark(n).title for n in invented]))
+        )
     random = [row for row in run if str(row.get("segmenter:weights")).startswith("random")]
     if random:
         methods = list(dict.fromkeys(title_of(row["method"]) for row in random))
@@ -106,7 +109,7 @@ def _benchmark(
     figures: dict[str, str],
     examples: dict[str, tuple[str, str]],
 ) -> str:
-    spec = spec_of(lines[0].benchmark)
+    spec = get_benchmark(lines[0].benchmark)
     parts = [f"## {spec.title}", _facts(spec, rows), main_table(lines), *_list(_notes(spec, rows, lines))]
     parts += ["What is compared:", network_table(lines)]
     paper = published_table(lines)
@@ -124,7 +127,7 @@ def _benchmark(
     return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
 
 
-def _facts(spec: Spec, rows: Sequence[dict[str, Any]]) -> str:
+def _facts(spec: Benchmark, rows: Sequence[dict[str, Any]]) -> str:
     """Images, split, labels and the size at which memory was measured, as found in the rows."""
     pairs = []
     for row in rows:
@@ -149,7 +152,7 @@ def _facts(spec: Spec, rows: Sequence[dict[str, Any]]) -> str:
     return " ".join(f"{text[0].upper()}{text[1:]}." for text in texts)
 
 
-def _notes(spec: Spec, rows: Sequence[dict[str, Any]], lines: Sequence[Line]) -> list[str]:
+def _notes(spec: Benchmark, rows: Sequence[dict[str, Any]], lines: Sequence[Line]) -> list[str]:
     """Marks explained, missing runs, warnings of the data, remarks on published figures."""
     notes = _marks(lines)
     for problem, methods in _by_text((problem, title_of(line.method)) for line in lines for problem in line.problems):
@@ -203,7 +206,7 @@ def _list(items: Sequence[str]) -> list[str]:
     return ["\n".join(f"- {item}" for item in items)] if items else []
 
 
-def _brackets(spec: Spec) -> str:
+def _brackets(spec: Benchmark) -> str:
     out = [cls.name for cls in spec.classes if not cls.scored]
     return f" ({_and(out)} in brackets: not part of {spec.mean_name})" if out else ""
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from scpseg.data.specs import spec_of
+from scpseg.benchmarks import get_benchmark
 from scpseg.reporting.published import title_of
 from scpseg.reporting.reference_table import INFERENCE, MEASURED, TRAINING, Row, number, read_table
 from scpseg.reporting.tables import DASH, markdown, megabytes, seconds
@@ -51,7 +51,7 @@ def _table(rows: list[Row]) -> list[str]:
     cells = dict.fromkeys((row["benchmark"], row["method"]) for row in rows)
     lines = [
         [
-            spec_of(benchmark).title,
+            get_benchmark(benchmark).title,
             title_of(method),
             *_cells(found.get((INFERENCE, benchmark, method)), "seconds_per_image"),
             *_cells(found.get((TRAINING, benchmark, method)), "seconds_per_step"),
@@ -78,7 +78,7 @@ def _notes(rows: Sequence[Row]) -> list[str]:
     """Sizes other than the real ones, missing figures, phases, company on the GPU, what was measured once for two."""
     notes = []
     for benchmark, side in dict.fromkeys((row["benchmark"], row["height"]) for row in rows):
-        spec = spec_of(benchmark)
+        spec = get_benchmark(benchmark)
         if side != str(spec.side):
             notes.append(
                 f"{spec.title}: images of {side} × {side} pixels, not the benchmark's {spec.side} × {spec.side}."
@@ -103,7 +103,7 @@ def _notes(rows: Sequence[Row]) -> list[str]:
         if row["same_as"]:
             twins.setdefault((row["workload"], row["benchmark"], row["same_as"]), []).append(title_of(row["method"]))
     for (workload, benchmark, same), methods in twins.items():
-        where, there = spec_of(benchmark).title, spec_of(same).title
+        where, there = get_benchmark(benchmark).title, get_benchmark(same).title
         named = ", ".join(methods)
         notes.append(f"{workload.capitalize()} on {where}: the same workload as on {there}, measured once ({named}).")
     return notes

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 
-from scpseg.data.specs import SPECS
+from scpseg.benchmarks import BENCHMARKS
 from scpseg.errors import UserError
 
 INFERENCE, TRAINING = "inference", "training step"
@@ -73,9 +73,11 @@ def _problems(text: str, rows: Sequence[Row]) -> Iterator[str]:
             return
     if not text.endswith("\n"):
         yield "is cut off at its end"
-    for name, known in (("workload", (INFERENCE, TRAINING)), ("status", STATUSES), ("benchmark", tuple(SPECS))):
+    for name, known in (("workload", (INFERENCE, TRAINING)), ("status", STATUSES), ("benchmark", tuple(BENCHMARKS))):
         yield from (f"has the unknown {name} {row[name]!r}" for row in rows if row[name] not in known)
-    yield from (f"has the unknown benchmark {row['same_as']!r}" for row in rows if row["same_as"] not in ("", *SPECS))
+    yield from (
+        f"has the unknown benchmark {row['same_as']!r}" for row in rows if row["same_as"] not in ("", *BENCHMARKS)
+    )
     for name in NUMBERS:
         yield from (f"has {row[name]!r} where a number belongs ({name})" for row in rows if not _is_number(row[name]))
     yield from (f"has {row['height']!r} where a number belongs (height)" for row in rows if not row["height"].isdigit())

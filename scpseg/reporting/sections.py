@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from scpseg.data.specs import spec_of
+from scpseg.benchmarks import get_benchmark
 from scpseg.reporting.published import PAPER, title_of
 from scpseg.reporting.summary import NOT_SETTINGS, Line
 from scpseg.reporting.tables import DASH, markdown
@@ -26,7 +26,7 @@ def guide(lines: Sequence[Line]) -> str:
         f"**paper: ...**: as printed in {PAPER}, measured by its authors and those they cite on other machines; never "
         "mixed with our numbers. Its segmenter stands beside it and may have another encoder than ours."
     ]
-    if all(spec_of(line.benchmark).invented for line in lines):
+    if all(get_benchmark(line.benchmark).invented for line in lines):
         paper = []
     items = [
         "**mIoU**: intersection over union per class from one confusion matrix over all scored images, averaged over "
@@ -63,7 +63,7 @@ def settings(rows: Sequence[dict[str, Any]]) -> str:
     tables: dict[str, list[str]] = {}
     for benchmark in dict.fromkeys(row["benchmark"] for row in rows):
         table = _settings_table([row for row in rows if row["benchmark"] == benchmark], [*differing, "revision"])
-        tables.setdefault(table, []).append(spec_of(benchmark).title)
+        tables.setdefault(table, []).append(get_benchmark(benchmark).title)
     for table, titles in tables.items():
         parts += [f"{', '.join(titles)}:", table.rstrip("\n")]
     return "\n\n".join(parts) + "\n"
@@ -101,7 +101,8 @@ def environments(rows: Sequence[dict[str, Any]]) -> str:
 def sources(benchmarks: Sequence[str]) -> str:
     """Terms and citation of every benchmark used, and of the method."""
     items = [
-        f"- **{spec_of(name).title}**: {spec_of(name).citation} Terms: {spec_of(name).terms}" for name in benchmarks
+        f"- **{get_benchmark(name).title}**: {get_benchmark(name).citation} Terms: {get_benchmark(name).terms}"
+        for name in benchmarks
     ]
     items.append(f"- **SCPSeg**: {PAPER}.")
     return "## Licences and citations\n\n" + "\n".join(items) + "\n"

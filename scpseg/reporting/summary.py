@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 from scipy.special import stdtrit
 
-from scpseg.data.specs import spec_of
+from scpseg.benchmarks import get_benchmark
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,10 @@ def summarise(frame: pd.DataFrame) -> list[Line]:
                 mean_iou=estimate(row["mean_iou"] for row in rows),
                 mean_f1=estimate(row["mean_f1"] for row in rows),
                 accuracy=estimate(row["accuracy"] for row in rows),
-                iou={cls.name: estimate(row[f"iou:{cls.name}"] for row in rows) for cls in spec_of(benchmark).classes},
+                iou={
+                    cls.name: estimate(row[f"iou:{cls.name}"] for row in rows)
+                    for cls in get_benchmark(benchmark).classes
+                },
                 memory=first["memory_mib"],
                 profile_status=first["profile_status"],
                 backend=first["memory_backend"],

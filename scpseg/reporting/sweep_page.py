@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scpseg.data.specs import spec_of
+from scpseg.benchmarks import get_benchmark
 from scpseg.files import write_text
 from scpseg.reporting.page import RANDOM, SYNTHETIC
 from scpseg.reporting.published import PAPER, title_of
@@ -141,8 +141,8 @@ def _about(sweep: Sweep, runs: Sequence[dict[str, Any]]) -> str:
     run = runs[0]
     seeds = sorted({run["seed"] for run in runs}, key=int)
     facts = (
-        f"{spec_of(run['benchmark']).title}, scored on {run['images']} of {run['images_of']} {run['split']} images, "
-        f"trained on {run['train_images']} of {run['train_images_of']} (split `{run['split_list']}`), "
+        f"{get_benchmark(run['benchmark']).title}, scored on {run['images']} of {run['images_of']} {run['split']} "
+        f"images, trained on {run['train_images']} of {run['train_images_of']} (split `{run['split_list']}`), "
         f"{run['training:iterations']} iterations of {run['training:batch']} windows, "
         f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}."
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scpseg.data.specs import spec_of
+from scpseg.benchmarks import get_benchmark
 from scpseg.reporting.published import Published, published_row, title_of
 from scpseg.reporting.summary import Estimate, Line
 
@@ -97,7 +97,7 @@ def network_table(lines: Sequence[Line]) -> str:
 
 def published_table(lines: Sequence[Line]) -> str:
     """What the paper prints for the methods of one benchmark; empty for a benchmark that it cannot have."""
-    if spec_of(lines[0].benchmark).invented:
+    if get_benchmark(lines[0].benchmark).invented:
         return ""
     mean, f1 = _means(lines)
     names = ("segmenter", f"{mean} %", f"{f1} %", "accuracy %", "memory MB")
@@ -111,7 +111,7 @@ def published_table(lines: Sequence[Line]) -> str:
 
 def _means(lines: Sequence[Line]) -> tuple[str, str]:
     """What the mean IoU and the mean F1 are called."""
-    mean = spec_of(lines[0].benchmark).mean_name
+    mean = get_benchmark(lines[0].benchmark).mean_name
     return mean, "mF1" if mean == "mIoU" else mean.replace("IoU", "F1")
 
 
@@ -130,7 +130,7 @@ def paper_of(line: Line) -> Published | None:
 
 def class_table(lines: Sequence[Line]) -> str:
     """IoU of every class; those outside the mean stand in brackets."""
-    classes = spec_of(lines[0].benchmark).classes
+    classes = get_benchmark(lines[0].benchmark).classes
     header = ["method", *(cls.name if cls.scored else f"({cls.name})" for cls in classes)]
     return markdown(header, [[title_of(line.method), *(percent(line.iou[c.name]) for c in classes)] for line in lines])
 
@@ -143,7 +143,7 @@ def overview_table(lines: Sequence[Line]) -> str:
     unit, several = _unit(lines)
     header = ["method"]
     for name in benchmarks:
-        header += [f"{spec_of(name).title}: {spec_of(name).mean_name} %", unit]
+        header += [f"{get_benchmark(name).title}: {get_benchmark(name).mean_name} %", unit]
     rows = []
     for method in methods:
         row = [title_of(method)]

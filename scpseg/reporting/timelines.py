@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from scpseg.data.specs import spec_of
+from scpseg.benchmarks import get_benchmark
 from scpseg.errors import UserError
 from scpseg.reporting.collect import HEADLINE, MIB, read_result
 from scpseg.reporting.figures import COLUMN, DPI, save, style
@@ -111,7 +111,7 @@ def _panel(axes: Axes, traces: Sequence[Trace], methods: Sequence[str]) -> None:
             zorder=4 - index / len(methods),  # SCPSeg, the first, on top
         )
     most = max(trace.images for trace in traces)
-    axes.set_title(spec_of(traces[0].benchmark).title, loc="left")
+    axes.set_title(get_benchmark(traces[0].benchmark).title, loc="left")
     axes.set_xlim(0, most)
     axes.xaxis.set_major_locator(MaxNLocator(min(most, 6), integer=True))
     axes.set_ylim(0, 1.12 * max(used for trace in traces for _, used in trace.points))

@@ -16,7 +16,7 @@ from scpseg.segmenters.fcn import FCN
 from scpseg.segmenters.fcn8s import FCN8s
 from scpseg.segmenters.lanet import LANet
 from scpseg.segmenters.pspnet import PSPNet
-from scpseg.values import nearest
+from scpseg.validation import nearest
 
 Stride = Literal[8, 16, 32]
 

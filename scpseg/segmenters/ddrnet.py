@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scpseg.contract import Weights
+from scpseg.geometry import resize
 from scpseg.losses import cross_entropy
 from scpseg.params import SegmenterParams
-from scpseg.places import resize
 from scpseg.segmenters.base import Segmenter
 from scpseg.segmenters.blocks import bottleneck, head, hidden, normed, stage, stem
 from scpseg.segmenters.pyramids import DAPPM

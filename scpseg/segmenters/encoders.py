@@ -15,7 +15,7 @@ from torch import nn
 from scpseg.contract import Weights
 from scpseg.errors import UserError
 from scpseg.params import SegmenterParams
-from scpseg.values import nearest
+from scpseg.validation import nearest
 
 TIMM = "tu-"
 """Prefix of an encoder that timm provides."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from scpseg.places import Size, resize
+from scpseg.geometry import Size, resize
 
 LEVELS = 4
 RESNET50 = (256, 512, 1024, 2048)

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scpseg.geometry import resize
 from scpseg.losses import cross_entropy
 from scpseg.params import SegmenterParams
-from scpseg.places import resize
 from scpseg.segmenters.on_encoder import OnEncoder, block
 
 LOW, HIGH = 64, 128

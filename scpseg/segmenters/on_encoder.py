@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from scpseg.geometry import resize
 from scpseg.losses import cross_entropy
 from scpseg.params import SegmenterParams
-from scpseg.places import resize
 from scpseg.segmenters.base import Segmenter
 from scpseg.segmenters.encoders import fetching, library_weights, weights_of
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from scpseg.geometry import resize
 from scpseg.params import SegmenterParams
-from scpseg.places import resize
 from scpseg.segmenters.on_encoder import WithStageHead, block
 
 BINS = (1, 2, 3, 6)

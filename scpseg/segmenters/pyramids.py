@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scpseg.places import resize
+from scpseg.geometry import resize
 from scpseg.segmenters.blocks import activated
 
 POOLS = ((5, 2), (9, 4), (17, 8))

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scpseg.contract import Weights
+from scpseg.geometry import Size, resize
 from scpseg.params import SegmenterParams
-from scpseg.places import Size, resize
 from scpseg.segmenters.base import Segmenter
 from scpseg.segmenters.blocks import conv, normed
 

@@ -11,7 +11,7 @@ import pytest
 
 from pipelines.download import bring, check, download, main
 from pipelines.mirror import mirror
-from scpseg.data.specs import REAL, SPECS
+from scpseg.benchmarks import BENCHMARKS, REAL
 from scpseg.errors import UserError
 from scpseg.files import read_json
 from scpseg.params import Params
@@ -46,7 +46,7 @@ def refused(params: Params, benchmark: str = "inria") -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("benchmark", list(SPECS))
+@pytest.mark.parametrize("benchmark", list(BENCHMARKS))
 def test_mirror_of_each_benchmark(benchmark: str, params: Params, capsys: pytest.CaptureFixture[str]) -> None:
     mirror(benchmark, params, Path("data/mirror") / benchmark)
     download(params, benchmark)
@@ -59,7 +59,7 @@ def test_mirror_of_each_benchmark(benchmark: str, params: Params, capsys: pytest
     assert not Path("cache").exists()
     printed = capsys.readouterr().out
     assert "archives verified" in printed
-    assert SPECS[benchmark].terms not in printed
+    assert BENCHMARKS[benchmark].terms not in printed
     first = Path(f"data/manifests/{benchmark}.json").read_bytes()
     download(params, benchmark)
     assert Path(f"data/manifests/{benchmark}.json").read_bytes() == first
@@ -130,7 +130,7 @@ def test_folder_with_an_archive(params: Params, capsys: pytest.CaptureFixture[st
     assert (manifest["source"], manifest["synthetic"]) == ("folder", False)
     assert [record["name"] for record in manifest["archives"]] == ["set.zip"]
     printed = capsys.readouterr().out
-    assert printed.count(SPECS["inria"].terms) == printed.count(SPECS["inria"].citation) == 1
+    assert printed.count(BENCHMARKS["inria"].terms) == printed.count(BENCHMARKS["inria"].citation) == 1
     assert str(Path.cwd()) not in MANIFEST.read_text()
 
 
@@ -172,7 +172,7 @@ def test_archives_from_an_address(
     assert (manifest["source"], manifest["synthetic"]) == ("upstream", False)
     assert (manifest["archives"], manifest["files"]) == (direct["archives"], direct["files"])
     told = capsys.readouterr()
-    assert (told.out + told.err).count(SPECS[benchmark].terms) == 1
+    assert (told.out + told.err).count(BENCHMARKS[benchmark].terms) == 1
     served.asked.clear()
     download(fetched, benchmark)
     assert not served.asked and str(Path.cwd()) not in path.read_text()

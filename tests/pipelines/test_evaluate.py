@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipelines import evaluate, places
+from pipelines import evaluate, paths
 from pipelines.download import download
 from pipelines.methods import build_method
 from pipelines.mirror import mirror
@@ -38,7 +38,7 @@ def prepared(benchmark: str, params: Params) -> Path:
     mirror(benchmark, params, Path("data/mirror") / benchmark)
     download(params, benchmark)
     prepare(params, benchmark, workers=1)
-    folder = places.run(benchmark, "patch", 0)
+    folder = paths.run(benchmark, "patch", 0)
     folder.mkdir(parents=True)
     torch.manual_seed(0)
     method = drop_training_parts(build_method(params, benchmark, "patch"))
@@ -57,13 +57,13 @@ def prepared(benchmark: str, params: Params) -> Path:
 def test_answers_for_every_disc_of_the_probe_and_of_nothing_else(params: Params, benchmark: str) -> None:
     prepared(benchmark, params)
     evaluate.work(benchmark, "patch", 0)
-    out = places.scores(benchmark, "patch", 0)
+    out = paths.scores(benchmark, "patch", 0)
     assert read_json(out / "metrics.json")["images"] == 2
     assert (out / "objects.csv").exists() == (benchmark == "probe")
     if benchmark == "probe":
         with (out / "objects.csv").open() as stream:
             rows = list(csv.DictReader(stream))
-        store = Store(places.store("probe"))
+        store = Store(paths.store("probe"))
         for name in store.ids("test"):
             scene = read_scene(store.label("test", name))
             mine = [row for row in rows if row["image"] == name]

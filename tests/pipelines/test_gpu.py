@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from pipelines import gpu, profile
-from scpseg.data.specs import SPECS
+from scpseg.benchmarks import BENCHMARKS
 from scpseg.errors import UserError
 from scpseg.params import Params
 from scpseg.profiling.fresh import ChildKilled
@@ -102,7 +102,7 @@ def test_the_papers_sizes_on_the_gpu() -> None:
     kinds = [cell.workload for cell in requests]
     assert kinds == sorted(kinds)  # every inference before the first training step
     for cell, request in requests.items():
-        assert request["workload"]["height"] == SPECS[cell.benchmark].side
+        assert request["workload"]["height"] == BENCHMARKS[cell.benchmark].side
         assert request["params"]["machine"]["device"] == "cuda"
         assert request["params"]["machine"]["deterministic"] is False
         training = 8 if cell.benchmark == "deepglobe" else 16

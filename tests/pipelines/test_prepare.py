@@ -12,8 +12,8 @@ from PIL import Image
 from pipelines.download import download
 from pipelines.mirror import mirror
 from pipelines.prepare import prepare
+from scpseg.benchmarks import BENCHMARKS
 from scpseg.data import store
-from scpseg.data.specs import SPECS
 from scpseg.data.store import Store
 from scpseg.errors import UserError
 from scpseg.files import read_json
@@ -64,13 +64,13 @@ def refused(params: Params) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("benchmark", list(SPECS))
+@pytest.mark.parametrize("benchmark", list(BENCHMARKS))
 def test_from_mirror_to_store(benchmark: str) -> None:
     params = sample("mirror", partial=True, deepglobe={"split": "glnet"})
     mirror(benchmark, params, Path("data/mirror") / benchmark)
     download(params, benchmark)
     prepare(params, benchmark, workers=1)
-    opened, spec = Store(Path("data") / benchmark), SPECS[benchmark]
+    opened, spec = Store(Path("data") / benchmark), BENCHMARKS[benchmark]
     assert (opened.index["synthetic"], opened.index["source"]) == (True, "mirror")
     assert [len(opened.ids(part)) for part in ("train", "val", "test")] == [2, 1, 1]
     assert tuple(opened.index["expected"][part] for part in ("train", "val", "test")) == spec.counts
@@ -209,11 +209,11 @@ def test_real_deepglobe_images(samples: Path) -> None:
     download(params, "deepglobe")
     prepare(params, "deepglobe")
     opened = Store(Path("data/deepglobe"))
-    assert {part: len(opened.ids(part)) for part in ("train", "val", "test")} == {"train": 6, "val": 3, "test": 0}
+    assert {part: len(opened.ids(part)) for part in ("train", "val", "test")} == {"train": 7, "val": 3, "test": 0}
     assert opened.index["expected"] == {"train": 454, "val": 207, "test": 142}
     assert opened.index["images"]["train/172307"]["pixels"][0] == 2
     assert opened.image("val", "2774").shape == (2448, 2448, 3)
     assert not opened.index["synthetic"]
-    assert len(read_json(Path("data/manifests/deepglobe.json"))["files"]) == 18
-    with pytest.raises(UserError, match="only 9 of 803 images"):
+    assert len(read_json(Path("data/manifests/deepglobe.json"))["files"]) == 20
+    with pytest.raises(UserError, match="only 10 of 803 images"):
         prepare(sample(str(samples), deepglobe={"split": "glnet"}), "deepglobe")

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from pipelines import evaluate, places, train
+from pipelines import evaluate, paths, train
 from pipelines.check import check
 from pipelines.download import download
 from pipelines.prepare import prepare
@@ -48,7 +48,7 @@ def walk(params: Params) -> list[dict[str, Any]]:
     for method in ("scpseg", "patch"):
         train.work("deepglobe", method, 0)
         evaluate.work("deepglobe", method, 0)
-        records.append(read_json(places.scores("deepglobe", method, 0) / "metrics.json"))
+        records.append(read_json(paths.scores("deepglobe", method, 0) / "metrics.json"))
     return records
 
 
@@ -71,7 +71,7 @@ def test_crops_of_deepglobe_images(samples: Path, project: Path) -> None:
         assert (record["train_images"], record["train_images_of"]) == (1, 454)
         assert record["synthetic"] is False and 0 <= record["metrics"]["mean_iou"] <= 1
         assert "forest" in record["metrics"]["iou"] and record["model"]["patch"] == 128
-    matrices = np.load(places.scores("deepglobe", "patch", 0) / "confusion.npz")
+    matrices = np.load(paths.scores("deepglobe", "patch", 0) / "confusion.npz")
     assert matrices["matrices"].sum() == 320 * 300
 
 
@@ -79,9 +79,9 @@ def test_crops_of_deepglobe_images(samples: Path, project: Path) -> None:
 @pytest.mark.usefixtures("project")
 def test_whole_deepglobe_images(samples: Path) -> None:
     records = walk(parameters({**SHORT, "data": {"source": str(samples)}}))
-    assert Store(places.store("deepglobe")).image("val", "2774").shape == (2448, 2448, 3)
+    assert Store(paths.store("deepglobe")).image("val", "2774").shape == (2448, 2448, 3)
     assert [(record["images"], record["train_images"]) for record in records] == [(3, 6), (3, 6)]
-    matrices = np.load(places.scores("deepglobe", "patch", 0) / "confusion.npz")
+    matrices = np.load(paths.scores("deepglobe", "patch", 0) / "confusion.npz")
     assert matrices["matrices"].sum() == 3 * 2448 * 2448
 
 
@@ -104,7 +104,7 @@ def test_the_cropped_potsdam_pair_trains_and_repeats(samples: Path, project: Pat
     hashes = []
     for _ in range(2):
         train.work("potsdam", "scpseg", 0)
-        folder = places.run("potsdam", "scpseg", 0)
+        folder = paths.run("potsdam", "scpseg", 0)
         hashes.append((read_json(folder / "training.json")["weights_hash"], (folder / "history.csv").read_text()))
     assert hashes[0] == hashes[1]
     rows = [line.split(",") for line in hashes[0][1].splitlines()]

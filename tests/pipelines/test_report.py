@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import places
+from pipelines import paths
 from tests.scpseg.reporting import conftest as invented
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,12 +59,12 @@ def test_available_builds_from_what_is_there(empty: Path) -> None:
 
 
 def test_report_reads_where_the_stages_write(empty: Path) -> None:
-    path = empty / places.profile("deepglobe", "scpseg")
+    path = empty / paths.profile("deepglobe", "scpseg")
     path.parent.mkdir(parents=True)
     path.write_text("{")
-    assert f"{places.profile('deepglobe', 'scpseg')} is no valid JSON" in report(empty, "--available").stderr
+    assert f"{paths.profile('deepglobe', 'scpseg')} is no valid JSON" in report(empty, "--available").stderr
     path.unlink()
-    path = empty / places.scores("deepglobe", "scpseg", 0) / "metrics.json"
+    path = empty / paths.scores("deepglobe", "scpseg", 0) / "metrics.json"
     path.parent.mkdir(parents=True)
     path.write_text("{")
-    assert f"{places.scores('deepglobe', 'scpseg', 0)}/metrics.json is no valid" in report(empty, "--available").stderr
+    assert f"{paths.scores('deepglobe', 'scpseg', 0)}/metrics.json is no valid" in report(empty, "--available").stderr

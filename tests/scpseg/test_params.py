@@ -20,7 +20,7 @@ from scpseg.params import (
     SuiteParams,
     TrainParams,
 )
-from scpseg.values import build, nearest
+from scpseg.validation import build, nearest
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = yaml.safe_load((ROOT / "params.yaml").read_text())

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scpseg.data.specs import SPECS
+from scpseg.benchmarks import BENCHMARKS
 
 Write = Callable[..., dict[str, tuple[np.ndarray, np.ndarray]]]
 
@@ -18,7 +18,7 @@ def write_pairs() -> Write:
 
     def write(folder: Path, ids: list[str], height: int = 20, width: int = 16) -> dict[str, tuple]:
         folder.mkdir(parents=True, exist_ok=True)
-        palette = np.array([cls.colour for cls in SPECS["deepglobe"].classes], np.uint8)
+        palette = np.array([cls.colour for cls in BENCHMARKS["deepglobe"].classes], np.uint8)
         made = {}
         for id in ids:
             chance = np.random.default_rng(int(id))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from scpseg.data.specs import SPECS
+from scpseg.benchmarks import BENCHMARKS
 from scpseg.data.splits import read_split
 from scpseg.errors import UserError
 
@@ -46,7 +46,7 @@ PUBLISHED = {
 def test_committed_lists_have_the_published_counts_and_are_disjoint(
     benchmark: str, name: str, counts: tuple[int, ...]
 ) -> None:
-    ids = read_split(SPECS[benchmark], name)
+    ids = read_split(BENCHMARKS[benchmark], name)
     assert list(ids) == ["train", "val", "test"]
     assert tuple(len(names) for names in ids.values()) == counts
     for one, other in combinations(ids.values(), 2):
@@ -56,7 +56,7 @@ def test_committed_lists_have_the_published_counts_and_are_disjoint(
 
 
 def test_every_split_of_every_spec_can_be_read_and_the_first_has_the_spec_counts() -> None:
-    for spec in SPECS.values():
+    for spec in BENCHMARKS.values():
         for k, name in enumerate(spec.splits):
             ids = read_split(spec, name)
             if ids and k == 0:
@@ -64,40 +64,40 @@ def test_every_split_of_every_spec_can_be_read_and_the_first_has_the_spec_counts
 
 
 def test_lists_are_those_that_were_collected() -> None:
-    root = resources.files("scpseg.data") / "splits"
+    root = resources.files("scpseg.benchmarks") / "splits"
     for name, digest in PUBLISHED.items():
         assert hashlib.sha256((root / name).read_bytes()).hexdigest().startswith(digest), name
 
 
 def test_lists_are_complete() -> None:
-    inria = {id for part in read_split(SPECS["inria"], "fctl").values() for id in part}
+    inria = {id for part in read_split(BENCHMARKS["inria"], "fctl").values() for id in part}
     cities = ("austin", "chicago", "kitsap", "tyrol-w", "vienna")
     assert inria == {f"{city}{tile}" for city in cities for tile in range(1, 37)}
-    potsdam = [id for part in read_split(SPECS["potsdam"], "candidate_volpi_18_6_14").values() for id in part]
-    assert set(potsdam) == {id for part in read_split(SPECS["potsdam"], "official").values() for id in part}
+    potsdam = [id for part in read_split(BENCHMARKS["potsdam"], "candidate_volpi_18_6_14").values() for id in part]
+    assert set(potsdam) == {id for part in read_split(BENCHMARKS["potsdam"], "official").values() for id in part}
     assert len(potsdam) == 38
 
 
 def test_swapped_exchanges_val_and_test() -> None:
-    usual, swapped = (read_split(SPECS["deepglobe"], name) for name in ("glnet", "swapped"))
+    usual, swapped = (read_split(BENCHMARKS["deepglobe"], name) for name in ("glnet", "swapped"))
     assert (usual["train"], usual["val"], usual["test"]) == (swapped["train"], swapped["test"], swapped["val"])
 
 
 def test_potsdam_faulty_tiles_are_in_train_and_test_is_isprs() -> None:
-    ids = read_split(SPECS["potsdam"], "candidate_volpi_18_6_14")
+    ids = read_split(BENCHMARKS["potsdam"], "candidate_volpi_18_6_14")
     assert {"4_12", "6_7"} <= set(ids["train"])
     isprs = "2_13 2_14 3_13 3_14 4_13 4_14 4_15 5_13 5_14 5_15 6_13 6_14 6_15 7_13"
     assert set(ids["test"]) == set(isprs.split())
 
 
 def test_blu_has_no_lists() -> None:
-    assert read_split(SPECS["blu"], "folders") == {}
+    assert read_split(BENCHMARKS["blu"], "folders") == {}
 
 
 def test_own_folder_with_a_missing_list(tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_text("a\n\n b \n")
     (tmp_path / "test.txt").write_text("c")
-    assert read_split(SPECS["inria"], str(tmp_path)) == {"train": ("a", "b"), "val": (), "test": ("c",)}
+    assert read_split(BENCHMARKS["inria"], str(tmp_path)) == {"train": ("a", "b"), "val": (), "test": ("c",)}
 
 
 def test_own_folder_relative_to_the_repository_of_a_queued_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +106,7 @@ def test_own_folder_relative_to_the_repository_of_a_queued_run(tmp_path: Path, m
     (tmp_path / "queue").mkdir()
     monkeypatch.chdir(tmp_path / "queue")
     monkeypatch.setenv("DVC_ROOT", str(tmp_path / "root"))
-    assert read_split(SPECS["inria"], "mine")["train"] == ("a",)
+    assert read_split(BENCHMARKS["inria"], "mine")["train"] == ("a",)
 
 
 @pytest.mark.parametrize(("train", "val"), [("a\nb\na", ""), ("a\nb", "b")])
@@ -114,11 +114,11 @@ def test_an_id_that_stands_twice_is_refused(tmp_path: Path, train: str, val: str
     (tmp_path / "train.txt").write_text(train)
     (tmp_path / "val.txt").write_text(val)
     with pytest.raises(UserError, match=r"'[ab]' stands in train\.txt"):
-        read_split(SPECS["inria"], str(tmp_path))
+        read_split(BENCHMARKS["inria"], str(tmp_path))
 
 
 def test_unknown_name_and_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="fctl, official"):
-        read_split(SPECS["inria"], "fctle")
+        read_split(BENCHMARKS["inria"], "fctle")
     with pytest.raises(UserError, match="holds no list"):
-        read_split(SPECS["inria"], str(tmp_path))
+        read_split(BENCHMARKS["inria"], str(tmp_path))

@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from scpseg.benchmarks.probe import CUES, DISCS
 from scpseg.contract import ImageViews, Labels, Method, Needs, Views, Weights
-from scpseg.data.specs import PROBE_CUES, PROBE_DISCS
-from scpseg.data.synthetic.probe import distances, probe_scene
 from scpseg.data.windows import cut_label, starts
 from scpseg.evaluation.probe import Answer, answers, read_scene, table, visible
 from scpseg.evaluation.streaming import segment
+from scpseg.synthetic.probe import distances, probe_scene
 
 CPU = torch.device("cpu")
 
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 class Oracle(Method):
     """Labels every pixel by the colour of the cue that it sees, a guess (the first kind) where it sees none."""
 
-    def __init__(self, needs: Needs, says: tuple[int, ...] = PROBE_DISCS) -> None:
+    def __init__(self, needs: Needs, says: tuple[int, ...] = DISCS) -> None:
         super().__init__()
         self.needs, self.says = needs, says
         self.weights = Weights("random")
@@ -75,7 +75,7 @@ def test_visibility_equals_counting_pixels_of_the_windows(needs: Needs, overlap:
     for number in (1, 3, 5, 7):
         drawn = probe_scene(250, 0, number)
         scene = read_scene(drawn.label)
-        cue = (drawn.label == PROBE_CUES[1]).astype(np.uint8)
+        cue = (drawn.label == CUES[1]).astype(np.uint8)
         for disc in scene.discs:
             row, column = disc.centre
             counts = [
@@ -100,7 +100,7 @@ def test_under_the_grid_what_is_wholly_visible_is_told_and_what_is_not_is_guesse
 
 
 def test_a_disc_that_is_given_no_kind_has_no_answer() -> None:
-    found = asked(Oracle(Needs(64, 64), says=(0, PROBE_CUES[0])), 0)
+    found = asked(Oracle(Needs(64, 64), says=(0, CUES[0])), 0)
     assert {(answer.centred, answer.grid) for answer in found} == {(None, None)}
     text = table({"a": found, "b": found[:1]})
     lines = text.splitlines()
@@ -112,8 +112,8 @@ def test_of_equal_votes_the_first_kind_wins() -> None:
     class Halves(Oracle):
         def forward(self, views: Views, state: Any = None) -> Tensor:
             logits = torch.zeros(len(views.context), 5, 64, 64)
-            logits[:, PROBE_DISCS[1], :, :32] = 1
-            logits[:, PROBE_DISCS[0], :, 32:] = 1
+            logits[:, DISCS[1], :, :32] = 1
+            logits[:, DISCS[0], :, 32:] = 1
             return logits
 
     assert {answer.centred for answer in asked(Halves(Needs(64, 64)), 1)} == {0}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scpseg.data.specs import SPECS
+from scpseg.benchmarks import BENCHMARKS
 from scpseg.params import SuiteParams
 
 GAIN = {"scpseg": 0.02, "patch": 0.0, "downscale": -0.09, "glnet": 0.008}
@@ -50,7 +50,7 @@ SEGMENTER = {
 
 
 def metrics(benchmark: str, method: str, seed: int, **changes: Any) -> dict[str, Any]:
-    spec = SPECS[benchmark]
+    spec = BENCHMARKS[benchmark]
     rng = np.random.default_rng([seed, *f"{benchmark}{method}".encode()])
     centre = BASE[benchmark] + GAIN.get(method, 0.0)
     iou = {cls.name: round(float(centre + rng.normal(0, 0.03)), 6) for cls in spec.classes}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from scpseg.data.specs import REAL, SPECS
+from scpseg.benchmarks import BENCHMARKS, REAL
 from scpseg.errors import UserError
 from scpseg.reporting.build import build_report
 
@@ -85,7 +85,7 @@ def test_page_tells_images_warnings_terms_and_environment(tmp_path: Path, invent
     assert "Scored on 4 of 142 test images, trained on 8 of 454 (split `glnet`)." in page
     assert "images of 384 × 384 pixels, not the benchmark's 2448 × 2448" in page
     assert "- a warning of the data\n" in page
-    assert SPECS["deepglobe"].citation in page and SPECS["deepglobe"].terms in page
+    assert BENCHMARKS["deepglobe"].citation in page and BENCHMARKS["deepglobe"].terms in page
     assert "Invented CPU" in page and "iterations `300`" in page and "``" not in page and "0123abc" in page
 
 

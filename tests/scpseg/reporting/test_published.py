@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from scpseg.data.specs import REAL
+from scpseg.benchmarks import REAL
 from scpseg.reporting.published import REMARKS, published, published_row, title_of
 
 

@@ -10,13 +10,13 @@ import torch
 import yaml
 
 from baselines import patch
+from scpseg.benchmarks import get_benchmark
 from scpseg.contract import Labels, Method, Setting, Views
-from scpseg.data.preparing.decode import decode_label, read_pixels
-from scpseg.data.specs import spec_of
-from scpseg.data.synthetic.scenes import scene
+from scpseg.data.prepare.decode import decode_label, read_pixels
 from scpseg.method import scpseg
 from scpseg.params import Params, SegmenterParams
 from scpseg.segmenters.build import KINDS
+from scpseg.synthetic.scenes import scene
 
 VALUES = yaml.safe_load((Path(__file__).parents[3] / "params.yaml").read_text(encoding="utf-8"))
 BENCHMARK, PATCH, BATCH = "deepglobe", 64, 2
@@ -38,7 +38,7 @@ def build(module: Any, name: str, side: int = PATCH) -> Method:
     given = Params(values, Path("params.yaml"))
     module.check(given, BENCHMARK)
     torch.manual_seed(0)
-    method: Method = module.build(Setting(len(spec_of(BENCHMARK).classes), side, small(name), given))
+    method: Method = module.build(Setting(len(get_benchmark(BENCHMARK).classes), side, small(name), given))
     return method
 
 
@@ -82,7 +82,7 @@ def test_a_real_image_is_learned(name: str, module: Any, samples: Path) -> None:
     folder = samples / "deepglobe" / "train"
     image = read_pixels(folder / "3484_sat.jpg", "3484_sat.jpg")
     truth = read_pixels(folder / "3484_mask.png", "3484_mask.png")
-    label = decode_label(truth, spec_of(BENCHMARK), "3484_mask.png").ids
+    label = decode_label(truth, get_benchmark(BENCHMARK), "3484_mask.png").ids
     start = slice(1000, 1512)
     entropies, _ = train(method, *windows(image[start, start], label[start, start], method.needs.context), steps=40)
     assert np.mean(entropies[-5:]) < 0.5 * entropies[0]

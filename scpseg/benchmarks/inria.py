@@ -1,0 +1,89 @@
+"""Inria Aerial Image Labeling: classes, files, splits, sources, terms."""
+
+from __future__ import annotations
+
+from scpseg.benchmarks.base import Benchmark, Class, File, Layout, Source
+
+PARTS = tuple(
+    File(f"aerialimagelabeling.7z.{number:03d}", size, sha256)
+    for number, (size, sha256) in enumerate(
+        (
+            (4294967296, "17a7d95c78e484328fd8fe5d5afa2b505e04b8db8fceb617819f3c935d1f39ec"),
+            (4294967296, "b505cb223964b157823e88fbd5b0bd041afcbf39427af3ca1ce981ff9f61aff4"),
+            (4294967296, "752916faa67be6fc6693f8559531598fa2798dc01b7d197263e911718038252e"),
+            (4294967296, "b3893e78f92572455fc2c811af560a558d2a57f9b92eff62fa41399b607a6f44"),
+            (3777396691, "a92eb20fdc9911c5ffe3afc514490b8f1e1e5b22301a6fc55d3b4e1624d8033f"),
+        ),
+        1,
+    )
+)
+PAGE = "https://project.inria.fr/aerialimagelabeling"
+
+BENCHMARK = Benchmark(
+    name="inria",
+    title="Inria Aerial",
+    side=5000,
+    counts=(126, 27, 27),
+    ground_sampling=0.3,
+    classes=(Class("background", (0, 0, 0), scored=False), Class("building", (255, 255, 255))),
+    decoding="exact",
+    layout=Layout(
+        image=r"(^|/)train/images/(?P<id>[a-z-]+\d+)\.tif$",
+        labels={"gt": r"(^|/)train/gt/(?P<id>[a-z-]+\d+)\.tif$"},
+    ),
+    splits={"fctl": "inria", "official": "alternates/inria_official"},
+    terms="No licence text is published with the data; read project.inria.fr/aerialimagelabeling before use.",
+    citation="Maggiori et al., Can Semantic Labeling Methods Generalize to Any City? The Inria Aerial Image "
+    "Labeling Benchmark, IGARSS 2017, doi 10.1109/IGARSS.2017.8127684.",
+    mean_name="building IoU",
+    notes=("What papers call mIoU here is the IoU of class building alone.",),
+    sources=(
+        Source(
+            name="inria",
+            folder="inria",
+            how="files",
+            address="https://files.inria.fr/aerialimagelabeling",
+            page=PAGE,
+            download=20_957_265_875,
+            disk=20_957_265_875,
+            estimated=False,
+            files=PARTS,
+            notes="Nothing to do by hand. Its certificate chain is said to be broken: if it is refused, "
+            "upstream.unverified_hosts may name files.inria.fr; the checksums still hold.",
+        ),
+        Source(
+            name="huggingface",
+            folder="huggingface",
+            how="huggingface",
+            address="blanchon/INRIA-Aerial-Image-Labeling",
+            page="https://huggingface.co/datasets/blanchon/INRIA-Aerial-Image-Labeling",
+            download=13_600_000_000,
+            disk=13_600_000_000,
+            pattern="data/train/**",
+            notes="Nothing to do by hand. No revision is pinned, since none is known; the one that is taken is noted.",
+        ),
+        Source(
+            name="s3",
+            folder="s3",
+            how="files",
+            address="https://public-remote-sensing-datasets.s3-eu-west-1.amazonaws.com/compressed",
+            page=PAGE,
+            download=21_000_000_000,
+            disk=21_000_000_000,
+            files=(File("Inria-NEW2-AerialImageDataset.zip"),),
+            notes="Nothing to do by hand. No checksum is known.",
+        ),
+        Source(
+            name="kaggle",
+            folder="kaggle",
+            how="kaggle",
+            address="sagar100rathod/inria-aerial-image-labeling-dataset",
+            page="https://www.kaggle.com/datasets/sagar100rathod/inria-aerial-image-labeling-dataset",
+            download=21_000_000_000,
+            disk=48_000_000_000,
+            notes="By hand: a Kaggle token (kaggle.com/settings/api), only if Kaggle asks for one.",
+        ),
+    ),
+    archives=PARTS,
+    by_hand=f"fetch the five parts that {PAGE} links in a browser",
+)

@@ -1,0 +1,31 @@
+"""The probe, a controlled experiment of this suite: how far does a method see?"""
+
+from __future__ import annotations
+
+from scpseg.benchmarks.base import Benchmark, Class, Layout
+
+BENCHMARK = Benchmark(
+    name="probe",
+    title="Probe",
+    side=192,
+    counts=(200, 2, 64),
+    ground_sampling=1.0,
+    classes=(
+        Class("ground", (96, 104, 84), scored=False),
+        Class("orange cue", (214, 120, 32), scored=False),
+        Class("blue cue", (40, 112, 214), scored=False),
+        Class("disc of orange", (255, 208, 150)),
+        Class("disc of blue", (160, 205, 255)),
+    ),
+    decoding="exact",
+    layout=Layout(
+        image=r"(^|/)(?P<split>train|val|test)/image/(?P<id>[^/]+)\.png$",
+        labels={"label": r"(^|/)(?P<split>train|val|test)/label/(?P<id>[^/]+)\.png$"},
+    ),
+    splits={"folders": ""},
+    terms="none; this suite draws the scenes.",
+    citation="A controlled experiment of this suite (scpseg/synthetic/probe.py).",
+    invented=True,
+)
+CUES, DISCS = (1, 2), (3, 4)
+"""Training ids of the two kinds of cue, and of the discs whose kind a cue tells."""

@@ -1,0 +1,228 @@
+"""Kaggle, Hugging Face and Google Drive through their own clients, which are imported when used.
+
+Each function brings an offer's files into a folder of the cache, goes on where it stopped, and returns facts to keep
+(a version, a revision). Whatever a client raises ends as one sentence; a lost connection is tried again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from scpseg.benchmarks.base import Source
+from scpseg.data.acquire.connection import Connection
+from scpseg.data.acquire.manifest import hash_files
+from scpseg.data.acquire.space import check_space, full_disk_named, size_text
+from scpseg.errors import UserError
+from scpseg.files import FULL
+from scpseg.progress import say
+
+T = TypeVar("T")
+ATTEMPTS = 4
+"""Attempts in a row that bring no byte before a client is given up."""
+PAUSE = 1.0
+"""Seconds before the second attempt; doubled for each further one."""
+TIMEOUT = 60.0
+"""Seconds without an answer, for clients that wait for ever."""
+BUSY = frozenset({408, 429, 500, 502, 503, 504})
+OFFLINE = frozenset(
+    {"ConnectionError", "Timeout", "TimeoutError", "TransportError", "ChunkedEncodingError", "OfflineModeIsEnabled"}
+)
+"""Classes, the clients' own and those below them, that mean: nobody answers or the line is cut."""
+
+
+def kaggle(offer: Source, labels: str, folder: Path, _: Connection) -> dict[str, str]:
+    """Fetch and unpack a Kaggle data set below `folder`; its archive is checked by the MD5 that Kaggle sends.
+
+    Raises:
+        UserError: no package kagglehub, no connection, no access, or a file that is not the known one.
+    """
+    client = _client("kagglehub")
+    _check_space(offer, folder, offer.disk)
+    # With output_dir the client deletes a part that an interrupted download left; its cache goes on from there.
+    with _environment(KAGGLEHUB_CACHE=str(folder), DISABLE_KAGGLE_CACHE="true", DISABLE_COLAB_CACHE="true"):
+        place = Path(_persistently(offer, folder, partial(client.dataset_download, offer.address)))
+    for file in offer.wanted(labels):
+        for path in place.rglob(file.name):
+            _check_md5(path, file.md5)
+    return {"version": place.name}
+
+
+def huggingface(offer: Source, labels: str, folder: Path, _: Connection) -> dict[str, str]:
+    """Fetch the part of a Hugging Face data set that `offer.pattern` names, each file checked by its SHA-256.
+
+    Raises:
+        UserError: no package huggingface_hub, no connection, no access, nothing that fits, or a damaged file.
+    """
+    client = _client("huggingface_hub")
+
+    def listing() -> tuple[str, dict[str, Any]]:
+        # Asked for first: without a connection the client would take the files that are there for the whole.
+        api = client.HfApi()
+        commit = api.dataset_info(offer.address).sha
+        tree = api.list_repo_tree(offer.address, repo_type="dataset", revision=commit, recursive=True)
+        return commit, {entry.path: entry for entry in tree if hasattr(entry, "size")}
+
+    commit, entries = _persistently(offer, folder, listing)
+    wanted = {path: entry for path, entry in entries.items() if fnmatch(path, offer.pattern)}
+    if not wanted:
+        raise UserError(f"{offer.page} holds nothing like {offer.pattern} at revision {commit}")
+    size = sum(entry.size for entry in wanted.values())
+    say(f"{offer.name}: revision {commit}, {len(wanted)} files, {size_text(size)}")
+    _check_space(offer, folder, size)
+    fetch = partial(client.snapshot_download, offer.address, repo_type="dataset", revision=commit)
+    _persistently(offer, folder, partial(fetch, allow_patterns=offer.pattern, local_dir=str(folder)))
+    missing = [path for path in wanted if not (folder / path).is_file()]
+    if missing:
+        raise UserError(f"{offer.name}: {len(missing)} files did not arrive, e.g. {missing[0]}; try again")
+    hashed = [path for path, entry in wanted.items() if entry.lfs is not None]
+    for record in hash_files(folder, sorted(hashed), f"{offer.name}: checking files"):
+        if record.sha256 != wanted[record.path].lfs.sha256:
+            (folder / record.path).unlink()
+            raise UserError(f"{offer.name}: {record.path} has the wrong SHA-256 and was removed; fetch it again")
+    return {"revision": commit}
+
+
+def drive(offer: Source, labels: str, folder: Path, _: Connection) -> dict[str, str]:
+    """Fetch the wanted archives of a Google Drive folder.
+
+    Raises:
+        UserError: no package gdown, no connection, no access, a used-up quota, or a folder without the archives.
+    """
+    client = _client("gdown")
+    list_folder = partial(client.download_folder, id=offer.address, skip_download=True, quiet=True, timeout=TIMEOUT)
+    listed = _persistently(offer, folder, list_folder)
+    ids = {Path(file.path).name: file.id for file in listed}
+    _check_space(offer, folder, offer.disk)
+    names = [file.name for file in offer.wanted(labels)]
+    lacking = [name for name in names if name not in ids]
+    if lacking:
+        raise UserError(f"{offer.page} holds no {' and no '.join(lacking)}, only {', '.join(sorted(ids)) or 'nothing'}")
+    for name in names:
+        path = folder / name
+        fetch = partial(client.download, id=ids[name], output=str(path), resume=True, quiet=True, timeout=TIMEOUT)
+        _persistently(offer, folder, fetch)
+        if not zipfile.is_zipfile(path):
+            path.unlink()
+            raise UserError(f"{offer.page}: what came as {name} is no zip archive and was removed; try again later")
+    return {}
+
+
+def _client(package: str) -> Any:
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"package {package} is missing ({error}); install it with `python -m pip install {package}`"
+        ) from error
+
+
+def _check_space(offer: Source, folder: Path, size: int | None) -> None:
+    check_space(folder, max((size or 0) - _bytes_in(folder), 0), f"fetching from {offer.name}")
+
+
+def _persistently(offer: Source, folder: Path, call: Callable[[], T]) -> T:
+    """Call a client, again when the line is cut, until it has brought no byte in a row of attempts."""
+    had, failed = _bytes_in(folder), 0
+    with full_disk_named(folder, offer.disk or 0, f"fetching from {offer.name}"):
+        while True:
+            try:
+                return call()
+            except (UserError, MemoryError):
+                raise
+            except Exception as error:  # the clients and what they are built on raise errors of dozens of types
+                if isinstance(error, OSError) and error.errno in FULL:
+                    raise
+                now = _bytes_in(folder)
+                failed = 1 if now > had else failed + 1
+                had = now
+                if failed >= ATTEMPTS or not _passing(error):
+                    raise UserError(f"{offer.name}: {reason(error, offer.page)}") from error
+                pause = PAUSE * 2 ** (failed - 1)
+                say(f"{offer.name}: {reason(error, offer.page)}; try {failed + 1} of {ATTEMPTS} in {pause:.0f} s")
+            time.sleep(pause)
+
+
+def reason(error: BaseException, page: str) -> str:
+    """What an error of a client means, in words."""
+    code = _status(error)
+    words = {
+        401: f"asks for a login (401): make an access token on its page, or read {page}",
+        403: f"refuses access (403): accept the terms on {page} in a browser, then use an access token",
+        404: f"has nothing there (404), or it is private: look at {page}",
+        429: "has had too many requests (429): try again later",
+    }
+    if code in words:
+        return words[code]
+    if code is not None and code >= 500:
+        return f"is in trouble ({code}): try again later"
+    if _offline(error):
+        return f"cannot be reached or cut the line ({_said(list(_chain(error))[-1])})"
+    return f"stopped with {type(error).__name__} ({_said(error)}); look at {page}"
+
+
+def _said(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+
+
+def _passing(error: BaseException) -> bool:
+    code = _status(error)
+    return code in BUSY if code is not None else _offline(error)
+
+
+def _offline(error: BaseException) -> bool:
+    return any(cls.__name__ in OFFLINE for link in _chain(error) for cls in type(link).__mro__)
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status that an error, or one that it came from, carries."""
+    for link in _chain(error):
+        code = getattr(getattr(link, "response", None), "status_code", None)
+        if isinstance(code, int):
+            return code
+    return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _bytes_in(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # a client's threads may still be renaming
+            total += path.stat().st_size if path.is_file() else 0
+    return total
+
+
+def _check_md5(path: Path, md5: str | None) -> None:
+    with path.open("rb") as stream:
+        found = hashlib.file_digest(stream, "md5").hexdigest()
+    if md5 is not None and found != md5:
+        raise UserError(f"{path.name} has the md5 {found} instead of {md5}; remove {path} to fetch it again")
+
+
+@contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    """Environment variables for the time of a block."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

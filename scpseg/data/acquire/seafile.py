@@ -1,0 +1,100 @@
+"""A file behind a password in a Seafile share: opening the share, and opening it again when the session ends.
+
+Flow (reported, never tried live): GET the page, which holds a form token; POST token and password with the page as
+Referer; a cookie `sessionid` comes back, with which <page>?dl=1 answers ranges.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from scpseg.benchmarks.base import Source
+from scpseg.data.acquire.connection import Connection
+from scpseg.data.acquire.ranged import RangedFile, stored_member
+from scpseg.data.acquire.space import check_space
+from scpseg.data.acquire.transfer import Remote, transfer
+from scpseg.errors import UserError
+
+T = TypeVar("T")
+SESSIONS = 6
+"""Sessions that may end during one file before it is given up."""
+
+
+def share(offer: Source, labels: str, folder: Path, connection: Connection) -> dict[str, str]:
+    """Fetch the share's one file whole.
+
+    Raises:
+        UserError: the share does not open, or the transfer fails.
+    """
+    (file,) = offer.wanted(labels)
+    remote = Remote(_download(offer), file.name, size=file.size, sha256=file.sha256, md5=file.md5)
+    _in_session(offer, connection, lambda: transfer(remote, folder, connection))
+    return {}
+
+
+def members(offer: Source, labels: str, folder: Path, connection: Connection) -> dict[str, str]:
+    """Fetch the wanted members of the stored zip in the share, by ranges, each checked by its CRC-32.
+
+    Raises:
+        UserError: the share does not open, a member is missing or compressed, or a transfer fails.
+    """
+
+    def look() -> list[Remote]:
+        with RangedFile(_download(offer), connection) as file:
+            found = [(wanted.name, *stored_member(file, wanted.name)) for wanted in offer.wanted(labels)]
+        return [
+            Remote(_download(offer), name, size=size, crc32=crc32, first=first) for name, _, first, size, crc32 in found
+        ]
+
+    remotes = _in_session(offer, connection, look)
+    missing = [remote.size or 0 for remote in remotes if not (folder / remote.name).is_file()]
+    check_space(folder, sum(missing), f"fetching {len(missing)} archives from {offer.name}")
+    for remote in remotes:
+        _in_session(offer, connection, lambda remote=remote: transfer(remote, folder, connection))  # type: ignore[misc]
+    return {}
+
+
+def open_share(connection: Connection, url: str, password: str) -> None:
+    """Give the password, so that `connection` holds the session's cookie; nothing where the share is open already.
+
+    Raises:
+        UserError: there is no such share, no form token, or the password is refused.
+    """
+    page = connection.get(url).text
+    if not asks_password(page):
+        return
+    field = re.search(r"<input\b[^>]*\bname=[\"']csrfmiddlewaretoken[\"'][^>]*>", page)
+    value = re.search(r"\bvalue=[\"']([^\"']+)[\"']", field[0]) if field else None
+    token = value[1] if value else connection.session.cookies.get("sfcsrftoken")
+    if not token:
+        raise UserError(f"the share {url} shows a password form without its token; look at it in a browser")
+    form = {"csrfmiddlewaretoken": token, "token": urlsplit(url).path.rstrip("/").split("/")[-1], "password": password}
+    if asks_password(connection.post(url, data=form, headers={"Referer": url}).text):
+        raise UserError(
+            f"the share {url} does not take the known password; it may have changed: look at the benchmark's page"
+        )
+
+
+def asks_password(page: str) -> bool:
+    """Whether an HTML page has a field for a share's password."""
+    return re.search(r"<input\b[^>]*\bname=[\"']password[\"']", page) is not None
+
+
+def _download(offer: Source) -> str:
+    return f"{offer.address}?dl=1"
+
+
+def _in_session(offer: Source, connection: Connection, work: Callable[[], T]) -> T:
+    """Do `work` in an open share; where it fails because the session ended, open the share and go on."""
+    for left in reversed(range(SESSIONS)):
+        open_share(connection, offer.address, offer.password)
+        try:
+            return work()
+        except UserError:
+            if not left or not asks_password(connection.get(offer.address).text):
+                raise
+    raise AssertionError("unreachable")

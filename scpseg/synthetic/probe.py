@@ -1,0 +1,135 @@
+"""The probe's scenes: look-alike discs whose class is told by one cue at a known distance. All of this file is ours.
+
+A scene holds one cue, a square of one of two colours, and every disc of the scene is of the cue's kind; so no other
+cue can be nearer. Scenes come in twins that differ in nothing but the cue's colour (and so in the truth): a method
+that does not see the cue answers alike in both and is right in exactly one, which makes chance 1/2 to the last digit.
+
+A disc's distance is the Chebyshev one between its centre and the cue's. Distances are odd multiples of half a cue, so
+that the rings that cues can cover tile the plane: a cue at distance d lies wholly inside a window round the disc of
+half side d + 8 and wholly outside one of d - 8, and no window whose half side is a multiple of 16 cuts it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from scpseg.benchmarks.probe import CUES, DISCS
+
+Bytes = NDArray[np.uint8]
+CUE = 16
+"""Side of a cue in pixels."""
+DISC = 20
+"""Diameter of a disc in pixels."""
+GAP = 6
+"""Pixels that stay free between things, and between them and the border."""
+BORDER = DISC // 2 + GAP
+"""The least from the centre of a thing to the border."""
+NEAREST = 24
+"""The least distance at which a disc is clear of the cue."""
+REACH = 0.55
+"""The largest distance over the side of a scene: more would leave the cue few places to lie."""
+EACH = 3
+"""Discs of a scene at each distance."""
+TRIES = 60
+"""Places tried for a disc before the scene is begun anew."""
+CUE_COLOURS = ((214, 120, 32), (40, 112, 214))
+DISC_COLOUR = (206, 202, 190)
+GROUND_COLOUR = (104, 112, 92)
+NOISE = 7.0
+GRAINS = (0.7, 12.0)
+"""Pixels."""
+
+
+@dataclass(frozen=True)
+class Disc:
+    """Its centre (the corner of a pixel: `row` pixels lie above it) and its distance to the cue's, in pixels."""
+
+    row: int
+    column: int
+    distance: int
+
+
+@dataclass(frozen=True)
+class ProbeScene:
+    """A picture, its truth and what stands in it.
+
+    Attributes:
+        image: (H, W, 3) uint8.
+        label: (H, W) uint8 training ids.
+        kind: 0 or 1, of the cue and of all discs.
+        cue: row and column of the cue's centre, as a disc's.
+        discs: from the nearest to the farthest.
+    """
+
+    image: Bytes
+    label: Bytes
+    kind: int
+    cue: tuple[int, int]
+    discs: tuple[Disc, ...]
+
+
+def distances(side: int) -> tuple[int, ...]:
+    """The distances between discs and cue in a scene of `side` pixels, at least 64: 24, 40, 56, ..."""
+    return tuple(range(NEAREST, int(side * REACH) + 1, CUE))
+
+
+def probe_scene(side: int, seed: int, number: int) -> ProbeScene:
+    """Scene `number` of a mirror, `side` at least 64 pixels; 2 k and 2 k + 1 are twins."""
+    rng = np.random.default_rng(np.random.SeedSequence([seed, 5, number // 2]))
+    kind = number % 2
+    cue, discs = _places(side, rng)
+    y, x = np.mgrid[:side, :side] + 0.5
+    label = np.zeros((side, side), np.uint8)
+    picture = np.full((side, side, 3), GROUND_COLOUR, np.float64)
+    for disc in discs:
+        inside = (y - disc.row) ** 2 + (x - disc.column) ** 2 < (DISC / 2) ** 2
+        label[inside], picture[inside] = DISCS[kind], DISC_COLOUR
+    rows, columns = (slice(centre - CUE // 2, centre + CUE // 2) for centre in cue)
+    label[rows, columns], picture[rows, columns] = CUES[kind], CUE_COLOURS[kind]
+    picture += _noise(side, rng)[..., None]
+    return ProbeScene(np.clip(picture, 0, 255).astype(np.uint8), label, kind, cue, discs)
+
+
+def _places(side: int, rng: np.random.Generator) -> tuple[tuple[int, int], tuple[Disc, ...]]:
+    """A cue and EACH discs at every distance, drawn until all are clear of each other and of the border."""
+    while True:
+        row, column = (int(value) for value in rng.integers(BORDER, side - BORDER + 1, 2))
+        discs: list[Disc] = []
+        for distance in (distance for distance in distances(side) for _ in range(EACH)):
+            disc = _free_place(side, row, column, distance, discs, rng)
+            if disc is None:
+                break
+            discs.append(disc)
+        else:
+            return (row, column), tuple(discs)
+
+
+def _free_place(
+    side: int, row: int, column: int, distance: int, others: list[Disc], rng: np.random.Generator
+) -> Disc | None:
+    """A disc anywhere on the square of half side `distance` round the cue, or None where no place is found."""
+    for _ in range(TRIES):
+        far, along = int(rng.choice((-distance, distance))), int(rng.integers(-distance, distance + 1))
+        down, right = (far, along) if rng.integers(2) else (along, far)
+        disc = Disc(row + down, column + right, distance)
+        inside = all(BORDER <= value <= side - BORDER for value in (disc.row, disc.column))
+        if inside and all(_chebyshev(disc, other) >= DISC + GAP for other in others):
+            return disc
+    return None
+
+
+def _chebyshev(one: Disc, other: Disc) -> int:
+    return max(abs(one.row - other.row), abs(one.column - other.column))
+
+
+def _noise(side: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """(H, W) grey noise of a fine and a coarse grain, over things and ground alike."""
+    noise = np.zeros((side, side))
+    for grain in GRAINS:
+        field = ndimage.gaussian_filter(rng.standard_normal((side, side)), grain, mode="wrap")
+        noise += NOISE * field / field.std()
+    return noise

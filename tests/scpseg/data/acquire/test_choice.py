@@ -1,0 +1,99 @@
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scpseg.benchmarks import BENCHMARKS, REAL
+from scpseg.data.acquire.choice import check_upstream, listed, source_problem
+from scpseg.errors import UserError
+from scpseg.params import DataParams, Params, UpstreamParams
+
+ROOT = Path(__file__).parents[4]
+NOBODY = UpstreamParams((), (), (), (), ())
+
+
+def with_upstream(source: str = "upstream", **changes: Any) -> Params:
+    params = Params.load(ROOT / "profiles/paper.yaml")
+    upstream = {**params.values["upstream"], **changes}
+    return Params(
+        {**params.values, "upstream": upstream, "data": {**params.values["data"], "source": source}}, params.path
+    )
+
+
+@pytest.mark.parametrize("profile", ["paper", "sample", "folder"])
+def test_every_profile_names_known_sources(profile: str) -> None:
+    params = Params.load(ROOT / f"profiles/{profile}.yaml")
+    check_upstream(params)
+    upstream = params.section("upstream", UpstreamParams)
+    assert set(asdict(upstream)) == {*REAL, "unverified_hosts"}
+    assert [len(upstream.of(name)) for name in REAL] == [2, 4, 3, 0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"inria": ["huggingfase"]}, ["upstream.inria is 'huggingfase'", "did you mean 'huggingface'?"]),
+        ({"potsdam": ["ftp://x/y"]}, ["upstream.potsdam is 'ftp://x/y'", "no address (http://..., https://...)"]),
+        ({"blu": ["kaggle"]}, ["upstream.blu is 'kaggle'", "blu has no known source"]),
+        ({"unverified_hosts": ["https://files.inria.fr"]}, ["no plain host name", "like files.inria.fr"]),
+        ({"unverified_hosts": ["files.inria.fr:443"]}, ["no plain host name"]),
+        ({"deepglobe": "kaggle"}, ["upstream.deepglobe is 'kaggle'", "a list"]),
+        ({"deepglobe": ["kaggle", "kaggle"]}, ["names an entry twice"]),
+        ({"inra": []}, ["upstream.inra is no parameter", "did you mean 'inria'?"]),
+        ({"source": "ftp://x"}, ["data.source is 'ftp://x'", "begin with http:// or https://"]),
+        ({"source": "http://"}, ["data.source is 'http://'"]),
+    ],
+)
+def test_a_mistake_is_one_sentence(changes: dict[str, Any], parts: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        check_upstream(with_upstream(**changes))
+    assert "\n" not in str(caught.value)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_why_a_name_is_no_source_speaks_of_no_file() -> None:
+    assert source_problem("inria", "s3") is None and source_problem("blu", "https://a.test/x") is None
+    why = source_problem("inria", "huggingfase")
+    assert why is not None and why.startswith("that is no source of inria") and "did you mean 'huggingface'?" in why
+    assert str(source_problem("probe", "s3")).endswith("probe has no known source")
+
+
+def test_addresses_are_accepted() -> None:
+    check_upstream(
+        with_upstream("https://mirror.test/sets", blu=["http://a.test/BLU.zip"], unverified_hosts=["a.test"])
+    )
+
+
+def test_names_and_addresses_in_their_order() -> None:
+    upstream = UpstreamParams((), ("s3", "https://u:p@a.test/x/Set.ZIP?key=1", "https://a.test/sets/"), (), (), ())
+    s3, archive, mirror = listed("inria", DataParams("upstream", False, "c"), upstream)
+    assert s3 == BENCHMARKS["inria"].sources[2]
+    assert (archive.how, [file.name for file in archive.files]) == ("archive", ["Set.ZIP"])
+    assert archive.address == "https://u:p@a.test/x/Set.ZIP?key=1" and archive.folder.startswith("a.test-")
+    assert archive.name == archive.page == "https://a.test/x/Set.ZIP"
+    assert (mirror.how, mirror.address, mirror.files) == (
+        "mirror",
+        "https://a.test/sets/inria",
+        BENCHMARKS["inria"].archives,
+    )
+    assert archive.folder != mirror.folder
+
+
+def test_an_address_as_source_goes_alone() -> None:
+    upstream = UpstreamParams(("kaggle",), (), (), (), ())
+    (mirror,) = listed("deepglobe", DataParams("http://a.test", False, "c"), upstream)
+    assert mirror.address == "http://a.test/deepglobe"
+
+
+def test_offers_are_whole() -> None:
+    for offers in (spec.sources for spec in BENCHMARKS.values()):
+        assert len({offer.name for offer in offers}) == len({offer.folder for offer in offers}) == len(offers)
+        assert all(offer.page.startswith("https://") for offer in offers)
+    inria = BENCHMARKS["inria"].sources[0]
+    assert sum(part.size or 0 for part in inria.files) == inria.download == 20957265875
+    assert all(len(part.sha256 or "") == 64 for part in inria.files)
+    for offer in BENCHMARKS["potsdam"].sources:
+        names = [[file.name for file in offer.wanted(labels)] for labels in ("noBoundary", "bordered")]
+        assert names[0] == names[1] == ["Potsdam.zip"] or [len(wanted) for wanted in names] == [2, 2]

@@ -1,0 +1,212 @@
+import datetime
+import email.utils
+import ipaddress
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from server import Server, headers, page, redirect, status
+
+from scpseg.data.acquire.connection import LONGEST_PAUSE, USER_AGENT, Connection
+from scpseg.errors import UserError
+
+
+class Patient(Connection):
+    """A connection that notes its pauses instead of making them."""
+
+    def __init__(self, *arguments: object, **options: object) -> None:
+        self.pauses: list[float] = []
+        super().__init__(*arguments, sleep=self.pauses.append, **options)
+
+
+@pytest.fixture
+def connection() -> Patient:
+    return Patient(tries=4)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate with its key, signed by itself, for localhost and 127.0.0.1."""
+    x509 = pytest.importorskip("cryptography.x509")
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "stand-in")])
+    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    now = datetime.datetime.now(datetime.UTC)
+    built = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    plain = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path = tmp_path_factory.mktemp("tls") / "both.pem"
+    path.write_bytes(key.private_bytes(*plain) + built.public_bytes(serialization.Encoding.PEM))
+    return path
+
+
+@pytest.fixture
+def secure(server: Server, certificate: Path) -> Iterator[Server]:
+    with Server(certificate) as running:
+        running.put("/a", b"secret")
+        yield running
+
+
+def test_the_suite_names_itself_and_keeps_cookies(server: Server, connection: Connection) -> None:
+    server.on(
+        "GET", "/page", lambda request: request.answer(200, b"hi", [("Set-Cookie", "a=1"), ("Set-Cookie", "b=2")])
+    )
+    assert connection.get(server.url("/page")).content == b"hi"
+    connection.get(server.url("/page"), {"X-More": "y"})
+    first, second = server.requests
+    assert first.headers["user-agent"] == USER_AGENT
+    assert first.cookies == {} and second.cookies == {"a": "1", "b": "2"}
+    assert second.headers["x-more"] == "y"
+
+
+def test_a_form_and_where_it_leads(server: Server, connection: Connection) -> None:
+    server.on("POST", "/form", lambda request: request.answer(302, b"", {"Location": "/in", "Set-Cookie": "session=s"}))
+    server.put("/in", b"welcome")
+    assert connection.post(server.url("/form"), {"password": "p q"}, {"Referer": "here"}).content == b"welcome"
+    form, inside = server.requests
+    assert form.form == {"password": "p q"} and form.headers["referer"] == "here"
+    assert (inside.method, inside.form, inside.cookies) == ("GET", {}, {"session": "s"})
+
+
+def test_head_sends_no_body(server: Server, connection: Connection) -> None:
+    server.put("/a", b"12345")
+    server.play("/b", redirect("/a"))
+    assert connection.head(server.url("/b")).headers["Content-Length"] == "5"
+    assert server.sent["/a"] == 0
+    assert connection.head(server.url("/none"), allowed=(404,)).status_code == 404
+
+
+def test_pauses_as_the_server_asks_or_longer_each_time(
+    server: Server, connection: Patient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.put("/a", b"x")
+    later = email.utils.formatdate(time.time() + 30, usegmt=True)
+    server.play("/a", status(429, "7"), status(503, later), status(500))
+    assert connection.get(server.url("/a?key=secret")).content == b"x"
+    seven, date, own = connection.pauses
+    assert (seven, own) == (7, 4) and 27 < date <= 30
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "127.0.0.1: 429 Too Many Requests; try 2 of 4 in 7 s"
+    assert len(lines) == 3 and "secret" not in "".join(lines)
+    past = email.utils.formatdate(time.time() - 99, usegmt=True)
+    server.play("/a", status(503, "86400"), status(503, "soon"), status(503, past))
+    connection.get(server.url("/a"))
+    assert connection.pauses[3:] == [LONGEST_PAUSE, 2, 0]
+
+
+def test_gives_up_with_a_sentence(server: Server, connection: Patient) -> None:
+    server.play("/a", *[status(502)] * 9)
+    with pytest.raises(
+        UserError, match=r"127.0.0.1 failed 4 times to send http://127.0.0.1:\d+/a \(502 Bad Gateway\); "
+    ):
+        connection.get(server.url("/a"))
+    assert len(server.requests) == 4 and connection.pauses == [1, 2, 4]
+    server.server_close()
+    with pytest.raises(UserError, match=r"\(Connection refused\)"):
+        Patient(tries=2).get(server.url("/a"))
+
+
+def test_a_silent_server_is_asked_again(server: Server) -> None:
+    connection = Patient(read=0.2)
+    server.put("/a", b"x")
+    server.play("/a", lambda request, file: time.sleep(0.5))
+    assert connection.get(server.url("/a")).content == b"x"
+    assert connection.pauses == [1]
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (401, "refused"),
+        (403, r"refused \(403 Forbidden\); log in"),
+        (404, "nothing at"),
+        (410, "nothing at"),
+        (418, "I'm"),
+    ],
+)
+def test_a_refusal_ends_at_once(server: Server, connection: Patient, code: int, words: str) -> None:
+    server.play("/a", status(code), status(code))
+    with pytest.raises(UserError, match=words):
+        connection.get(server.url("/a"))
+    assert len(server.requests) == 1 and not connection.pauses
+    assert connection.get(server.url("/a"), allowed=(code,)).status_code == code
+
+
+def test_no_address(connection: Connection) -> None:
+    for url in ("ftp://127.0.0.1/a", "127.0.0.1/a", "http://"):
+        with pytest.raises(UserError, match="is no address that can be fetched"):
+            connection.get(url)
+
+
+def test_redirects_to_another_host(server: Server, connection: Connection) -> None:
+    server.put("/a", b"0123456789")
+    server.play("/r", redirect(server.url("/a", "localhost")), redirect("/a"))
+    sent = {"Authorization": "Bearer key", "Range": "bytes=2-3"}
+    assert connection.get(server.url("/r"), sent).content == b"23"
+    assert server.requests[1].headers["host"].startswith("localhost:")
+    assert "authorization" not in server.requests[1].headers
+    connection.get(server.url("/r"), sent)
+    assert server.requests[3].headers["authorization"] == "Bearer key"
+    server.play("/a", *[redirect("/a")] * 20)
+    with pytest.raises(UserError, match="from one address to the next more than 10 times"):
+        connection.get(server.url("/a"))
+
+
+def test_an_unknown_certificate_is_refused_at_once(secure: Server, connection: Patient) -> None:
+    with pytest.raises(UserError, match=r"certificate of 127.0.0.1 cannot .*name it in upstream.unverified_hosts"):
+        connection.get(secure.url("/a"))
+    assert not secure.requests and not connection.pauses
+
+
+def test_a_known_certificate_is_accepted(
+    secure: Server, connection: Connection, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    assert connection.get(secure.url("/a", "localhost")).content == b"secret"
+
+
+def test_only_the_named_host_goes_unchecked(
+    secure: Server, certificate: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    connection = Patient(["127.0.0.1"])
+    for _ in range(2):
+        assert connection.get(secure.url("/a")).content == b"secret"
+    assert capsys.readouterr().err == "127.0.0.1: its certificate is not checked, as upstream.unverified_hosts says\n"
+    secure.play("/r", redirect(secure.url("/a", "localhost")), redirect("/a"))
+    with pytest.raises(UserError, match="certificate of localhost cannot"):
+        connection.get(secure.url("/r"))
+    assert connection.get(secure.url("/r")).content == b"secret"
+    with pytest.raises(UserError, match="certificate of localhost cannot"):
+        connection.get(secure.url("/a", "localhost"))
+    # The same host asked first by someone who does not trust it, then by someone who does.
+    with pytest.raises(UserError, match=r"certificate of 127.0.0.1 cannot"):
+        Patient().get(secure.url("/a"))
+
+
+def test_encryption_may_begin_but_not_end(server: Server, secure: Server) -> None:
+    connection = Patient(["127.0.0.1"])
+    server.put("/plain", b"x")
+    server.play("/up", redirect(secure.url("/a")))
+    assert connection.get(server.url("/up")).content == b"secret"
+    secure.play("/down", redirect(server.url("/plain")))
+    with pytest.raises(UserError, match=r"leads to http://127.0.0.1:\d+/plain, which is not encrypted"):
+        connection.get(secure.url("/down"))
+    assert not server.asked("/plain")
+
+
+def test_a_page_is_an_answer_here(server: Server, connection: Connection) -> None:
+    server.play("/a", page())
+    assert b"log in" in connection.get(server.url("/a")).content
+    server.put("/b", b"12345678")
+    server.play("/b", headers(Content_Length="100"))
+    assert connection.get(server.url("/b")).content == b"12345678"  # asked again after the short body

@@ -1,0 +1,115 @@
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from server import Server
+
+from scpseg.benchmarks import BENCHMARKS
+from scpseg.benchmarks.base import File
+from scpseg.data.acquire.acquire import acquire
+from scpseg.data.acquire.survey import survey
+from scpseg.params import DataParams, UpstreamParams
+
+INRIA = BENCHMARKS["inria"]
+DATA = DataParams("upstream", False, "unused")
+UPSTREAM = UpstreamParams((), ("inria", "huggingface"), (), (), ())
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SCPSEG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def here(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inria's own server is a local one with three small parts; the Hub's page cannot be reached."""
+    files = tuple(File(f"set.7z.{number:03d}", 1 << 20) for number in (1, 2, 3))
+    for file in files:
+        server.put(f"/set/{file.name}", bytes(1 << 20))
+    own = replace(
+        BENCHMARKS["inria"].sources[0], address=server.url("/set"), files=files, download=3 << 20, disk=3 << 20
+    )
+    hub = replace(BENCHMARKS["inria"].sources[1], page="http://127.0.0.1:9/")
+    monkeypatch.setitem(BENCHMARKS, "inria", replace(BENCHMARKS["inria"], sources=(own, hub)))
+
+
+def lines_of(store: Path, data: DataParams = DATA, upstream: UpstreamParams = UPSTREAM) -> list[str]:
+    lines = survey(INRIA, "gt", data, upstream, store, 18_000_000_000)
+    # A temporary folder may have a name that no line can hold.
+    assert all(len(line) <= 120 or any(len(word) > 60 for word in line.split()) for line in lines)
+    return lines
+
+
+def row(lines: list[str], source: str) -> list[str]:
+    (line,) = [line for line in lines if line.startswith(f"  {source}  ")]
+    return [cell.strip() for cell in line.split("  ") if cell.strip()]
+
+
+def test_nothing_there_yet(cache: Path, here: None, server: Server, tmp_path: Path) -> None:
+    lines = lines_of(tmp_path / "store")
+    assert lines[0] == "inria, labels gt"
+    assert "not prepared; needs about 16.8 GiB" in lines[1]
+    assert row(lines, "inria") == ["inria", "yes", "nothing", "3.0 MiB", "3.0 MiB"]
+    assert row(lines, "huggingface") == ["huggingface", "no answer", "nothing", "about 12.7 GiB", "about 12.7 GiB"]
+    assert f"{cache}/inria/upstream/by-hand" in " ".join(line.strip() for line in lines)
+    assert [request.method for request in server.requests] == ["HEAD"]
+    assert not cache.exists()
+
+
+def test_part_then_all(cache: Path, here: None, tmp_path: Path) -> None:
+    folder = acquire(INRIA, "gt", DATA, UPSTREAM)
+    (folder / "set.7z.002").rename(folder / "set.7z.002.part")
+    lines = lines_of(tmp_path / "store")
+    assert row(lines, "inria")[1:4] == ["yes", "2 of 3 files verified", "0 bytes"]
+    assert "  missing of inria: set.7z.002" in lines
+    (folder / "set.7z.002.part").unlink()
+    assert row(lines_of(tmp_path / "store"), "inria")[3] == "1.0 MiB"
+    acquire(INRIA, "gt", DATA, UPSTREAM)
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store/index.json").touch()
+    lines = lines_of(tmp_path / "store")
+    assert row(lines, "inria")[1:4] == ["yes", "complete, verified", "nothing"]
+    assert ": prepared; " in lines[1] and not [line for line in lines if "missing" in line]
+
+
+def test_an_answer_that_is_none(cache: Path, here: None, server: Server, tmp_path: Path) -> None:
+    server.files.clear()
+    assert row(lines_of(tmp_path), "inria")[1] == "answers 404"
+    server.on("HEAD", "/set/set.7z.001", lambda request: request.answer(405))
+    assert row(lines_of(tmp_path), "inria")[1] == "yes"
+
+
+def test_a_part_of_a_client(cache: Path, here: None, tmp_path: Path) -> None:
+    part = cache / "inria/upstream/huggingface/data/x.tif"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(bytes(5 << 20))
+    assert row(lines_of(tmp_path), "huggingface")[2] == "5.0 MiB of a part"
+
+
+def test_no_source_and_long_names(cache: Path, server: Server, tmp_path: Path) -> None:
+    nobody = replace(UPSTREAM, inria=())
+    assert "  upstream.inria names no source" in lines_of(tmp_path, upstream=nobody)
+    address = server.url("/sets")
+    lines = lines_of(tmp_path, replace(DATA, source=address), nobody)
+    assert row(lines, address) == [address, "answers 404", "nothing", "unknown", "unknown"]
+    (cache / "inria/upstream/by-hand").mkdir(parents=True)
+    (cache / "inria/upstream/by-hand/x.zip").touch()
+    assert "goes before every source" in " ".join(line.strip() for line in lines_of(tmp_path, upstream=nobody))
+
+
+def test_a_folder_of_the_user(cache: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    data = replace(DATA, source=str(mine))
+    assert "which is no folder" in " ".join(lines_of(tmp_path, data))
+    mine.mkdir()
+    assert f"source {mine}: nothing of inria" in " ".join(line.strip() for line in lines_of(tmp_path, data))
+    with zipfile.ZipFile(mine / "set.zip", "w") as file:
+        file.writestr("train/images/austin1.tif", b"x" * 1000)
+    assert "archives set.zip, 1.1 KiB" in " ".join(line.strip() for line in lines_of(tmp_path, data))
+    for kind in ("images", "gt"):
+        (mine / "train" / kind).mkdir(parents=True)
+        (mine / "train" / kind / "austin1.tif").write_bytes(b"x" * 512)
+    assert "2 loose images and labels, 1.0 KiB" in " ".join(line.strip() for line in lines_of(tmp_path, data))

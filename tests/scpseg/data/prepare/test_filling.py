@@ -1,0 +1,236 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from scpseg.benchmarks import BENCHMARKS
+from scpseg.data import store
+from scpseg.data.acquire import space
+from scpseg.data.acquire.fetch import fetch, locate
+from scpseg.data.prepare import filework, pool
+from scpseg.data.prepare.filling import fill
+from scpseg.data.prepare.plan import Choice
+from scpseg.data.store import Store
+from scpseg.errors import UserError
+from scpseg.files import sha256
+from scpseg.params import DataParams, UpstreamParams
+
+SPEC = BENCHMARKS["deepglobe"]
+DATA = DataParams("sets", True, "cache")
+NOBODY = UpstreamParams((), (), (), (), ())
+LISTS = {"train": ("3", "1"), "val": ("2",), "test": ()}
+Pairs = dict[str, tuple[np.ndarray, np.ndarray]]
+TARGET, WORKING = Path("data/deepglobe"), Path("data")
+
+
+@pytest.fixture(autouse=True)
+def pairs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_pairs: Callable[..., dict[str, Any]]
+) -> dict[str, Any]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    return write_pairs(tmp_path / "sets", ["1", "2", "3"])
+
+
+def filled(workers: int = 1, ignore_first: bool = False) -> dict[str, Any]:
+    manifest = fetch(SPEC, "unknown-as-class", DATA, NOBODY)
+    folder = locate(SPEC, manifest, DATA, NOBODY)
+    return fill(SPEC, manifest, folder, Choice("mine", LISTS, True, ignore_first), TARGET, WORKING, workers)
+
+
+def failed(workers: int = 1) -> str:
+    """A fill that must fail with one sentence and leave no store."""
+    with pytest.raises(UserError) as caught:
+        filled(workers)
+    assert "\n" not in str(caught.value)
+    assert not TARGET.exists()
+    with pytest.raises(UserError, match="holds no prepared benchmark"):
+        Store(TARGET)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_store_holds_the_decoded_files(pairs: Pairs, workers: int) -> None:
+    index = filled(workers)
+    opened = Store(TARGET)
+    assert opened.index == index
+    assert (opened.ids("train"), opened.ids("val"), opened.ids("test")) == (("3", "1"), ("2",), ())
+    for split, id in (("train", "3"), ("train", "1"), ("val", "2")):
+        image, label = pairs[id]
+        assert np.array_equal(opened.image(split, id), image)
+        assert np.array_equal(opened.label(split, id), label)
+        record = index["images"][f"{split}/{id}"]
+        assert (record["height"], record["width"]) == label.shape
+        assert record["pixels"] == [int((label == index).sum()) for index in range(7)]
+        for kind, name in (("image", f"{id}_sat.jpg"), ("label", f"{id}_mask.png")):
+            file = Path("sets") / name
+            expected = {"path": name, "bytes": file.stat().st_size, "sha256": sha256(file)}
+            assert record[f"{kind}_file"] == expected
+    assert index["expected"] == {"train": 2, "val": 1, "test": 0}
+    assert (index["source"], index["synthetic"], index["split"]) == ("folder", False, "mine")
+    assert sorted(path.name for path in WORKING.iterdir()) == ["deepglobe"]
+    assert sorted(path.name for path in TARGET.iterdir()) == ["index.json", "train", "val"]
+
+
+def test_processes_and_reruns_give_the_same_bytes() -> None:
+    stores = []
+    for workers in (1, 2):
+        filled(workers)
+        stores.append({path: path.read_bytes() for path in sorted(TARGET.rglob("*")) if path.is_file()})
+    assert stores[0] == stores[1]
+
+
+def test_masked_unknown(pairs: Pairs) -> None:
+    index = filled(ignore_first=True)
+    label = pairs["1"][1]
+    assert np.array_equal(Store(TARGET).label("train", "1"), np.where(label == 0, 255, label))
+    assert index["images"]["train/1"]["ignored"] == (label == 0).sum()
+
+
+def test_goes_on_where_it_was_interrupted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    decode, decoded = pool.decode_file, []
+
+    def counted(task: filework.Task, needed: int) -> filework.Record:
+        if len(decoded) == 4:
+            raise KeyboardInterrupt
+        decoded.append(task.path)
+        return decode(task, needed)
+
+    monkeypatch.setattr(pool, "decode_file", counted)
+    with pytest.raises(KeyboardInterrupt):
+        filled()
+    assert not TARGET.exists()
+    (working,) = WORKING.glob(".preparing-*")
+    (working / "store" / "train" / ".1.image-half.npy").write_bytes(b"left by a kill")
+    (working / "store" / "train" / "1.image.npy").write_bytes(b"half")  # a record whose array was damaged since
+    (WORKING / ".preparing-deepglobe-stale").mkdir()
+    assert decoded == ["3_sat.jpg", "3_mask.png", "1_sat.jpg", "1_mask.png"]
+    decoded.clear()
+    monkeypatch.setattr(pool, "decode_file", lambda task, needed: (decoded.append(task.path), decode(task, needed))[1])
+    filled()
+    assert decoded == ["1_sat.jpg", "2_sat.jpg", "2_mask.png"]
+    assert "preparing deepglobe: 3 files of an earlier run are kept" in capsys.readouterr().err
+    assert sorted(path.name for path in WORKING.iterdir()) == ["deepglobe"]
+    assert not list(TARGET.rglob(".*"))
+
+
+def test_full_disk_leaves_no_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    replace, calls = store.replacing, []
+
+    def full(path: Path) -> Any:
+        calls.append(path)
+        if len(calls) == 4:
+            raise OSError(28, "No space left on device")
+        return replace(path)
+
+    monkeypatch.setattr(store, "replacing", full)
+    message = failed()
+    assert "the disk ran full while preparing deepglobe, which needs 4608 bytes" in message
+    assert "bytes" in message.split("which needs")[1]
+    filled()
+    assert Store(TARGET).ids("val") == ("2",)
+
+
+def test_too_little_space_is_seen_before_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(space, "free_bytes", lambda folder: 100)
+    assert "preparing deepglobe needs 4608 bytes (4.5 KiB) and 100 bytes" in failed()
+    assert not WORKING.exists()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_corrupt_image_is_named(workers: int) -> None:
+    path = Path("sets/1_sat.jpg")
+    path.write_bytes(path.read_bytes()[:-300])
+    assert failed(workers).startswith("1_sat.jpg cannot be decoded")
+
+
+def test_no_image_at_all_is_named() -> None:
+    Path("sets/1_sat.jpg").write_bytes(b"<html>")
+    assert failed().startswith("1_sat.jpg cannot be decoded")
+
+
+def test_different_sizes_are_named() -> None:
+    Image.fromarray(np.zeros((16, 20, 3), np.uint8)).save("sets/1_mask.png")
+    assert "1_sat.jpg has 20 x 16 pixels (height x width), but its label 1_mask.png has 16 x 20" in failed()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_unknown_colour_is_named(workers: int) -> None:
+    label = np.zeros((20, 16, 3), np.uint8)
+    label[3, 4:6] = (255, 0, 0)
+    Image.fromarray(label).save("sets/2_mask.png")
+    assert "2_mask.png: 2 of 320 pixels have no class's colour, the first at row 3, column 4 is (255, 0, 0)" in failed(
+        workers
+    )
+
+
+def test_grey_image_is_named() -> None:
+    Image.fromarray(np.zeros((20, 16), np.uint8)).save("sets/3_sat.jpg")
+    assert failed().startswith("3_sat.jpg has 1 band")
+
+
+def test_file_changed_since_download_is_named() -> None:
+    manifest = fetch(SPEC, "unknown-as-class", DATA, NOBODY)
+    data = bytearray(Path("sets/2_sat.jpg").read_bytes())
+    data[-3] ^= 1
+    Path("sets/2_sat.jpg").write_bytes(data)
+    with pytest.raises(UserError, match=r"2_sat\.jpg is not the file that was downloaded"):
+        fill(SPEC, manifest, Path("sets"), Choice("mine", LISTS, True, False), TARGET, WORKING, 1)
+
+
+def killed(task: filework.Task, needed: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_worker_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "decode_file", killed)
+    assert "was killed, most probably for want of memory" in failed(2)
+
+
+def test_workers_end_with_their_parent(tmp_path: Path) -> None:
+    code = (
+        "import os, time\nfrom concurrent.futures import ProcessPoolExecutor\n"
+        "from scpseg.data.prepare.pool import _follow_parent\n"
+        "with ProcessPoolExecutor(2, initializer=_follow_parent) as pool:\n"
+        "    print(*{f.result() for f in [pool.submit(os.getpid) for _ in range(50)]}, flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(pool.__file__).parents[3])}
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        workers = [int(pid) for pid in process.stdout.readline().split()]
+        process.kill()
+    assert workers
+    end = time.monotonic() + 10
+    while any(alive(pid) for pid in workers) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not [pid for pid in workers if alive(pid)]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_store_that_is_a_link_is_filled_where_it_points(times: int, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    (disk / "store").mkdir(parents=True)
+    (disk / "store/old").touch()
+    TARGET.parent.mkdir(exist_ok=True)
+    TARGET.symlink_to(disk / "store")
+    for _ in range(times):
+        index = filled()
+    assert TARGET.is_symlink() and Store(TARGET).index == index
+    assert sorted(path.name for path in (disk / "store").iterdir()) == ["index.json", "train", "val"]
+    assert [path.name for folder in (disk, WORKING) for path in folder.iterdir()] == ["store", TARGET.name]

@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+
+from scpseg.benchmarks import BENCHMARKS
+from scpseg.errors import UserError
+from scpseg.synthetic.scenes import NUMBERS, Scene, draw, scene
+
+SIDE = 384
+Drawn = tuple[str, list[Scene]]
+
+
+@pytest.fixture(scope="module", params=list(NUMBERS))
+def drawn(request: pytest.FixtureRequest) -> Drawn:
+    return request.param, [draw(request.param, SIDE, 0, number) for number in range(3)]
+
+
+@pytest.mark.parametrize("benchmark", list(NUMBERS))
+def test_the_same_arguments_give_the_same_bytes_and_others_do_not(benchmark: str) -> None:
+    image, label = scene(benchmark, 128, 5, 1)
+    again, label_again = scene(benchmark, 128, 5, 1)
+    assert np.array_equal(image, again) and np.array_equal(label, label_again)
+    for other in ((6, 1), (5, 2)):
+        assert not np.array_equal(image, scene(benchmark, 128, *other)[0])
+
+
+@pytest.mark.parametrize("benchmark", list(NUMBERS))
+@pytest.mark.parametrize("side", [64, 150])
+def test_shapes_and_types(benchmark: str, side: int) -> None:
+    image, label = scene(benchmark, side, 0, 0)
+    assert image.shape == (side, side, 3) and image.dtype == np.uint8
+    assert label.shape == (side, side) and label.dtype == np.uint8
+
+
+def test_labels_are_training_ids_and_every_scored_class_is_present(drawn: Drawn) -> None:
+    benchmark, scenes = drawn
+    spec = BENCHMARKS[benchmark]
+    for one in scenes:
+        present = set(np.unique(one.label)) - {255}
+        assert present <= set(range(len(spec.classes)))
+        assert set(spec.scored) <= present
+
+
+def test_no_scored_class_is_rare_nor_rules(drawn: Drawn) -> None:
+    benchmark, scenes = drawn
+    labels = np.stack([one.label for one in scenes])
+    for index in BENCHMARKS[benchmark].scored:
+        assert 0.01 < (labels == index).mean() < 0.6
+
+
+def test_a_fair_share_of_surfaces_is_told_only_by_its_surroundings(drawn: Drawn) -> None:
+    _, scenes = drawn
+    share = np.mean([one.twin.mean() for one in scenes])
+    assert 0.1 < share < 0.4
+
+
+@pytest.mark.parametrize(("benchmark", "one", "other"), [("inria", 0, 1), ("potsdam", 0, 1), ("potsdam", 2, 1)])
+def test_twin_surfaces_of_two_classes_look_alike(benchmark: str, one: int, other: int) -> None:
+    scenes = [draw(benchmark, SIDE, 0, number) for number in range(6)]
+    colours = {}
+    for index in (one, other):
+        where = [drawn.twin & (drawn.label == index) for drawn in scenes]
+        pixels = np.concatenate([drawn.image[mask] for drawn, mask in zip(scenes, where, strict=True)]).astype(float)
+        green = pixels[:, 1] > pixels[:, 0] + 8
+        pixels = pixels[green if one == 2 else ~green]
+        assert len(pixels) > 2000
+        colours[index] = pixels
+    spread = np.concatenate(list(colours.values())).std(axis=0)
+    assert (np.abs(colours[one].mean(axis=0) - colours[other].mean(axis=0)) < 0.8 * spread).all()
+
+
+def test_invalid_pixels_are_black_and_ignored() -> None:
+    image, label = scene("blu", 128, 0, 1)
+    assert (label == 255).any()
+    assert (image[label == 255] == 0).all()
+
+
+def test_unknown_benchmark() -> None:
+    with pytest.raises(UserError, match="deepglobe, inria, potsdam, blu"):
+        scene("vaihingen", 64, 0, 0)
