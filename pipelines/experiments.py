@@ -30,6 +30,7 @@ import yaml
 
 from scpseg.errors import UserError
 from scpseg.params import MachineParams
+from scpseg.validation import parse_yaml
 
 SCRATCH = Path(".scratch/sweeps")
 """Lock and logs."""
@@ -131,7 +132,7 @@ def settings_for(values: Mapping[str, Any], current: Mapping[str, Any]) -> list[
     done = subprocess.run(show, capture_output=True, text=True, check=False)
     if done.returncode:
         raise UserError("a sweep needs a git commit with params.yaml in it: commit the project, then start again")
-    head = yaml.safe_load(done.stdout)
+    head = parse_yaml(done.stdout, "params.yaml of the commit")
     return [
         f"{section}.{key}={_text(value)}"
         for section, entries in values.items()

@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import yaml
-
 from pipelines.methods import METHODS
 from scpseg.errors import UserError
 from scpseg.method.csm import Sizes, sizes
@@ -18,7 +16,7 @@ from scpseg.reporting.published import title_of
 from scpseg.reporting.sweeps import Kind, Sweep, short, tidy
 from scpseg.segmenters.build import KINDS, feature_stride
 from scpseg.segmenters.encoders import weights_problem
-from scpseg.validation import nearest
+from scpseg.validation import nearest, parse_yaml
 
 TINY = "tu-test_"
 """Encoders for a CPU start like this; with one of them, sweeps run at sample scale."""
@@ -226,11 +224,14 @@ def parse(texts: Sequence[str]) -> dict[str, list[Any]]:
     for text in texts:
         key, equals, values = text.partition("=")
         if not equals or not key or not values or key in grid:
-            problem = "names a parameter twice" if key in grid else "is no setting"
+            problem = "sets a parameter twice" if key in grid else "is not a setting"
             raise UserError(f"-S {text} {problem}; write each as -S csm.ratio=0.5,0.75")
         if key.startswith("suite.") or key == "evaluation.split":
             raise UserError(f"-S {text}: a sweep sets that itself; use --benchmark, --seeds, --split or --methods")
-        grid[key] = [yaml.safe_load(value) for value in values.split(",")]
+        made = parse_yaml(f"[{values}]", f"-S {key}")
+        if any(isinstance(value, list | dict) for value in made):
+            raise UserError(f"-S {text} is not a setting; write each as -S csm.ratio=0.5,0.75")
+        grid[key] = made
     return grid
 
 

@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
-
 from scpseg.benchmarks import BENCHMARKS
 from scpseg.errors import UserError
-from scpseg.validation import NonNegative, Positive, Range, Share, advice, build, nearest, plain, refusal
+from scpseg.validation import NonNegative, Positive, Range, Share, advice, build, nearest, parse_yaml, refusal
 
 T = TypeVar("T")
 Names = tuple[str, ...] | tuple[()]
@@ -180,21 +178,21 @@ class Params:
         """Read a YAML file of sections.
 
         Raises:
-            UserError: the file is missing, is no YAML, is no mapping of sections, or names a key twice.
+            UserError: the file is missing, is not valid YAML, is not a mapping of sections, or has a duplicated key.
         """
         try:
-            values = plain(path.read_text(encoding="utf-8"), path.name)
+            text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             todo = "copy one of profiles/*.yaml to it" if path.name == "params.yaml" else "name an existing file"
             raise UserError(f"{path} is missing; {todo}") from None
         except OSError as error:
             why = f"{path} cannot be read ({error.strerror})"
             raise UserError(f"{why}; make it a file like profiles/*.yaml") from None
-        except (yaml.YAMLError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"{path.name} is no valid YAML ({reason}){advice(path.name)}") from None
+        except UnicodeDecodeError:
+            raise UserError(f"{path.name} is not UTF-8 text{advice(path.name)}") from None
+        values = parse_yaml(text, path.name)
         if not isinstance(values, dict):
-            raise UserError(f"{path.name} holds no sections{advice(path.name)}")
+            raise UserError(f"{path.name} has no sections{advice(path.name)}")
         return cls(values, path)
 
     def section(self, name: str, cls: type[T]) -> T:
@@ -217,7 +215,7 @@ class Params:
             UserError: the benchmark is not known, or its section is not valid.
         """
         if name not in BENCHMARKS:
-            raise UserError(f"{self.path.name}: {name!r} is no benchmark; {nearest(name, BENCHMARKS)}")
+            raise UserError(f"{self.path.name}: unknown benchmark {name!r}; {nearest(name, BENCHMARKS)}")
         return self.section(name, BenchmarkParams)
 
     def refuse(self, key: str, value: object, why: str) -> UserError:

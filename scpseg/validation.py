@@ -1,26 +1,28 @@
-"""YAML into plain values, these into frozen dataclasses; a mistake ends in one sentence with what would be valid."""
+"""Reads YAML into plain values and these into frozen dataclasses; a mistake is one sentence that names valid values."""
 
 from __future__ import annotations
 
 import difflib
 import math
-import re
+import sys
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.error import YAMLError
 
 from scpseg.errors import UserError
 
 T = TypeVar("T")
 ADVICE = "; correct it there"
-"""How the advice begins that ends a refusal."""
+"""Prefix of the hint at the end of every validation error."""
 MOST = 2**16
-"""The upper end of a range that names none: a typing error ends here, not in the machine's memory."""
+"""Default upper bound of a range, so that a typing error is rejected before it exhausts the memory."""
 MANY = 24
-"""Known names beyond which only the nearest are listed."""
+"""With more known names than this, messages list only the nearest."""
 FEW = 5
 
 
@@ -65,12 +67,12 @@ def nearest(name: object, known: Iterable[str]) -> str:
     if len(known) > MANY:
         few = difflib.get_close_matches(str(name), known, n=FEW, cutoff=0.3) or known[:FEW]
         return f"{len(known)} are known, such as {', '.join(few)}"
-    return f"known: {', '.join(known)}" if known else "there is none to choose"
+    return f"known: {', '.join(known)}" if known else "none are known"
 
 
 def refusal(file: str, key: str, value: object, why: str) -> UserError:
-    """The sentence for an impossible value; `why` names what is valid."""
-    return UserError(f"{file}: {key} is {value!r}, but {why}{advice(file, key)}")
+    """The error for an invalid value; `why` says what is valid."""
+    return UserError(f"{file}: {key} is {shorten(repr(value))}, but {why}{advice(file, key)}")
 
 
 def advice(file: str, key: str | None = None) -> str:
@@ -81,44 +83,46 @@ def advice(file: str, key: str | None = None) -> str:
     return f"{ADVICE}{other} (`git checkout params.yaml` puts the whole committed file back)"
 
 
-def plain(text: str, file: str) -> Any:
-    """The values of a YAML text.
+def parse_yaml(text: str, file: str) -> Any:
+    """The values of a YAML 1.2 text, read by the parser that DVC uses, so that both see the same values.
 
     Raises:
-        UserError: a key stands twice or is no text, or DVC, which reads YAML 1.2, would find another value.
-        yaml.YAMLError, ValueError: the text is no YAML.
+        UserError: the text is not valid YAML, is too deep, or has a duplicated key or a key that is not a string.
     """
-    root = yaml.compose(text, Loader=yaml.SafeLoader)
-    if root is not None:
-        _refuse_doubtful(root, file, "", set())
-    return yaml.safe_load(text)
+    try:
+        values = YAML(typ="safe", pure=True).load(text)
+    except DuplicateKeyError as error:
+        # The only place where the parser tells which key it is.
+        key = str(error.problem).partition('"')[2].partition('"')[0]
+        line = error.problem_mark.line + 1
+        raise UserError(f"{file}: key {key} is duplicated in line {line}; keep one of them") from None
+    except RecursionError:
+        raise UserError(f"{file} is nested too deeply to be read{advice(file)}") from None
+    except (YAMLError, ValueError, TypeError) as error:
+        reason = shorten(" ".join(str(error).split()), 300)
+        raise UserError(f"{file} is not valid YAML ({reason}){advice(file)}") from None
+    _check_keys(values, file, "", set())
+    return values
 
 
-def _refuse_doubtful(node: yaml.Node, file: str, name: str, seen: set[int]) -> None:
-    if id(node) in seen:  # an alias
+def _check_keys(values: Any, file: str, name: str, seen: set[int]) -> None:
+    if id(values) in seen:  # an alias
         return
-    seen.add(id(node))
-    line = node.start_mark.line + 1
-    if isinstance(node, yaml.SequenceNode):
-        for entry in node.value:
-            _refuse_doubtful(entry, file, name, seen)
-    elif isinstance(node, yaml.MappingNode):
-        lines: dict[str, int] = {}
-        for key, value in node.value:
-            line = key.start_mark.line + 1
-            if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
-                shown = f"key {key.value}" if isinstance(key, yaml.ScalarNode) else "a key"
-                raise UserError(f"{file}: line {line} has {shown}, which is no name; correct or remove that line")
-            inner = f"{name}.{key.value}" if name else key.value
-            if key.value in lines:
-                raise UserError(f"{file}: {inner} stands twice, in lines {lines[key.value]} and {line}; keep one")
-            lines[key.value] = line
-            _refuse_doubtful(value, file, inner, seen)
-    elif node.tag == "tag:yaml.org,2002:bool" and node.value.lower() not in ("true", "false"):
-        raise UserError(f"{file}: {name} is {node.value} in line {line}; write true or false, or quote it as a text")
-    elif node.tag.endswith((":int", ":float")) and re.match(r"[-+]?0[0-9_]+$|.*:", node.value):
-        why = "which is one number to this suite and something else to DVC; write a plain number"
-        raise UserError(f"{file}: {name} is {node.value} in line {line}, {why}")
+    seen.add(id(values))
+    if isinstance(values, Mapping):
+        for key, value in values.items():
+            inner = f"{name}.{key}" if name else f"{key}"
+            if not isinstance(key, str):
+                raise UserError(f"{file}: key {shorten(inner)} is not a string; quote it, or correct it")
+            _check_keys(value, file, inner, seen)
+    elif isinstance(values, list):
+        for value in values:
+            _check_keys(value, file, name, seen)
+
+
+def shorten(text: str, most: int = 80) -> str:
+    """At most `most` characters of a text for a message; the middle of a longer one is left out."""
+    return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 4 :]}"
 
 
 def build(cls: type[T], values: object, where: str, file: str = "params.yaml") -> T:
@@ -129,13 +133,15 @@ def build(cls: type[T], values: object, where: str, file: str = "params.yaml") -
     """
     assert is_dataclass(cls)
     if not isinstance(values, Mapping):
-        got = "is missing or empty" if values is None else f"is {values!r}, not a section of keys"
+        got = "is missing or empty" if values is None else f"is {shorten(repr(values))}, not a section of keys"
         raise UserError(f"{file}: section {where} {got}; write it as in profiles/*.yaml{_whole(file)}")
     hints = get_type_hints(cls, include_extras=True)
     names = [field.name for field in fields(cls)]
     for key in values:
         if key not in names:
-            raise UserError(f"{file}: {where}.{key} is no parameter ({nearest(key, names)}){advice(file)}")
+            raise UserError(
+                f"{file}: unknown parameter {where}.{shorten(str(key))} ({nearest(key, names)}){advice(file)}"
+            )
     for name in names:
         if name not in values:
             raise UserError(f"{file}: {where}.{name} is missing; add it as in profiles/*.yaml{_whole(file)}")
@@ -194,9 +200,9 @@ def _convert_list(item: Any, values: list[Any]) -> tuple[Any, ...]:
         try:
             made.append(_convert(item, entry))
         except _Mismatch as problem:
-            raise _Within(f"its entry {entry!r} is not valid: {problem}") from None
+            raise _Within(f"its entry {shorten(repr(entry))} is not valid: {problem}") from None
     if len(set(made)) != len(made):
-        raise _Within("it names an entry twice; every entry must stand once")
+        raise _Within("it has duplicated entries; keep one of each")
     return tuple(made)
 
 
@@ -218,16 +224,10 @@ def _convert_union(options: tuple[Any, ...], value: Any) -> Any:
 
 
 def _convert_scalar(hint: Any, value: Any) -> Any:
-    if hint is float and isinstance(value, str):
-        # YAML 1.1 reads 1e-3 as text where DVC reads a number.
-        try:
-            value = float(value)
-        except ValueError:
-            raise _Mismatch("it must be a number") from None
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if abs(value) <= sys.float_info.max else math.inf
     if type(value) is not hint or (hint is float and not math.isfinite(value)):
-        words = {float: "a number", int: "a whole number", bool: "true or false", str: "a text", type(None): "null"}
+        words = {float: "a number", int: "a whole number", bool: "true or false", str: "a string", type(None): "null"}
         raise _Mismatch(f"it must be {words[hint]}")
     return value
 

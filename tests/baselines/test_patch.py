@@ -53,5 +53,5 @@ def test_impossible_values_are_refused(change: dict[str, int], words: str) -> No
 
 def test_its_section_takes_no_key() -> None:
     given = params()
-    with pytest.raises(UserError, match=r"patch\.side is no parameter"):
+    with pytest.raises(UserError, match=r"unknown parameter patch\.side"):
         patch.check(Params({**given.values, "patch": {"side": 3}}, given.path), "inria")

@@ -118,7 +118,20 @@ def test_values_are_read_as_yaml() -> None:
     assert grid == {"lfa.stride": ["k", 1], "train.flips": [True], "segmenter.encoder": ["resnet18"]}
 
 
-@pytest.mark.parametrize("text", ["csm.ratio", "=1", "csm.ratio=", "suite.seeds=0,1", "evaluation.split=test"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "csm.ratio",
+        "=1",
+        "csm.ratio=",
+        "suite.seeds=0,1",
+        "evaluation.split=test",
+        "csm.ratio=[0.5,0.75]",
+        "csm.ratio={0.5,0.75}",
+        "csm.ratio=@x",
+        "csm.ratio=*",
+    ],
+)
 def test_what_is_no_setting_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="-S"):
         parse([text])
