@@ -48,7 +48,7 @@ def test_other_errors_have_no_room() -> None:
     assert without_room(FileNotFoundError(2, "No such file")) is None
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b'{"a": 1} x', b"\xff\xfe", b"\0" * 40])
+@pytest.mark.parametrize("text", [b"", b"{", b'{"a": 1} x', b"\xff\xfe", b"\0" * 40], ids=range(5))
 def test_damaged_json_is_named(text: bytes, tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(text)

@@ -134,6 +134,7 @@ FLAGS, METHOD, CRC, PACKED, SIZE = 6, 8, 14, 18, 22
         (bytes(one(name="../x")), r"points outside"),
         (bytes(one(name="/x")), r"absolute path"),
     ],
+    ids=range(14),
 )
 def test_damaged_and_hostile_zips_are_named(data: bytes, why: str) -> None:
     with pytest.raises(UserError, match=why) as caught:
