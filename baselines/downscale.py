@@ -53,7 +53,7 @@ class Downscale(Method):
     def forward(self, views: Views, state: Any = None) -> Tensor:
         """Logits (B, K, L, L): the patch's box of the state, bilinear; the window itself is not looked at."""
         assert isinstance(state, Tensor)
-        return enlarge(state, views.place, self.needs.patch)
+        return enlarge(state, views.place, self.needs.window.patch)
 
     def losses(self, views: Views, labels: Labels, progress: float) -> dict[str, Tensor]:
         """Those of the segmenter on whole overviews; the windows that come with them only choose the images."""

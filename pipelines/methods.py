@@ -44,6 +44,7 @@ def build_method(params: Params, benchmark: str, name: str) -> Method:
         patch=params.benchmark(benchmark).patch,
         segmenter=params.section("segmenter", SegmenterParams),
         params=params,
+        benchmark=benchmark,
     )
     method: Method = module.build(setting)
     return method

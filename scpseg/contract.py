@@ -7,6 +7,7 @@ after whatever reduces them.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from scpseg.geometry import Size
 from scpseg.params import Params, SegmenterParams
 
 
@@ -32,13 +34,38 @@ class Needs:
     context: int
     overview: int | None = None
 
+    @property
+    def window(self) -> Window:
+        """Square windows of these sides."""
+        return Window((self.patch, self.patch), (self.context, self.context))
+
+
+@dataclass(frozen=True)
+class Window:
+    """Sides (height, width) of the windows of one image at test time, in pixels.
+
+    Attributes:
+        patch: of what is labelled; it may be larger than the image, whose pixels are then mirrored and cut off again.
+        context: of what is handed over, the patch in its centre; differences are even.
+    """
+
+    patch: Size
+    context: Size
+
+    @staticmethod
+    def whole(height: int, width: int, multiple: int, least: int = 1) -> Window:
+        """The whole image as one window, each side rounded up to a multiple and to `least` pixels."""
+        rows, columns = (math.ceil(max(side, least) / multiple) * multiple for side in (height, width))
+        return Window((rows, columns), (rows, columns))
+
 
 @dataclass(frozen=True)
 class Views:
     """What a method sees of B windows.
 
     Attributes:
-        context: (B, 3, G, G) uint8, its centre L x L is what gets labelled; mirrored outside the image.
+        context: (B, 3, G, G) uint8, its centre L x L is what gets labelled; mirrored outside the image. At test time
+            its sides are those of `Method.needs_at`.
         place: (B, 4) float32, the patch's box in its image as (top, left, height, width), shares of the
             image's sides, 0..1 inside. Always in host memory: it says which cells to cut, and a GPU would be waited
             for each time it is read.
@@ -97,8 +124,12 @@ class Recipe:
         batch: windows (unit 'window') or images (unit 'image') per iteration.
         epochs: passes over the training images; the phase takes ceil(epochs * images / batch) iterations, and
             neither `Phase.share` nor `train.iterations` counts. None = they do.
+        steps: iterations of the phase, where authors count these instead of epochs.
         momentum: of 'sgd'.
+        nesterov: whether that momentum is Nesterov's.
         power: the rate falls as (1 - t) ** power with t from 0 to 1 in the phase; None = half a cosine.
+        end: the rate that the fall by `power` ends at.
+        drops: the values of t from which on the rate is a tenth of what it was before; they replace `power`.
     """
 
     optimizer: Literal["sgd", "adam"]
@@ -106,8 +137,12 @@ class Recipe:
     weight_decay: float
     batch: int
     epochs: int | None = None
+    steps: int | None = None
     momentum: float = 0.9
+    nesterov: bool = False
     power: float | None = None
+    end: float = 0.0
+    drops: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -169,11 +204,18 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, views: Views, state: Any = None) -> Tensor:
-        """Logits (B, K, L, L) of the patches; the only thing called at test time."""
+        """Logits (B, K, L, L) of the patches, of the sides that `needs_at` names; called at test time only."""
 
     @abstractmethod
     def losses(self, views: Views, labels: Labels, progress: float) -> dict[str, Tensor]:
         """Training losses by name, scalars whose sum is minimised; `progress` runs from 0 to 1 in the phase."""
+
+    def needs_at(self, height: int, width: int) -> Window:
+        """The windows of an image of these sides at test time. Default: those of training.
+
+        A method that sees the whole image at once answers with `Window.whole`.
+        """
+        return self.needs.window
 
     def begin_image(self, image: ImageViews) -> Any:
         """What `forward` needs to know of the whole image, computed once per image. Default: nothing."""
@@ -197,12 +239,16 @@ class Method(nn.Module, ABC):
 
 @dataclass(frozen=True)
 class Setting:
-    """What a method is built from: number of outputs, patch side L in pixels, base segmenter, all parameters."""
+    """What a method is built from: number of outputs, patch side L in pixels, base segmenter, all parameters.
+
+    `benchmark` is its name, for authors' recipes that differ between benchmarks.
+    """
 
     classes: int
     patch: int
     segmenter: SegmenterParams
     params: Params
+    benchmark: str = ""
 
 
 def drop_training_parts(method: Method) -> Method:

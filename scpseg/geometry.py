@@ -75,7 +75,7 @@ class Pasted:
         return self.sums.div_(self.counts.clamp(min=1))
 
 
-def enlarge(maps: Tensor, place: Tensor, side: int) -> Tensor:
+def enlarge(maps: Tensor, place: Tensor, size: Size) -> Tensor:
     """The box of each patch as it would be cut out of `maps` enlarged bilinearly to the whole image's size.
 
     Nothing of the image's size is formed; only the box is interpolated, at the centres of its pixels.
@@ -83,17 +83,17 @@ def enlarge(maps: Tensor, place: Tensor, side: int) -> Tensor:
     Args:
         maps: (B, C, h, w) of the images that the patches lie in, or (1, C, h, w) of the one image of them all.
         place: (B, 4).
-        side: of a patch in pixels.
+        size: of a patch in pixels.
 
     Returns:
-        (B, C, side, side) float.
+        (B, C, *size) float.
     """
     images = maps.expand(len(place), -1, -1, -1)
-    centres = (torch.arange(side, device=maps.device) + 0.5) / side
+    down, across = ((torch.arange(side, device=maps.device).double() + 0.5) / side for side in size)
     patches = []
     for image, (top, left, height, width) in zip(images, place.double().unbind(), strict=True):
-        rows = _interpolated(image, (top + centres.double() * height) * image.shape[1] - 0.5, dim=1)
-        patches.append(_interpolated(rows, (left + centres.double() * width) * image.shape[2] - 0.5, dim=2))
+        rows = _interpolated(image, (top + down * height) * image.shape[1] - 0.5, dim=1)
+        patches.append(_interpolated(rows, (left + across * width) * image.shape[2] - 0.5, dim=2))
     return torch.stack(patches)
 
 

@@ -174,11 +174,11 @@ class Operations(TorchDispatchMode):
 class Band:
     """Stands in for the scores in host memory, which are numpy's in the end."""
 
-    def __init__(self, classes: int, patch: int, height: int, width: int) -> None:
-        self.shape, self.added = (classes, patch, patch), 0
+    def __init__(self, classes: int, rows: int, height: int, width: int) -> None:
+        self.shape, self.added = (classes, rows), 0
 
     def add(self, scores: Tensor, top: int, left: int) -> None:
-        assert (scores.device.type, scores.dtype) == ("cpu", torch.float32) and tuple(scores.shape) == self.shape
+        assert (scores.device.type, scores.dtype) == ("cpu", torch.float32) and tuple(scores.shape[:2]) == self.shape
         self.added += 1
 
     def finish(self) -> int:

@@ -80,7 +80,7 @@ class WindowDataset(Dataset[dict[str, Any]]):
         patch, side = self.needs.patch, self.needs.context
         margin = (side - patch) // 2
         return {
-            "context": turned(cut_image(image, top - margin, left - margin, side), flip, turns),
+            "context": turned(cut_image(image, top - margin, left - margin, side, side), flip, turns),
             "label": turned(cut_label(label, top - margin, left - margin, side), flip, turns),
             "place": torch.tensor(
                 turned_box((top / height, left / width, patch / height, patch / width), flip, turns),

@@ -19,9 +19,9 @@ def mirror_index(start: int, length: int, size: int) -> NDArray[np.int64]:
     return np.minimum(index, period - index)
 
 
-def cut_image(image: Bytes, top: int, left: int, side: int) -> Bytes:
-    """A (3, side, side) copy of (H, W, 3) `image` from row `top`, column `left`; mirrored outside the image."""
-    return np.ascontiguousarray(_cut(image, top, left, side).transpose(2, 0, 1))
+def cut_image(image: Bytes, top: int, left: int, height: int, width: int) -> Bytes:
+    """A (3, height, width) copy of (H, W, 3) `image` from row `top`, column `left`; mirrored outside the image."""
+    return np.ascontiguousarray(_cut(image, top, left, (height, width)).transpose(2, 0, 1))
 
 
 def cut_label(label: Bytes, top: int, left: int, side: int) -> Bytes:
@@ -35,11 +35,11 @@ def cut_label(label: Bytes, top: int, left: int, side: int) -> Bytes:
     return window
 
 
-def _cut(image: Bytes, top: int, left: int, side: int) -> Bytes:
+def _cut(image: Bytes, top: int, left: int, size: tuple[int, int]) -> Bytes:
     height, width = image.shape[:2]
-    if top >= 0 and left >= 0 and top + side <= height and left + side <= width:
-        return image[top : top + side, left : left + side]
-    rows, columns = mirror_index(top, side, height), mirror_index(left, side, width)
+    if top >= 0 and left >= 0 and top + size[0] <= height and left + size[1] <= width:
+        return image[top : top + size[0], left : left + size[1]]
+    rows, columns = mirror_index(top, size[0], height), mirror_index(left, size[1], width)
     # A contiguous read of the needed block first: fancy indexing into a memory-mapped file touches pixels one by one.
     block = np.asarray(image[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1])
     return block[np.ix_(rows - rows.min(), columns - columns.min())]

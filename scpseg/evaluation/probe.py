@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from scpseg.benchmarks.probe import CUES, DISCS
-from scpseg.contract import Method, Needs, Views
+from scpseg.contract import Method, Views, Window
 from scpseg.data.windows import Bytes, cut_image, cut_label, starts
 from scpseg.evaluation.streaming import TestImage
 
@@ -117,29 +117,29 @@ def answers(
                 distance=max(abs(row - scene.cue.centre[0]), abs(column - scene.cue.centre[1])),
                 centred=_vote(labels[mine == 1]),
                 grid=_vote(prediction[scene.number == index + 1]),
-                visible=visible(method.needs, (height, width), overlap, disc, scene.cue),
+                visible=1.0
+                if method.needs.overview is not None
+                else visible(method.needs_at(height, width), (height, width), overlap, disc, scene.cue),
             )
         )
     return found
 
 
-def visible(needs: Needs, size: tuple[int, int], overlap: float, disc: Box, cue: Box) -> float:
+def visible(window: Window, size: tuple[int, int], overlap: float, disc: Box, cue: Box) -> float:
     """See `Answer.visible`; `size` of the image. Mirrored borders show nothing that the window does not hold anyway."""
-    if needs.overview is not None:
-        return 1.0
-    margin = (needs.context - needs.patch) // 2
     shares = [
         # Of the windows that label the centre, along one axis, the most of the cue that one holds.
         max(
-            max(0, min(last, start + needs.patch + margin) - max(first, start - margin)) / (last - first)
-            for start in starts(length, needs.patch, overlap)
-            if start <= centre < start + needs.patch
+            max(0, min(last, start + (patch + context) // 2) - max(first, start - (context - patch) // 2))
+            / (last - first)
+            for start in starts(length, patch, overlap)
+            if start <= centre < start + patch
         )
-        for length, centre, first, last in zip(
-            size, disc.centre, (cue.top, cue.left), (cue.bottom, cue.right), strict=True
+        for length, patch, context, centre, first, last in zip(
+            size, window.patch, window.context, disc.centre, (cue.top, cue.left), (cue.bottom, cue.right), strict=True
         )
     ]
-    return shares[0] * shares[1]
+    return float(shares[0] * shares[1])
 
 
 def table(found: Mapping[str, Sequence[Answer]]) -> str:
@@ -153,14 +153,18 @@ def table(found: Mapping[str, Sequence[Answer]]) -> str:
 
 
 def _centred(method: Method, image: Bytes, scene: Scene, device: torch.device, overlap: float) -> list[Bytes]:
-    """Labels (L, L) of the window centred on each disc; the method knows the image as in whole-image inference."""
+    """Labels (L, L) of the window centred on each disc, of the sides of training.
+
+    The method knows the image as in whole-image inference.
+    """
     needs = method.needs
     height, width = image.shape[:2]
-    state = method.begin_image(TestImage(image, needs, device, overlap))
+    state = method.begin_image(TestImage(image, method.needs_at(height, width), device, overlap))
     labels: list[Bytes] = []
     for first in range(0, len(scene.discs), BATCH):
         centres = [disc.centre for disc in scene.discs[first : first + BATCH]]
-        cuts = [cut_image(image, y - needs.context // 2, x - needs.context // 2, needs.context) for y, x in centres]
+        side = needs.context
+        cuts = [cut_image(image, y - side // 2, x - side // 2, side, side) for y, x in centres]
         boxes = [
             ((y - needs.patch // 2) / height, (x - needs.patch // 2) / width, needs.patch / height, needs.patch / width)
             for y, x in centres

@@ -1,7 +1,8 @@
 """Whole-image inference in row bands: labels come out, no full-size map of scores ever exists.
 
-Windows step by their patch side, the last row and column shifted inward. Where windows overlap the label is that of
-the mean logits; since all classes of a pixel share its count, the sum decides alike and no counts are kept.
+Windows step by their patch side, the last row and column shifted inward; a method may ask for one window of the whole
+image. Where windows overlap the label is that of the mean logits; since all classes of a pixel share its count, the
+sum decides alike and no counts are kept.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scpseg.contract import Method, Needs, Views
+from scpseg.contract import Method, Views, Window
 from scpseg.data.overviews import reduce_image
 from scpseg.data.windows import Bytes, cut_image, starts
 
@@ -28,7 +29,7 @@ class TestImage:
     __test__ = False
 
     pixels: Bytes
-    needs: Needs
+    window: Window
     device: torch.device
     overlap: float = 0.0
     batch: int = 1
@@ -36,8 +37,8 @@ class TestImage:
     def corners(self) -> list[tuple[int, int]]:
         """(top, left) of every patch, row by row."""
         height, width = self.pixels.shape[:2]
-        patch = self.needs.patch
-        tops, lefts = starts(height, patch, self.overlap), starts(width, patch, self.overlap)
+        rows, columns = self.window.patch
+        tops, lefts = starts(height, rows, self.overlap), starts(width, columns, self.overlap)
         return [(top, left) for top in tops for left in lefts]
 
     def overview(self, side: int) -> Tensor:
@@ -48,13 +49,13 @@ class TestImage:
         """Views of `batch` windows at a time, in the order of `corners`; their `overview` is None."""
         corners = self.corners()
         height, width = self.pixels.shape[:2]
-        patch, side = self.needs.patch, self.needs.context
-        margin = (side - patch) // 2
+        patch, size = self.window.patch, self.window.context
+        above, beside = ((whole - inner) // 2 for whole, inner in zip(size, patch, strict=True))
         for first in range(0, len(corners), self.batch):
             part = corners[first : first + self.batch]
-            cuts = [cut_image(self.pixels, top - margin, left - margin, side) for top, left in part]
+            cuts = [cut_image(self.pixels, top - above, left - beside, *size) for top, left in part]
             context = torch.from_numpy(cuts[0]).unsqueeze(0) if len(cuts) == 1 else torch.from_numpy(np.stack(cuts))
-            boxes = [(top / height, left / width, patch / height, patch / width) for top, left in part]
+            boxes = [(top / height, left / width, patch[0] / height, patch[1] / width) for top, left in part]
             yield Views(context.to(self.device), torch.tensor(boxes, dtype=torch.float32))
 
 
@@ -82,9 +83,11 @@ def segment(
     Returns:
         (H, W) uint8 training ids.
     """
-    views_of = TestImage(image, method.needs, device, overlap, batch)
+    height, width = image.shape[:2]
+    window = method.needs_at(height, width)
+    views_of = TestImage(image, window, device, overlap, batch)
     state = method.begin_image(views_of)
-    band = _Band(classes, method.needs.patch, image.shape[0], image.shape[1])
+    band = _Band(classes, window.patch[0], height, width)
     corners = iter(views_of.corners())
     for views in views_of.windows():
         logits = method(views, state).float().cpu()
@@ -98,14 +101,14 @@ def segment(
 class _Band:
     """Sums of logits of the rows that windows still to come may touch; finished rows become labels."""
 
-    def __init__(self, classes: int, patch: int, height: int, width: int) -> None:
+    def __init__(self, classes: int, rows: int, height: int, width: int) -> None:
         self.height, self.width = height, width
         self.top = 0
-        self.sums = torch.zeros(classes, min(patch, height), width)
+        self.sums = torch.zeros(classes, min(rows, height), width)
         self.labels = np.empty((height, width), dtype=np.uint8)
 
     def add(self, scores: Tensor, top: int, left: int) -> None:
-        """Add the logits (K, L, L) of one window; windows come in rows from top to bottom."""
+        """Add the logits (K, h, w) of one window; windows come in rows from top to bottom."""
         if top > self.top:
             self._move(top)
         rows, columns = self.sums.shape[1], min(scores.shape[2], self.width - left)

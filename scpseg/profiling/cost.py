@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from scpseg.contract import ImageViews, Labels, Method, Views
+from scpseg.contract import ImageViews, Labels, Method, Views, Window
 from scpseg.data.windows import Bytes
 from scpseg.evaluation.streaming import segment
 
@@ -34,6 +34,10 @@ class _Counted(Method):
         self.windows = 0
         self.flops = 0
         self.known: dict[int, tuple[int, Tensor]] = {}
+
+    def needs_at(self, height: int, width: int) -> Window:
+        """The method's own."""
+        return self.inner[0].needs_at(height, width)
 
     def begin_image(self, image: ImageViews) -> Any:
         """The method's own, counted: it is done once per image."""

@@ -15,7 +15,7 @@ from scpseg.params import TrainParams
 
 
 def lengths(phases: tuple[Phase, ...], iterations: int, images: int) -> list[int]:
-    """Iterations of each phase: its share of `iterations`, or its recipe's epochs over `images` training images.
+    """Iterations of each phase: its share of `iterations`, or its recipe's steps, or epochs over `images` images.
 
     Lengths by share add up to `iterations`.
 
@@ -24,8 +24,9 @@ def lengths(phases: tuple[Phase, ...], iterations: int, images: int) -> list[int
     """
     result, done = [], 0.0
     for phase in phases:
-        if phase.recipe and phase.recipe.epochs:
-            result.append(math.ceil(phase.recipe.epochs * images / phase.recipe.batch))
+        if phase.recipe and _own_length(phase.recipe):
+            recipe = phase.recipe
+            result.append(recipe.steps or math.ceil((recipe.epochs or 0) * images / recipe.batch))
             continue
         first = round(iterations * done)
         done += phase.share
@@ -36,8 +37,12 @@ def lengths(phases: tuple[Phase, ...], iterations: int, images: int) -> list[int
     return result
 
 
+def _own_length(recipe: Recipe) -> bool:
+    return recipe.steps is not None or recipe.epochs is not None
+
+
 def _enough(phases: tuple[Phase, ...]) -> int:
-    return math.ceil(1 / min(phase.share for phase in phases if not (phase.recipe and phase.recipe.epochs)))
+    return math.ceil(1 / min(phase.share for phase in phases if not (phase.recipe and _own_length(phase.recipe))))
 
 
 def learns(phase: Phase, name: str) -> bool:
@@ -85,12 +90,18 @@ def optimizer(recipe: Recipe, moving: list[nn.Parameter]) -> torch.optim.Optimiz
     rate, decay = recipe.learning_rate, recipe.weight_decay
     if recipe.optimizer == "adam":
         return torch.optim.Adam(moving, lr=rate, weight_decay=decay)
-    return torch.optim.SGD(moving, lr=rate, weight_decay=decay, momentum=recipe.momentum)
+    return torch.optim.SGD(moving, lr=rate, weight_decay=decay, momentum=recipe.momentum, nesterov=recipe.nesterov)
 
 
 def factor(recipe: Recipe, step: int, steps: int) -> float:
-    """Factor of the learning rate at `step` of `steps`: from 1 at the start to 0 after the end."""
-    return cosine(step, steps) if recipe.power is None else (1 - step / steps) ** recipe.power
+    """Factor of the learning rate at `step` of `steps`: from 1 at the start to `recipe.end` or 0 after the end."""
+    if recipe.drops:
+        # In whole steps, so that a drop at 10 of 50 epochs does not depend on how a fraction is rounded.
+        return float(0.1 ** sum(step >= round(drop * steps) for drop in recipe.drops))
+    if recipe.power is None:
+        return cosine(step, steps)
+    last = recipe.end / recipe.learning_rate
+    return last + (1 - last) * float((1 - step / steps) ** recipe.power)
 
 
 def cosine(step: int, steps: int) -> float:

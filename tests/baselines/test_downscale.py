@@ -51,7 +51,7 @@ def test_labels_are_those_of_the_reduced_image_enlarged_at_once(name: str, shape
 
 def test_the_state_is_small_and_the_window_is_not_looked_at() -> None:
     method = make().eval()
-    image = TestImage(noise(150, 150), method.needs, CPU)
+    image = TestImage(noise(150, 150), method.needs.window, CPU)
     with torch.no_grad():
         state = method.begin_image(image)
         assert state.shape == (1, CLASSES, 16, 16)

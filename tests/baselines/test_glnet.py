@@ -62,7 +62,7 @@ def noise(height: int = 128, width: int = 128, seed: int = 0) -> np.ndarray:
 
 
 def seen_at(method: GLNet, image: np.ndarray) -> tuple[Whole, list[Views]]:
-    views = TestImage(image, method.needs, CPU)
+    views = TestImage(image, method.needs.window, CPU)
     with torch.no_grad():
         return method.begin_image(views), list(views.windows())
 
@@ -169,7 +169,7 @@ def test_the_overview_changes_its_logits_and_not_those_of_patch(direction: str) 
     patch = Patch(build_segmenter(settings(), CLASSES), PATCH).eval()
     logits: dict[type, list[Tensor]] = {}
     for kind in (TestImage, Blind):
-        views = kind(noise(), method.needs, CPU)
+        views = kind(noise(), method.needs.window, CPU)
         with torch.no_grad():
             window = next(views.windows())
             logits[kind] = [
@@ -184,10 +184,10 @@ def test_the_overview_changes_its_logits_and_not_those_of_patch(direction: str) 
 def test_local_to_global_maps_equal_a_slow_paste_and_average() -> None:
     method = stirred(make("both"))
     image = noise(150, 130)
-    views = TestImage(image, method.needs, CPU)
+    views = TestImage(image, method.needs.window, CPU)
     with torch.no_grad():
         stages = list(itertools.islice(method.overview_branch.stages(views.overview(SIDE)), 4))
-        pasted = method._pasted(stages, TestImage(image, method.needs, CPU, batch=4).windows())
+        pasted = method._pasted(stages, TestImage(image, method.needs.window, CPU, batch=4).windows())
         found: dict[tuple[int, int, int, int], list[Tensor]] = {}
         for window in views.windows():
             top, left, height, width = window.place[0].tolist()
@@ -234,8 +234,8 @@ def test_both_directions_walk_the_windows_once_and_see_them_in_the_overview() ->
     results = []
     with torch.no_grad():
         for image in (noise(), changed):
-            views = Walked(image, method.needs, CPU)
-            views_of_first = TestImage(noise(), method.needs, CPU)
+            views = Walked(image, method.needs.window, CPU)
+            views_of_first = TestImage(noise(), method.needs.window, CPU)
             overview = views_of_first.overview(SIDE)
             whole = method._whole(overview, views.windows)
             results.append(method(next(views_of_first.windows()), whole))

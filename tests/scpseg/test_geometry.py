@@ -91,7 +91,7 @@ def test_enlarge_equals_a_cut_of_the_whole_enlarged_map(height: int) -> None:
     maps = torch.randn(1, 3, 12, 9)
     places = boxes(height, 130, 64)
     whole = F.interpolate(maps, (height, 130), mode="bilinear")
-    found = enlarge(maps, torch.tensor(places), 64)
+    found = enlarge(maps, torch.tensor(places), (64, 64))
     for patch, (top, left, _, _) in zip(found, places, strict=True):
         row, column = round(top * height), round(left * 130)
         torch.testing.assert_close(patch, whole[0, :, row : row + 64, column : column + 64], rtol=1e-4, atol=1e-5)
@@ -99,5 +99,5 @@ def test_enlarge_equals_a_cut_of_the_whole_enlarged_map(height: int) -> None:
 
 def test_enlarge_takes_each_patch_from_its_own_map() -> None:
     maps = torch.tensor([1.0, 2.0]).reshape(2, 1, 1, 1).expand(2, 1, 4, 4)
-    found = enlarge(maps, torch.tensor([[0.0, 0.0, 0.5, 0.5]]).repeat(2, 1), 8)
+    found = enlarge(maps, torch.tensor([[0.0, 0.0, 0.5, 0.5]]).repeat(2, 1), (8, 8))
     assert (found[0] == 1).all() and (found[1] == 2).all()

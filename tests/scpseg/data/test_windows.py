@@ -27,7 +27,9 @@ def test_cut_equals_pixel_by_pixel(top: int, left: int) -> None:
     image = random.integers(256, size=(9, 11, 3), dtype=np.uint8)
     label = random.integers(6, size=(9, 11), dtype=np.uint8)
     side = 8
-    window, truth = cut_image(image, top, left, side), cut_label(label, top, left, side)
+    window, truth = cut_image(image, top, left, side, side), cut_label(label, top, left, side)
+    assert np.array_equal(cut_image(image, top, left, side, 5), window[:, :, :5])
+    assert np.array_equal(cut_image(image, top, left, 3, side), window[:, :3])
     for row in range(side):
         for column in range(side):
             y, x = top + row, left + column

@@ -84,7 +84,7 @@ def test_visibility_equals_counting_pixels_of_the_windows(needs: Needs, overlap:
                 for left in starts(250, needs.patch, overlap)
                 if top <= row < top + needs.patch and left <= column < left + needs.patch
             ]
-            shares.append(visible(needs, drawn.label.shape, overlap, disc, scene.cue))
+            shares.append(visible(needs.window, drawn.label.shape, overlap, disc, scene.cue))
             assert shares[-1] == pytest.approx(max(counts) / cue.sum())
     assert {0.0, 1.0} < set(shares)
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from scpseg.contract import ImageViews, Labels, Method, Needs, Views, Weights
-from scpseg.data.windows import cut_image, starts
+from scpseg.contract import ImageViews, Labels, Method, Needs, Views, Weights, Window
+from scpseg.data.windows import cut_image, mirror_index, starts
 from scpseg.evaluation.streaming import segment
 
 CLASSES = 5
@@ -43,7 +43,7 @@ def naive(method: Wild, image: np.ndarray, overlap: float) -> np.ndarray:
     counts = np.zeros((height + patch, width + patch))
     for top in starts(height, patch, overlap):
         for left in starts(width, patch, overlap):
-            window = torch.from_numpy(cut_image(image, top - margin, left - margin, context)).unsqueeze(0)
+            window = torch.from_numpy(cut_image(image, top - margin, left - margin, context, context)).unsqueeze(0)
             place = torch.tensor([[top / height, left / width, patch / height, patch / width]])
             with torch.no_grad():
                 logits = method(Views(window, place))[0].double().numpy()
@@ -96,3 +96,61 @@ def test_holds_one_band_of_scores_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "zeros", counting)
     segment(Wild(32, 32), np.zeros((320, 64, 3), dtype=np.uint8), CLASSES, torch.device("cpu"))
     assert made == [CLASSES * 32 * 64]
+
+
+class AtOnce(Wild):
+    """Takes the whole image at test time, in sides that are multiples of 32."""
+
+    def needs_at(self, height: int, width: int) -> Window:
+        return Window.whole(height, width, 32)
+
+    def forward(self, views: Views, state: Any = None) -> Tensor:
+        self.seen.append((*views.context.shape, *views.place[0].tolist()))
+        return self.net(views.context.float() / 255)
+
+
+@pytest.mark.parametrize(("shape", "sides"), [((96, 64), (96, 64)), ((70, 133), (96, 160)), ((20, 50), (32, 64))])
+@pytest.mark.parametrize("overlap", [0.0, 0.5])
+def test_a_whole_image_is_one_window_mirrored_and_cut_back(
+    shape: tuple[int, int], sides: tuple[int, int], overlap: float
+) -> None:
+    torch.manual_seed(0)
+    method = AtOnce(32, 32)
+    image = np.random.default_rng(0).integers(256, size=(*shape, 3), dtype=np.uint8)
+    labels = segment(method, image, CLASSES, torch.device("cpu"), overlap, 4)
+    rows, columns = (mirror_index(0, side, size) for side, size in zip(sides, shape, strict=True))
+    whole = torch.from_numpy(image[np.ix_(rows, columns)]).permute(2, 0, 1).unsqueeze(0)
+    with torch.no_grad():
+        expected = method.net(whole.float() / 255)[0].argmax(0)[: shape[0], : shape[1]]
+    assert (labels != expected.numpy()).mean() < 1e-3
+    place = [0.0, 0.0, *(side / size for side, size in zip(sides, shape, strict=True))]
+    assert len(method.seen) == 1 and method.seen[0] == pytest.approx((1, 3, *sides, *place))
+
+
+def test_windows_of_the_whole_image_are_large_enough() -> None:
+    assert Window.whole(100, 64, 32) == Window((128, 64), (128, 64))
+    assert Window.whole(100, 640, 32, least=200).patch == (224, 640)
+    assert Needs(32, 48).window == Window((32, 32), (48, 48))
+
+
+class Oblong(Wild):
+    """Windows whose sides differ, with a margin above and below."""
+
+    def needs_at(self, height: int, width: int) -> Window:
+        return Window((32, 48), (40, 48))
+
+    def forward(self, views: Views, state: Any = None) -> Tensor:
+        self.seen.append(tuple(views.context.shape))
+        return self.net(views.context.float() / 255)[:, :, 4:-4]
+
+
+def test_windows_may_be_oblong() -> None:
+    torch.manual_seed(0)
+    method = Oblong(32, 32)
+    image = np.random.default_rng(0).integers(256, size=(70, 100, 3), dtype=np.uint8)
+    labels = segment(method, image, CLASSES, torch.device("cpu"))
+    assert set(method.seen) == {(1, 3, 40, 48)} and len(method.seen) == 3 * 3
+    with torch.no_grad():
+        inside = method.net(torch.from_numpy(image).permute(2, 0, 1).unsqueeze(0).float() / 255)[0].argmax(0)
+    # Windows agree with the whole image but where they see its border, or their own left and right ends.
+    assert (labels[4:-4, 4:44] != inside[4:-4, 4:44].numpy()).mean() < 1e-3

@@ -1,10 +1,11 @@
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from scpseg.contract import Labels, Method, Needs, Phase, Recipe, Views
-from scpseg.training.phases import enter, told
+from scpseg.training.phases import enter, factor, lengths, optimizer, told
 
 
 class Two(Method):
@@ -55,3 +56,29 @@ def test_what_optimised_is_told_as_it_ran() -> None:
         "power": 0.9,
         "batch": 6,
     }
+
+
+def test_authors_count_epochs_or_steps() -> None:
+    phases = (
+        Phase("a", 0.5, recipe=Recipe("sgd", 0.1, 0.0, 4, epochs=3)),
+        Phase("b", 0.5, recipe=Recipe("sgd", 0.1, 0.0, 4, steps=7)),
+    )
+    assert lengths(phases, 1000, images=10) == [8, 7]
+
+
+def test_rates_fall_as_authors_have_it() -> None:
+    poly = Recipe("sgd", 0.01, 0.0, 4, power=0.9, end=1e-4)
+    assert [0.01 * factor(poly, step, 10) for step in (0, 5, 10)] == pytest.approx(
+        [0.01, 0.0099 * 0.5**0.9 + 1e-4, 1e-4]
+    )
+    # A tenth after 10, 20, 30, 40 and 45 of 50 epochs.
+    drops = Recipe("sgd", 1e-3, 0.0, 8, epochs=50, drops=(0.2, 0.4, 0.6, 0.8, 0.9))
+    steps = 50 * 57
+    found = [factor(drops, epoch * 57 + part, steps) for epoch, part in ((0, 0), (9, 56), (10, 0), (44, 56), (45, 0))]
+    assert found == pytest.approx([1, 1, 0.1, 1e-4, 1e-5])
+
+
+def test_momentum_may_be_nesterovs() -> None:
+    moving = [nn.Parameter(torch.ones(1))]
+    assert optimizer(Recipe("sgd", 0.1, 0.0, 4, nesterov=True), moving).defaults["nesterov"] is True
+    assert optimizer(Recipe("sgd", 0.1, 0.0, 4), moving).defaults["nesterov"] is False
