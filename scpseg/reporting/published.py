@@ -1,4 +1,4 @@
-"""Numbers reported by the SCPSeg paper, to stand beside measured ones in columns of their own."""
+"""Numbers that papers report, shown beside measured ones in columns and marks of their own."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import csv
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+
+from scpseg.benchmarks import get_benchmark
 
 PAPER = "Liu et al., Squeezing Context into Patches, IJCAI 2025, doi 10.24963/IJCAI.2025/179"
 REMARKS: dict[tuple[str, str, str], str] = {
@@ -16,11 +18,16 @@ REMARKS: dict[tuple[str, str, str], str] = {
     ("inria", "SCPSeg", ""): "The paper does not say which segmenter this figure belongs to.",
 }
 """What a reader of a published row must know: (benchmark, method, segmenter) -> sentence."""
+TITLES = {"caswit_like": "CASWiT-like"}
+"""Names of methods that no published row spells."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """One row of the paper's tables 1-4. Scores in per cent, memory in MB as printed; None = not reported."""
+    """One published row. Scores in per cent, memory in MB as printed; None = not reported.
+
+    `source` names the paper or page that prints the row, `note` what else its reader must know.
+    """
 
     benchmark: str
     method: str
@@ -30,17 +37,55 @@ class Published:
     mf1: str | None
     accuracy: str | None
     memory: str | None
+    source: str = PAPER
+    note: str | None = None
 
     @property
     def remark(self) -> str | None:
         """What a reader of this row must know."""
-        return REMARKS.get((self.benchmark, self.method, self.segmenter))
+        return self.note or REMARKS.get((self.benchmark, self.method, self.segmenter))
+
+    @property
+    def f1_problem(self) -> str | None:
+        """Why mIoU and mF1 cannot come from one confusion matrix, or None.
+
+        With one scored class F1 = 2 IoU / (1 + IoU). With several, mean F1 lies between mean IoU and that value of it,
+        since the function is concave. Half a unit of the last printed digit is allowed to both.
+        """
+        if self.miou is None or self.mf1 is None:
+            return None
+        iou, f1 = float(self.miou), float(self.mf1)
+        low, high = (
+            200 * bound / (100 + bound) + sign * _half_unit(self.mf1)
+            for sign, bound in ((-1, iou - _half_unit(self.miou)), (1, iou + _half_unit(self.miou)))
+        )
+        if len(get_benchmark(self.benchmark).scored) > 1:
+            low = iou - _half_unit(self.miou) - _half_unit(self.mf1)
+        if low <= f1 <= high:
+            return None
+        bounds = f"at most {high:.2f}" if f1 > high else f"at least {low:.2f}"
+        return f"mF1 {self.mf1} does not fit mIoU {self.miou}: one confusion matrix gives {bounds}"
+
+
+def _half_unit(text: str) -> float:
+    """Half a unit of the last digit of a printed number."""
+    return 0.5 * float(10.0 ** -len(text.partition(".")[2]))
 
 
 @cache
 def published() -> tuple[Published, ...]:
-    """All rows of the paper's tables 1-4, digits as printed."""
-    source = resources.files("scpseg.reporting").joinpath("published", "main_results.csv")
+    """All rows of the SCPSeg paper's tables 1-4, digits as printed."""
+    return _rows("main_results.csv")
+
+
+@cache
+def elsewhere() -> tuple[Published, ...]:
+    """What other sources report: methods made for very large images, and rows that differ from the paper's."""
+    return _rows("elsewhere.csv")
+
+
+def _rows(name: str) -> tuple[Published, ...]:
+    source = resources.files("scpseg.reporting").joinpath("published", name)
     with source.open(encoding="utf-8") as stream:
         return tuple(
             Published(
@@ -52,6 +97,8 @@ def published() -> tuple[Published, ...]:
                 mf1=row["mf1"] or None,
                 accuracy=row["acc"] or None,
                 memory=row["memory_mb"] or None,
+                source=row.get("source") or PAPER,
+                note=row.get("remark") or None,
             )
             for row in csv.DictReader(stream)
         )
@@ -72,6 +119,6 @@ def published_row(benchmark: str, method: str, segmenter: str, encoder: str) -> 
 
 
 def title_of(method: str) -> str:
-    """A method's name for people: as the paper spells it, else ours with a capital letter."""
-    known = {row.method.lower(): row.method for row in published()}
+    """A method's name for people: as papers spell it, else ours with a capital letter."""
+    known = {row.method.lower(): row.method for row in (*elsewhere(), *published())} | TITLES
     return known.get(method, method[:1].upper() + method[1:])

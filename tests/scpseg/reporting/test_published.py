@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from scpseg.benchmarks import REAL
-from scpseg.reporting.published import REMARKS, published, published_row, title_of
+from scpseg.reporting.published import PAPER, REMARKS, Published, elsewhere, published, published_row, title_of
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,41 @@ def test_every_row_is_of_a_known_benchmark_and_every_remark_of_a_row() -> None:
 
 def test_names_are_spelt_as_the_papers_do() -> None:
     assert [title_of(name) for name in ("scpseg", "glnet", "patch")] == ["SCPSeg", "GLNet", "Patch"]
+    names = ("fctl", "isdnet", "wiconet", "magnet", "rue", "caswit_like")
+    assert [title_of(name) for name in names] == ["FCtL", "ISDNet", "WiCoNet", "MagNet", "RUE", "CASWiT-like"]
+
+
+def test_rows_from_elsewhere_name_their_source_and_repeat_none_of_the_paper() -> None:
+    assert {row.benchmark for row in elsewhere()} <= set(REAL) and {row.mode for row in elsewhere()} == {"uhr"}
+    assert all(row.source and row.source != PAPER for row in elsewhere())
+    paper = {(row.benchmark, row.method, row.miou, row.memory) for row in published()}
+    keys = [(row.benchmark, row.method, row.miou, row.memory) for row in elsewhere()]
+    assert not paper & set(keys) and len(keys) == len(set(keys))
+    known = {row.method for row in (*elsewhere(), *published())}
+    assert known >= {"CascadePSP", "PPN", "PointRend", "TCNet", "WSDNet", "GPWFormer", "GINet", "GeoAgent", "BPT"}
+    assert known >= {"SGNet", "SGHRQ", "F2Net", "RUE", "MagNet", "MagNet-Fast", "ISDNet", "FCtL", "WiCoNet", "GLNet"}
+
+
+def row(benchmark: str, miou: str | None, mf1: str | None) -> Published:
+    return Published(benchmark, "m", "", "uhr", miou, mf1, None, None)
+
+
+def test_mean_f1_that_no_confusion_matrix_gives_is_flagged() -> None:
+    # One scored class: equal to 2 IoU / (1 + IoU), but for rounding.
+    assert row("inria", "69.1", "81.7").f1_problem is None and row("inria", "78.6", "88.0").f1_problem is None
+    for miou, mf1 in (("74.2", "84.9"), ("75.2", "86.0"), ("83.39", "91.19")):
+        problem = row("inria", miou, mf1).f1_problem
+        assert problem and mf1 in problem and miou in problem
+    assert "at most" in (row("inria", "83.39", "91.19").f1_problem or "")
+    assert "at least" in (row("inria", "73.7", "84.1").f1_problem or "")
+    # Several: between mean IoU and that value.
+    assert row("deepglobe", "74.0", "84.0").f1_problem is None
+    assert "at least" in (row("potsdam", "87.6", "87.4").f1_problem or "")
+    assert "at most" in (row("deepglobe", "50.0", "66.9").f1_problem or "")
+    assert row("deepglobe", None, "84.0").f1_problem is None and row("inria", "74.0", None).f1_problem is None
+
+
+def test_flagged_rows_are_those_known_to_break_the_identity() -> None:
+    flagged = {(row.benchmark, row.method) for row in (*elsewhere(), *published()) if row.f1_problem}
+    names = {"CascadePSP", "ISDNet", "FCtL", "GeoAgent", "GPWFormer", "BPT", "WSDNet", "F2Net"}
+    assert {name for benchmark, name in flagged if benchmark == "inria"} == names
