@@ -11,9 +11,9 @@ from scpseg.benchmarks import BENCHMARKS, get_benchmark
 from scpseg.data.acquire.fetch import locate
 from scpseg.data.acquire.manifest import Manifest
 from scpseg.data.acquire.sources import root
-from scpseg.data.prepare.filling import fill
-from scpseg.data.prepare.findings import summary
-from scpseg.data.prepare.plan import Choice
+from scpseg.data.prepare.fill import fill
+from scpseg.data.prepare.index import summary
+from scpseg.data.prepare.work import Choice
 from scpseg.data.splits import read_split
 from scpseg.errors import UserError
 from scpseg.params import DataParams, Params, UpstreamParams

@@ -12,7 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from scpseg.errors import UserError
+from scpseg.progress import say
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 """Numbers of a full disk."""
@@ -92,6 +95,25 @@ def read_json(path: Path, *keys: str) -> Any:
 def damaged(path: Path, why: str) -> UserError:
     """The refusal of a file that a stage or a download wrote and that is not what was written."""
     return UserError(f"{path.as_posix()} {why}; delete it and run `dvc repro` again")
+
+
+@contextmanager
+def locked(path: Path, what: str) -> Iterator[None]:
+    """Hold the lock file `path` while the block runs; wait, and say so once, where another process holds it.
+
+    The lock ends with its holder, however that ends; the empty file stays. `what` is what the holder does.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        say(f"another process is {what}; waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def sha256(path: Path) -> str:

@@ -33,11 +33,14 @@ class Class:
 class Layout:
     """Which files belong together: patterns on the path below the unpacked folder, ignoring case; labels by kind.
 
-    Each pattern has the group `id`; BLU's have `split` too, its split being given by folders.
+    Each pattern has the group `id`; where folders give the split, also `split`. An image that comes in `rows` x
+    `columns` parts, which prepare pastes, has the group `part`: its number from 1, row by row.
     """
 
     image: str
     labels: Mapping[str, str]
+    rows: int = 1
+    columns: int = 1
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,8 @@ class Benchmark:
     Attributes:
         name: as in params.yaml.
         title: for tables.
-        side: side of an image in pixels; all images are square.
+        side: side of an image in pixels; images are square. With `any_size`, the side of a square whose area is that of
+            the largest image, at which memory is measured.
         counts: labelled images in (train, val, test).
         ground_sampling: metres per pixel.
         classes: in the order of the training ids.
@@ -107,6 +111,7 @@ class Benchmark:
         layout: which files are images and labels.
         splits: split name -> folder under scpseg/benchmarks/splits; empty where the folders give the split.
         mean_name: what the mean over scored classes is called, 'mIoU' or 'building IoU'.
+        any_size: images have any height and width.
         invented: no real benchmark: only the mirror can write it.
         terms: what the user must know before downloading.
         citation: what to cite.
@@ -131,6 +136,7 @@ class Benchmark:
     masking: str = ""
     unknown_share: float = 0.0
     mean_name: str = "mIoU"
+    any_size: bool = False
     invented: bool = False
     notes: tuple[str, ...] = ()
     sources: tuple[Source, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from scpseg.errors import UserError
 from scpseg.files import read_json, replacing
 
 INDEX = "index.json"
+HEADER = 128
+"""Bytes before the data of the store's .npy files."""
 
 
 def image_path(folder: Path, split: str, id: str) -> Path:
@@ -24,8 +27,8 @@ def label_path(folder: Path, split: str, id: str) -> Path:
     return folder / split / f"{id}.label.npy"
 
 
-def save_array(path: Path, array: NDArray[np.uint8]) -> None:
-    """Write an array as .npy, whole or not at all.
+def save_array(path: Path, array: NDArray[np.uint8]) -> str:
+    """Write an array as .npy, whole or not at all, and return the SHA-256 of its data.
 
     Raises:
         OSError: with its number, such as ENOSPC; np.save would lose that on a full disk.
@@ -34,6 +37,14 @@ def save_array(path: Path, array: NDArray[np.uint8]) -> None:
     with replacing(path) as temporary, temporary.open("wb") as stream:
         np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(array))
         stream.write(array.data)
+    return hashlib.sha256(array.reshape(-1).data).hexdigest()
+
+
+def array_hash(path: Path) -> str:
+    """SHA-256 of the data of an array in the store."""
+    with path.open("rb") as stream:
+        stream.seek(HEADER)
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 class Store:

@@ -179,7 +179,7 @@ def test_bad_input_leaves_no_store(damage: str, three: None, monkeypatch: pytest
     expected = {
         "corrupt": "2_mask.png cannot be decoded",
         "size": "2_sat.jpg has 20 x 16 pixels (height x width), but its label 2_mask.png has 10 x 16",
-        "colour": "2_mask.png: 1 of 320 pixels have no class's colour, the first at row 5, column 6 is (255, 0, 0)",
+        "colour": "the first at row 5, column 6 is (255, 0, 0)",
         "changed": "2_mask.png is not the file that was downloaded",
         "label": "image 2_sat.jpg has no label file (unknown-as-class)",
         "full": "the disk ran full while preparing deepglobe, which needs",

@@ -1,11 +1,15 @@
-"""Image and label files to arrays: decoded once, in prepare, and nowhere else."""
+"""Image and label files to arrays: decoded once, in prepare, and nowhere else.
+
+One rule for every format: a file must say that its pixels are what a viewer would show as 8-bit grey or RGB, upright
+and opaque. Whatever else it declares is converted where the conversion loses nothing, and rejected by name otherwise.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import tifffile
@@ -21,14 +25,25 @@ Image.MAX_IMAGE_PIXELS = None
 
 Pixels = NDArray[np.uint8]
 THRESHOLD, NEAR = 128, 40
+NEAR_SHARE = 0.1
+"""Share of a label's pixels that may have a channel near the threshold: 0 on real masks, 0.49 to 0.99 on photos."""
 UNKNOWN = 254
 """Marks pixels without a class's colour while a label is being decoded."""
 BLOCK_ROWS = 256
 """Rows decoded at a time, which bounds the memory for packed colours."""
 SAMPLE = 100_000
-"""Pixels looked at to name strange colours."""
+"""Pixels searched for unexpected colours that a message names."""
 SHOWN = 5
-"""Strange colours named in a message."""
+"""Unexpected colours named in a message."""
+PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+PNG_DEPTH = 24
+"""Offset of the bit depth in a PNG file."""
+ORIENTATION, UPRIGHT = 274, 1
+"""Tag of EXIF and TIFF, and its value for an image stored as it is shown."""
+OPAQUE = 255
+REDUCED, MASK = 1, 4
+"""Bits of TIFF's NewSubfileType: a thumbnail or overview, a transparency mask."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +53,9 @@ class Label:
     Attributes:
         ids: (H, W) uint8 training ids, 255 = ignored.
         pixels: number of pixels of each training id.
-        ignored: number of pixels that are 255, unknown ones among them.
-        unknown: number of pixels that had no class's colour.
-        near: where channels are cut at 128, number of pixels with a channel within 40 of it; else 0. Upstream's faulty
-            labels are said to have none, so that a cut elsewhere would give the same.
+        ignored: number of pixels that are 255, including unknown ones.
+        unknown: number of pixels whose colour belongs to no class.
+        near: with threshold decoding, number of pixels with a channel within 40 of 128; otherwise 0.
     """
 
     ids: Pixels
@@ -57,35 +71,36 @@ def read_size(path: Path, name: str) -> tuple[int, int]:
     Raises:
         UserError: the file cannot be read as an image.
     """
-    with _damage_named(name):
-        if _is_tiff(name):
+    with _naming_damage(name):
+        if _signature(path, name) in TIFF:
             with tifffile.TiffFile(path) as file:
-                page = file.pages.first
+                page = _page(file, name)
                 return page.imagelength, page.imagewidth
-        with Image.open(path) as picture:
+        with Image.open(path, formats=("PNG", "JPEG")) as picture:
             return picture.height, picture.width
 
 
-def read_pixels(path: Path, name: str) -> Pixels:
-    """Decode a file (JPEG, PNG or TIFF, by the suffix of `name`) to (H, W) or (H, W, C) uint8.
+def read_pixels(path: Path, name: str, indices: bool = False) -> Pixels:
+    """Decode a PNG, JPEG or TIFF file, told apart by content, to (H, W) grey or (H, W, C) uint8.
+
+    Args:
+        path: the file.
+        name: for messages.
+        indices: return the indices of a palette instead of its colours.
 
     Raises:
-        UserError: the file is damaged, or a channel has not 8 bits.
+        UserError: the file is damaged, is no PNG, JPEG or TIFF file, has more than 8 bits a channel, more than one
+            image, transparent pixels, an orientation other than upright, or colours that cannot be converted exactly.
     """
-    with _damage_named(name):
-        if _is_tiff(name):
-            with tifffile.TiffFile(path) as file:
-                page = file.pages.first
-                pixels = np.asarray(page.asarray(maxworkers=1))  # prepare already runs one process per core
-                if page.axes == "SYX":
-                    pixels = np.moveaxis(pixels, 0, -1)
+    with _naming_damage(name):
+        if _signature(path, name) in TIFF:
+            pixels = _read_tiff(path, name, indices)
         else:
-            with Image.open(path) as picture:
-                # Indices and bits are not grey levels.
-                plain = {"P": "RGB", "1": "L"}.get(picture.mode)
-                pixels = np.asarray(picture.convert(plain) if plain else picture)
+            pixels = _read_picture(path, name, indices)
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):
-        raise UserError(f"{name} holds {pixels.dtype} values of shape {pixels.shape}; expected 8-bit channels")
+        raise UserError(
+            f"{name} has {pixels.dtype} values of shape {pixels.shape}; convert it to an image of 8-bit channels"
+        )
     return np.ascontiguousarray(pixels)
 
 
@@ -110,25 +125,37 @@ def decode_label(pixels: Pixels, spec: Benchmark, name: str, ignore_first: bool 
         ignore_first: training id 0 becomes 255 (DeepGlobe's unknown as a switch).
 
     Raises:
-        UserError: wrong number of bands, or more pixels without a class's colour than `spec.unknown_share`.
+        UserError: wrong number of bands, more pixels without a class's colour than `spec.unknown_share`; with
+            threshold decoding, more pixels near the threshold than NEAR_SHARE, or class numbers instead of colours.
     """
     grey = pixels.ndim == 2
     only_grey = all(len(set(cls.colour)) == 1 for cls in spec.classes)
     if (grey and not only_grey) or (not grey and pixels.shape[2] != 3):
         raise UserError(f"{name} has {_bands(pixels)}; expected a label of {'1 or ' if only_grey else ''}3 bands (RGB)")
+    cut = spec.decoding == "threshold"
     table = _table(spec, ignore_first)
     ids = np.empty(pixels.shape[:2], np.uint8)
     counts = np.zeros(256, np.int64)
-    near = 0
+    near = highest = 0
     for top in range(0, len(ids), BLOCK_ROWS):
         rows = slice(top, top + BLOCK_ROWS)
-        if spec.decoding == "threshold":
+        if cut:
             near += _near(pixels[rows])
-        np.take(table, _codes(pixels[rows], spec.decoding == "threshold"), out=ids[rows])
+            highest = max(highest, int(pixels[rows].max(initial=0)))
+        np.take(table, _codes(pixels[rows], cut), out=ids[rows])
         counts += np.bincount(ids[rows].ravel(), minlength=256)
+    title = f"so check that this is a label of {spec.title}"
+    if near > NEAR_SHARE * ids.size:
+        raise UserError(
+            f"{name}: {near / ids.size:.0%} of its pixels have a channel from {THRESHOLD - NEAR + 1} to "
+            f"{THRESHOLD + NEAR - 1}, as photographs have, where labels have channels close to 0 or 255 "
+            f"(at most {NEAR_SHARE:.0%} may differ), {title}"
+        )
+    if cut and 0 < highest <= len(spec.classes):
+        raise UserError(f"{name}: its values are 0 to {highest}, which are class numbers and not colours, {title}")
     unknown = int(counts[UNKNOWN])
     if unknown > spec.unknown_share * ids.size:
-        raise UserError(_unknown_text(pixels, ids, spec, name, unknown))
+        raise UserError(f"{name}: {_unknown_text(pixels, ids, spec, unknown)}, {title}")
     if unknown:
         ids[ids == UNKNOWN] = IGNORE_INDEX
     classes = tuple(int(count) for count in counts[: len(spec.classes)])
@@ -167,17 +194,15 @@ def _table(spec: Benchmark, ignore_first: bool) -> Pixels:
     return table
 
 
-def _unknown_text(pixels: Pixels, ids: Pixels, spec: Benchmark, name: str, unknown: int) -> str:
-    places = np.flatnonzero(ids == UNKNOWN)[:SAMPLE]
-    row, column = divmod(int(places[0]), ids.shape[1])
-    colours = pixels.reshape(ids.size, -1)[places]
+def _unknown_text(pixels: Pixels, ids: Pixels, spec: Benchmark, unknown: int) -> str:
+    found = np.flatnonzero(ids == UNKNOWN)[:SAMPLE]
+    row, column = divmod(int(found[0]), ids.shape[1])
+    colours = pixels.reshape(ids.size, -1)[found]
     first = tuple(colours[0].tolist())
-    allowed = f"at most {spec.unknown_share:.1%} may be so" if spec.unknown_share else "none may be so"
-    strange = [tuple(colour.tolist()) for colour in np.unique(colours, axis=0)[:SHOWN]]
+    others = [tuple(colour.tolist()) for colour in np.unique(colours, axis=0)[:SHOWN]]
     return (
-        f"{name}: {unknown} of {ids.size} pixels have no class's colour, the first at row {row}, "
-        f"column {column} is {first}; colours found: {', '.join(map(str, strange))}; "
-        f"{allowed}, so check that this is a label of {spec.title}"
+        f"the colour of {unknown} of {ids.size} pixels belongs to no class (at most {spec.unknown_share:.1%} may), "
+        f"the first at row {row}, column {column} is {first}; colours found: {', '.join(map(str, others))}"
     )
 
 
@@ -186,12 +211,97 @@ def _bands(pixels: Pixels) -> str:
     return f"{bands} band{'s' if bands > 1 else ''}"
 
 
-def _is_tiff(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in (".tif", ".tiff")
+def _signature(path: Path, name: str) -> bytes:
+    """The bytes that tell the format of a file, of TIFF the first four: what opens it must not depend on its name."""
+    with path.open("rb") as stream:
+        start = stream.read(8)
+    if start[:4] in TIFF:
+        return start[:4]
+    if start == PNG or start.startswith(JPEG):
+        return start
+    raise UserError(f"{name} is not a PNG, JPEG or TIFF image; convert it, or fetch it again if it should be one")
+
+
+def _read_picture(path: Path, name: str, indices: bool) -> NDArray[np.generic]:
+    with path.open("rb") as stream:
+        start = stream.read(PNG_DEPTH + 1)
+    if start.startswith(PNG) and start[PNG_DEPTH:] > b"\x08":  # Pillow would keep the high bytes alone
+        raise _unfit(name, f"{start[PNG_DEPTH]} bits a channel", "convert it to 8 bits")
+    with Image.open(path, formats=("PNG", "JPEG")) as picture:
+        if (frames := getattr(picture, "n_frames", 1)) > 1:
+            raise _unfit(name, f"{frames} images", "keep the one that is meant")
+        _check_upright(picture.getexif().get(ORIENTATION, UPRIGHT), name)
+        if picture.mode == "P" and indices:
+            return np.asarray(picture)
+        if "transparency" in picture.info or picture.mode in ("RGBA", "LA", "PA"):
+            return _opaque(np.asarray(picture.convert("RGBA")), name)
+        # Palette entries and bits are not grey levels.
+        plain = {"P": "RGB", "1": "L"}.get(picture.mode, picture.mode)
+        if plain not in ("L", "RGB", "I;16", "I"):
+            raise _unfit(name, f"colours of type {picture.mode}", "convert it to RGB")
+        return np.asarray(picture.convert(plain) if plain != picture.mode else picture)
+
+
+def _read_tiff(path: Path, name: str, indices: bool) -> NDArray[np.generic]:
+    with tifffile.TiffFile(path) as file:
+        page = _page(file, name)
+        _check_upright(page.tags.valueof(ORIENTATION, UPRIGHT), name)
+        if 0 in page.databytecounts:
+            raise _unfit(name, "strips or tiles without data", "fetch it again, or write it whole")
+        pixels: NDArray[np.generic] = np.asarray(page.asarray(maxworkers=1))  # prepare runs one process per core
+        if page.axes == "SYX":
+            pixels = np.moveaxis(pixels, 0, -1)
+        bits, colours = page.bitspersample, page.photometric
+        if page.samplesperpixel == 1 and bits < 8 and colours != tifffile.PHOTOMETRIC.PALETTE:
+            pixels = pixels.astype(np.uint8) * np.uint8(255 // (2**bits - 1))
+        if page.tags.get("PhotometricInterpretation") is None or colours == tifffile.PHOTOMETRIC.MINISBLACK:
+            pass  # bands in their order, as GDAL writes three of them
+        elif colours == tifffile.PHOTOMETRIC.MINISWHITE and pixels.ndim == 2 and pixels.dtype == np.uint8:
+            pixels = np.uint8(255) - pixels.astype(np.uint8)
+        elif colours == tifffile.PHOTOMETRIC.PALETTE and pixels.ndim == 2 and page.colormap is not None:
+            pixels = pixels if indices else _colours(page.colormap, pixels)
+        elif colours == tifffile.PHOTOMETRIC.YCBCR and page.compression == tifffile.COMPRESSION.JPEG:
+            pass  # the JPEG decoder has made RGB of it
+        elif colours != tifffile.PHOTOMETRIC.RGB:
+            raise _unfit(name, f"colours of type {getattr(colours, 'name', colours)}", "convert it to RGB")
+        if any(kind in (1, 2) for kind in page.extrasamples) and pixels.ndim == 3 and pixels.shape[2] in (2, 4):
+            pixels = _opaque(pixels, name)
+    return pixels
+
+
+def _page(file: tifffile.TiffFile, name: str) -> tifffile.TiffPage:
+    """The one image of a TIFF file, thumbnails, overviews and masks left out."""
+    pages = [file.pages[k].aspage() for k in range(len(file.pages))]
+    whole = [page for page in pages if not page.subfiletype & (REDUCED | MASK)]
+    if len(whole) != 1:
+        raise _unfit(name, f"{len(whole)} images", "keep the one that is meant")
+    return whole[0]
+
+
+def _colours(table: NDArray[np.uint16], indices: NDArray[np.generic]) -> Pixels:
+    """Palette indices as RGB; tables of writers that stored 8-bit colours are read as libtiff reads them."""
+    entries = (table if table.max() < 256 else table >> 8).astype(np.uint8)
+    return np.moveaxis(entries[:, indices.astype(np.intp)], 0, -1)
+
+
+def _opaque(pixels: NDArray[np.generic], name: str) -> NDArray[np.generic]:
+    """Pixels without their last band, which is opacity."""
+    if pixels.dtype == np.uint8 and pixels[..., -1].min() < OPAQUE:
+        raise _unfit(name, "transparent pixels", "save it without transparency")
+    return pixels[..., :-1] if pixels.shape[2] > 2 else pixels[..., 0]
+
+
+def _check_upright(orientation: object, name: str) -> None:
+    if orientation not in (UPRIGHT, 0):  # 0 is no value of the standard and means nothing
+        raise _unfit(name, f"orientation {orientation} (viewers turn it)", "save it upright, without that tag")
+
+
+def _unfit(name: str, what: str, remedy: str) -> UserError:
+    return UserError(f"{name} has {what}, so its pixels are not what is expected; {remedy}")
 
 
 @contextmanager
-def _damage_named(name: str) -> Iterator[None]:
+def _naming_damage(name: str) -> Iterator[None]:
     try:
         yield
     except (UserError, MemoryError):

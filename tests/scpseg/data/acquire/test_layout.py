@@ -37,7 +37,7 @@ def test_role(benchmark: str, variant: str, path: str, expected: tuple[str, str,
 
 def test_lists_give_split_and_order() -> None:
     result = pair_files(INRIA, "gt", "fctl", LISTS, inria("vienna3", "austin1", "Austin2", "kitsap1"), False)
-    pair = Pair("austin2", "a.zip/train/images/Austin2.tif", "a.zip/train/gt/Austin2.tif")
+    pair = Pair("austin2", ("a.zip/train/images/Austin2.tif",), ("a.zip/train/gt/Austin2.tif",))
     assert result.pairs["train"][0] == pair
     assert {part: [p.id for p in pairs] for part, pairs in result.pairs.items()} == {
         "train": ["austin2", "austin1"], "val": ["vienna3"], "test": [],
@@ -91,7 +91,7 @@ def test_folders_give_the_split() -> None:
     assert {part: [p.id for p in pairs] for part, pairs in result.pairs.items()} == {
         "train": ["A", "b"], "val": ["A"], "test": ["c"],
     }  # fmt: skip
-    assert result.pairs["val"][0] == Pair("A", "BLU/Val/image/A.png", "BLU/Val/label/A.png")
+    assert result.pairs["val"][0] == Pair("A", ("BLU/Val/image/A.png",), ("BLU/Val/label/A.png",))
     assert result.expected == {"train": 196, "val": 28, "test": 32}
     assert result.warnings == ("blu: 2/1/1 images in train/val/test, where 196/28/32 are reported",)
 
@@ -105,16 +105,16 @@ def test_own_lists_cannot_tell_equal_names_apart() -> None:
     with pytest.raises(UserError, match="same id a"):
         pair_files(BLU, "label", "mine", {"train": ("a",)}, blu(train=["a"], val=["a"]), partial=True)
     result = pair_files(BLU, "label", "mine", {"train": ("c",), "val": ("a",), "test": ()}, blu(test=["a", "c"]), False)
-    assert result.pairs["val"][0].image == "BLU/Test/image/a.png"
+    assert result.pairs["val"][0].images[0] == "BLU/Test/image/a.png"
 
 
 def test_places_in_the_store() -> None:
     slot = slots_of(INRIA, "gt", LISTS)
-    assert slot("a.7z/b.zip/D/train/gt/Austin2.tif") == ("train", "austin2", "label")
-    assert slot("train/images/vienna3.tif") == ("val", "vienna3", "image")
+    assert slot("a.7z/b.zip/D/train/gt/Austin2.tif") == ("train", "austin2", "label", 0)
+    assert slot("train/images/vienna3.tif") == ("val", "vienna3", "image", 0)
     assert [slot(path) for path in ("train/images/kitsap1.tif", "test/images/austin2.tif", "readme.txt")] == [None] * 3
-    assert slots_of(BLU, "label", {})("BLU/Val/label/A.png") == ("val", "A", "label")
-    assert slots_of(BLU, "label", {"test": ("a",)})("BLU/Val/label/A.png") == ("test", "a", "label")
+    assert slots_of(BLU, "label", {})("BLU/Val/label/A.png") == ("val", "A", "label", 0)
+    assert slots_of(BLU, "label", {"test": ("a",)})("BLU/Val/label/A.png") == ("test", "a", "label", 0)
 
 
 def test_potsdams_labels_for_participants_are_the_same_twice() -> None:
@@ -123,4 +123,4 @@ def test_potsdams_labels_for_participants_are_the_same_twice() -> None:
     image = f"{inside}/2_Ortho_RGB.zip/2_Ortho_RGB/top_potsdam_2_10_RGB.tif"
     for found in (labels, labels[:1]):
         result = pair_files(potsdam, "bordered", "mine", {"train": ("2_10",)}, [image, *found], False)
-        assert result.pairs["train"] == (Pair("2_10", image, found[-1]),)
+        assert result.pairs["train"] == (Pair("2_10", (image,), (found[-1],)),)

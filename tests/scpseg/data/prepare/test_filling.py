@@ -15,9 +15,9 @@ from scpseg.benchmarks import BENCHMARKS
 from scpseg.data import store
 from scpseg.data.acquire import space
 from scpseg.data.acquire.fetch import fetch, locate
-from scpseg.data.prepare import filework, pool
-from scpseg.data.prepare.filling import fill
-from scpseg.data.prepare.plan import Choice
+from scpseg.data.prepare import fill as filling
+from scpseg.data.prepare.fill import fill
+from scpseg.data.prepare.work import Choice, Record, Task
 from scpseg.data.store import Store
 from scpseg.errors import UserError
 from scpseg.files import sha256
@@ -73,10 +73,10 @@ def test_store_holds_the_decoded_files(pairs: Pairs, workers: int) -> None:
         for kind, name in (("image", f"{id}_sat.jpg"), ("label", f"{id}_mask.png")):
             file = Path("sets") / name
             expected = {"path": name, "bytes": file.stat().st_size, "sha256": sha256(file)}
-            assert record[f"{kind}_file"] == expected
+            assert record[f"{kind}_files"] == [expected]
     assert index["expected"] == {"train": 2, "val": 1, "test": 0}
     assert (index["source"], index["synthetic"], index["split"]) == ("folder", False, "mine")
-    assert sorted(path.name for path in WORKING.iterdir()) == ["deepglobe"]
+    assert [path.name for path in WORKING.iterdir() if path.is_dir()] == ["deepglobe"]
     assert sorted(path.name for path in TARGET.iterdir()) == ["index.json", "train", "val"]
 
 
@@ -96,29 +96,29 @@ def test_masked_unknown(pairs: Pairs) -> None:
 
 
 def test_goes_on_where_it_was_interrupted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    decode, decoded = pool.decode_file, []
+    decode, decoded = filling.decode_file, []
 
-    def counted(task: filework.Task, needed: int) -> filework.Record:
+    def counted(task: Task) -> Record:
         if len(decoded) == 4:
             raise KeyboardInterrupt
         decoded.append(task.path)
-        return decode(task, needed)
+        return decode(task)
 
-    monkeypatch.setattr(pool, "decode_file", counted)
+    monkeypatch.setattr(filling, "decode_file", counted)
     with pytest.raises(KeyboardInterrupt):
         filled()
     assert not TARGET.exists()
-    (working,) = WORKING.glob(".preparing-*")
+    (working,) = WORKING.glob(".preparing-*/")
     (working / "store" / "train" / ".1.image-half.npy").write_bytes(b"left by a kill")
     (working / "store" / "train" / "1.image.npy").write_bytes(b"half")  # a record whose array was damaged since
     (WORKING / ".preparing-deepglobe-stale").mkdir()
     assert decoded == ["3_sat.jpg", "3_mask.png", "1_sat.jpg", "1_mask.png"]
     decoded.clear()
-    monkeypatch.setattr(pool, "decode_file", lambda task, needed: (decoded.append(task.path), decode(task, needed))[1])
+    monkeypatch.setattr(filling, "decode_file", lambda task: (decoded.append(task.path), decode(task))[1])
     filled()
     assert decoded == ["1_sat.jpg", "2_sat.jpg", "2_mask.png"]
     assert "preparing deepglobe: 3 files of an earlier run are kept" in capsys.readouterr().err
-    assert sorted(path.name for path in WORKING.iterdir()) == ["deepglobe"]
+    assert [path.name for path in WORKING.iterdir() if path.is_dir()] == ["deepglobe"]
     assert not list(TARGET.rglob(".*"))
 
 
@@ -142,7 +142,7 @@ def test_full_disk_leaves_no_store(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_too_little_space_is_seen_before_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(space, "free_bytes", lambda folder: 100)
     assert "preparing deepglobe needs 4608 bytes (4.5 KiB) and 100 bytes" in failed()
-    assert not WORKING.exists()
+    assert not list(WORKING.glob("*/*"))
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -154,7 +154,7 @@ def test_corrupt_image_is_named(workers: int) -> None:
 
 def test_no_image_at_all_is_named() -> None:
     Path("sets/1_sat.jpg").write_bytes(b"<html>")
-    assert failed().startswith("1_sat.jpg cannot be decoded")
+    assert failed().startswith("1_sat.jpg is not a PNG, JPEG or TIFF image")
 
 
 def test_different_sizes_are_named() -> None:
@@ -167,9 +167,9 @@ def test_unknown_colour_is_named(workers: int) -> None:
     label = np.zeros((20, 16, 3), np.uint8)
     label[3, 4:6] = (255, 0, 0)
     Image.fromarray(label).save("sets/2_mask.png")
-    assert "2_mask.png: 2 of 320 pixels have no class's colour, the first at row 3, column 4 is (255, 0, 0)" in failed(
-        workers
-    )
+    message = failed(workers)
+    assert message.startswith("2_mask.png: the colour of 2 of 320 pixels belongs to no class")
+    assert "the first at row 3, column 4 is (255, 0, 0)" in message
 
 
 def test_grey_image_is_named() -> None:
@@ -186,24 +186,24 @@ def test_file_changed_since_download_is_named() -> None:
         fill(SPEC, manifest, Path("sets"), Choice("mine", LISTS, True, False), TARGET, WORKING, 1)
 
 
-def killed(task: filework.Task, needed: int) -> None:
+def killed(task: Task) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_killed_worker_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "decode_file", killed)
-    assert "was killed, most probably for want of memory" in failed(2)
+    monkeypatch.setattr(filling, "decode_file", killed)
+    assert "was killed, most probably because memory ran out" in failed(2)
 
 
 def test_workers_end_with_their_parent(tmp_path: Path) -> None:
     code = (
         "import os, time\nfrom concurrent.futures import ProcessPoolExecutor\n"
-        "from scpseg.data.prepare.pool import _follow_parent\n"
+        "from scpseg.data.prepare.fill import _follow_parent\n"
         "with ProcessPoolExecutor(2, initializer=_follow_parent) as pool:\n"
         "    print(*{f.result() for f in [pool.submit(os.getpid) for _ in range(50)]}, flush=True)\n"
         "    time.sleep(60)\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(pool.__file__).parents[3])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(filling.__file__).parents[3])}
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
         workers = [int(pid) for pid in process.stdout.readline().split()]
@@ -233,4 +233,7 @@ def test_a_store_that_is_a_link_is_filled_where_it_points(times: int, tmp_path: 
         index = filled()
     assert TARGET.is_symlink() and Store(TARGET).index == index
     assert sorted(path.name for path in (disk / "store").iterdir()) == ["index.json", "train", "val"]
-    assert [path.name for folder in (disk, WORKING) for path in folder.iterdir()] == ["store", TARGET.name]
+    assert [path.name for folder in (disk, WORKING) for path in folder.iterdir() if path.is_dir()] == [
+        "store",
+        TARGET.name,
+    ]

@@ -12,15 +12,15 @@ import numpy as np
 import psutil
 import pytest
 
-from scpseg.data.prepare.pool import AHEAD
+from scpseg.data.prepare.fill import AHEAD
 from scpseg.data.store import Store
 
 ROOT = Path(__file__).parents[4]
 IDS = [f"austin{number}" for number in range(1, 21)]
 CHILD = f"""
 from pathlib import Path
-from scpseg.data.prepare.filling import fill
-from scpseg.data.prepare.plan import Choice
+from scpseg.data.prepare.fill import fill
+from scpseg.data.prepare.work import Choice
 from scpseg.benchmarks import BENCHMARKS
 from scpseg.data.acquire.manifest import FileRecord, Manifest
 paths = sorted(Path("sets").iterdir())

@@ -1,0 +1,354 @@
+"""Fill a store: decode every file once, on all cores, resumable, and put the store in place only when it is whole.
+
+Arrays go to a working folder named by everything that decides their content, so that an interrupted run goes on where
+it stopped; the folder in it becomes the store by being renamed. Of archives only files that become arrays are written
+to the disk, a few at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import connection, parent_process
+from pathlib import Path, PurePosixPath
+from signal import SIG_IGN, SIGINT, signal
+from threading import Thread
+from typing import Any
+
+from scpseg.benchmarks.base import Benchmark
+from scpseg.data.acquire.layout import EXTRACT, KINDS, Pairing, Slot, pair_files, role_of, slots_of
+from scpseg.data.acquire.manifest import Manifest
+from scpseg.data.acquire.space import check_space, full_disk_named
+from scpseg.data.acquire.unpack import Passing, group_archives, list_members, stream_members, total_size
+from scpseg.data.prepare.decode import read_size
+from scpseg.data.prepare.index import build_index
+from scpseg.data.prepare.work import Choice, Job, Record, Task, array_bytes, check_same, decode_file, join_parts
+from scpseg.data.store import INDEX
+from scpseg.errors import UserError
+from scpseg.files import locked, write_json
+from scpseg.progress import progress, say
+
+VERSION = 3
+"""Increased when the same files decode to another store."""
+WORKERS = 8
+"""Most processes used: each holds one file's pixels and little more, about 200 MB for 6000 x 6000."""
+AHEAD = 2
+"""Files that wait for a process, beyond one for each: bounds memory and what is unpacked at a time."""
+PIXEL_BYTES = 16
+"""More bytes than any real file takes for a pixel of its benchmark's images."""
+
+
+def fill(
+    spec: Benchmark,
+    manifest: Manifest,
+    folder: Path,
+    choice: Choice,
+    target: Path,
+    working: Path,
+    workers: int | None = None,
+) -> dict[str, Any]:
+    """Write the store of a benchmark to `target`, which holds a whole store afterwards or what it held before.
+
+    One process at a time: a second one waits, and uses the store that the first has made of the same files.
+
+    Args:
+        spec: the benchmark.
+        manifest: its archives and files.
+        folder: where they are.
+        choice: the parameters.
+        target: folder of the store, or a link to one, on another disk for instance.
+        working: existing or new folder for working folders, on the same disk as `target` unless that is a link.
+        workers: processes that decode; default one per core, at most 8. This one unpacks.
+
+    Returns:
+        The index, as written to index.json.
+
+    Raises:
+        UserError: a damaged or unfit file, part of a benchmark although `choice.partial` is false, or too little disk
+            space.
+    """
+    if target.is_symlink():  # nothing can be moved to another disk in one step
+        target = target.resolve()
+        working = target.parent
+    place = working / f".preparing-{spec.name}-{_fingerprint(spec, manifest, choice)}"
+    with locked(working / f".preparing-{spec.name}.lock", f"preparing {spec.name}"):
+        return _fill(Plan(Job(spec, manifest.synthetic, choice, place), manifest, folder), target, workers)
+
+
+def _fill(plan: Plan, target: Path, workers: int | None) -> dict[str, Any]:
+    job = plan.job
+    missing = plan.missing()
+    workers = workers or min(os.cpu_count() or 1, WORKERS)
+    if missing is not None:
+        workers = min(workers, max(1, len(missing)))
+    needed = plan.needed(workers)
+    check_space(job.folder, needed, f"preparing {job.spec.name}")
+    if plan.done:
+        say(f"preparing {job.spec.name}: {len(plan.done)} files of an earlier run are kept")
+    with full_disk_named(job.folder, needed, f"preparing {job.spec.name}"):
+        try:
+            records = _decode(plan, workers)
+        finally:
+            shutil.rmtree(job.spool, ignore_errors=True)
+        pairing = plan.pairing()
+        records = join_parts(job, pairing, records)
+        index = build_index(job, plan.manifest, pairing, records)
+        _keep_only(job, index)
+        write_json(job.store / INDEX, index)
+    if target.exists():
+        shutil.rmtree(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    job.store.rename(target)
+    for done in job.folder.parent.glob(f".preparing-{job.spec.name}-*"):
+        shutil.rmtree(done)
+    return index
+
+
+def _fingerprint(spec: Benchmark, manifest: Manifest, choice: Choice) -> str:
+    """Name of the working folder: everything that decides the content of the arrays."""
+    slot = slots_of(spec, manifest.labels, choice.lists)
+    files = [[record.path, record.sha256] for record in manifest.files if slot(record.path)]
+    archives = [[record.path, record.sha256] for record in manifest.archives]
+    colours = [cls.colour for cls in spec.classes]
+    rules = [VERSION, spec.decoding, colours, spec.ignored, spec.unknown_share, choice.ignore_first, manifest.labels]
+    content = json.dumps([rules, choice.lists, archives, files])
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+class Plan:
+    """The files of one store: which, from where, and which of them an earlier run has finished.
+
+    Attributes:
+        job: what all of them share.
+        manifest: where they come from.
+        paths: the file for each slot, as far as it is known by now.
+        done: the records of finished files.
+    """
+
+    def __init__(self, job: Job, manifest: Manifest, folder: Path) -> None:
+        """List the archives in `folder`, pair what is known, and clear what a killed run left half done.
+
+        Raises:
+            UserError: an archive is damaged, or two files are for one id; where headers tell everything, also an
+                image without label or part of the benchmark although that is not allowed.
+        """
+        self.job, self.manifest, self.folder = job, manifest, folder
+        self.slot_of = slots_of(job.spec, manifest.labels, job.choice.lists)
+        groups = group_archives(record.path for record in manifest.archives)
+        self._listings = {group: list_members(group, folder) for group in groups}
+        # Members of a zip inside a 7z are known only while they stream past.
+        self._hidden = any(listing.hidden for listing in self._listings.values())
+        listed = {path: size for listing in self._listings.values() for path, size in listing.files.items()}
+        self._declared = {path: size for path, size in listed.items() if role_of(job.spec, manifest.labels, path)}
+        self._loose = {record.path: record.sha256 for record in manifest.files}
+        self.done: dict[Slot, Record] = {}
+        self.paths: dict[Slot, str] = {}
+        if self._hidden:
+            for path in sorted({*self._declared, *self._loose}, key=lambda path: (EXTRACT in path, path)):
+                self.take(path)
+        else:
+            self.paths = self.pairing().paths()
+        for leftover in job.folder.rglob(".*"):
+            leftover.unlink()
+        shutil.rmtree(job.spool, ignore_errors=True)
+        for slot, record in job.finished().items():
+            if self._hidden or slot in self.paths:
+                self.paths.setdefault(slot, record["path"])
+                self.done[slot] = record
+
+    def pairing(self) -> Pairing:
+        """What belongs together of all files known by now.
+
+        Raises:
+            UserError: see `scpseg.data.acquire.layout.pair_files`.
+        """
+        paths = {*self._declared, *self._loose, *self.paths.values()}
+        choice = self.job.choice
+        return pair_files(self.job.spec, self.manifest.labels, choice.split, choice.lists, paths, choice.partial)
+
+    def take(self, path: str) -> Slot | None:
+        """The slot that the file at `path` is to be decoded for, None where it is not wanted or finished.
+
+        Raises:
+            UserError: another file is known for the same slot.
+        """
+        slot = self.slot_of(path)
+        if slot is None or not (self._hidden or slot in self.paths):
+            return None
+        first = self.paths.setdefault(slot, path)
+        if first != path and EXTRACT not in path:
+            raise UserError(
+                f"{self.job.spec.name}: {first} and {path} are both the {slot.kind} of {slot.id}; remove one of them"
+            )
+        return slot if first == path and slot not in self.done else None
+
+    def missing(self) -> set[Slot] | None:
+        """Slots that are not filled yet; None where only the end of an archive tells."""
+        lists = self.job.choice.lists
+        if self._hidden and not lists:
+            return None
+        parts = range(self.job.spec.layout.rows * self.job.spec.layout.columns if self._hidden else 0)
+        named = {Slot(part, id, kind, k) for part, ids in lists.items() for id in ids for kind in KINDS for k in parts}
+        return (named | self.paths.keys()) - self.done.keys()
+
+    def needed(self, workers: int) -> int:
+        """Bytes of disk that arrays and spool still take.
+
+        Known for loose files, from their headers, and for members of archives from the benchmark's size of images. Of
+        images of any size only what the archives declare is known: a rough number.
+        """
+        missing, side, exact = self.missing(), self.job.spec.side, self.job.sides == "exact"
+        image, label = (array_bytes(kind, side, side) for kind in KINDS)
+        slots = self.paths.keys() - self.done.keys() if missing is None else missing
+        total, packed = 0, 0
+        for slot in slots:
+            path = self.paths.get(slot, "")
+            if path in self._loose:
+                total += array_bytes(slot.kind, *read_size(self.folder / path, path))
+            else:
+                total += (image if slot.kind == "image" else label) if exact else self._declared.get(path, 0)
+                packed += 1
+        if missing is None and exact:
+            total, packed = sum(self.job.spec.counts) * (image + label), 1
+        elif not exact and any(missing is None or slot not in self.paths for slot in slots or [None]):
+            total += sum(total_size(group, self.folder) for group, listing in self._listings.items() if listing.hidden)
+        return total + (workers + AHEAD) * image if packed and exact else total
+
+    def incoming(self) -> Iterator[Task]:
+        """The files that are not finished; those in archives are written to the spool just before they are given out.
+
+        Raises:
+            UserError: an archive or member is damaged or hostile, or two members are for one slot.
+        """
+        for slot, path in list(self.paths.items()):
+            if path in self._loose and slot not in self.done:
+                yield Task(self.job, slot, path, self.folder / path, self._loose[path])
+        left = self.missing()
+        for group, listing in self._listings.items():
+            mine = [slot for slot in left or () if self.paths.get(slot, f"{group.name}/").startswith(f"{group.name}/")]
+            if left is not None and not (mine and (listing.hidden or any(slot in self.paths for slot in mine))):
+                continue
+            for passing in stream_members(group, self.folder, lambda path: self.take(path) is not None):
+                place = self.slot_of(passing.path)
+                assert place is not None
+                yield Task(self.job, place, passing.path, self._spooled(place, passing), None)
+                if left is not None:
+                    left.discard(place)
+                    if not left:  # what lies behind the last file is not read
+                        return
+
+    def _spooled(self, slot: Slot, passing: Passing) -> Path:
+        """A member as a file.
+
+        Raises:
+            UserError: it is larger than any file of the benchmark.
+        """
+        job, size = self.job, 0
+        most = PIXEL_BYTES * job.spec.side**2 if job.sides != "any" else None
+        place = job.spool / f"{'-'.join(map(str, slot))}{PurePosixPath(passing.path).suffix}"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with place.open("xb") as stream:
+            for chunk in passing.chunks:
+                size += len(chunk)
+                if most is not None and size > most:
+                    raise UserError(
+                        f"{passing.path} unpacks to more than {most} bytes, which no file of {job.spec.title} has; "
+                        "the archive is damaged or hostile: fetch it from a trusted source"
+                    )
+                stream.write(chunk)
+        return place
+
+
+def _decode(plan: Plan, workers: int) -> dict[Slot, Record]:
+    """The records of all files, those of earlier runs too."""
+    records: dict[Slot, Record] = {}
+    for slot, record in plan.done.items():
+        _add(plan.job, records, slot, record)
+    work = decode_all(plan.incoming(), workers)
+    if plan.missing() is not None:
+        total = len(plan.done) + len(plan.missing() or ())
+        work = progress(work, total, f"preparing {plan.job.spec.name}", len(plan.done))
+    for task, record in work:
+        _add(plan.job, records, task.slot, record)
+    return records
+
+
+def _add(job: Job, records: dict[Slot, Record], slot: Slot, record: Record) -> None:
+    job.check_side(record["height"], record["width"], record["path"])
+    records[slot] = record
+    other = records.get(slot._replace(kind="label" if slot.kind == "image" else "image"))
+    if other is not None:
+        check_same(record, other)
+
+
+def _keep_only(job: Job, index: dict[str, Any]) -> None:
+    """Check that every array of the index is there, and remove others, such as labels of images that are missing.
+
+    Raises:
+        UserError: an array is missing or incomplete.
+    """
+    wanted = {}
+    for name, image in index["images"].items():
+        split, _, id = name.partition("/")
+        for kind in KINDS:
+            path = job.array(Slot(split, id, kind), whole=True)
+            wanted[path] = array_bytes(kind, image["height"], image["width"])
+    for path, size in wanted.items():
+        if not path.is_file() or path.stat().st_size != size:
+            raise UserError(
+                f"{path.name} of {job.spec.name} disappeared or was cut while the store was made; "
+                "leave the folder data alone and run the same command again"
+            )
+    for path in job.store.rglob("*.npy"):
+        if path not in wanted:
+            path.unlink()
+
+
+def decode_all(tasks: Iterator[Task], workers: int) -> Iterator[tuple[Task, Record]]:
+    """Decode the files of `tasks` as they come, with `workers` processes, and give each back with its record.
+
+    At most workers + AHEAD of them are taken and not yet decoded. Those that are taken are finished even when `tasks`
+    or another of them fails.
+
+    Raises:
+        UserError: what `decode_file` rejects, always of the first such file; or a process was killed.
+    """
+    if workers == 1:
+        for task in tasks:
+            yield task, decode_file(task)
+        return
+    waiting: deque[tuple[Task, Future[Record]]] = deque()
+    try:
+        with ProcessPoolExecutor(workers, initializer=_follow_parent) as pool:
+            pool.submit(os.getpid).result()  # processes are copies of this one: make them while it is small
+            for task in tasks:
+                waiting.append((task, pool.submit(decode_file, task)))
+                if len(waiting) >= workers + AHEAD:
+                    yield waiting[0][0], waiting[0][1].result()
+                    waiting.popleft()
+            for task, future in waiting:
+                yield task, future.result()
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a process that decoded an image was killed, most probably because memory ran out; finished images are "
+            "kept: free some memory and run the same command again"
+        ) from error
+
+
+def _follow_parent() -> None:
+    """Let a worker end with the process that started it, also when that is killed; leave Ctrl-C to the parent."""
+    signal(SIGINT, SIG_IGN)
+    parent = parent_process()
+    assert parent is not None
+
+    def watch(sentinel: int) -> None:
+        connection.wait([sentinel])
+        os._exit(1)
+
+    Thread(target=watch, args=(parent.sentinel,), daemon=True).start()

@@ -1,0 +1,211 @@
+"""One file, image or label, to its array of the store, in whichever process; and parts of an image to the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from scpseg.benchmarks.base import Benchmark, Ids
+from scpseg.data.acquire.layout import KINDS, Kind, Pairing, Slot
+from scpseg.data.prepare.decode import check_image, decode_label, read_pixels, read_size
+from scpseg.data.store import HEADER, array_hash, image_path, label_path, save_array
+from scpseg.errors import UserError
+from scpseg.files import read_json, sha256, write_json
+
+Record = dict[str, Any]
+"""What is known of a decoded file: slot, path, bytes, sha256, height, width, array_sha256, and counts of a label."""
+COUNTS = ("ignored", "unknown", "near")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the parameters choose: name of the split and its lists, part of a benchmark allowed, label id 0 ignored."""
+
+    split: str
+    lists: Ids
+    partial: bool
+    ignore_first: bool
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all files of one store share; `folder` is the working folder."""
+
+    spec: Benchmark
+    synthetic: bool
+    choice: Choice
+    folder: Path
+
+    @property
+    def sides(self) -> Literal["exact", "most", "any"]:
+        """Sides an image may have: the benchmark's, at most those (part of it, perhaps in crops), or any."""
+        return "any" if self.synthetic or self.spec.any_size else "most" if self.choice.partial else "exact"
+
+    @property
+    def store(self) -> Path:
+        """The store being filled."""
+        return self.folder / "store"
+
+    @property
+    def spool(self) -> Path:
+        """Where files out of archives wait to be decoded; empty between runs."""
+        return self.folder / "spool"
+
+    def array(self, slot: Slot, whole: bool = False) -> Path:
+        """Where the array of a slot is; `whole` = of the image or label that it is a part of."""
+        layout = self.spec.layout
+        split = slot.split
+        folder = self.store if whole or layout.rows * layout.columns == 1 else self.folder / "parts" / str(slot.number)
+        return (image_path if slot.kind == "image" else label_path)(folder, split, slot.id)
+
+    def record(self, slot: Slot) -> Path:
+        """What is known of a decoded file; written last, so it marks a finished one."""
+        return self.folder / "records" / slot.split / f"{slot.id}.{slot.kind}.{slot.number}.json"
+
+    def finished(self) -> dict[Slot, Record]:
+        """The records of all files whose arrays are there and unchanged."""
+        found = {}
+        for path in sorted(self.folder.glob("records/*/*.json")):
+            record = read_json(path, "slot", "array_sha256")
+            slot = Slot(*record["slot"])
+            array = self.array(slot)
+            if array.is_file() and array_hash(array) == record["array_sha256"]:
+                found[slot] = record
+        return found
+
+    def check_side(self, height: int, width: int, name: str) -> None:
+        """Reject an image or label whose size no image of the benchmark has.
+
+        Raises:
+            UserError: its sides are not, or for part of a benchmark are larger than, the benchmark's.
+        """
+        side = self.spec.side
+        if self.sides == "any" or (height == width == side):
+            return
+        found = f"{name} has {height} x {width} pixels (height x width), images of {self.spec.title} {side} x {side}"
+        if self.sides == "exact":
+            raise UserError(f"{found}; fetch it again, or set data.partial: true to use crops")
+        if max(height, width) > side:
+            raise UserError(f"{found}; cut it into crops no larger than that")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One file: its slot, its path in manifest or archive, where its bytes are now.
+
+    `sha256` is what the manifest says; None for a file that came out of a verified archive into the spool, from which
+    it is removed when it is decoded.
+    """
+
+    job: Job
+    slot: Slot
+    path: str
+    place: Path
+    sha256: str | None
+
+
+def array_bytes(kind: Kind, height: int, width: int) -> int:
+    """Bytes of the array file of an image or label."""
+    return (3 if kind == "image" else 1) * height * width + HEADER
+
+
+def decode_file(task: Task) -> Record:
+    """Write the array and the record of one file.
+
+    Raises:
+        UserError: the file is damaged, has changed, or is no image or label of the benchmark.
+    """
+    job, name = task.job, task.path
+    size, digest = _identify(task)
+    height, width = read_size(task.place, name)
+    job.check_side(height, width, name)
+    pixels = read_pixels(task.place, name)
+    record: Record = {"slot": list(task.slot), "path": name, "bytes": size, "sha256": digest}
+    record |= {"height": height, "width": width}
+    if task.slot.kind == "image":
+        array = check_image(pixels, name)
+    else:
+        label = decode_label(pixels, job.spec, name, job.choice.ignore_first)
+        array = label.ids
+        record |= {"pixels": list(label.pixels)} | {key: getattr(label, key) for key in COUNTS}
+    record["array_sha256"] = save_array(job.array(task.slot), array)
+    write_json(job.record(task.slot), record)
+    if task.sha256 is None:
+        task.place.unlink()
+    return record
+
+
+def _identify(task: Task) -> tuple[int, str]:
+    """Bytes and SHA-256 of the file, which must be the manifest's: files outside the repository may change unseen."""
+    try:
+        size, digest = task.place.stat().st_size, sha256(task.place)
+    except OSError as error:
+        raise UserError(f"{task.path} cannot be read ({error.strerror}); check the disk and data.source") from error
+    if task.sha256 is not None and digest != task.sha256:
+        raise UserError(
+            f"{task.path} is not the file that was downloaded (its SHA-256 differs); restore it, or use it as it "
+            f"is now with `dvc repro -f download@{task.job.spec.name}`"
+        )
+    return size, digest
+
+
+def check_same(record: Record, other: Record) -> None:
+    """Reject an image and its label of different size.
+
+    Raises:
+        UserError: they differ.
+    """
+    image, label = (record, other) if "pixels" in other else (other, record)
+    sizes = [(one["height"], one["width"]) for one in (image, label)]
+    if sizes[0] != sizes[1]:
+        raise UserError(
+            f"{image['path']} has {sizes[0][0]} x {sizes[0][1]} pixels (height x width), but its label "
+            f"{label['path']} has {sizes[1][0]} x {sizes[1][1]}; fetch both again"
+        )
+
+
+def join_parts(job: Job, pairing: Pairing, records: Mapping[Slot, Record]) -> dict[Slot, Record]:
+    """The records of whole images and labels: parts pasted row by row where the benchmark cuts its images.
+
+    Raises:
+        UserError: parts of different sizes, or an id whose files differ in upper and lower case.
+    """
+    whole = {}
+    for split, pairs in pairing.pairs.items():
+        for pair in pairs:
+            for kind, paths in zip(KINDS, (pair.images, pair.labels), strict=True):
+                slots = [Slot(split, pair.id, kind, number) for number in range(len(paths))]
+                if any(slot not in records for slot in slots):  # only where folders give split and id
+                    raise UserError(
+                        f"{pair.images[0]} and {pair.labels[0]} differ in upper and lower case; "
+                        "unpack them, give both the same name and name the folder in data.source"
+                    )
+                found = [records[slot] for slot in slots]
+                whole[slots[0]] = _joined(job, slots, found) | {
+                    "files": [{key: record[key] for key in ("path", "bytes", "sha256")} for record in found]
+                }
+    return whole
+
+
+def _joined(job: Job, slots: list[Slot], records: list[Record]) -> Record:
+    if len(slots) == 1:
+        return records[0]
+    arrays = [np.load(job.array(slot)) for slot in slots]
+    step = job.spec.layout.columns
+    try:
+        rows = [np.concatenate(arrays[first : first + step], axis=1) for first in range(0, len(arrays), step)]
+        array = np.concatenate(rows, axis=0)
+    except ValueError as error:
+        raise UserError(
+            f"the parts of {slots[0].id} ({records[0]['path']}, ...) do not fit together ({error}); fetch them again"
+        ) from error
+    record = {**records[0], "height": array.shape[0], "width": array.shape[1]}
+    record["array_sha256"] = save_array(job.array(slots[0], whole=True), array)
+    if "pixels" in record:
+        record["pixels"] = [sum(counts) for counts in zip(*(one["pixels"] for one in records), strict=True)]
+        record |= {key: sum(one[key] for one in records) for key in COUNTS}
+    return record
