@@ -13,15 +13,15 @@ from safetensors.torch import load_file
 
 from pipelines import paths
 from pipelines.methods import build_method
+from pipelines.runs import arguments, revision, write_provenance
 from pipelines.stage import run_stage
-from pipelines.train import arguments
 from scpseg import IGNORE_INDEX
 from scpseg.benchmarks import get_benchmark
 from scpseg.benchmarks.base import Benchmark
 from scpseg.contract import Method, drop_training_parts
 from scpseg.data.store import Store
 from scpseg.data.windows import Bytes
-from scpseg.environment import configure, environment
+from scpseg.environment import configure
 from scpseg.errors import UserError
 from scpseg.evaluation import probe
 from scpseg.evaluation.confusion import Matrix, Metrics, confusion, metrics
@@ -35,7 +35,7 @@ PICTURE_SIDE = 1024
 
 
 def work(benchmark: str, name: str, seed: int) -> None:
-    """Evaluate and write results/metrics/BENCHMARK/METHOD/SEED."""
+    """Evaluate and write results/metrics/BENCHMARK/METHOD/SEED and its provenance."""
     params = Params.load()
     device = configure(params.section("machine", MachineParams))
     evaluation = params.section("evaluation", EvaluationParams)
@@ -99,17 +99,14 @@ def work(benchmark: str, name: str, seed: int) -> None:
                 "weights_sha256": training["initial_weights"]["sha256"],
             },
             "training": {
-                key: value
-                for key, value in training.items()
-                if key not in ("model", "segmenter", "initial_weights", "environment")
+                key: value for key, value in training.items() if key not in ("model", "segmenter", "initial_weights")
             },
-            "environment": training["environment"],
-            "evaluation_environment": environment(device),
             "inference": {"overlap": inference.overlap, "batch": inference.batch},
             "warnings": index["warnings"],
             "metrics": described(result, spec),
         },
     )
+    write_provenance(benchmark, name, seed, "evaluation", device, revision=revision())
     print(f"{benchmark} {name} seed {seed}: {spec.mean_name} {result.mean_iou:.4f} on {len(ids)} {split} images")
 
 
@@ -123,9 +120,7 @@ def read_trained(folder: Path, method: Method, segmenter: dict[str, Any]) -> dic
     for name in (path, folder / "training.json"):
         if not name.is_file():
             raise UserError(f"{name.as_posix()} is missing; run `dvc repro`, which trains first")
-    training: dict[str, Any] = read_json(
-        folder / "training.json", "model", "segmenter", "initial_weights", "environment"
-    )
+    training: dict[str, Any] = read_json(folder / "training.json", "model", "segmenter", "initial_weights")
     trained, asked = {**training["segmenter"], **training["model"]}, {**segmenter, **method.describe()}
     other = [key for key in asked if key in trained and trained[key] != asked[key]]
     if other:

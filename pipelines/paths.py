@@ -16,13 +16,21 @@ def store(benchmark: str) -> Path:
 
 
 def run(benchmark: str, method: str, seed: int) -> Path:
-    """What training leaves: weights.safetensors, history.csv, training.json."""
+    """What training leaves: weights.safetensors, history.csv, training.json. Equal runs leave equal bytes."""
     return Path("results/runs") / benchmark / method / str(seed)
 
 
 def scores(benchmark: str, method: str, seed: int) -> Path:
     """What evaluation leaves: metrics.json, confusion.npz, pictures/; of the probe objects.csv."""
     return Path("results/metrics") / benchmark / method / str(seed)
+
+
+def provenance(benchmark: str, method: str, seed: int, stage: str) -> Path:
+    """When and on what a run was made, `stage` being training or evaluation: revision, environment, seconds.
+
+    These differ from machine to machine and from day to day, so no other computation depends on them.
+    """
+    return Path("results/provenance") / benchmark / method / str(seed) / f"{stage}.json"
 
 
 def profile(benchmark: str, method: str) -> Path:

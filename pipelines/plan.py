@@ -81,8 +81,7 @@ def training_seconds(params: Params, benchmark: str, method: str, device: str | 
     wanted = (params.values["segmenter"], own.patch, own.batch, train.precision, device)
     steps = [
         record["seconds"] / record["iterations"]
-        for path in sorted(Path("results/runs").glob(f"*/{method}/*/training.json"))
-        for record in [read_json(path)]
+        for record in _trainings(method)
         if wanted
         == (
             record["segmenter"],
@@ -95,6 +94,15 @@ def training_seconds(params: Params, benchmark: str, method: str, device: str | 
     ]
     steps = steps or list(_reference_steps(benchmark, method, own.patch, device))
     return statistics.median(steps) * train.iterations if steps else None
+
+
+def _trainings(method: str) -> Iterator[dict[str, Any]]:
+    """Records of the trainings of a method that are here, on any benchmark, with their seconds and environment."""
+    for path in sorted(Path("results/runs").glob(f"*/{method}/*/training.json")):
+        benchmark, _, seed = path.parent.parts[-3:]
+        measured = paths.provenance(benchmark, method, int(seed), "training")
+        if measured.is_file():
+            yield {**read_json(path), **read_json(measured)}
 
 
 def _reference_steps(benchmark: str, method: str, patch: int, device: str) -> Iterator[float]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
-import subprocess
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,13 +13,13 @@ from safetensors.torch import save
 
 from pipelines import paths
 from pipelines.methods import METHODS, build_method, module_of
+from pipelines.runs import arguments, revision, write_provenance
 from pipelines.stage import run_stage
-from scpseg.benchmarks import BENCHMARKS
 from scpseg.contract import drop_training_parts
 from scpseg.data.overviews import overviews
 from scpseg.data.sampling import WindowDataset
 from scpseg.data.store import Store
-from scpseg.environment import configure, environment
+from scpseg.environment import configure
 from scpseg.errors import UserError
 from scpseg.files import replacing, write_json, write_text
 from scpseg.params import MachineParams, Params, TrainParams
@@ -38,27 +36,10 @@ SOURCES = (
     "scpseg/segmenters",
     "scpseg/training",
 )
-LAST_SEED = 2**32 - 1
-"""Of torch and numpy, with room for the step."""
-
-
-def arguments(description: str | None) -> argparse.Namespace:
-    """BENCHMARK METHOD SEED."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("benchmark", choices=list(BENCHMARKS))
-    parser.add_argument("method", choices=list(METHODS))
-    parser.add_argument("seed", type=_seed, help=f"a whole number from 0 to {LAST_SEED}")
-    return parser.parse_args()
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal() or int(text) > LAST_SEED:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to {LAST_SEED}")
-    return int(text)
 
 
 def work(benchmark: str, name: str, seed: int) -> None:
-    """Train and write results/runs/BENCHMARK/METHOD/SEED."""
+    """Train and write results/runs/BENCHMARK/METHOD/SEED and its provenance."""
     params = Params.load()
     machine = params.section("machine", MachineParams)
     device = configure(machine)
@@ -100,14 +81,13 @@ def work(benchmark: str, name: str, seed: int) -> None:
         "iterations": trained.iterations,
         "parameters_training": parameters,
         "weights_hash": checkpoint.digest(weights),
-        "seconds": round(trained.seconds, 2),
-        "revision": revision(),
         "model": method.describe(),
         "initial_weights": {"source": method.weights.source, "sha256": method.weights.sha256},
         "segmenter": params.values["segmenter"],
-        "environment": environment(device),
     }
     write_json(folder / "training.json", record)
+    seconds = round(trained.seconds, 2)
+    write_provenance(benchmark, name, seed, "training", device, revision=revision(), seconds=seconds)
     # Not before its weights are on the disk: a full disk must not cost a training.
     checkpoint.discard(scratch)
     last = trained.history[-1]
@@ -123,17 +103,6 @@ def history_text(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
     return stream.getvalue()
-
-
-def revision() -> str | None:
-    """Commit of the code, with + when code differs from it; None outside a git checkout."""
-    try:
-        head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
-        code = ["git", "status", "--porcelain", "--", "scpseg", "baselines", "pipelines"]
-        changed = subprocess.run(code, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
 
 
 def _sources(name: str) -> list[Path]:

@@ -82,7 +82,7 @@ def collect(results: Path, suite: SuiteParams, available: bool) -> pd.DataFrame:
             profile = _columns_of(_profile_columns, found, path)
             for seed in suite.seeds:
                 path = results / "metrics" / benchmark / method / str(seed) / "metrics.json"
-                found = read_result(path, {"benchmark": benchmark, "method": method, "seed": seed}, available)
+                found = read_run(results, benchmark, method, seed, available)
                 metrics = _columns_of(_metrics_columns, found, path)
                 rows.append({"benchmark": benchmark, "method": method, "seed": seed, **profile, **metrics})
     columns = _columns(rows, suite)
@@ -166,6 +166,28 @@ def _segmenter(asked: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
     if "encoder" not in model:
         return asked
     return {**asked, "name": "own", "encoder": model["encoder"], "output_stride": None}
+
+
+def read_run(results: Path, benchmark: str, method: str, seed: int, available: bool) -> dict[str, Any] | None:
+    """The scores of a run joined with when and on what it was made; None when a file is missing and may be.
+
+    Raises:
+        UserError: as `read_result`.
+    """
+    identity = {"benchmark": benchmark, "method": method, "seed": seed}
+    place = Path(benchmark) / method / str(seed)
+    scores = read_result(results / "metrics" / place / "metrics.json", identity, available)
+    training = read_result(results / "provenance" / place / "training.json", identity, available)
+    evaluation = read_result(results / "provenance" / place / "evaluation.json", identity, available)
+    if scores is None or training is None or evaluation is None:
+        return None
+    try:
+        measured = {name: training[name] for name in ("seconds", "revision")}
+        environments = {"environment": training["environment"], "evaluation_environment": evaluation["environment"]}
+    except KeyError as error:
+        where = f"a file in {results / 'provenance' / place}"
+        raise UserError(f"{where} lacks {error}, so another version wrote it; delete it and run `dvc repro`") from None
+    return {**scores, "training": {**scores["training"], **measured}, **environments}
 
 
 def read_result(path: Path, identity: dict[str, Any], available: bool) -> dict[str, Any] | None:

@@ -24,7 +24,6 @@ def copy_of_project(folder: Path) -> Path:
         if (ROOT / name).is_file() and not name.startswith("reports/"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, folder / name)
-    (folder / "dvc.lock").unlink(missing_ok=True)
     return folder
 
 
@@ -81,6 +80,26 @@ def test_the_report_is_written_and_names_what_it_is(project: Path) -> None:
 
 def test_nothing_reruns_without_a_change(project: Path) -> None:
     assert would_run(project) == set()
+
+
+def test_a_run_changes_no_file_of_git_but_the_lock(project: Path) -> None:
+    assert run(project, "git", "status", "--porcelain") == " M dvc.lock\n"
+
+
+def test_going_back_costs_nothing(project: Path) -> None:
+    """After an experiment, with parameters and lock as committed: everything comes from DVC's cache."""
+    assert "Running stage 'train-scpseg@deepglobe-0'" in run(project, "dvc", "exp", "run", "-S", "csm.ratio=0.5")
+    run(project, "git", "checkout", "-q", "params.yaml", "dvc.lock")
+    output = run(project, "dvc", "repro")
+    assert "Running stage" not in output
+    assert "'train-scpseg@deepglobe-0' is cached" in output
+    assert would_run(project) == set()
+
+
+def test_training_again_changes_nothing_that_others_depend_on(project: Path) -> None:
+    run(project, "dvc", "repro", "--force", "--single-item", "train-scpseg@deepglobe-0")
+    assert would_run(project) == {"report"}
+    run(project, "dvc", "repro")
 
 
 @pytest.mark.parametrize(

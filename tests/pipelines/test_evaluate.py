@@ -47,7 +47,6 @@ def prepared(benchmark: str, params: Params) -> Path:
         "model": method.describe(),
         "segmenter": params.values["segmenter"],
         "initial_weights": {"source": "random", "sha256": ""},
-        "environment": {},
     }
     write_json(folder / "training.json", record)
     return folder

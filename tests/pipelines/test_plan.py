@@ -30,14 +30,14 @@ def trained(params: Params, name: str, seconds: float, **changes: object) -> Non
         "model": {"patch": 64},
         "batch": 8,
         "precision": "fp32",
-        "environment": {"device": "this device"},
         "iterations": 200,
-        "seconds": seconds,
         **changes,
     }
-    path = Path("results/runs") / name / "training.json"
-    path.parent.mkdir(parents=True)
-    path.write_text(json.dumps(record))
+    measured = {"seconds": seconds, "environment": record.pop("environment", {"device": "this device"})}
+    for folder, what in (("runs", record), ("provenance", measured)):
+        path = Path("results") / folder / name / "training.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(what))
 
 
 def test_names_of_stages() -> None:

@@ -150,9 +150,20 @@ def pictures(folder: Path, ids: tuple[str, ...], seed: int, side: int = 96) -> N
 
 
 def put(results: Path, value: dict[str, Any]) -> None:
-    """Write a metrics or profile record where its stage puts it."""
+    """Write a metrics or profile record where its stage puts it, a run's seconds and environments apart."""
     if "seed" in value:
-        path = results / "metrics" / value["benchmark"] / value["method"] / str(value["seed"]) / "metrics.json"
+        place = Path(value["benchmark"]) / value["method"] / str(value["seed"])
+        path = results / "metrics" / place / "metrics.json"
+        value = {**value, "training": dict(value["training"])}
+        identity = {name: value[name] for name in ("benchmark", "method", "seed")}
+        measured = {name: value["training"].pop(name) for name in ("seconds", "revision") if name in value["training"]}
+        parts = {
+            "training": {**identity, **measured, "environment": value.pop("environment")},
+            "evaluation": {**identity, "environment": value.pop("evaluation_environment")},
+        }
+        for name, part in parts.items():
+            (results / "provenance" / place).mkdir(parents=True, exist_ok=True)
+            (results / "provenance" / place / f"{name}.json").write_text(json.dumps(part), encoding="utf-8")
     else:
         path = results / "profile" / value["benchmark"] / f"{value['method']}.json"
     path.parent.mkdir(parents=True, exist_ok=True)

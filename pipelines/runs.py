@@ -1,0 +1,69 @@
+"""What the stages of one run share: their command line, and the record of when and on what a run was made.
+
+That record is apart from the results, so that equal runs leave equal results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipelines import paths
+from pipelines.methods import METHODS
+from scpseg.benchmarks import BENCHMARKS
+from scpseg.environment import environment
+from scpseg.files import write_json
+from scpseg.params import LAST_SEED
+
+CODE = ("scpseg", "baselines", "pipelines")
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def arguments(description: str | None) -> argparse.Namespace:
+    """BENCHMARK METHOD SEED."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("benchmark", choices=list(BENCHMARKS))
+    parser.add_argument("method", choices=list(METHODS))
+    parser.add_argument("seed", type=_seed, help=f"a whole number from 0 to {LAST_SEED}")
+    return parser.parse_args()
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) > LAST_SEED:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to {LAST_SEED}")
+    return int(text)
+
+
+def write_provenance(benchmark: str, name: str, seed: int, stage: str, device: torch.device, **measured: Any) -> None:
+    """Write the provenance of a run, `stage` being training or evaluation, with what was `measured`."""
+    record = {"benchmark": benchmark, "method": name, "seed": seed, **measured, "environment": environment(device)}
+    write_json(paths.provenance(benchmark, name, seed, stage), record)
+
+
+def revision(root: Path = ROOT) -> str | None:
+    """Commit of the code, with + where code differs from it; None where `root` is not the top of a git work tree.
+
+    A warning says so where git refuses to look, such as in a repository that belongs to another user.
+    """
+    try:
+        prefix, head = _git(root, "rev-parse", "--show-prefix", "--short=12", "HEAD").split("\n")[:2]
+        changed = _git(root, "status", "--porcelain", "--", *CODE)
+    except FileNotFoundError:
+        return None
+    except subprocess.CalledProcessError as error:
+        if "dubious ownership" in error.stderr:
+            why = f"it belongs to another user: git config --global --add safe.directory {root}"
+            print(f"warning: no revision in the results, git does not read this repository ({why})", file=sys.stderr)
+        return None
+    # A project unpacked inside another repository is not what that repository's commit says.
+    return None if prefix else head + ("+" if changed.strip() else "")
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
