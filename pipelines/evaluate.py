@@ -61,7 +61,7 @@ def work(benchmark: str, name: str, seed: int) -> None:
             image, truth = store.image(split, image_id), store.label(split, image_id)
             prediction = segment(method, image, classes, device, inference.overlap, inference.batch)
             matrices.append(confusion(truth, prediction, classes))
-            if benchmark == "probe":
+            if spec.discs:
                 answers[image_id] = probe.answers(method, image, truth, prediction, device, inference.overlap)
             if number < evaluation.pictures:
                 write_pictures(out / "pictures", image_id, spec, image, truth, prediction)

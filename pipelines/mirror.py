@@ -1,4 +1,4 @@
-"""Stage `mirror`: a procedural miniature of a benchmark as its upstream's archives; empty where real data are used."""
+"""Stage `mirror`: a synthetic miniature of a benchmark as its upstream's archives; none where real data are used."""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ import argparse
 from pathlib import Path
 
 from pipelines.stage import run_stage
-from scpseg.benchmarks import BENCHMARKS
+from scpseg.benchmarks import BENCHMARKS, get_benchmark
 from scpseg.files import naming
 from scpseg.params import DataParams, MirrorParams, Params
-from scpseg.synthetic.miniatures import write_miniature, write_nothing
+from scpseg.synthetic.miniatures import write_miniature
 
 
 def mirror(benchmark: str, params: Params, folder: Path) -> str:
     """Write the archives and archives.json of `benchmark` to `folder` and return a line that says so.
 
     Raises:
-        UserError: section data or mirror of the parameters is not valid.
+        UserError: unknown benchmark, one without a miniature, or section data or mirror of the parameters is not valid.
     """
-    source, settings = params.section("data", DataParams).source, params.section("mirror", MirrorParams)
+    spec, settings = get_benchmark(benchmark), params.section("mirror", MirrorParams)
+    source = params.section("data", DataParams).source
     if source != "mirror":
-        write_nothing(benchmark, folder)
+        write_miniature(spec, folder, None)
         return f"mirror {benchmark}: nothing to write, because data.source is {source}"
     with naming(folder):
-        archives = write_miniature(benchmark, folder, settings)
+        archives = write_miniature(spec, folder, settings)
     size = sum(archive["size"] for archive in archives) / 2**20
     return f"mirror {benchmark}: {len(archives)} files, {size:.1f} MiB of synthetic scenes in {folder}"
 

@@ -1,18 +1,20 @@
-"""The benchmarks by name. A new one is a file of this folder and a line here, and its section in the profiles."""
+"""The benchmarks by name. A new one is a file of this folder, its name here, and its section in the profiles."""
 
 from __future__ import annotations
 
-from scpseg.benchmarks import blu, deepglobe, inria, potsdam, probe
+from importlib import import_module
+
 from scpseg.benchmarks.base import Benchmark
 from scpseg.errors import UserError
 
-BENCHMARKS: dict[str, Benchmark] = {
-    "deepglobe": deepglobe.BENCHMARK,
-    "inria": inria.BENCHMARK,
-    "potsdam": potsdam.BENCHMARK,
-    "blu": blu.BENCHMARK,
-    "probe": probe.BENCHMARK,
-}
+NAMES = (
+    "deepglobe",
+    "inria",
+    "potsdam",
+    "blu",
+    "probe",
+)
+BENCHMARKS: dict[str, Benchmark] = {name: import_module(f"{__name__}.{name}").BENCHMARK for name in NAMES}
 REAL = tuple(name for name, spec in BENCHMARKS.items() if not spec.invented)
 """The published benchmarks: all but the probe."""
 

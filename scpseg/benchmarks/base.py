@@ -7,15 +7,18 @@ checked against the original archives. No address of a source has been tried liv
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:  # every command imports the benchmarks; what draws needs numpy and more
+    from scpseg.synthetic.canvas import Scene
+    from scpseg.synthetic.miniatures import Pictures
 
 Colour = tuple[int, int, int]
 Ids = dict[str, tuple[str, ...]]
 """Image ids by split: 'train', 'val', 'test'."""
-
-
 How = Literal["files", "archive", "mirror", "share", "members", "kaggle", "huggingface", "drive"]
 """Which code fetches a source; see `Source.how`."""
 
@@ -93,6 +96,21 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Miniature:
+    """A small synthetic stand-in for a benchmark. The functions import what they need when they are called.
+
+    Attributes:
+        draw: (side in pixels, seed, number of the picture) -> the picture and its training ids.
+        pack: writes the pictures to a folder as upstream's archives; None = `scpseg.synthetic.miniatures.pack_folders`.
+        kept: training images that every miniature has.
+    """
+
+    draw: Callable[[int, int, int], Scene]
+    pack: Callable[[Path, Pictures], None] | None = None
+    kept: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Benchmark:
     """One benchmark.
 
@@ -119,6 +137,9 @@ class Benchmark:
         sources: who serves it, in the order in which section `upstream` lists them by default.
         archives: what <address>/<name>/ of a mirror without archives.json holds.
         by_hand: how a person gets it in a browser; completes a sentence that begins with 'by hand: '.
+        miniature: its synthetic stand-in for data.source `mirror`; None = it cannot be used without the real files.
+        cues: training ids of the things that tell the kind of the discs (the probe).
+        discs: training ids of things whose kind only a cue tells; evaluation judges each of them.
     """
 
     name: str
@@ -142,6 +163,9 @@ class Benchmark:
     sources: tuple[Source, ...] = ()
     archives: tuple[File, ...] = ()
     by_hand: str = ""
+    miniature: Miniature | None = None
+    cues: tuple[int, ...] = ()
+    discs: tuple[int, ...] = ()
 
     @property
     def scored(self) -> tuple[int, ...]:

@@ -1,8 +1,36 @@
-"""BLU: classes, files, splits, sources, terms."""
+"""BLU: classes, files, splits, sources, terms, and its miniature."""
 
 from __future__ import annotations
 
-from scpseg.benchmarks.base import Benchmark, Class, File, Layout
+from typing import TYPE_CHECKING
+
+from scpseg.benchmarks.base import Benchmark, Class, File, Layout, Miniature
+
+if TYPE_CHECKING:
+    from scpseg.synthetic.canvas import Scene
+
+
+def draw(side: int, seed: int, number: int) -> Scene:
+    """Towns in open country; a corner of every fourth image is outside the survey."""
+    from scpseg.synthetic.canvas import Canvas, Material, Scene
+    from scpseg.synthetic.land import Country, Zone, draw_country
+    from scpseg.synthetic.town import Town
+
+    district = Town(block=(72, 126), street=8, lot=54, house=(14.5, 10.5), houses=3, tree=3.2, garden=2, car=(5, 2.6),
+                    lots={"house": 2, "hall": 2, "yard": 2, "grove": 1})  # fmt: skip
+    zones = (Zone.URBAN, Zone.FARM, Zone.FOREST, Zone.URBAN, Zone.RANGE, Zone.WATER, Zone.BARREN, Zone.URBAN)
+    country = Country(
+        region=150, parcel=64, furrow=4, zones=zones, town=district, road=7, crown=3.4, river=16, twins=0.55
+    )
+    canvas = Canvas(side, (seed, 4, number), tilt=0.6)
+    draw_country(canvas, country)
+    if number % 4 == 1:
+        outside = canvas.x + 0.35 * canvas.y < side * 0.12
+        canvas.material[outside], canvas.twin[outside] = Material.INVALID, False
+    green = dict.fromkeys((Material.TREE, Material.SHRUBLAND, Material.LAWN), 2)
+    classes = {Material.ROOF: 1, **green, Material.WATER: 3, Material.FIELD: 4, Material.ROAD: 5}
+    return Scene(canvas.photograph(), canvas.labels(classes), canvas.twin)
+
 
 BENCHMARK = Benchmark(
     name="blu",
@@ -30,6 +58,7 @@ BENCHMARK = Benchmark(
     "High-Resolution Remote Sensing Images, IEEE TGRS 60, 2022, doi 10.1109/TGRS.2022.3168697.",
     notes=("Counts of 196/28/32 and 192/28/32 are both reported; the counts found stand in every row.",),
     archives=(File("BLU.zip"),),
+    miniature=Miniature(draw),
     by_hand="fetch it at https://rslab.disi.unitn.it/dataset/BLU/ or "
     "https://pan.baidu.com/s/117F0c5eR56Y97cQDIXD1Sg?pwd=uf7c in a browser and ask its authors about terms",
 )

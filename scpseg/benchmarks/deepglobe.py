@@ -1,13 +1,59 @@
-"""DeepGlobe Land Cover: classes, files, splits, sources, terms."""
+"""DeepGlobe Land Cover: classes, files, splits, sources, terms, and its miniature."""
 
 from __future__ import annotations
 
-from scpseg.benchmarks.base import Benchmark, Class, File, Layout, Source
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scpseg.benchmarks.base import Benchmark, Class, File, Layout, Miniature, Source
+
+if TYPE_CHECKING:
+    from scpseg.synthetic.canvas import Scene
+    from scpseg.synthetic.miniatures import Pictures
 
 TERMS = (
     "By hand: read and accept the DeepGlobe rules (deepglobe.org); a Kaggle token (kaggle.com/settings/api), only if "
     "Kaggle asks for one."
 )
+NAMES = ("unknown", "urban_land", "agriculture_land", "rangeland", "forest_land", "water", "barren_land")
+"""Of the classes in class_dict.csv."""
+UNLABELLED = ("100000", "100001")
+"""Ids that no image of the benchmark has."""
+
+
+def draw(side: int, seed: int, number: int) -> Scene:
+    """Open country; some images have a cloud, below which the land cover is unknown."""
+    from scpseg.synthetic.canvas import Canvas, Scene
+    from scpseg.synthetic.land import Country, Zone, draw_country
+    from scpseg.synthetic.town import Town
+
+    hamlet = Town(block=(58, 46), street=6, lot=14, house=(10.5, 7.5), houses=1, tree=2.8, garden=1, car=(4, 2),
+                  lots={"house": 8, "grove": 1})  # fmt: skip
+    zones = (Zone.URBAN, Zone.FARM, Zone.RANGE, Zone.FOREST, Zone.BARREN, Zone.WATER, Zone.FARM)
+    country = Country(region=130, parcel=72, furrow=5, zones=zones, town=hamlet, road=4, crown=4.2, river=13,
+                      twins=0.42, clouds=0.35)  # fmt: skip
+    canvas = Canvas(side, (seed, 1, number), tilt=0.6)
+    zone = draw_country(canvas, country)
+    return Scene(canvas.photograph(), zone, canvas.twin)
+
+
+def pack(folder: Path, pictures: Pictures) -> None:
+    """Every labelled image is in train/, whatever its split; valid/ has no masks."""
+    from scpseg.synthetic.miniatures import encoded, write_zips
+
+    members, rows = [], ["image_id,split,sat_image_path,mask_path"]
+    for _, name, image, label in pictures:
+        members += [(f"train/{name}_sat.jpg", encoded(image, "JPEG", quality=90))]
+        members += [(f"train/{name}_mask.png", encoded(pictures.colours(label), "PNG"))]
+        rows += [f"{name},train,{members[-2][0]},{members[-1][0]}"]
+    for k, name in enumerate(UNLABELLED):
+        members += [(f"valid/{name}_sat.jpg", encoded(pictures.unlabelled(k), "JPEG", quality=90))]
+        rows += [f"{name},valid,{members[-1][0]},"]
+    colours = [f"{name},{','.join(map(str, c.colour))}" for name, c in zip(NAMES, BENCHMARK.classes, strict=True)]
+    for path, lines in (("class_dict.csv", ["name,r,g,b", *colours]), ("metadata.csv", rows)):
+        members += [(path, "".join(f"{line}\n" for line in lines).encode())]
+    write_zips(folder, (("deepglobe-land-cover.zip", *member) for member in members))
+
 
 BENCHMARK = Benchmark(
     name="deepglobe",
@@ -33,7 +79,7 @@ BENCHMARK = Benchmark(
         },
     ),
     masking="unknown-ignored",
-    splits={"glnet": "deepglobe", "swapped": "deepglobe"},
+    splits={"glnet": "deepglobe", "swapped": "alternates/deepglobe_swapped"},
     terms="DeepGlobe rules and DigitalGlobe's internal-use agreement (deepglobe.org): research use, no redistribution.",
     citation="Demir et al., DeepGlobe 2018: A Challenge to Parse the Earth through Satellite Images, "
     "CVPR Workshops 2018, arXiv 1805.06561.",
@@ -65,6 +111,7 @@ BENCHMARK = Benchmark(
         ),
     ),
     archives=(File("data.zip"),),
+    miniature=Miniature(draw, pack),
     by_hand="fetch the data set at kaggle.com/datasets/balraj98/deepglobe-land-cover-classification-dataset "
     "in a browser, or land-train.zip at competitions.codalab.org/competitions/18468 (login)",
 )

@@ -1,8 +1,17 @@
-"""Inria Aerial Image Labeling: classes, files, splits, sources, terms."""
+"""Inria Aerial Image Labeling: classes, files, splits, sources, terms, and its miniature."""
 
 from __future__ import annotations
 
-from scpseg.benchmarks.base import Benchmark, Class, File, Layout, Source
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scpseg.benchmarks.base import Benchmark, Class, File, Layout, Miniature, Source
+
+if TYPE_CHECKING:
+    from scpseg.synthetic.canvas import Scene
+    from scpseg.synthetic.miniatures import Pictures
 
 PARTS = tuple(
     File(f"aerialimagelabeling.7z.{number:03d}", size, sha256)
@@ -18,6 +27,51 @@ PARTS = tuple(
     )
 )
 PAGE = "https://project.inria.fr/aerialimagelabeling"
+
+SECONDS = 1577836800
+"""The date of the miniature's files, 2020-01-01 UTC in seconds since 1970."""
+
+
+def draw(side: int, seed: int, number: int) -> Scene:
+    """A suburb of houses, and of halls whose roofs look like paved yards."""
+    from scpseg.synthetic.canvas import Canvas, Material, Scene
+    from scpseg.synthetic.town import Town, draw_town
+
+    suburb = Town(block=(100, 140), street=9, lot=70, house=(14, 10.5), houses=4, tree=4.5, garden=2, car=(6.5, 3.2),
+                  lots={"house": 5, "hall": 2, "yard": 2, "grove": 1})  # fmt: skip
+    canvas = Canvas(side, (seed, 2, number), tilt=0.5)
+    draw_town(canvas, suburb)
+    return Scene(canvas.photograph(), canvas.labels({Material.ROOF: 1}), canvas.twin)
+
+
+def pack(folder: Path, pictures: Pictures) -> None:
+    """A stored zip as the only member of a 7z cut into volumes; upstream's test half has no labels."""
+    import py7zr
+
+    from scpseg.synthetic.miniatures import encoded, write_zips
+
+    def members() -> Iterator[tuple[str, str, bytes]]:
+        for _, name, image, label in pictures:
+            yield inner.name, f"AerialImageDataset/train/images/{name}.tif", encoded(image, "TIFF")
+            truth = encoded(pictures.colours(label)[..., 0], "TIFF", compression="lzw")
+            yield inner.name, f"AerialImageDataset/train/gt/{name}.tif", truth
+        path = "AerialImageDataset/test/images/bellingham1.tif"
+        yield inner.name, path, encoded(pictures.unlabelled(0), "TIFF")
+
+    inner, whole = folder / "NEW2-AerialImageDataset.zip", folder / "aerialimagelabeling.7z"
+    write_zips(folder, members(), stored=True)
+    # 7z keeps the member's date and permissions.
+    os.utime(inner, (SECONDS, SECONDS))
+    inner.chmod(0o644)
+    with py7zr.SevenZipFile(whole, "w", filters=[{"id": py7zr.FILTER_COPY}]) as seven:
+        seven.write(inner, inner.name)
+    inner.unlink()
+    size = -(-whole.stat().st_size // len(PARTS))
+    with whole.open("rb") as stream:
+        for part in PARTS:
+            (folder / part.name).write_bytes(stream.read(size))
+    whole.unlink()
+
 
 BENCHMARK = Benchmark(
     name="inria",
@@ -85,5 +139,6 @@ BENCHMARK = Benchmark(
         ),
     ),
     archives=PARTS,
+    miniature=Miniature(draw, pack),
     by_hand=f"fetch the five parts that {PAGE} links in a browser",
 )

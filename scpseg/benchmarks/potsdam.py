@@ -1,8 +1,18 @@
-"""ISPRS Potsdam: classes, files, splits, sources, terms."""
+"""ISPRS Potsdam: classes, files, splits, sources, terms, and its miniature."""
 
 from __future__ import annotations
 
-from scpseg.benchmarks.base import Benchmark, Class, File, Layout, Source
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scpseg import IGNORE_INDEX
+from scpseg.benchmarks.base import Benchmark, Class, File, Layout, Miniature, Source
+
+if TYPE_CHECKING:
+    from scpseg.synthetic.canvas import Bytes, Mask, Scene
+    from scpseg.synthetic.miniatures import Pictures
 
 FILES = (
     File("2_Ortho_RGB.zip"),
@@ -15,6 +25,80 @@ WHOLE = File("Potsdam.zip", 13324219686)
 PASSWORD = "CjwcipT4-P8g"
 """Stands openly on PAGE."""
 TERMS = "By hand: read the terms on the download page."
+LOSSY, MISCODED = "4_12", "6_7"
+"""The two label tiles that are faulty upstream; both are in the train list."""
+BORDER = 2.0
+"""Pixels that the miniature ignores on each side of a class border; upstream's 3 would leave little of its cars."""
+
+
+def draw(side: int, seed: int, number: int) -> Scene:
+    """Large houses and gardens; flat roofs look like paved yards and like lawns."""
+    from scpseg.synthetic.canvas import Canvas, Material, Scene
+    from scpseg.synthetic.town import Town, draw_town
+
+    quarter = Town(block=(168, 204), street=24, lot=84, house=(50, 33), houses=1, tree=10.5, garden=7, car=(23, 11),
+                   lots={"house": 3, "hall": 1, "yard": 1, "lawn": 1, "green roof": 1, "grove": 1},
+                   clutter=0.8)  # fmt: skip
+    canvas = Canvas(side, (seed, 3, number), tilt=0.5)
+    draw_town(canvas, quarter)
+    classes = {Material.ROOF: 1, Material.LAWN: 2, Material.TREE: 3, Material.CAR: 4, Material.CLUTTER: 5}
+    return Scene(canvas.photograph(), canvas.labels(classes), canvas.twin)
+
+
+def pack(folder: Path, pictures: Pictures) -> None:
+    """The image zip has a top folder, the label zips have none; two label tiles are faulty."""
+    from scpseg.synthetic.miniatures import encoded, write_zips
+
+    def members() -> Iterator[tuple[str, str, bytes]]:
+        for _, name, image, label in pictures:
+            yield FILES[0].name, f"2_Ortho_RGB/top_potsdam_{name}_RGB.tif", encoded(image, "TIFF")
+            for file, ending, ids in ((FILES[1], "_noBoundary", without_borders(label)), (FILES[2], "", label)):
+                colours = pictures.colours(ids)
+                if name == LOSSY:
+                    colours = lossy(colours, pictures.params.seed)
+                elif name == MISCODED:
+                    colours = miscoded(colours, ids == 4)
+                yield file.name, f"top_potsdam_{name}_label{ending}.tif", encoded(colours, "TIFF")
+
+    write_zips(folder, members())
+
+
+def without_borders(label: Bytes) -> Bytes:
+    """`label` (H, W) with every pixel within `BORDER` pixels of another class ignored."""
+    import numpy as np
+    from scipy import ndimage
+
+    if label.min() == label.max():
+        return label.copy()
+    inner = np.full_like(label, IGNORE_INDEX)
+    for index in np.unique(label):
+        depth = ndimage.distance_transform_edt(np.pad(label == index, 1, mode="edge"))[1:-1, 1:-1]
+        inner[depth > BORDER] = index
+    return inner
+
+
+def lossy(colours: Bytes, seed: int) -> Bytes:
+    """A label picture (H, W, 3) as lossy compression leaves it: thousands of colours, each channel 40 clear of 128."""
+    import numpy as np
+    from PIL import Image
+
+    from scpseg.synthetic.miniatures import encoded
+
+    squeezed = np.asarray(Image.open(io.BytesIO(encoded(colours, "JPEG", quality=60)))).astype(np.int16)
+    noise = np.random.default_rng(seed).integers(-9, 10, colours.shape)
+    low, high = np.where(colours < 128, 0, 168), np.where(colours < 128, 87, 255)
+    result: Bytes = np.clip(squeezed + noise, low, high).astype(np.uint8)
+    return result
+
+
+def miscoded(colours: Bytes, cars: Mask) -> Bytes:
+    """`colours` with all but every tenth car, from the tenth on, as (252, 255, 0); `cars` is an (H, W) mask."""
+    from scipy import ndimage
+
+    single, _ = ndimage.label(cars)
+    result = colours.copy()
+    result[(single > 0) & (single % 10 != 0)] = (252, 255, 0)
+    return result
 
 
 BENCHMARK = Benchmark(
@@ -92,6 +176,7 @@ BENCHMARK = Benchmark(
         ),
     ),
     archives=FILES,
+    miniature=Miniature(draw, pack, kept=(LOSSY, MISCODED)),
     by_hand=f"fetch 2_Ortho_RGB.zip and the label archive, or Potsdam.zip, from {SHARE} in a browser "
     f"(password {PASSWORD}, shown on {PAGE})",
 )

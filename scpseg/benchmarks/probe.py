@@ -2,7 +2,25 @@
 
 from __future__ import annotations
 
-from scpseg.benchmarks.base import Benchmark, Class, Layout
+from typing import TYPE_CHECKING
+
+from scpseg.benchmarks.base import Benchmark, Class, Layout, Miniature
+
+if TYPE_CHECKING:
+    from scpseg.synthetic.canvas import Scene
+
+CUES, DISCS = (1, 2), (3, 4)
+"""Training ids of the two kinds of cue, and of the discs whose kind a cue tells."""
+
+
+def draw(side: int, seed: int, number: int) -> Scene:
+    """One cue and look-alike discs; images 2 k and 2 k + 1 are twins."""
+    from scpseg.synthetic.canvas import Scene
+    from scpseg.synthetic.probe import probe_scene
+
+    made = probe_scene(side, seed, number)
+    return Scene(made.image, made.label)
+
 
 BENCHMARK = Benchmark(
     name="probe",
@@ -26,6 +44,7 @@ BENCHMARK = Benchmark(
     terms="none; this suite draws the scenes.",
     citation="A controlled experiment of this suite (scpseg/synthetic/probe.py).",
     invented=True,
+    miniature=Miniature(draw),
+    cues=CUES,
+    discs=DISCS,
 )
-CUES, DISCS = (1, 2), (3, 4)
-"""Training ids of the two kinds of cue, and of the discs whose kind a cue tells."""

@@ -1,6 +1,6 @@
 """Which image belongs to train, val and test: the committed lists, or the user's own.
 
-The lists' origins stand in `specs.py` and in the README; the folder `splits/` beside this file holds them.
+The committed lists are in `scpseg/benchmarks/splits`; docs/data.md says where they come from.
 """
 
 from __future__ import annotations
@@ -29,10 +29,7 @@ def read_split(spec: Benchmark, name: str) -> Ids:
         return _checked(_read(_own_folder(spec, name)), f"{spec.name}.split folder {name}")
     if not spec.splits[name]:
         return {}
-    ids = _checked(_read(resources.files("scpseg.benchmarks").joinpath("splits", spec.splits[name])), f"split {name}")
-    if name == "swapped":
-        ids = {"train": ids["train"], "val": ids["test"], "test": ids["val"]}
-    return ids
+    return _checked(_read(resources.files("scpseg.benchmarks").joinpath("splits", spec.splits[name])), f"split {name}")
 
 
 def _own_folder(spec: Benchmark, name: str) -> Path:

@@ -1,50 +1,36 @@
 """A drawing surface for synthetic aerial photographs: colour, height and material, then one lighting for all.
 
-Roofs, crowns and cars get their lit sides and cast shadows from the height maps, never by painting; that keeps every
-scene consistent with one sun. All of this file is ours.
+Roofs, crowns and cars get their lit sides and their shadows from the height maps, so that every scene has one sun.
+Streets and parcels are laid out in a frame (u, v) that is turned about the canvas's centre; lengths are in pixels.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from scpseg import IGNORE_INDEX
+
+Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
+Pair = tuple[float, float]
 Colour = tuple[float, float, float] | NDArray[np.floating]
+LEAVES = ((0.20, 0.34, 0.14), (0.24, 0.39, 0.16), (0.17, 0.30, 0.15), (0.28, 0.40, 0.18))
 
 
 class Material(IntEnum):
-    """What covers the ground at a pixel."""
+    """What covers the ground at a pixel; INVALID is outside the survey."""
 
-    INVALID = 0
-    WATER = 1
-    TREE = 2
-    SHRUBLAND = 3
-    FIELD = 4
-    LAWN = 5
-    SOIL = 6
-    ROAD = 7
-    PAVED = 8
-    ROOF = 9
-    CAR = 10
-    CLUTTER = 11
+    INVALID, WATER, TREE, SHRUBLAND, FIELD, LAWN, SOIL, ROAD, PAVED, ROOF, CAR, CLUTTER = range(12)
 
 
-@dataclass(frozen=True)
-class Area:
-    """A turned rectangle on the canvas, clipped by its border.
-
-    Attributes:
-        at: rows and columns of its bounding box.
-        u: (h, w) pixels along its length from the centre.
-        v: (h, w) pixels along its width from the centre.
-        inside: (h, w) whether a pixel of the bounding box belongs to it.
-    """
+class Area(NamedTuple):
+    """A turned rectangle, clipped by the border: its bounding box, and per pixel of the box u, v from the centre."""
 
     at: tuple[slice, slice]
     u: Floats
@@ -52,27 +38,30 @@ class Area:
     inside: Mask
 
 
+class Scene(NamedTuple):
+    """A drawn picture and its truth."""
+
+    image: Bytes  # (H, W, 3)
+    label: Bytes  # (H, W) training ids, 255 = ignored
+    twin: Mask | None = None  # (H, W) True where the surface looks the same in two classes
+
+
 class Canvas:
-    """A square scene of `side` pixels while it is drawn.
+    """A square scene of `side` pixels while it is drawn; all its maps are (H, W) or (H, W, 3)."""
 
-    Attributes:
-        albedo: (H, W, 3) colour before lighting, about 0..1.
-        height: (H, W) pixels above ground, casts shadows.
-        relief: (H, W) surface whose slope is lit; flat roofs stay out of it, so that only their shadow tells them.
-        material: (H, W) uint8, `Material`.
-        twin: (H, W) True where the surface looks the same in two classes and only its surroundings tell which.
-    """
-
-    def __init__(self, side: int, rng: np.random.Generator) -> None:
-        """An empty canvas with its noise fields; `rng` decides everything drawn on it."""
-        self.side, self.rng = side, rng
-        self.albedo: Floats = np.zeros((side, side, 3), np.float32)
-        self.height: Floats = np.zeros((side, side), np.float32)
-        self.relief: Floats = np.zeros((side, side), np.float32)
-        self.material: NDArray[np.uint8] = np.zeros((side, side), np.uint8)
-        self.twin: Mask = np.zeros((side, side), bool)
+    def __init__(self, side: int, key: tuple[int, ...], tilt: float) -> None:
+        """An empty canvas; `key` decides everything drawn on it, its frame is turned by at most `tilt` radians."""
+        self.side, self.rng = side, np.random.default_rng(key)
+        self.albedo: Floats = np.zeros((side, side, 3), np.float32)  # colour before lighting, about 0..1
+        self.height: Floats = np.zeros((side, side), np.float32)  # above ground; casts shadows
+        self.relief: Floats = np.zeros((side, side), np.float32)  # its slope is lit; a flat roof has none
+        self.material: Bytes = np.zeros((side, side), np.uint8)
+        self.twin: Mask = np.zeros((side, side), bool)  # see `Scene`
         self.y, self.x = np.mgrid[:side, :side].astype(np.float32)
         self._fields: dict[float, Floats] = {}
+        self.angle = self.rng.uniform(-tilt, tilt)
+        y, x, cos, sin = self.y - side / 2, self.x - side / 2, *_direction(self.angle)
+        self.u, self.v = x * cos + y * sin, y * cos - x * sin
 
     def noise(self, scale: float) -> Floats:
         """(H, W) smooth noise of mean 0 and deviation 1 with grains of `scale` pixels, another piece at each call."""
@@ -84,27 +73,25 @@ class Canvas:
                 coarse = self.rng.standard_normal((cells, cells), np.float32)
                 field = ndimage.zoom(coarse, scale, order=3 if scale < 30 else 2)[: self.side, : self.side]
             self._fields[scale] = (field - field.mean()) / (field.std() + 1e-6)
-        turns, flip = int(self.rng.integers(4)), bool(self.rng.integers(2))
-        turned = np.rot90(self._fields[scale], turns)
-        return turned[::-1] if flip else turned
+        turned = np.rot90(self._fields[scale], int(self.rng.integers(4)))
+        return turned[::-1] if self.rng.integers(2) else turned
 
-    def frame(self, angle: float) -> tuple[Floats, Floats]:
-        """Coordinates (u, v) in pixels of axes turned by `angle` (radians) about the canvas's centre."""
-        y, x = self.y - self.side / 2, self.x - self.side / 2
-        cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-        return x * cos + y * sin, y * cos - x * sin
-
-    def point(self, u: float, v: float, angle: float) -> tuple[float, float]:
-        """The place (y, x) of frame coordinates (u, v)."""
-        cos, sin = float(np.cos(angle)), float(np.sin(angle))
+    def point(self, u: float, v: float) -> Pair:
+        """The pixel (y, x) at frame coordinates (u, v), with its fraction."""
+        cos, sin = float(np.cos(self.angle)), float(np.sin(self.angle))
         return v * cos + u * sin + self.side / 2, u * cos - v * sin + self.side / 2
 
-    def box(self, centre: tuple[float, float], length: float, width: float, angle: float) -> Area | None:
-        """A rectangle `length` (along `angle`) by `width` pixels about (y, x); None where it misses the canvas."""
-        cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-        reach_y, reach_x = (length * abs(sin) + width * abs(cos)) / 2, (length * abs(cos) + width * abs(sin)) / 2
-        rows = slice(max(0, int(centre[0] - reach_y)), max(0, min(self.side, int(centre[0] + reach_y) + 2)))
-        columns = slice(max(0, int(centre[1] - reach_x)), max(0, min(self.side, int(centre[1] + reach_x) + 2)))
+    def box(self, spot: Pair, length: float, width: float, turn: float = 0) -> Area | None:
+        """The rectangle about `spot` (u, v), turned by `turn` in the frame; None where it misses the canvas."""
+        return self._box(self.point(*spot), length, width, self.angle + turn)
+
+    def _box(self, centre: Pair, length: float, width: float, angle: float) -> Area | None:
+        cos, sin = _direction(angle)
+        reach = (length * abs(sin) + width * abs(cos)) / 2, (length * abs(cos) + width * abs(sin)) / 2
+        rows, columns = (
+            slice(max(0, int(c - r)), max(0, min(self.side, int(c + r) + 2)))
+            for c, r in zip(centre, reach, strict=True)
+        )
         if rows.start >= rows.stop or columns.start >= columns.stop:
             return None
         y, x = self.y[rows, columns] - np.float32(centre[0]), self.x[rows, columns] - np.float32(centre[1])
@@ -118,56 +105,62 @@ class Canvas:
         self.material[where] = material
 
     def paint(self, area: Area | None, material: Material, colour: Colour, grain: float = 0.03, patches: float = 0.03,
-              height: float = 0, inside: Mask | None = None, twin: bool = False) -> None:  # fmt: skip
-        """Cover a rectangle, or its part `inside`, and set it `height` pixels above ground."""
+              height: float = 0, twin: bool = False) -> None:  # fmt: skip
+        """Cover a rectangle with a flat surface `height` pixels above ground."""
         if area is None:
             return
-        where = area.inside if inside is None else area.inside & inside
-        texture = 1 + grain * self.noise(1.5)[area.at] + patches * self.noise(12)[area.at]
-        self.albedo[area.at][where] = (np.asarray(colour, np.float32) * texture[..., None])[where]
-        self.material[area.at][where] = material
-        self.height[area.at][where] = height
-        self.relief[area.at][where] = 0
-        self.twin[area.at][where] = twin
+        at, where = area.at, area.inside
+        texture = 1 + grain * self.noise(1.5)[at] + patches * self.noise(12)[at]
+        self.albedo[at][where] = (np.asarray(colour, np.float32) * texture[..., None])[where]
+        self.material[at][where], self.height[at][where] = material, height
+        self.relief[at][where], self.twin[at][where] = 0, twin
 
-    def gable(self, area: Area | None, colour: Colour, eaves: float, slope: float, width: float) -> None:
+    def gable(self, spot: Pair, length: float, width: float, turn: float, colour: Colour) -> None:
         """A roof of two lit sides: ridge along the length, rows of tiles, a bright ridge line."""
+        area = self.box(spot, length, width, turn)
         if area is None:
             return
+        self.paint(area, Material.ROOF, colour, 0.05, 0.05, width * 0.28)
+        at, where = area.at, area.inside
         tiles = 1 + 0.05 * np.sign(np.sin(area.v * 1.9)) + 0.03 * np.sign(np.sin(area.u * 1.3))
-        self.paint(area, Material.ROOF, colour, 0.05, 0.05, eaves)
-        rise = np.maximum(width / 2 - np.abs(area.v), 0) * slope
-        where = area.inside
         ridge = np.where(np.abs(area.v) < 0.8, 1.12, 1.0)
-        self.albedo[area.at][where] *= (tiles * ridge)[..., None][where].astype(np.float32)
-        self.height[area.at][where] += rise[where]
-        self.relief[area.at][where] = rise[where]
+        self.albedo[at][where] *= (tiles * ridge)[..., None][where].astype(np.float32)
+        rise = np.maximum(width / 2 - np.abs(area.v), 0) * 0.5
+        self.height[at][where] += rise[where]
+        self.relief[at][where] = rise[where]
 
-    def tree(self, y: float, x: float, radius: float, colour: Colour, material: Material = Material.TREE) -> None:
-        """A lumpy crown of about `radius` pixels, as high as it is wide."""
-        area = self.box((y, x), 2.6 * radius, 2.6 * radius, 0)
+    def tree(self, y: float, x: float, radius: float, sizes: Pair, tint: float = 1.0,
+             material: Material = Material.TREE) -> None:  # fmt: skip
+        """A lumpy crown of about `radius` pixels times one of `sizes` (from, to), as high as it is wide."""
+        radius *= self.rng.uniform(*sizes)
+        colour = np.array(LEAVES[self.rng.integers(len(LEAVES))]) * tint
+        area = self._box((y, x), 2.6 * radius, 2.6 * radius, 0)
         if area is None:
             return
         lumps = self.noise(3 if radius < 8 else 6)[area.at]
         distance = np.hypot(area.u, area.v) / (radius * (1 + 0.16 * lumps))
         dome = np.sqrt(np.maximum(0, 1 - distance**2)).astype(np.float32)
-        top = self.height[area.at]
-        crown = dome * radius * 1.5
-        where = (distance < 1) & (crown + 0.6 * radius > top)
+        top = dome * radius * 1.5 + 0.6 * radius
+        where = (distance < 1) & (top > self.height[area.at])
         leaves = 0.8 + 0.3 * dome + 0.1 * lumps + 0.07 * self.noise(1.5)[area.at]
         self.albedo[area.at][where] = (np.asarray(colour, np.float32) * leaves[..., None])[where]
-        self.material[area.at][where] = material
-        self.height[area.at][where] = (crown + 0.6 * radius)[where]
+        self.material[area.at][where], self.twin[area.at][where] = material, False
+        self.height[area.at][where] = top[where]
         self.relief[area.at][where] = (dome * radius * 0.75 + 0.09 * radius * lumps)[where]
-        self.twin[area.at][where] = False
 
-    def photograph(self, sun: float, elevation: float) -> NDArray[np.uint8]:
-        """The lit scene, (H, W, 3) uint8.
+    def labels(self, classes: dict[Material, int]) -> Bytes:
+        """(H, W) training ids; a material that is not named is id 0, a car that is not named what it stands on."""
+        table = np.zeros(len(Material), np.uint8)
+        table[Material.INVALID] = IGNORE_INDEX
+        table[list(classes)] = list(classes.values())
+        cars = (self.material == Material.CAR) & (Material.CAR not in classes)
+        nearest = ndimage.distance_transform_edt(cars, return_distances=False, return_indices=True)
+        ids: Bytes = table[self.material[tuple(nearest)]]
+        return ids
 
-        Args:
-            sun: direction from which light comes, radians clockwise from the image's top.
-            elevation: tangent of the sun's height; a wall of h pixels throws h / elevation pixels of shadow.
-        """
+    def photograph(self) -> Bytes:
+        """(H, W, 3) uint8: the scene lit by its sun, with haze and noise; black where the material is INVALID."""
+        sun, elevation = self.rng.uniform(2.4, 3.9), self.rng.uniform(0.85, 1.05)
         to_sun = (-np.cos(sun), np.sin(sun))
         gy, gx = np.gradient(self.relief)
         slope = np.sqrt(1 + gx**2 + gy**2)
@@ -182,23 +175,19 @@ class Canvas:
         balance = self.rng.uniform(0.96, 1.04, 3) * self.rng.uniform(0.94, 1.06)
         picture = (0.03 + 0.97 * picture) * balance
         picture += self.rng.normal(0, 0.011, (self.side, self.side, 1)) + self.rng.normal(0, 0.006, picture.shape)
+        picture[self.material == Material.INVALID] = 0
         return np.asarray(np.clip(picture * 255 + 0.5, 0, 255), np.uint8)
 
-    def _shadow(self, to_sun: tuple[float, float], elevation: float) -> Floats:
-        """(H, W) 0..1: how far a pixel lies below what stands between it and the sun."""
+    def _shadow(self, to_sun: Pair, elevation: float) -> Floats:
+        """(H, W) 0..1: how far a pixel is below what is between it and the sun."""
         shade = np.zeros_like(self.height)
         reach = min(self.side - 1, int(np.ceil(float(self.height.max()) / elevation)))
+        around = np.pad(self.height, reach)
         for step in range(1, reach + 1):
-            dy, dx = round(to_sun[0] * step), round(to_sun[1] * step)
-            here, there = _overlap(self.side, dy), _overlap(self.side, dx)
-            above = self.height[here[1], there[1]] - self.height[here[0], there[0]] - step * elevation
-            target = shade[here[0], there[0]]
-            np.maximum(target, np.clip(above, 0, 1), out=target)
+            rows, columns = (slice(start, start + self.side) for start in (reach + round(c * step) for c in to_sun))
+            np.maximum(shade, np.clip(around[rows, columns] - self.height - step * elevation, 0, 1), out=shade)
         return shade
 
 
-def _overlap(side: int, shift: int) -> tuple[slice, slice]:
-    """Where a line of `side` pixels and the same line moved by `shift` cover each other: (targets, sources)."""
-    if shift >= 0:
-        return slice(0, side - shift), slice(shift, side)
-    return slice(-shift, side), slice(0, side + shift)
+def _direction(angle: float) -> tuple[np.float32, np.float32]:
+    return np.float32(np.cos(angle)), np.float32(np.sin(angle))

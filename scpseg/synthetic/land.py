@@ -1,7 +1,7 @@
 """Open country: fields, range, forest, lake and river, bare ground and settlements, as regions of parcels.
 
-Smooth green parcels lie both among crops and on the range, smooth brown ones both among crops and on bare ground: only
-the region around such a parcel tells its class. All of this file is ours.
+Smooth green parcels are both among crops and on the range, smooth brown ones both among crops and on bare ground: only
+the region around such a parcel tells its class.
 """
 
 from __future__ import annotations
@@ -14,67 +14,43 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from scpseg.synthetic.canvas import Canvas, Floats, Mask, Material
-from scpseg.synthetic.town import LEAVES, Town, draw_town
+from scpseg.synthetic.canvas import Bytes, Canvas, Floats, Mask, Material
+from scpseg.synthetic.town import Town, draw_town
 
-Bytes = NDArray[np.uint8]
 Whole = NDArray[np.int64]
-
 CROPS = ((0.30, 0.44, 0.17), (0.62, 0.58, 0.30), (0.42, 0.50, 0.22), (0.50, 0.38, 0.26), (0.24, 0.38, 0.16))
-MEADOW = (0.41, 0.50, 0.27)
-EARTH = (0.58, 0.47, 0.35)
+MEADOW, EARTH = (0.41, 0.50, 0.27), (0.58, 0.47, 0.35)
 
 
 class Zone(IntEnum):
     """Land cover of a whole region."""
 
-    UNKNOWN = 0
-    URBAN = 1
-    FARM = 2
-    RANGE = 3
-    FOREST = 4
-    WATER = 5
-    BARREN = 6
+    UNKNOWN, URBAN, FARM, RANGE, FOREST, WATER, BARREN = range(7)
 
 
 @dataclass(frozen=True)
 class Country:
-    """How a landscape looks at a benchmark's scale; lengths in pixels.
+    """How a landscape looks at a benchmark's scale; lengths in pixels."""
 
-    Attributes:
-        region: typical distance between the regions' centres.
-        parcel: side of a parcel.
-        furrow: distance between furrows.
-        zones: the regions' kinds, dealt out in turn.
-        town: what settlements look like.
-        road: width of the country roads, 0 for none.
-        crown: radius of a forest crown.
-        river: width of the river.
-        twins: share of parcels with a smooth surface that two classes share.
-        clouds: chance of an image with a cloud.
-    """
-
-    region: float
-    parcel: float
-    furrow: float
-    zones: tuple[Zone, ...]
-    town: Town
-    road: float
-    crown: float
-    river: float
-    twins: float
-    clouds: float = 0.0
+    region: float  # typical distance between the regions' centres
+    parcel: float  # side of a parcel
+    furrow: float  # distance between furrows
+    zones: tuple[Zone, ...]  # the regions' kinds, dealt out in turn
+    town: Town  # what settlements look like
+    road: float  # width of the country roads
+    crown: float  # radius of a forest crown
+    river: float  # width of the river
+    twins: float  # share of parcels with a smooth surface that two classes share
+    clouds: float = 0.0  # chance of an image with a cloud
 
 
 def draw_country(canvas: Canvas, country: Country) -> Bytes:
     """Draw a landscape and return its (H, W) uint8 map of zones."""
-    angle = float(canvas.rng.uniform(-0.6, 0.6))
-    u, v = canvas.frame(angle)
     zone = _regions(canvas, country)
-    zone[_river(canvas, country, u, v)] = Zone.WATER
-    parcel, edge, edge_u = _parcels(canvas, country, u, v)
+    zone[_river(canvas, country)] = Zone.WATER
+    parcel, edge, edge_u = _parcels(canvas, country.parcel)
     _ground(canvas, zone)
-    _fields(canvas, country, zone == Zone.FARM, parcel, edge, u, v)
+    _fields(canvas, country, zone == Zone.FARM, parcel, edge)
     for kind, colour, material in (
         (Zone.RANGE, MEADOW, Material.SHRUBLAND),
         (Zone.BARREN, EARTH, Material.SOIL),
@@ -83,11 +59,9 @@ def draw_country(canvas: Canvas, country: Country) -> Bytes:
         canvas.fill(smooth, material, colour, 0.05, 0.03)
         canvas.relief *= 1 - ndimage.gaussian_filter(smooth.astype(np.float32), 2)
         canvas.twin |= smooth
-    if country.road:
-        _roads(canvas, country, zone, u, v)
-    open_land = ndimage.binary_erosion(zone == Zone.URBAN, iterations=3)
-    draw_town(canvas, country.town, angle, open_land)
-    _plants(canvas, country, zone, edge_u)
+    _roads(canvas, country.road)
+    draw_town(canvas, country.town, ndimage.binary_erosion(zone == Zone.URBAN, iterations=3))
+    _plants(canvas, country.crown, zone, edge_u)
     if canvas.rng.random() < country.clouds:
         zone[_cloud(canvas)] = Zone.UNKNOWN
     return zone
@@ -96,13 +70,12 @@ def draw_country(canvas: Canvas, country: Country) -> Bytes:
 def _regions(canvas: Canvas, country: Country) -> Bytes:
     """(H, W) zones: cells about jittered centres, their borders bent by noise."""
     rng, step = canvas.rng, country.region
-    places = np.arange(-step / 2, canvas.side + step, step)
-    grid = np.stack(np.meshgrid(places, places, indexing="ij"), -1).reshape(-1, 2)
-    centres = grid + rng.uniform(-0.32, 0.32, grid.shape) * step
+    centres = _grid(-step / 2, canvas.side + step, step)
+    centres = centres + rng.uniform(-0.32, 0.32, centres.shape) * step
     bend = [canvas.noise(60) * step * 0.10 + canvas.noise(24) * step * 0.045 + canvas.noise(12) * 1.2 for _ in range(2)]
-    y, x = canvas.y + bend[0], canvas.x + bend[1]
-    _, nearest = cKDTree(centres).query(np.stack((y, x), -1).reshape(-1, 2))
-    # Deal the kinds out to the centres nearest the middle first, so that every kind lies inside the image.
+    pixels = np.stack((canvas.y + bend[0], canvas.x + bend[1]), -1)
+    _, nearest = cKDTree(centres).query(pixels.reshape(-1, 2))
+    # Deal the kinds out to the centres nearest the middle first, so that every kind is in the image.
     order = np.argsort(np.abs(centres - canvas.side / 2).max(axis=1))
     deck = np.concatenate([rng.permutation(country.zones) for _ in range(len(centres) // len(country.zones) + 1)])
     kinds = np.empty(len(centres), np.uint8)
@@ -111,58 +84,57 @@ def _regions(canvas: Canvas, country: Country) -> Bytes:
     return zones
 
 
-def _river(canvas: Canvas, country: Country, u: Floats, v: Floats) -> Mask:
+def _grid(first: float, end: float, step: float) -> NDArray[np.float64]:
+    """(N, 2) places of a square grid, row by row."""
+    places = np.arange(first, end, step)
+    return np.stack(np.meshgrid(places, places, indexing="ij"), -1).reshape(-1, 2)
+
+
+def _river(canvas: Canvas, country: Country) -> Mask:
     phase = canvas.rng.uniform(0, 6.28)
-    course = 0.09 * canvas.side * np.sin(u * 5 / canvas.side + phase) + canvas.noise(90) * 6
+    course = 0.09 * canvas.side * np.sin(canvas.u * 5 / canvas.side + phase) + canvas.noise(90) * 6
     middle = canvas.rng.uniform(-0.35, 0.35) * canvas.side
-    return np.asarray(np.abs(v - middle - course) < country.river / 2 * (1 + 0.25 * canvas.noise(60)))
+    return np.asarray(np.abs(canvas.v - middle - course) < country.river / 2 * (1 + 0.25 * canvas.noise(60)))
 
 
-def _parcels(canvas: Canvas, country: Country, u: Floats, v: Floats) -> tuple[Whole, Floats, Floats]:
+def _parcels(canvas: Canvas, side: float) -> tuple[Whole, Floats, Floats]:
     """(H, W) parcel numbers, distance to the parcel's border, distance to its border along u; in pixels."""
-    side = country.parcel
-    row = np.floor(v / side).astype(np.int64)
-    shifts = canvas.rng.uniform(0, side, 4096).astype(np.float32)
-    shifted = u + shifts[row % 4096]
+    row = np.floor(canvas.v / side).astype(np.int64)
+    shifted = canvas.u + canvas.rng.uniform(0, side, 4096).astype(np.float32)[row % 4096]
     column = np.floor(shifted / side).astype(np.int64)
-    from_u, from_v = np.mod(shifted, side), np.mod(v, side)
-    edge_u = np.minimum(from_u, side - from_u)
-    edge = np.minimum(edge_u, np.minimum(from_v, side - from_v))
-    return row * 7919 + column, edge, edge_u
+    edge_u, edge_v = (np.minimum(a, side - a) for a in (np.mod(shifted, side), np.mod(canvas.v, side)))
+    return row * 7919 + column, np.minimum(edge_u, edge_v), edge_u
 
 
 def _draw(canvas: Canvas, parcel: Whole) -> Floats:
     """(H, W) one uniform number 0..1 for each parcel."""
-    table = canvas.rng.random(8191).astype(np.float32)
-    drawn: Floats = table[parcel % 8191]
+    drawn: Floats = canvas.rng.random(8191).astype(np.float32)[parcel % 8191]
     return drawn
 
 
 def _ground(canvas: Canvas, zone: Bytes) -> None:
-    """What lies between everything: grass of the range, stony soil, undergrowth, water with a pale shore."""
+    """What is between everything: grass of the range, stony soil, undergrowth, water with a pale shore."""
+    barren, water = zone == Zone.BARREN, zone == Zone.WATER
     canvas.fill(zone == Zone.RANGE, Material.SHRUBLAND, (0.55, 0.52, 0.34), 0.10, 0.09)
     canvas.fill(zone == Zone.FOREST, Material.TREE, (0.16, 0.22, 0.11), 0.08, 0.05)
     canvas.fill(zone == Zone.URBAN, Material.LAWN, (0.42, 0.47, 0.29), 0.06, 0.06)
-    barren = zone == Zone.BARREN
     canvas.fill(barren, Material.SOIL, (0.66, 0.57, 0.45), 0.10, 0.08)
     rough = 2.2 * canvas.noise(24) - 1.3 * np.abs(canvas.noise(12)) + 0.55 * canvas.noise(6) + 0.28 * canvas.noise(3)
     canvas.relief[barren] = rough[barren]
-    water = zone == Zone.WATER
-    depth = ndimage.distance_transform_edt(water)
-    shade = np.clip(depth / 14, 0, 1)[..., None]
+    depth = np.clip(ndimage.distance_transform_edt(water) / 14, 0, 1)[..., None]
     shallow, deep = np.array((0.30, 0.38, 0.34)), np.array((0.11, 0.19, 0.25))
-    canvas.fill(water, Material.WATER, shallow + (deep - shallow) * shade, 0.02, 0.025)
+    canvas.fill(water, Material.WATER, shallow + (deep - shallow) * depth, 0.02, 0.025)
     shore = ndimage.binary_dilation(water, iterations=2) & ~water
     canvas.albedo[shore] = canvas.albedo[shore] * 0.4 + np.array((0.62, 0.56, 0.44), np.float32) * 0.6
 
 
-def _fields(canvas: Canvas, country: Country, farm: Mask, parcel: Whole, edge: Floats, u: Floats, v: Floats) -> None:
+def _fields(canvas: Canvas, country: Country, farm: Mask, parcel: Whole, edge: Floats) -> None:
     """Crops in furrows, some smooth parcels, tracks between them."""
     choice, turn, hue = _draw(canvas, parcel), _draw(canvas, parcel), _draw(canvas, parcel)
     crops = np.array(CROPS, np.float32)[(hue * len(CROPS)).astype(int)]
     canvas.fill(farm, Material.FIELD, crops, 0.06, 0.05)
-    wave = 6.283 / country.furrow
-    furrows = np.sin(np.where(turn < 0.5, u, v) * wave + canvas.noise(40) * 0.25)
+    across = np.where(turn < 0.5, canvas.u, canvas.v) * (6.283 / country.furrow)
+    furrows = np.sin(across + canvas.noise(40) * 0.25)
     rows = farm & (choice >= country.twins)
     canvas.albedo[rows] *= (1 + 0.17 * furrows)[rows][:, None]
     for low, high, colour in ((0.0, 0.55, MEADOW), (0.55, 1.0, EARTH)):
@@ -170,57 +142,48 @@ def _fields(canvas: Canvas, country: Country, farm: Mask, parcel: Whole, edge: F
         canvas.fill(smooth, Material.FIELD, colour, 0.05, 0.03)
         canvas.twin |= smooth & (edge > 1.5)
     track = farm & (edge < 1.5)
-    canvas.albedo[track] = np.array((0.62, 0.55, 0.42), np.float32)
-    canvas.twin[track] = False
+    canvas.albedo[track], canvas.twin[track] = np.array((0.62, 0.55, 0.42), np.float32), False
 
 
-def _roads(canvas: Canvas, country: Country, zone: Bytes, u: Floats, v: Floats) -> None:
-    """Two crossing country roads with verges and a dashed middle line; they pass rivers on bridges."""
-    for run, offset in ((u, v), (v, u)):
+def _roads(canvas: Canvas, width: float) -> None:
+    """Two crossing country roads with verges, wide ones with a dashed middle line; they pass rivers on bridges."""
+    for run, offset in ((canvas.u, canvas.v), (canvas.v, canvas.u)):
         curve = 0.05 * canvas.side * np.sin(run * 4 / canvas.side + canvas.rng.uniform(0, 6.28))
         distance = np.abs(offset - curve - canvas.rng.uniform(-0.3, 0.3) * canvas.side)
-        dry = distance < country.road / 2
-        verge = (distance < country.road / 2 + 1.5) & (canvas.material != Material.WATER)
+        dry = distance < width / 2
+        verge = (distance < width / 2 + 1.5) & (canvas.material != Material.WATER)
         canvas.albedo[verge] = np.array((0.60, 0.56, 0.46), np.float32)
         canvas.fill(dry, Material.ROAD, (0.44, 0.44, 0.45), 0.04, 0.03)
-        canvas.twin[verge | dry] = False
-        canvas.relief[verge | dry] = 0
-        if country.road >= 6:
+        canvas.twin[verge | dry], canvas.relief[verge | dry] = False, 0
+        if width >= 6:
             canvas.albedo[dry & (distance < 0.7) & (np.mod(run, 14) < 8)] = 0.85
 
 
-def _plants(canvas: Canvas, country: Country, zone: Bytes, edge_u: Floats) -> None:
+def _plants(canvas: Canvas, crown: float, zone: Bytes, edge_u: Floats) -> None:
     """Forest crowns, shrubs of the range, hedges along some parcels."""
-    rng, crown = canvas.rng, country.crown
     for y, x in _scatter(canvas, crown * 1.5):
         if zone[y, x] == Zone.FOREST and canvas.material[y, x] == Material.TREE:
-            canvas.tree(y, x, crown * rng.uniform(0.8, 1.3), np.array(LEAVES[rng.integers(4)]) * 0.82)
+            canvas.tree(y, x, crown, (0.8, 1.3), 0.82)
     for y, x in _scatter(canvas, crown * 2.6):
         bush = zone[y, x] == Zone.RANGE and not canvas.twin[y, x] and canvas.material[y, x] == Material.SHRUBLAND
         hedge = zone[y, x] == Zone.FARM and edge_u[y, x] < 3 and canvas.material[y, x] == Material.FIELD
-        if (bush and rng.random() < 0.55) or (hedge and rng.random() < 0.6):
-            canvas.tree(y, x, crown * rng.uniform(0.45, 0.85), np.array(LEAVES[rng.integers(4)]) * 1.05,
-                        Material.SHRUBLAND if bush else Material.TREE)  # fmt: skip
+        if (bush and canvas.rng.random() < 0.55) or (hedge and canvas.rng.random() < 0.6):
+            canvas.tree(y, x, crown, (0.45, 0.85), 1.05, Material.SHRUBLAND if bush else Material.TREE)
 
 
 def _scatter(canvas: Canvas, step: float) -> Whole:
-    """(N, 2) whole pixel places on a jittered grid, in random order."""
-    places = np.arange(step / 2, canvas.side, step)
-    grid = np.stack(np.meshgrid(places, places, indexing="ij"), -1).reshape(-1, 2)
+    """(N, 2) whole pixels on a jittered grid, in random order."""
+    grid = _grid(step / 2, canvas.side, step)
     jittered = grid + canvas.rng.uniform(-0.45, 0.45, grid.shape) * step
-    inside = np.clip(jittered, 0, canvas.side - 1).astype(int)
-    return canvas.rng.permutation(inside)
+    return canvas.rng.permutation(np.clip(jittered, 0, canvas.side - 1).astype(int))
 
 
 def _cloud(canvas: Canvas) -> Mask:
     """Paint one cloud and return where the ground cannot be seen."""
     centre = canvas.rng.uniform(0.15, 0.85, 2) * canvas.side
-    radius = canvas.rng.uniform(22, 34)
-    distance = np.hypot(canvas.y - centre[0], canvas.x - centre[1]) / radius
+    distance = np.hypot(canvas.y - centre[0], canvas.x - centre[1]) / canvas.rng.uniform(22, 34)
     veil = np.clip((1.25 - distance + 0.22 * canvas.noise(24) + 0.2 * canvas.noise(12)) * 1.3, 0, 1)[..., None]
     canvas.albedo[...] = canvas.albedo * (1 - veil) + veil * (0.92 + 0.03 * canvas.noise(12)[..., None])
     hidden = veil[..., 0] > 0.55
-    canvas.height[hidden] = 0
-    canvas.relief[hidden] = 0
-    canvas.twin[hidden] = False
+    canvas.height[hidden], canvas.relief[hidden], canvas.twin[hidden] = 0, 0, False
     return np.asarray(hidden)

@@ -16,7 +16,6 @@ from scpseg.data.prepare.decode import decode_label, read_pixels
 from scpseg.method import scpseg
 from scpseg.params import Params, SegmenterParams
 from scpseg.segmenters.build import KINDS
-from scpseg.synthetic.scenes import scene
 
 VALUES = yaml.safe_load((Path(__file__).parents[3] / "params.yaml").read_text(encoding="utf-8"))
 BENCHMARK, PATCH, BATCH = "deepglobe", 64, 2
@@ -69,7 +68,9 @@ def train(method: Method, views: Views, labels: Labels, steps: int) -> tuple[lis
 @pytest.mark.parametrize("name", KINDS)
 def test_a_few_steps_on_a_scene_lower_the_losses(name: str, module: Any) -> None:
     method = build(module, name)
-    image, label = scene(BENCHMARK, 192, 0, 0)
+    miniature = get_benchmark(BENCHMARK).miniature
+    assert miniature
+    image, label, _ = miniature.draw(192, 0, 0)
     entropies, sums = train(method, *windows(image, label, method.needs.context), steps=7)
     assert entropies[-1] < 0.85 * entropies[0] and sums[-1] < sums[0]
 

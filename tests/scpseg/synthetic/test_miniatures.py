@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import os
 import re
@@ -12,14 +13,15 @@ from PIL import Image
 
 from scpseg.benchmarks import BENCHMARKS
 from scpseg.benchmarks.base import Benchmark
+from scpseg.benchmarks.potsdam import without_borders
 from scpseg.data.splits import read_split
+from scpseg.errors import UserError
 from scpseg.files import read_json, sha256
 from scpseg.params import MirrorParams
-from scpseg.synthetic.label_pictures import without_borders
-from scpseg.synthetic.miniatures import miniature_ids, write_miniature, write_nothing
-from scpseg.synthetic.scenes import scene
+from scpseg.synthetic.miniatures import Pictures, miniature_ids, write_miniature
 
 PARAMS = MirrorParams(seed=3, side=96, train=3, val=1, test=2)
+DRAWN = {name: spec for name, spec in BENCHMARKS.items() if spec.miniature}
 NAMES = {
     "deepglobe": ["deepglobe-land-cover.zip"],
     "inria": [f"aerialimagelabeling.7z.00{k}" for k in range(1, 6)],
@@ -32,8 +34,8 @@ NAMES = {
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("mirror")
-    for benchmark in BENCHMARKS:
-        write_miniature(benchmark, root / benchmark, PARAMS)
+    for benchmark, spec in DRAWN.items():
+        write_miniature(spec, root / benchmark, PARAMS)
     return root
 
 
@@ -62,17 +64,18 @@ def picture(name: str, content: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(content)))
 
 
-@pytest.mark.parametrize("benchmark", list(BENCHMARKS))
+@pytest.mark.parametrize("benchmark", list(DRAWN))
 def test_archives_are_listed_with_size_and_checksum(written: Path, benchmark: str) -> None:
     listed = read_json(written / benchmark / "archives.json")["archives"]
-    assert [one["name"] for one in listed] == NAMES[benchmark]
-    assert sorted(path.name for path in (written / benchmark).iterdir()) == sorted([*NAMES[benchmark], "archives.json"])
+    names = [one["name"] for one in listed]
+    assert names and names == NAMES.get(benchmark, names)
+    assert sorted(path.name for path in (written / benchmark).iterdir()) == sorted([*names, "archives.json"])
     for one in listed:
         path = written / benchmark / one["name"]
         assert (one["size"], one["sha256"]) == (path.stat().st_size, sha256(path))
 
 
-@pytest.mark.parametrize("benchmark", list(BENCHMARKS))
+@pytest.mark.parametrize("benchmark", list(DRAWN))
 def test_a_second_writing_elsewhere_gives_the_same_bytes(
     written: Path, benchmark: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,14 +83,14 @@ def test_a_second_writing_elsewhere_gives_the_same_bytes(
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     old = os.umask(0o077)
     try:
-        write_miniature(benchmark, tmp_path / "else" / benchmark, PARAMS)
+        write_miniature(BENCHMARKS[benchmark], tmp_path / "else" / benchmark, PARAMS)
     finally:
         os.umask(old)
     first, second = written / benchmark / "archives.json", tmp_path / "else" / benchmark / "archives.json"
     assert first.read_bytes() == second.read_bytes()
 
 
-@pytest.mark.parametrize("benchmark", list(BENCHMARKS))
+@pytest.mark.parametrize("benchmark", list(DRAWN))
 def test_names_match_the_layout_and_hold_the_expected_ids(written: Path, benchmark: str) -> None:
     spec = BENCHMARKS[benchmark]
     names = list(members(written / benchmark))
@@ -113,9 +116,10 @@ def test_ids_come_from_the_lists(benchmark: str) -> None:
         assert {"4_12", "6_7"} < set(ids["train"])
 
 
-@pytest.mark.parametrize("benchmark", list(BENCHMARKS))
+@pytest.mark.parametrize("benchmark", list(DRAWN))
 def test_files_decode_to_the_scenes(written: Path, benchmark: str) -> None:
     spec, content = BENCHMARKS[benchmark], members(written / benchmark)
+    pictures = Pictures(spec, PARAMS)
     numbers = {
         name: 10_000 * k + place
         for k, ids in enumerate(miniature_ids(spec, PARAMS).values())
@@ -124,13 +128,13 @@ def test_files_decode_to_the_scenes(written: Path, benchmark: str) -> None:
     for name, data in content.items():
         image = re.search(spec.layout.image, name, re.IGNORECASE)
         if image and image["id"] in numbers:
-            drawn = scene(benchmark, PARAMS.side, PARAMS.seed, numbers[image["id"]])[0]
+            drawn = pictures.draw(numbers[image["id"]]).image
             error = np.abs(picture(name, data).astype(int) - drawn).mean()
             assert error < (8 if name.endswith(".jpg") else 1e-9)
         for variant, pattern in spec.layout.labels.items():
             label = re.search(pattern, name, re.IGNORECASE)
             if label and label["id"] not in ("4_12", "6_7"):
-                truth = scene(benchmark, PARAMS.side, PARAMS.seed, numbers[label["id"]])[1]
+                truth = pictures.draw(numbers[label["id"]]).label
                 truth = without_borders(truth) if variant == "noBoundary" else truth
                 colours = picture(name, data)
                 assert np.array_equal(slow_ids(spec, colours), truth)
@@ -166,7 +170,7 @@ def test_formats(written: Path) -> None:
 
 def test_a_broken_run_leaves_the_old_archives_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "blu"
-    write_nothing("blu", folder)
+    write_miniature(BENCHMARKS["blu"], folder, None)
     before = (folder / "archives.json").read_bytes()
 
     def stop(*_: object) -> None:
@@ -174,7 +178,7 @@ def test_a_broken_run_leaves_the_old_archives_and_nothing_else(tmp_path: Path, m
 
     monkeypatch.setattr("scpseg.synthetic.miniatures.write_json", stop)
     with pytest.raises(KeyboardInterrupt):
-        write_miniature("blu", folder, PARAMS)
+        write_miniature(BENCHMARKS["blu"], folder, PARAMS)
     assert [path.name for path in tmp_path.iterdir()] == ["blu"]
     assert (folder / "archives.json").read_bytes() == before
 
@@ -182,5 +186,12 @@ def test_a_broken_run_leaves_the_old_archives_and_nothing_else(tmp_path: Path, m
 def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
     (tmp_path / ".blu-partial").mkdir()
     (tmp_path / ".blu-partial" / "BLU.zip").write_bytes(b"half")
-    write_nothing("blu", tmp_path / "blu")
+    write_miniature(BENCHMARKS["blu"], tmp_path / "blu", None)
     assert [path.name for path in tmp_path.iterdir()] == ["blu"]
+
+
+def test_a_benchmark_without_a_miniature_says_what_to_do(tmp_path: Path) -> None:
+    spec = dataclasses.replace(BENCHMARKS["blu"], miniature=None)
+    with pytest.raises(UserError, match=r"blu has no synthetic miniature.*data\.source"):
+        write_miniature(spec, tmp_path / "blu", PARAMS)
+    assert not list(tmp_path.iterdir())

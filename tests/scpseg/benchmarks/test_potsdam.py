@@ -1,10 +1,10 @@
 import numpy as np
 
-from scpseg.benchmarks import BENCHMARKS
-from scpseg.synthetic.label_pictures import BORDER, lossy, miscoded, palette, without_borders
-from scpseg.synthetic.scenes import scene
+from scpseg.benchmarks.potsdam import BENCHMARK, BORDER, draw, lossy, miscoded, without_borders
+from scpseg.params import MirrorParams
+from scpseg.synthetic.miniatures import Pictures
 
-POTSDAM = BENCHMARKS["potsdam"]
+PICTURES = Pictures(BENCHMARK, MirrorParams(seed=0, side=384, train=2, val=1, test=1))
 
 
 def slow_erosion(label: np.ndarray, reach: float) -> np.ndarray:
@@ -32,8 +32,8 @@ def test_a_label_of_one_class_has_no_border() -> None:
 
 
 def test_lossy_label_decodes_by_threshold_and_not_exactly() -> None:
-    _, label = scene("potsdam", 256, 0, 0)
-    colours = palette(POTSDAM)[without_borders(label)]
+    label = draw(256, 0, 0).label
+    colours = PICTURES.colours(without_borders(label))
     noisy = lossy(colours, 0)
     assert len(np.unique(noisy.reshape(-1, 3), axis=0)) > 2000
     assert np.abs(noisy.astype(int) - 127.5).min() >= 40
@@ -42,8 +42,8 @@ def test_lossy_label_decodes_by_threshold_and_not_exactly() -> None:
 
 
 def test_most_cars_are_miscoded_and_nothing_else() -> None:
-    _, label = scene("potsdam", 384, 0, 0)
-    colours = palette(POTSDAM)[label]
+    label = draw(384, 0, 0).label
+    colours = PICTURES.colours(label)
     wrong = miscoded(colours, label == 4)
     changed = (wrong != colours).any(axis=-1)
     assert (wrong[changed] == (252, 255, 0)).all()
