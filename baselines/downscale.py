@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from torch import Tensor
 
-from scpseg.contract import ImageViews, Labels, Method, Needs, Setting, Views
+from scpseg.contract import ImageViews, Labels, Method, Needs, Phase, Setting, Views
 from scpseg.geometry import enlarge
 from scpseg.params import Params
 from scpseg.segmenters.base import Segmenter, normalise
@@ -60,6 +60,10 @@ class Downscale(Method):
         assert views.overview is not None and labels.overview is not None
         encoded = self.segmenter.encode(normalise(views.overview))
         return self.segmenter.losses(encoded, self.segmenter.decode(encoded), labels.overview, progress)
+
+    def phases(self) -> tuple[Phase, ...]:
+        """One, on overviews alone."""
+        return (Phase("all", sees=("overview",)),)
 
 
 def check(params: Params, benchmark: str) -> None:

@@ -4,13 +4,12 @@ Both are an encoder with a feature pyramid (`scpseg.segmenters.fpn`); each sees 
 every stage. Trained in phases: the overview branch alone; the local branch with the maps cut from it; and, with
 direction 'both', a second overview branch with the maps of all local windows pasted together. Ours: ImageNet
 statistics, the library's windows, bilinear instead of nearest enlargement of the logits, ignored pixels left out of
-the loss, gradients averaged instead of summed over windows, phase 'mutual' with batch norm over single overviews,
-shortened gradients with recipe 'suite'.
+the loss, phase 'mutual' with batch norm over single overviews; with recipe 'suite' gradients averaged instead of
+summed over windows, and shortened.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -22,9 +21,9 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from scpseg.contract import ImageViews, Labels, Method, Needs, Phase, Recipe, Setting, Views
-from scpseg.geometry import Pasted, cut, resize
+from scpseg.geometry import Pasted, cut, enlarge, resize
 from scpseg.losses import focal
-from scpseg.params import Params, SegmenterParams, TrainParams
+from scpseg.params import Params, SegmenterParams
 from scpseg.segmenters.base import normalise
 from scpseg.segmenters.encoders import encoder_problem, fetching, library_weights, weights_of, weights_problem
 from scpseg.segmenters.fpn import FPN, WIDTH, Partner, initialise
@@ -57,8 +56,9 @@ class GLNetParams:
         encoder: of every branch; it starts from `segmenter.weights`.
         width: channels of the pyramids; 256 in the paper.
         direction: 'to_local' (phases overview, local) or 'both' (and phase mutual).
-        recipe: 'suite' trains as every method, the phases sharing the steps as the authors' epochs do; 'author' uses
-            their optimiser, rates, batches and epochs, and `train.iterations` does not count.
+        recipe: 'suite' trains the local branch as every method, the overview branches before and after it for no more
+            than their authors' epochs; 'author' uses their optimiser, rates, batches, sums of losses and epochs, and
+            `train.iterations` does not count.
         windows: computed at once where a phase takes all windows of an image; 6 in the paper.
     """
 
@@ -153,8 +153,12 @@ class GLNet(Method):
         }
 
     def _mutual_losses(self, views: Views, labels: Labels, overview: Tensor, truth: Tensor) -> dict[str, Tensor]:
-        """Of all windows of one image; the windows' features are computed again backwards instead of being kept."""
+        """Of all windows of one image; the windows' features are computed again backwards instead of being kept.
+
+        The authors take the mean over their images' overviews and the sum over all sub-batches of windows.
+        """
         assert self.mutual_branch is not None
+        author = self.params.recipe == "author"
         parts = [slice(first, first + self.params.windows) for first in range(0, len(views.place), self.params.windows)]
         portions = [Views(views.context[part], views.place[part]) for part in parts]
         whole = self._whole(overview, lambda: iter(portions))
@@ -163,41 +167,54 @@ class GLNet(Method):
             with torch.no_grad():
                 local = self._local(portion, whole)
             logits = self._aggregate(local, portion, replace(whole, joined=joined))
-            return focal(logits, target, GAMMA) * (len(portion.place) / len(views.place))
+            return focal(logits, target, GAMMA) * (1.0 if author else len(portion.place) / len(views.place))
 
         portions_loss = [
             checkpoint(aggregate, whole.joined, portion, labels.context[part], use_reentrant=False)
             for portion, part in zip(portions, parts, strict=True)
         ]
         return {
-            "overview": focal(self.mutual_branch.classify(whole.joined), truth, GAMMA),
+            "overview": focal(self.mutual_branch.classify(whole.joined), truth, GAMMA) / (IMAGES if author else 1),
             "aggregate": torch.stack(portions_loss).sum(),
         }
 
     def phases(self) -> tuple[Phase, ...]:
-        """Overview, local and, with direction 'both', mutual; they share the steps as the authors' epochs do."""
-        total = sum(EPOCHS[name] for name in self._names())
-        return tuple(self._phase(name, EPOCHS[name] / total) for name in self._names())
+        """Overview, local and, with direction 'both', mutual; as by the authors, the last state of each is kept."""
+        return tuple(self._phase(name) for name in self._names())
 
     def _names(self) -> list[str]:
         return [name for name in EPOCHS if name != "mutual" or self.mutual_branch is not None]
 
-    def _phase(self, name: str, share: float) -> Phase:
+    def _phase(self, name: str) -> Phase:
         author = self.params.recipe == "author"
-        recipe = Recipe("adam", RATES[name], 5e-4, IMAGES, EPOCHS[name], power=0.9) if author else None
         # The authors show the local branch all windows of their images; the suite draws windows as for everybody.
         whole = name == "mutual" or (author and name == "local")
-        windows = self.params.windows if whole and name == "local" else None
         return Phase(
-            name, share, LEARNS[name], "image" if whole else "window", windows, recipe, clip=None if author else CLIP
+            name,
+            LEARNS[name],
+            "image" if whole else "window",
+            self.params.windows if whole and name == "local" else None,
+            Recipe("adam", RATES[name], 5e-4, IMAGES, EPOCHS[name], power=0.9) if author else None,
+            None if author else CLIP,
+            None if name == "local" else EPOCHS[name],
+            ("overview",) if name == "overview" else ("window", "overview"),
+            summed=author and whole,
         )
 
+    def branches(self) -> dict[str, Method]:
+        """Each branch by itself, with what it sees of the others."""
+        return {name: _Alone(self, name).eval() for name in self._names()}
+
     def begin_phase(self, name: str, fresh: bool) -> None:
-        """The second overview branch starts from the trained encoder of the first; its pyramid is new."""
+        """The second overview branch starts from the first one's trained encoder and classifier; its pyramid is new."""
         self.phase = name
         if name == "mutual" and fresh:
             assert self.mutual_branch is not None
-            self.mutual_branch.encoder.load_state_dict(self.overview_branch.encoder.state_dict())
+            for own, known in (
+                (self.mutual_branch.encoder, self.overview_branch.encoder),
+                (self.mutual_branch.fpn.classifier, self.overview_branch.fpn.classifier),
+            ):
+                own.load_state_dict(known.state_dict())
 
     def describe(self) -> dict[str, str | int | float | bool | None]:
         """Effective sizes, direction and recipe."""
@@ -246,6 +263,38 @@ class GLNet(Method):
         return logits
 
 
+class _Alone(Method):
+    """One branch of a GLNet, labelling images by its own classifier."""
+
+    def __init__(self, glnet: GLNet, name: str) -> None:
+        super().__init__()
+        self.glnet, self.name = glnet, name
+        self.needs, self.weights = glnet.needs, glnet.weights
+
+    def begin_image(self, image: ImageViews) -> Whole | Tensor:
+        """Logits (1, K, h, w) of the whole image; for the local branch what it sees of it."""
+        glnet = self.glnet
+        if self.name == "local":
+            return glnet.begin_image(image)
+        if self.name == "overview":
+            assert glnet.needs.overview is not None
+            overview = image.overview(glnet.needs.overview)
+            return glnet.overview_branch.classify(glnet.overview_branch.joined(overview))
+        assert glnet.mutual_branch is not None
+        return glnet.mutual_branch.classify(glnet.begin_image(image).joined)
+
+    def forward(self, views: Views, state: Any = None) -> Tensor:
+        """Logits (B, K, L, L)."""
+        size = self.needs.window.patch
+        if isinstance(state, Tensor):
+            return enlarge(state, views.place, size)
+        return resize(self.glnet.local_branch.classify(self.glnet._local(views, state)), size)
+
+    def losses(self, views: Views, labels: Labels, progress: float) -> dict[str, Tensor]:
+        """None: it is trained as part of the whole."""
+        raise NotImplementedError
+
+
 def _seen(stages: list[list[Tensor]], place: Tensor) -> Partner:
     """The overview's maps as a patch at `place` sees them."""
     return lambda stage, level, size: cut(stages[stage][level], place, size)
@@ -264,7 +313,7 @@ def check(params: Params, benchmark: str) -> None:
 
     Raises:
         UserError: an overview, width or patch that the branches cannot work with, an unknown encoder, no ImageNet
-            weights for it, fewer iterations than phases.
+            weights for it.
     """
     glnet = params.section("glnet", GLNetParams)
     for key, step in (("overview", STRIDE), ("width", 2)):
@@ -278,11 +327,6 @@ def check(params: Params, benchmark: str) -> None:
     if patch <= STRIDE:
         why = f"batch norm needs more than one cell at stride {STRIDE}; the nearest valid value is {STRIDE + 1}"
         raise params.refuse(f"{benchmark}.patch", patch, why)
-    epochs = [EPOCHS["overview"], EPOCHS["local"], *([EPOCHS["mutual"]] if glnet.direction == "both" else [])]
-    fewest, iterations = math.ceil(sum(epochs) / min(epochs)), params.section("train", TrainParams).iterations
-    if glnet.recipe == "suite" and iterations < fewest:
-        why = f"GLNet's {len(epochs)} phases share them; the nearest valid value is {fewest}"
-        raise params.refuse("train.iterations", iterations, why)
     problem = encoder_problem(glnet.encoder, STRIDE, glnet.overview)
     if not problem and params.section("segmenter", SegmenterParams).weights == "imagenet":
         problem = weights_problem(glnet.encoder)

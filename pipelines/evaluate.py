@@ -54,6 +54,8 @@ def work(benchmark: str, name: str, seed: int) -> None:
     out = paths.scores(benchmark, name, seed)
     classes = len(spec.classes)
     matrices: list[Matrix] = []
+    branches = method.branches()
+    alone: dict[str, Matrix] = {name: np.zeros((classes, classes), dtype=np.int64) for name in branches}
     answers: dict[str, list[probe.Answer]] = {}
 
     def each() -> Iterator[str]:
@@ -61,6 +63,9 @@ def work(benchmark: str, name: str, seed: int) -> None:
             image, truth = store.image(split, image_id), store.label(split, image_id)
             prediction = segment(method, image, classes, device, inference.overlap, inference.batch)
             matrices.append(confusion(truth, prediction, classes))
+            for branch, part in branches.items():
+                labels = segment(part, image, classes, device, inference.overlap, inference.batch)
+                alone[branch] += confusion(truth, labels, classes)
             if spec.discs:
                 answers[image_id] = probe.answers(method, image, truth, prediction, device, inference.overlap)
             if number < evaluation.pictures:
@@ -104,6 +109,7 @@ def work(benchmark: str, name: str, seed: int) -> None:
             "inference": {"overlap": inference.overlap, "batch": inference.batch},
             "warnings": index["warnings"],
             "metrics": described(result, spec),
+            "branches": {name: metrics(matrix, spec.scored).mean_iou for name, matrix in alone.items()},
         },
     )
     write_provenance(benchmark, name, seed, "evaluation", device, revision=revision())

@@ -82,7 +82,8 @@ def training_seconds(params: Params, benchmark: str, method: str, device: str | 
     steps = [
         record["seconds"] / record["iterations"]
         for record in _trainings(method)
-        if wanted
+        if record["iterations"]
+        and wanted
         == (
             record["segmenter"],
             record["model"]["patch"],

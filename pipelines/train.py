@@ -78,7 +78,14 @@ def work(benchmark: str, name: str, seed: int) -> None:
     record = {
         **asdict(recipe),
         **trained.recipe,
-        "iterations": trained.iterations,
+        # The authors' epochs leave it without effect.
+        "iterations": None
+        if all(phase.recipe and phase.recipe.own_length for phase in method.phases())
+        else recipe.iterations,
+        "steps": trained.steps,
+        "samples": sum(branch["samples"] for branch in trained.branches.values()),
+        "megapixels": round(sum(branch["megapixels"] for branch in trained.branches.values()), 3),
+        "branches": trained.branches,
         "parameters_training": parameters,
         "weights_hash": checkpoint.digest(weights),
         "model": method.describe(),
@@ -86,12 +93,13 @@ def work(benchmark: str, name: str, seed: int) -> None:
         "segmenter": params.values["segmenter"],
     }
     write_json(folder / "training.json", record)
-    seconds = round(trained.seconds, 2)
-    write_provenance(benchmark, name, seed, "training", device, revision=revision(), seconds=seconds)
+    seconds = {name: round(each, 2) for name, each in trained.seconds.items()}
+    took = {"seconds": round(sum(trained.seconds.values()), 2), "branch_seconds": seconds}
+    write_provenance(benchmark, name, seed, "training", device, revision=revision(), **took)
     # Not before its weights are on the disk: a full disk must not cost a training.
     checkpoint.discard(scratch)
     last = trained.history[-1]
-    print(f"{benchmark} {name} seed {seed}: loss {last['total']:.4f} after {trained.iterations} iterations")
+    print(f"{benchmark} {name} seed {seed}: loss {last['total']:.4f} after {trained.steps} steps")
 
 
 def history_text(rows: list[dict[str, Any]]) -> str:

@@ -123,7 +123,7 @@ class Recipe:
         weight_decay: see `optimizer`.
         batch: windows (unit 'window') or images (unit 'image') per iteration.
         epochs: passes over the training images; the phase takes ceil(epochs * images / batch) iterations, and
-            neither `Phase.share` nor `train.iterations` counts. None = they do.
+            `train.iterations` does not count. None = it does.
         steps: iterations of the phase, where authors count these instead of epochs.
         momentum: of 'sgd'.
         nesterov: whether that momentum is Nesterov's.
@@ -144,14 +144,26 @@ class Recipe:
     end: float = 0.0
     drops: tuple[float, ...] = ()
 
+    @property
+    def own_length(self) -> bool:
+        """Whether it counts steps or epochs of its own, so that `train.iterations` does not."""
+        return self.steps is not None or self.epochs is not None
+
+
+Sight = Literal["window", "overview"]
+"""A part of `Views`."""
+
 
 @dataclass(frozen=True)
 class Phase:
     """A stretch of training.
 
+    One rule sets its length for every method: `train.iterations` steps at the benchmark's batch. A method with several
+    phases takes that many in each, so that no network that is used at test time is trained for less than another
+    method's. What is needed beforehand may be capped by `epochs`.
+
     Attributes:
-        name: for the history, and for `Method.begin_phase`.
-        share: its part of the iterations, 0..1; shares of all phases add up to 1.
+        name: of the branch that learns, for the history, the record, and `Method.begin_phase`.
         learns: prefixes of the parameter names that move; everything else is frozen, statistics of batch norm
             included. None = everything learns.
         unit: 'window' hands over batches of windows; 'image' the N windows that cover one image, in the order of
@@ -161,15 +173,22 @@ class Phase:
             windows, so that memory does not grow with the image; None = all N, bounded by the method itself.
         recipe: the authors' optimisation; None = section `train`, as for everybody.
         clip: largest norm of the whole gradient, a longer one is shortened to it; None = never.
+        epochs: the most passes over the training data that a phase with the shared recipe takes, its authors' number.
+            A pass is every image once, or every window that covers them where single windows are seen. None = no cap;
+            at least one phase has none.
+        sees: what its losses look at; the record counts pixels by it.
+        summed: with unit 'image', gradients of all portions are added, as some authors do, not averaged.
     """
 
     name: str
-    share: float
     learns: tuple[str, ...] | None = None
     unit: Literal["window", "image"] = "window"
     windows: int | None = None
     recipe: Recipe | None = None
     clip: float | None = None
+    epochs: int | None = None
+    sees: tuple[Sight, ...] = ("window", "overview")
+    summed: bool = False
 
 
 class ImageViews(Protocol):
@@ -223,7 +242,14 @@ class Method(nn.Module, ABC):
 
     def phases(self) -> tuple[Phase, ...]:
         """The stretches of training in order. Default: one, everything learns."""
-        return (Phase("all", 1.0),)
+        return (Phase("all"),)
+
+    def branches(self) -> dict[str, Method]:
+        """Parts that label images alone, by name, around the same weights: they are scored beside the whole.
+
+        A method whose combined output scores below one of its own branches is flagged. Default: none.
+        """
+        return {}
 
     def begin_phase(self, name: str, fresh: bool) -> None:
         """Training enters phase `name`: at its first iteration (`fresh`), or resuming within it. Default: nothing.

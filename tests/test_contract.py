@@ -12,7 +12,7 @@ from pipelines.methods import METHODS, build_method, module_of
 from scpseg.contract import Labels, Method, Phase, Views, drop_training_parts
 from scpseg.errors import UserError
 from scpseg.params import Params
-from scpseg.training.phases import enter
+from scpseg.training.phases import enter, lengths
 
 VALUES = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text(encoding="utf-8"))
 BENCHMARK, CLASSES, PATCH = "inria", 2, 64
@@ -215,14 +215,29 @@ class TestContract:
         assert not method.training
         assert torch.equal(logits_of(method, views), before)
 
-    def test_phases_share_the_training(self, name: str) -> None:
+    def test_phases_obey_the_budget_rule(self, name: str) -> None:
         method = make(name)
         phases = method.phases()
-        assert sum(phase.share for phase in phases) == pytest.approx(1)
+        assert len({phase.name for phase in phases}) == len(phases)
+        for images in (1, 18, 1000):
+            found = lengths(phases, 40000, 8, images, 25 * images)
+            assert max(found) == 40000 and min(found) >= 1
+        assert all(phase.epochs for phase, length in zip(phases, found, strict=True) if length < 40000)
+        for phase in phases:
+            assert phase.sees and (method.needs.overview or "window" in phase.sees)
         names = [key for key, _ in method.named_parameters()]
         for phase in phases:
             for prefix in phase.learns or ():
                 assert any(key.startswith(prefix) for key in names)
+
+    def test_branches_label_alone(self, name: str) -> None:
+        method = drop_training_parts(make(name))
+        views, _ = batch_for(method)
+        whole = logits_of(method, views)
+        for branch in method.branches().values():
+            alone = logits_of(branch, views)
+            assert alone.shape == whole.shape and alone.isfinite().all() and not torch.equal(alone, whole)
+            assert not branch.training and branch.needs == method.needs
 
     def test_describe_is_flat(self, name: str) -> None:
         described = make(name).describe()

@@ -56,6 +56,14 @@ class WindowDataset(Dataset[dict[str, Any]]):
         other.batch = batch
         return other
 
+    def covering(self) -> int:
+        """Number of windows that cover all images without overlap."""
+        shapes = [self.store.label(self.split, name).shape for name in self.ids]
+        return sum(
+            len(starts(height, self.needs.patch, 0.0)) * len(starts(width, self.needs.patch, 0.0))
+            for height, width in shapes
+        )
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         """One sample: context (3, G, G), label (G, G), place (4,), and the overview with its label where needed."""
         step, position = divmod(index, self.batch)

@@ -69,7 +69,8 @@ def collect(results: Path, suite: SuiteParams, available: bool) -> pd.DataFrame:
 
     A run without metrics keeps its row, with status 'missing' and the reason. Scores are shares 0..1, memory channels
     (`memory:<channel>`) bytes, `memory_mib` the headline channel of the row's backend. Nested settings become columns
-    `model:patch`, `training:batch`, `environment:torch` and so on.
+    `model:patch`, `training:batch`, `environment:torch` and so on; `trained:<branch>:samples` is what a branch trained
+    on, `branch:<branch>` the mean IoU of a part that labels images alone.
 
     Raises:
         UserError: a file is damaged or belongs to another run, or one is missing and `available` is not set.
@@ -117,7 +118,8 @@ def _metrics_columns(found: dict[str, Any] | None) -> dict[str, Any]:
     for part in ("model", "environment", "evaluation_environment", "inference"):
         row.update(_flat(part, found[part]))
     row.update(_flat("segmenter", _segmenter(found["segmenter"], found["model"])))
-    row.update(_flat("training", training))
+    row.update(_flat("trained", training.pop("branches")) | _flat("training", training))
+    row.update(_flat("branch", found["branches"]))
     row["absent"] = "; ".join(scores["absent"])
     row["warnings"] = SEPARATOR.join(found["warnings"])
     return row

@@ -153,7 +153,15 @@ def _problems(rows: Sequence[dict[str, Any]]) -> list[str]:
     return found
 
 
-NOT_SETTINGS = ("training:seconds", "training:weights_hash", "training:parameters_training", "training:log_every")
+NOT_SETTINGS = (
+    "training:seconds",
+    "training:steps",
+    "training:samples",
+    "training:megapixels",
+    "training:weights_hash",
+    "training:parameters_training",
+    "training:log_every",
+)
 """Of a training's record, what it found or how it told it."""
 _SETTINGS = ("model:", "segmenter:", "inference:", "training:")
 _SEGMENTER = ("segmenter:name", "segmenter:encoder", "segmenter:output_stride")

@@ -1,7 +1,7 @@
 """The training loop: plain PyTorch, by iterations, resumable, the same for every method.
 
 Recipe (paper): SGD, cosine decay per iteration, anew in each phase. Momentum, weight decay and augmentation are ours,
-as parameters. A phase may bring its authors' recipe instead.
+as parameters. A phase may bring its authors' recipe instead. `phases.lengths` is the budget rule.
 """
 
 from __future__ import annotations
@@ -30,12 +30,22 @@ CHECKPOINT_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Trained:
-    """What training leaves: rows of the history (phase, iteration, rate, mean losses), seconds and number of steps."""
+    """What training leaves.
+
+    Attributes:
+        history: rows of phase, iteration, rate and mean losses.
+        seconds: by the name of each phase.
+        steps: of all phases.
+        recipe: what optimised, see `told`.
+        branches: by the name of each phase its steps, samples (windows, or images where a phase sees nothing else),
+            megapixels that its losses looked at, and the mean total loss of its first and last log interval.
+    """
 
     history: list[dict[str, Any]]
-    seconds: float
-    iterations: int
+    seconds: dict[str, float]
+    steps: int
     recipe: dict[str, Any]
+    branches: dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -61,8 +71,7 @@ def train(
     Dropout and every other draw of step s depend on (seed, s) alone, so that a resumed run equals an unbroken one.
 
     Raises:
-        UserError: the precision needs a GPU, the iterations are fewer than the phases, or the loss is no longer
-            finite.
+        UserError: the precision needs a GPU, or the loss is no longer finite.
         KeyboardInterrupt: SIGINT or SIGTERM came; a checkpoint was written after the step in flight.
     """
     if params.precision != "fp32" and device.type != "cuda":
@@ -70,7 +79,8 @@ def train(
     run = _Run(method.to(device), dataset, params, device, folder, workers)
     with deferred_interrupt() as interrupted:
         run.finish(interrupted)
-    return Trained(run.history, run.seconds, run.step, told([stretch.recipe for stretch in run.plan]))
+    recipe = told([stretch.recipe for stretch in run.plan])
+    return Trained(run.history, run.seconds, run.step, recipe, run.branches())
 
 
 class _Run:
@@ -88,13 +98,15 @@ class _Run:
         self.method, self.dataset, self.params, self.device, self.folder = method, dataset, params, device, folder
         self.workers = workers
         self.step = 0
-        self.seconds = 0.0
+        self.seconds: dict[str, float] = {}
+        self.seen: dict[str, dict[str, int]] = {}
         self.history: list[dict[str, Any]] = []
         self.stepper = Stepper(method, params, device)
         self.pending: dict[str, Tensor] = {}
         self.plan: list[_Stretch] = []
         phases, last = method.phases(), 0
-        for phase, length in zip(phases, lengths(phases, params.iterations, len(dataset.ids)), strict=True):
+        found = lengths(phases, params.iterations, dataset.batch, len(dataset.ids), dataset.covering())
+        for phase, length in zip(phases, found, strict=True):
             first, last = last, last + length
             # One image is a step where windows are not counted one by one.
             recipe = phase.recipe or shared(params, dataset.batch if phase.unit == "window" else 1)
@@ -104,7 +116,7 @@ class _Run:
         if self.resumed:
             method.load_state_dict(self.resumed["method"])
             self.step, self.history = self.resumed["step"], self.resumed["history"]
-            self.seconds = self.resumed["seconds"]
+            self.seconds, self.seen = self.resumed["seconds"], self.resumed["seen"]
             self.pending = {key: value.to(device) for key, value in self.resumed["pending"].items()}
             self.stepper.scaler.load_state_dict(self.resumed["scaler"])
             print(f"resuming at iteration {self.step} of {self.iterations}", flush=True)
@@ -157,18 +169,44 @@ class _Run:
             for group in self.stepper.optimizer.param_groups:
                 group["lr"] = rate
             torch.manual_seed(self.dataset.seed * 1_000_003 + self.step)
-            self._note(self.stepper(_portions(batches, stretch.phase.windows), done / length))
+            self._note(self.stepper(_portions(batches, stretch.phase), done / length))
+            self._count(stretch.phase, batches)
             self.step += 1
             if self.step % self.params.log_every == 0 or self.step == stretch.last:
                 self._log(stretch.phase.name, rate)
             now = time.monotonic()
-            self.seconds += now - start
+            name = stretch.phase.name
+            self.seconds[name] = self.seconds.get(name, 0.0) + now - start
             if interrupted():
                 self.save()
                 raise KeyboardInterrupt
             if now - saved > CHECKPOINT_SECONDS and self.step < self.iterations:
                 self.save()
                 saved = now
+
+    def _count(self, phase: Phase, batches: list[tuple[Views, Labels]]) -> None:
+        """Add what the phase's losses looked at in a step."""
+        seen = self.seen.setdefault(phase.name, {"samples": 0, "pixels": 0})
+        for views, _ in batches:
+            parts = {"window": views.context, "overview": views.overview}
+            looked = [part for name in phase.sees if (part := parts[name]) is not None]
+            seen["samples"] += len(looked[0])
+            seen["pixels"] += sum(len(part) * part.shape[-2] * part.shape[-1] for part in looked)
+
+    def branches(self) -> dict[str, dict[str, Any]]:
+        """What each phase took, see `Trained`."""
+        result = {}
+        for stretch in self.plan:
+            name = stretch.phase.name
+            totals = [row["total"] for row in self.history if row["phase"] == name]
+            result[name] = {
+                "steps": stretch.last - stretch.first,
+                "samples": self.seen[name]["samples"],
+                "megapixels": self.seen[name]["pixels"] / 1e6,
+                "loss_start": totals[0],
+                "loss_end": totals[-1],
+            }
+        return result
 
     def _note(self, means: dict[str, Tensor]) -> None:
         for key, value in {**means, "steps": torch.ones((), device=self.device)}.items():
@@ -195,19 +233,23 @@ class _Run:
             "scaler": self.stepper.scaler.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
+            "seen": self.seen,
             "history": self.history,
             "pending": self.pending,
         }
         checkpoint.save(self.folder, state)
 
 
-def _portions(batches: list[tuple[Views, Labels]], windows: int | None) -> Iterator[Portion]:
-    """Each batch in portions of at most `windows`, with its weight in the mean over windows, then over batches."""
+def _portions(batches: list[tuple[Views, Labels]], phase: Phase) -> Iterator[Portion]:
+    """Each batch in portions of at most `phase.windows`.
+
+    The weight is the portion's in the mean over windows, then over batches, or 1 where the phase adds them.
+    """
     for views, labels in batches:
         count = len(views.place)
-        size = windows or count
+        size = phase.windows or count
         for first in range(0, count, size):
             part = slice(first, first + size)
             portion = replace(views, context=views.context[part], place=views.place[part])
-            weight = len(portion.place) / count / len(batches)
+            weight = 1.0 if phase.summed else len(portion.place) / count / len(batches)
             yield portion, replace(labels, context=labels.context[part]), weight

@@ -10,39 +10,36 @@ import torch
 from torch import nn
 
 from scpseg.contract import Method, Phase, Recipe
-from scpseg.errors import UserError
 from scpseg.params import TrainParams
 
 
-def lengths(phases: tuple[Phase, ...], iterations: int, images: int) -> list[int]:
-    """Iterations of each phase: its share of `iterations`, or its recipe's steps, or epochs over `images` images.
+def lengths(phases: tuple[Phase, ...], iterations: int, batch: int, images: int, windows: int) -> list[int]:
+    """Iterations of each phase.
 
-    Lengths by share add up to `iterations`.
+    Args:
+        phases: of a method.
+        iterations: `train.iterations`, of every phase whose cap is not lower and whose recipe has no length of its own.
+        batch: of the benchmark.
+        images: for training.
+        windows: that cover them.
 
     Raises:
-        UserError: `iterations` leave a phase without any.
+        ValueError: every phase is capped, so that nothing is trained in full.
     """
-    result, done = [], 0.0
-    for phase in phases:
-        if phase.recipe and _own_length(phase.recipe):
-            recipe = phase.recipe
-            result.append(recipe.steps or math.ceil((recipe.epochs or 0) * images / recipe.batch))
-            continue
-        first = round(iterations * done)
-        done += phase.share
-        result.append(round(iterations * done) - first)
-    if min(result) < 1:
-        empty = phases[result.index(min(result))].name
-        raise UserError(f"train.iterations is {iterations}, too few for phase {empty!r}; set it to {_enough(phases)}")
-    return result
+    if all(phase.epochs for phase in phases):
+        raise ValueError("every phase is capped; at least one must train for all iterations")
+    return [_length(phase, iterations, batch, images, windows) for phase in phases]
 
 
-def _own_length(recipe: Recipe) -> bool:
-    return recipe.steps is not None or recipe.epochs is not None
-
-
-def _enough(phases: tuple[Phase, ...]) -> int:
-    return math.ceil(1 / min(phase.share for phase in phases if not (phase.recipe and _own_length(phase.recipe))))
+def _length(phase: Phase, iterations: int, batch: int, images: int, windows: int) -> int:
+    recipe = phase.recipe
+    if recipe and recipe.own_length:
+        return recipe.steps or math.ceil((recipe.epochs or 0) * images / recipe.batch)
+    if phase.epochs is None:
+        return iterations
+    single = phase.unit == "window"
+    samples = windows if single and "window" in phase.sees else images
+    return min(iterations, math.ceil(phase.epochs * samples / (batch if single else 1)))
 
 
 def learns(phase: Phase, name: str) -> bool:

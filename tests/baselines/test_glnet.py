@@ -262,8 +262,9 @@ def test_each_phase_moves_exactly_its_parts(recipe: str, tmp_path: Path, monkeyp
     for before, after, parts in zip(states, states[1:], expected, strict=False):
         for key, value in before.items():
             changed = not torch.equal(value, after[key])
-            # The second overview branch takes over its encoder when its phase begins.
-            start = parts == {"local_branch", "aggregation"} and key.startswith("mutual_branch.encoder")
+            # The second overview branch takes over its encoder and classifier when its phase begins.
+            taken = ("mutual_branch.encoder", "mutual_branch.fpn.classifier")
+            start = parts == {"local_branch", "aggregation"} and key.startswith(taken)
             assert start or changed == (key.split(".")[0] in parts), key
     encoder = {key.split("encoder.")[1]: value for key, value in states[2].items() if "overview_branch.encoder" in key}
     assert encoder and all(
@@ -328,13 +329,17 @@ def test_ignored_pixels_teach_nothing() -> None:
 def test_phases_and_recipes_of_the_authors() -> None:
     suite, author = make("both").phases(), make("both", "author").phases()
     assert [phase.name for phase in suite] == ["overview", "local", "mutual"]
-    assert [phase.share for phase in suite] == pytest.approx([120 / 290, 50 / 290, 120 / 290])
+    assert [phase.epochs for phase in suite] == [120, None, 120]
     assert [phase.unit for phase in suite] == ["window", "window", "image"]
-    assert all(phase.recipe is None for phase in suite)
+    assert all(phase.recipe is None and not phase.summed for phase in suite)
+    # Potsdam at the paper's sizes: 18 images of 24 x 24 windows, 16 a step.
+    assert lengths(suite, 40000, 16, 18, 18 * 576) == [135, 40000, 2160]
+    assert lengths(make().phases(), 200, 8, 8, 8 * 36) == [120, 200]
     assert [phase.unit for phase in author] == ["window", "image", "image"]
     assert [phase.windows for phase in author] == [None, 4, None]
+    assert [phase.summed for phase in author] == [False, True, True]
     assert [phase.recipe.learning_rate for phase in author if phase.recipe] == [5e-5, 2e-5, 5e-5]
-    assert lengths(author, 1, 454) == [9080, 3784, 9080]
+    assert lengths(author, 1, 8, 454, 454 * 25) == [9080, 3784, 9080]
     assert [phase.name for phase in make().phases()] == ["overview", "local"]
 
 
@@ -358,7 +363,6 @@ def test_learns_what_only_the_overview_shows(direction: str, tmp_path: Path) -> 
         ("glnet.width", 33, r"multiple of 2; the nearest valid value is 34"),
         ("glnet.encoder", "resnet5", r"no such encoder; did you mean 'resnet\d+'"),
         ("glnet.direction", "to_global", r"one of to_local, both"),
-        ("train.iterations", 5, r"3 phases share them; the nearest valid value is 6"),
         ("inria.patch", 32, r"more than one cell at stride 32"),
     ],
 )

@@ -61,7 +61,7 @@ class Watching:
 class Small(Method):
     """A 1 x 1 convolution; a second phase may train on whole images with Adam."""
 
-    def __init__(self, error: Exception | None = None, phases: tuple[Phase, ...] = (Phase("all", 1.0),)) -> None:
+    def __init__(self, error: Exception | None = None, phases: tuple[Phase, ...] = (Phase("all"),)) -> None:
         super().__init__()
         self.needs = Needs(patch=SIDE, context=SIDE + 8, overview=16)
         self.head, self.other = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
@@ -82,8 +82,8 @@ class Small(Method):
         return {"a": self.head(pixels).square().mean(), "b": self.other(pixels).mean()}
 
 
-IMAGES = Phase("second", 0.5, ("head",), "image", 5, Recipe("adam", 1e-3, 0.0, batch=2, epochs=1))
-TWO = (Phase("first", 0.5), IMAGES)
+IMAGES = Phase("second", ("head",), "image", 5, Recipe("adam", 1e-3, 0.0, batch=2, epochs=1))
+TWO = (Phase("first"), IMAGES)
 
 
 def test_order_and_figures() -> None:

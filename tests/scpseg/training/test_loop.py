@@ -1,3 +1,4 @@
+import math
 import os
 import signal
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from scpseg.contract import Labels, Method, Needs, Phase, Recipe, Views, Weights
+from scpseg.data.overviews import Overview
 from scpseg.data.sampling import ImageDataset, WindowDataset
 from scpseg.errors import UserError
 from scpseg.losses import cross_entropy
@@ -101,7 +103,7 @@ def test_interrupted_and_resumed_equals_unbroken(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter:UserWarning")
 def test_a_resumed_state_lies_where_torch_keeps_it(tmp_path: Path) -> None:
     """'meta' stands in for a GPU: moments move there, Adam's counts of steps stay in host memory."""
-    phases = (Phase("all", 1.0, recipe=Recipe("adam", 0.01, 0.0, 3)),)
+    phases = (Phase("all", recipe=Recipe("adam", 0.01, 0.0, 3)),)
     broken = fresh(phases=phases)
     broken.stop_at = 7
     with pytest.raises(KeyboardInterrupt):
@@ -137,39 +139,99 @@ def test_equals_a_plain_sgd_loop(tmp_path: Path) -> None:
 
 
 def test_each_phase_moves_exactly_its_part(tmp_path: Path) -> None:
-    phases = (Phase("head", 0.5, ("head",)), Phase("body", 0.5, ("body",)))
+    phases = (Phase("head", ("head",)), Phase("body", ("body",)))
     states: dict[str, dict[str, Tensor]] = {}
 
     class Recording(TwoParts):
         def losses(self, views: Views, labels: Labels, progress: float) -> dict[str, Tensor]:
             states[f"{self.calls}"] = {key: value.clone() for key, value in self.state_dict().items()}
-            assert progress == (self.calls % 6) / 6
+            assert progress == (self.calls % 12) / 12
             return super().losses(views, labels, progress)
 
     torch.manual_seed(0)
     method = Recording(phases)
     run(method, tmp_path / "a")
-    states["12"] = method.state_dict()
-    for before, after, part in (("0", "6", "head"), ("6", "12", "body")):
+    states["24"] = method.state_dict()
+    for before, after, part in (("0", "12", "head"), ("12", "24", "body")):
         moved = {
             key.split(".")[0] for key in states[before] if not torch.equal(states[before][key], states[after][key])
         }
         assert moved == {part}
 
 
-def test_phase_lengths_and_cosine() -> None:
-    shares = (Phase("a", 0.3), Phase("b", 0.3), Phase("c", 0.4))
-    assert sum(lengths(shares, 101, 0)) == 101 and lengths(shares, 10, 0) == [3, 3, 4]
-    epochs = (Phase("a", 0.5, recipe=Recipe("adam", 1e-3, 0.0, 6, epochs=50)), Phase("b", 1.0))
-    assert lengths(epochs, 10, 454) == [3784, 10]
-    with pytest.raises(UserError, match=r"train\.iterations is 2, too few for phase 'a'; set it to 4"):
-        lengths((Phase("a", 0.25), Phase("b", 0.75)), 2, 0)
+def test_every_phase_takes_all_iterations_unless_capped() -> None:
+    def found(*phases: Phase, iterations: int = 1000, batch: int = 8) -> list[int]:
+        return lengths(phases, iterations, batch, images=18, windows=450)
+
+    assert found(Phase("one")) == [1000]
+    assert found(Phase("before"), Phase("then")) == [1000, 1000]
+    # A pass is each image once for a phase that sees nothing else, and all windows of all images otherwise.
+    overview = Phase("overview", epochs=120, sees=("overview",))
+    assert found(overview, Phase("local")) == [120 * 18 // 8, 1000]
+    assert found(Phase("first", epochs=10), Phase("then")) == [math.ceil(10 * 450 / 8), 1000]
+    assert found(overview, Phase("local"), Phase("mutual", unit="image", epochs=20)) == [270, 1000, 360]
+    # Never more than everybody's.
+    assert found(overview, Phase("local"), iterations=100) == [100, 100]
+    author = Phase("a", recipe=Recipe("adam", 1e-3, 0.0, 6, epochs=50))
+    assert lengths((author, Phase("b")), 10, 8, 454, 0) == [3784, 10]
+    with pytest.raises(ValueError, match="at least one"):
+        found(overview)
+
+
+def test_cosine() -> None:
     assert cosine(0, 10) == 1 and cosine(5, 10) == pytest.approx(0.5) and cosine(10, 10) == pytest.approx(0)
+
+
+def test_what_each_branch_saw_is_counted(tmp_path: Path) -> None:
+    """3 windows a step of 16 x 16 pixels; 9 windows cover an image of 40 x 40."""
+    adam = Recipe("adam", 0.01, 5e-4, 2, epochs=3, power=0.9)
+    phases = (Phase("head", ("head",)), Phase("body", ("body",), "image", 2, adam))
+    broken = fresh(phases=phases)
+    broken.stop_at = 7
+    with pytest.raises(KeyboardInterrupt):
+        run(broken, tmp_path)
+    trained = run(fresh(phases=phases), tmp_path)
+    branches = trained.branches
+    windows_seen = {"head": 12 * 3, "body": 3 * 2 * 9}
+    for name, steps in (("head", 12), ("body", 3)):
+        branch = branches[name]
+        assert (branch["steps"], branch["samples"]) == (steps, windows_seen[name])
+        assert branch["megapixels"] == pytest.approx(windows_seen[name] * 16 * 16 / 1e6)
+        totals = [row["total"] for row in trained.history if row["phase"] == name]
+        assert trained.seconds[name] > 0 and (branch["loss_start"], branch["loss_end"]) == (totals[0], totals[-1])
+
+
+def test_overviews_count_where_a_phase_looks_at_them(tmp_path: Path) -> None:
+    whole = {name: Overview(np.zeros((3, 32, 32), np.uint8), np.zeros((32, 32), np.uint8)) for name in ("a", "b")}
+    data = WindowDataset(
+        Squares(), "train", Needs(16, 16, 32), seed=1, batch=3, flips=True, turns=True, overviews=whole
+    )
+    phases = (Phase("one", epochs=2, sees=("overview",)), Phase("two"))
+    branches = train(fresh(phases=phases), data, RECIPE, CPU, tmp_path).branches
+    assert [branches[name]["samples"] for name in ("one", "two")] == [2 * 3, 12 * 3]
+    assert branches["one"]["megapixels"] == pytest.approx(6 * 32 * 32 / 1e6)
+    assert branches["two"]["megapixels"] == pytest.approx(36 * (16 * 16 + 32 * 32) / 1e6)
+
+
+def test_gradients_of_portions_are_added_where_the_authors_do(tmp_path: Path) -> None:
+    """The authors' sums: one step over two images in portions of 2, 2, 2, 2, 1 windows."""
+    sgd = Recipe("sgd", 0.01, 0.0, 2, epochs=1)
+    method = fresh(phases=(Phase("all", None, "image", 2, sgd, summed=True),))
+    reference = fresh()
+    method.body, reference.body = method.body[:1], reference.body[:1]
+    run(method, tmp_path)
+    for views, labels in ImageDataset(windows().batches_of(2))[0], ImageDataset(windows().batches_of(2))[1]:
+        for first in range(0, 9, 2):
+            part = slice(first, first + 2)
+            logits = reference(Views(views.context[part], views.place[part]))
+            torch.nn.functional.cross_entropy(logits, labels.context[part].long()).backward()
+    for ours, theirs in zip(method.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs - 0.01 * theirs.grad, rtol=1e-4, atol=1e-6)
 
 
 def test_frozen_batch_norm_keeps_its_statistics() -> None:
     method = fresh()
-    enter(method, Phase("head", 1.0, ("head",)))
+    enter(method, Phase("head", ("head",)))
     assert not method.body[1].training and method.head.training
     assert all(not p.requires_grad for p in method.body.parameters())
     assert all(p.requires_grad for p in method.head.parameters())
@@ -189,7 +251,7 @@ def test_divergence_and_precision_are_sentences(tmp_path: Path) -> None:
 
 def test_resuming_between_and_within_phases_equals_unbroken(tmp_path: Path) -> None:
     adam = Recipe("adam", 0.01, 5e-4, 2, epochs=3, power=0.9)
-    phases = (Phase("head", 1.0, ("head",)), Phase("body", 0.0, ("body",), "image", 2, adam))
+    phases = (Phase("head", ("head",)), Phase("body", ("body",), "image", 2, adam))
     entered: list[tuple[str, bool]] = []
 
     class Noting(TwoParts):
@@ -205,7 +267,7 @@ def test_resuming_between_and_within_phases_equals_unbroken(tmp_path: Path) -> N
 
     whole = noting()
     expected = run(whole, tmp_path / "a")
-    assert expected.iterations == 15 and expected.history[-1]["iteration"] == 15
+    assert expected.steps == 15 and expected.history[-1]["iteration"] == 15
     # 12 steps of one batch, then 3 of two images with 9 windows in portions of 2.
     for stop, fresh in ((12, True), (12 + 10 + 1, False)):
         entered.clear()
@@ -222,14 +284,14 @@ def test_resuming_between_and_within_phases_equals_unbroken(tmp_path: Path) -> N
 def test_an_image_phase_averages_over_its_windows_and_images(tmp_path: Path) -> None:
     adam = Recipe("adam", 0.01, 5e-4, 2, epochs=4, power=0.9)
     # No batch norm, no dropout: portions of an image must not matter.
-    method, reference = fresh(phases=(Phase("all", 1.0, None, "image", 2, adam),)), fresh()
+    method, reference = fresh(phases=(Phase("all", None, "image", 2, adam),)), fresh()
     method.body, reference.body = method.body[:1], reference.body[:1]
     seen = []
     method.losses = lambda views, labels, progress: (  # type: ignore[method-assign]
         seen.append(len(views.place)) or TwoParts.losses(method, views, labels, progress)
     )
     trained = run(method, tmp_path / "a")
-    assert seen == [2, 2, 2, 2, 1] * 8 and trained.iterations == 4
+    assert seen == [2, 2, 2, 2, 1] * 8 and trained.steps == 4
     optimizer = torch.optim.Adam(reference.parameters(), lr=0.01, weight_decay=5e-4)
     data = ImageDataset(windows().batches_of(2))
     for step in range(4):
@@ -247,7 +309,7 @@ def test_an_image_phase_averages_over_its_windows_and_images(tmp_path: Path) -> 
 
 
 def test_a_phase_with_a_clip_takes_no_longer_gradient(tmp_path: Path) -> None:
-    plain, clipped = fresh(), fresh(phases=(Phase("all", 1.0, clip=1e-3),))
+    plain, clipped = fresh(), fresh(phases=(Phase("all", clip=1e-3),))
     recipe = TrainParams(1, 0.05, 0.9, 0.0, "fp32", True, True, 1)
     start = [parameter.detach().clone() for parameter in fresh().parameters()]
     for method in (plain, clipped):

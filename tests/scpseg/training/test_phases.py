@@ -25,11 +25,11 @@ class Two(Method):
 def test_gradients_of_what_stops_learning_are_given_back() -> None:
     """Kept, they would count as memory of a method with several phases, and nothing reads them."""
     module = Two()
-    enter(module, Phase("a", 0.5, ("first", "second")))
+    enter(module, Phase("a", ("first", "second")))
     window = torch.ones(2, 3, 4, 4, dtype=torch.uint8)
     module.losses(Views(window, torch.zeros(2, 4)), Labels(window[:, 0]), 0.0)["sum"].backward()
     kept = module.second.weight.grad
-    moving = enter(module, Phase("b", 0.5, ("second",)))
+    moving = enter(module, Phase("b", ("second",)))
     assert all(parameter.grad is None for parameter in module.first.parameters())
     assert module.second.weight.grad is kept is not None
     assert {id(parameter) for parameter in moving} == {id(parameter) for parameter in module.second.parameters()}
@@ -60,10 +60,10 @@ def test_what_optimised_is_told_as_it_ran() -> None:
 
 def test_authors_count_epochs_or_steps() -> None:
     phases = (
-        Phase("a", 0.5, recipe=Recipe("sgd", 0.1, 0.0, 4, epochs=3)),
-        Phase("b", 0.5, recipe=Recipe("sgd", 0.1, 0.0, 4, steps=7)),
+        Phase("a", recipe=Recipe("sgd", 0.1, 0.0, 4, epochs=3)),
+        Phase("b", recipe=Recipe("sgd", 0.1, 0.0, 4, steps=7)),
     )
-    assert lengths(phases, 1000, images=10) == [8, 7]
+    assert lengths(phases, 1000, 8, images=10, windows=90) == [8, 7]
 
 
 def test_rates_fall_as_authors_have_it() -> None:
