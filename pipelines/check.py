@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from dataclasses import make_dataclass
 from pathlib import Path
 
 from pipelines.methods import METHODS, module_of
@@ -25,7 +26,7 @@ from scpseg.params import (
     EvaluationParams,
     MachineParams,
     Params,
-    TrainParams,
+    SharedTrainParams,
 )
 from scpseg.validation import advice, nearest
 
@@ -37,6 +38,7 @@ def sections() -> dict[str, type]:
     known: dict[str, type] = {**GENERAL, **dict.fromkeys(BENCHMARKS, BenchmarkParams)}
     for name in METHODS:
         known.update(module_of(name).SECTIONS)
+    known["tuned"] = make_dataclass("TunedParams", [(name, str) for name in METHODS])
     return known
 
 
@@ -53,6 +55,8 @@ def check(params: Params) -> None:
             raise UserError(f"{file}: {name} is no section ({nearest(name, known)}){advice(file)}")
     for name, cls in known.items():
         params.section(name, cls)
+    for name in METHODS:
+        params.training(name)
     check_upstream(params)
     _check_machine(params)
     suite = params.suite
@@ -75,7 +79,7 @@ def check(params: Params) -> None:
 
 def _check_machine(params: Params) -> None:
     device = choose_device(params.section("machine", MachineParams).device)
-    precision = params.section("train", TrainParams).precision
+    precision = params.section("train", SharedTrainParams).precision
     if precision != "fp32" and device.type != "cuda":
         raise params.refuse("train.precision", precision, "that needs a CUDA device, and none is used; set it to fp32")
 
