@@ -63,8 +63,8 @@ class UpstreamParams:
     unverified_hosts: Names
 
     def of(self, benchmark: str) -> tuple[str, ...]:
-        """The list of one benchmark."""
-        names: tuple[str, ...] = getattr(self, benchmark)
+        """The list of one benchmark; a benchmark that the section does not name has none."""
+        names: tuple[str, ...] = getattr(self, benchmark, ())
         return names
 
 
