@@ -16,6 +16,12 @@ METHODS: dict[str, str] = {
     "patch": "baselines.patch",
     "downscale": "baselines.downscale",
     "glnet": "baselines.glnet",
+    "fctl": "baselines.fctl",
+    "isdnet": "baselines.isdnet",
+    "wiconet": "baselines.wiconet",
+    "magnet": "baselines.magnet",
+    "rue": "baselines.rue",
+    "caswit_like": "baselines.caswit_like",
 }
 """Method name -> module with `SECTIONS`, `check(params, benchmark)` and `build(setting)`; imported when used."""
 

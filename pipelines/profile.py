@@ -19,7 +19,7 @@ from pipelines.stage import run_stage
 from scpseg.benchmarks import get_benchmark
 from scpseg.errors import UserError
 from scpseg.files import write_json
-from scpseg.params import InferenceParams, MachineParams, Params, ProfileParams
+from scpseg.params import InferenceParams, MachineParams, Params, ProfileParams, TrainParams
 from scpseg.profiling.fresh import ChildKilled, allocator, memory_limit, run_fresh
 from scpseg.profiling.meter import HEADLINES, without_figures
 
@@ -87,7 +87,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         # Inference needs nothing of training's code, and its stage does not depend on it.
         from scpseg.profiling.step import StepWorkload, measure_step
 
-        train = params.training(request["method"])
+        train = params.section("train", TrainParams)
         figures = measure_step(make, StepWorkload(**request["workload"]), train, device, meter_for(device))
     return {**figures, "environment": {**environment(device), "allocator": allocator()}}
 

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -11,6 +12,7 @@ import yaml
 from pipelines.methods import METHODS, build_method, module_of
 from scpseg.contract import Labels, Method, Phase, Views, drop_training_parts
 from scpseg.errors import UserError
+from scpseg.evaluation.streaming import segment
 from scpseg.params import Params
 from scpseg.training.phases import enter, lengths
 
@@ -28,6 +30,7 @@ def params(batch: int = 2) -> Params:
         "weights": "random",
         "auxiliary": True,
     }
+    values["isdnet"]["crop"] = values["rue"]["crop"] = 1.0
     return Params(values, Path("params.yaml"))
 
 
@@ -96,17 +99,41 @@ class TestContract:
             params().section(section, cls)
 
     def test_needs_are_possible(self, name: str) -> None:
-        needs = make(name).needs
-        assert needs.patch == PATCH
+        method = make(name)
+        needs = method.needs
+        assert needs.patch % PATCH == 0
         assert needs.context >= needs.patch and (needs.context - needs.patch) % 2 == 0
+        for height, width in ((64, 64), (70, 133), (20, 50)):
+            window = method.needs_at(height, width)
+            for side, patch, context in zip((height, width), window.patch, window.context, strict=True):
+                assert context >= patch and (context - patch) % 2 == 0
+                assert window == needs.window or patch >= side
 
     @pytest.mark.parametrize("batch", [1, 3])
     def test_forward_gives_logits_of_the_patch(self, name: str, batch: int) -> None:
         method = drop_training_parts(make(name))
         views, _ = batch_for(method, batch)
         logits = logits_of(method, views)
-        assert logits.shape == (batch, CLASSES, PATCH, PATCH)
+        assert logits.shape == (batch, CLASSES, method.needs.patch, method.needs.patch)
         assert logits.dtype == torch.float32 and logits.isfinite().all()
+
+    @pytest.mark.parametrize("shape", [(96, 128), (70, 133), (20, 50)])
+    def test_images_of_any_size_are_labelled(self, name: str, shape: tuple[int, int]) -> None:
+        """Of odd sides, with patches across the border, and smaller than a patch or its context."""
+        method = drop_training_parts(make(name))
+        image = np.random.default_rng(0).integers(256, size=(*shape, 3), dtype=np.uint8)
+        labels = segment(method, image, CLASSES, torch.device("cpu"), batch=2)
+        assert labels.shape == shape and labels.max() < CLASSES
+        assert np.array_equal(labels, segment(method, image, CLASSES, torch.device("cpu"), batch=2))
+
+    def test_an_absent_class_is_no_trouble(self, name: str) -> None:
+        method = make(name)
+        views, labels = batch_for(method)
+        overview = None if labels.overview is None else torch.ones_like(labels.overview)
+        for phase in method.phases():
+            enter(method, phase)
+            losses = train_losses(method, phase, views, Labels(torch.ones_like(labels.context), overview))
+            assert all(loss.isfinite() for loss in losses.values())
 
     def test_windows_of_a_batch_do_not_touch_each_other(self, name: str) -> None:
         method = drop_training_parts(make(name))
@@ -241,7 +268,7 @@ class TestContract:
 
     def test_describe_is_flat(self, name: str) -> None:
         described = make(name).describe()
-        assert described["patch"] == PATCH
+        assert described["patch"] == make(name).needs.patch
         assert all(value is None or isinstance(value, (str, int, float, bool)) for value in described.values())
 
     def test_single_windows_train_or_are_refused(self, name: str) -> None:

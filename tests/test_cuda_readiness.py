@@ -41,6 +41,9 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (96, 64, 3), dtype=np.uint8)
 CASES: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in METHODS}
 CASES |= {
     "glnet both": ("glnet", {"glnet.direction": "both", "glnet.recipe": "author", "glnet.windows": 1}),
+    "fctl, eight views": ("fctl", {"fctl.views": 8}),
+    "magnet fast": ("magnet", {"magnet.fast": True, "magnet.crop": 0.5}),
+    "half of rue": ("rue", {"rue.share": 0.5, "rue.clamp": True}),
     "no frame": ("scpseg", {"csm.ratio": 1.0}),
     "bilinear": ("scpseg", {"csm.kernel": "bilinear", "csm.supervise": "centre"}),
     "no detail": ("scpseg", {"srd.weight": 0.0, "lfa.weight": 0.0}),
@@ -77,6 +80,8 @@ def built(case: str) -> tuple[Method, TrainParams]:
     values["lfa"]["window"] = 4
     values["downscale"]["side"] = 64
     values["glnet"] |= {"overview": 64, "width": 16}
+    values["magnet"] |= {"side": 64, "width": 16}
+    values["isdnet"]["crop"] = values["rue"]["crop"] = 1.0
     kind = KINDS[changes.get("segmenter.name", "deeplabv3plus")]
     values["segmenter"]["output_stride"] = kind.output_strides[0]
     if kind.encoders:
@@ -86,7 +91,7 @@ def built(case: str) -> tuple[Method, TrainParams]:
         values[section][field] = value
     torch.manual_seed(0)
     params = Params(values, Path("params.yaml"))
-    return build_method(params, BENCHMARK, name), params.training(name)
+    return build_method(params, BENCHMARK, name), params.section("train", TrainParams)
 
 
 def batch_for(method: Method, phase: Phase) -> tuple[Views, Labels]:
@@ -202,7 +207,8 @@ def test_nothing_is_left_on_the_host(case: str, monkeypatch: pytest.MonkeyPatch)
     with FakeTensorMode(allow_non_fake_inputs=True):
         onto_cuda(method)
         losses_on_cuda(method)
-        assert streaming.segment(drop_training_parts(method), IMAGE, CLASSES, CUDA) == 2
+        windows = len(streaming.TestImage(IMAGE, method.needs_at(96, 64), CUDA).corners())
+        assert streaming.segment(drop_training_parts(method), IMAGE, CLASSES, CUDA) == windows
 
 
 @pytest.mark.usefixtures("blind")

@@ -6,6 +6,7 @@ import difflib
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import nn
 
 from scpseg.contract import Weights
 from scpseg.errors import UserError
-from scpseg.params import SegmenterParams
+from scpseg.params import Params, SegmenterParams
 from scpseg.validation import nearest
 
 TIMM = "tu-"
@@ -125,3 +126,30 @@ def weights_of(params: SegmenterParams, encoder: nn.Module) -> Weights:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.contiguous().numpy().tobytes())
     return Weights(imagenet_source(params.encoder), digest.hexdigest())
+
+
+def build_encoder(params: SegmenterParams, name: str, output_stride: int = 32) -> tuple[Any, Weights]:
+    """The encoder `name` and what it starts from, `params.weights`.
+
+    Raises:
+        UserError: ImageNet weights could not be fetched.
+    """
+    import segmentation_models_pytorch as smp
+
+    own = replace(params, encoder=name)
+    with fetching(own):
+        encoder = smp.encoders.get_encoder(name, weights=library_weights(own), output_stride=output_stride)
+    return encoder, weights_of(own, encoder)
+
+
+def check_encoder(params: Params, key: str, name: str, output_stride: int, side: int) -> None:
+    """Reject an encoder of a method's own, the value of `key`, that cannot work on inputs of `side` pixels.
+
+    Raises:
+        UserError: it is unknown, gives other maps than asked for, or has no ImageNet weights where these are wanted.
+    """
+    problem = encoder_problem(name, output_stride, side)
+    if not problem and params.section("segmenter", SegmenterParams).weights == "imagenet":
+        problem = weights_problem(name)
+    if problem:
+        raise params.refuse(key, name, problem)

@@ -1,0 +1,241 @@
+"""RUE (CVPR 2025; Qinrong-NKU/RUE): detail is computed only for the patches of the image where it is needed.
+
+A network on the image at a quarter of its sides labels it and says where it is unsure and where its resolution costs
+detail. A grid of patches is ranked by both; the first `rue.share` of them pass ISDNet's shallow stem, one by one, and
+are blended into the coarse features by the same two measures. The parts shared with ISDNet are in
+`scpseg.segmenters.stdc`. Trained on crops, tested on whole images. Ours: grids whose patches are multiples of 16
+pixels, so that every pixel is in a patch; the suite's augmentation and ImageNet statistics; the encoder's shortcuts
+of variant D; shortened gradients with recipe 'suite', since the loss weighs unsure pixels up to several hundred times.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from scpseg import IGNORE_INDEX
+from scpseg.contract import Labels, Method, Needs, Phase, Recipe, Setting, Views, Window
+from scpseg.geometry import resize
+from scpseg.losses import cross_entropy
+from scpseg.params import Params, SegmenterParams
+from scpseg.segmenters.base import normalise
+from scpseg.segmenters.encoders import build_encoder, check_encoder
+from scpseg.segmenters.on_encoder import block
+from scpseg.segmenters.pyramids import DAPPM
+from scpseg.segmenters.stdc import STDCStem
+from scpseg.validation import Range
+
+STRIDE, CELL = 32, 16
+"""Sides of images, and of patches of the grid, are multiples of these."""
+REDUCTION = 4
+DEEP, DETAIL = 128, 64
+DROPOUT, AUXILIARY = 0.1, 0.4
+TEMPERATURE, POWER = 0.7, 6
+"""Entropy is divided by the first; (1 + w) to the second weighs the loss of a pixel."""
+CLIP = 5.0
+
+
+@dataclass(frozen=True)
+class RUEParams:
+    """Section `rue`.
+
+    Attributes:
+        encoder: of the low-resolution network, at stride 8; it starts from `segmenter.weights`.
+        crop: side of a training crop over the benchmark's patch, rounded so that grid and encoder fit.
+        train_grid: patches a side of the grid in training; 10 in the paper's code.
+        grid: the same at test time; 20 there.
+        share: K, the part of the patches that get detail; 1 in the released code and the headline scores.
+        clamp: whether the blending weight is kept within 0..1; the released code does not.
+        recipe: 'suite' trains as every method; 'author' uses their optimiser, rate, batch and steps.
+    """
+
+    encoder: str
+    crop: Annotated[float, Range(0.5, 64)]
+    train_grid: Annotated[int, Range(1, 64)]
+    grid: Annotated[int, Range(1, 64)]
+    share: Annotated[float, Range(0, 1, above=True)]
+    clamp: bool
+    recipe: Literal["suite", "author"]
+
+
+SECTIONS: dict[str, type] = {"rue": RUEParams}
+
+
+@dataclass(frozen=True)
+class Found:
+    """Logits at stride 8, coarse logits and the encoder's stage 3 at 32, the blending weight (B, 1, H/8, W/8)."""
+
+    logits: Tensor
+    coarse: Tensor
+    stage: Tensor
+    weight: Tensor
+
+
+class RUE(Method):
+    """Low-resolution network, estimator, selector, detail network, ensembler."""
+
+    training_parts = ("stage_head",)
+
+    def __init__(self, params: RUEParams, segmenter: SegmenterParams, classes: int, crop: int, benchmark: str) -> None:
+        """Build all parts; `crop` in pixels."""
+        super().__init__()
+        self.params, self.benchmark = params, benchmark
+        self.needs = Needs(patch=crop, context=crop)
+        self.encoder, self.weights = build_encoder(segmenter, params.encoder, output_stride=8)
+        channels = self.encoder.out_channels
+        self.pyramid = DAPPM(channels[-1], DEEP, DEEP)
+        self.dropout = nn.Dropout2d(DROPOUT)
+        self.coarse_classifier = nn.Conv2d(DEEP, classes, 1)
+        self.estimator = Estimator(channels[-3], channels[-4])
+        self.stem = STDCStem(3)
+        self.reduce = nn.ModuleList(block(count, DETAIL) for count in (*STDCStem.channels, DEEP))
+        self.head = nn.Sequential(*block(DETAIL, DETAIL // 2, 3), nn.Conv2d(DETAIL // 2, classes, 1))
+        self.stage_head = nn.Sequential(*block(channels[-2], channels[-2] // 4, 3), nn.Dropout2d(DROPOUT),
+                                        nn.Conv2d(channels[-2] // 4, classes, 1))  # fmt: skip
+
+    def needs_at(self, height: int, width: int) -> Window:
+        """The whole image."""
+        return Window.whole(height, width, multiple(self.params.grid))
+
+    def forward(self, views: Views, state: Any = None) -> Tensor:
+        """Logits (B, K, H, W)."""
+        # A part of an image is cut by the grid of training, whose patches are the smaller ones.
+        whole = views.context.shape[-1] % multiple(self.params.grid) == 0
+        found = self._run(normalise(views.context), self.params.grid if whole else self.params.train_grid)
+        return resize(found.logits, (views.context.shape[-2], views.context.shape[-1]))
+
+    def losses(self, views: Views, labels: Labels, progress: float) -> dict[str, Tensor]:
+        """Cross-entropy weighed by (1 + w)^6, that of the coarse logits and of the encoder's stage 3."""
+        found = self._run(normalise(views.context), self.params.train_grid)
+        size = (views.context.shape[-2], views.context.shape[-1])
+        truth = labels.context
+        valid = truth != IGNORE_INDEX
+        target = torch.where(valid, truth, 0).long().unsqueeze(1)
+        logits = resize(found.logits, size).float()
+        pixel = torch.logsumexp(logits, dim=1) - logits.gather(1, target).squeeze(1)
+        heavy = (1 + resize(found.weight.detach(), size).squeeze(1).float()) ** POWER
+        return {
+            "ce": torch.where(valid, heavy * pixel, 0.0).sum() / valid.sum().clamp(min=1),
+            "ce_coarse": cross_entropy(resize(found.coarse, size), truth),
+            "ce_stage": AUXILIARY * cross_entropy(resize(self.stage_head(found.stage), size), truth),
+        }
+
+    def _run(self, images: Tensor, grid: int) -> Found:
+        encoded = self.encoder(images[..., ::REDUCTION, ::REDUCTION])
+        deep = self.pyramid(encoded[-1])
+        coarse = self.coarse_classifier(self.dropout(deep))
+        unsure = entropy(coarse.detach()) / TEMPERATURE
+        lost = self.estimator(encoded[-3], encoded[-4])
+        score = torch.sigmoid(resize(lost, (grid, grid))) + resize(unsure, (grid, grid))
+        chosen = select(score.detach().flatten(1), self.params.share)
+        detail, taken = self._detail(images, chosen, grid)
+        size = (detail.shape[-2], detail.shape[-1])
+        weight = (resize(torch.sigmoid(lost), size) + resize(unsure, size)) / 2
+        if self.params.clamp:
+            weight = weight.clamp(0, 1)
+        smooth = resize(self.reduce[2](deep), size)
+        blended = torch.where(taken, (1 - weight) * smooth + weight * detail, smooth)
+        return Found(self.head(blended), coarse, encoded[-2], weight)
+
+    def _detail(self, images: Tensor, chosen: Tensor, grid: int) -> tuple[Tensor, Tensor]:
+        """Features (B, 64, H/8, W/8) of the chosen patches, 0 elsewhere, and where they are (B, 1, H/8, W/8).
+
+        Each patch passes the stem by itself: nothing is known of its neighbours.
+        """
+        batch, count = len(images), grid * grid
+        high, wide = (side // grid for side in images.shape[-2:])
+        tiles = images.reshape(batch, -1, grid, high, grid, wide).permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
+        index = (chosen + count * torch.arange(batch, device=images.device)[:, None]).flatten()
+        fine, coarse = self.stem(tiles.index_select(0, index))
+        fine, coarse = self.reduce[0](fine), self.reduce[1](coarse)
+        features = fine + resize(coarse, (fine.shape[-2], fine.shape[-1]))
+        empty = features.new_zeros((batch * count, *features.shape[1:]))
+        maps = empty.index_copy(0, index, features).view(batch, grid, grid, *features.shape[1:])
+        rows, columns = features.shape[-2:]
+        taken = torch.zeros(batch * count, dtype=torch.bool, device=images.device).index_fill_(0, index, True)
+        where = taken.view(batch, 1, grid, 1, grid, 1).expand(-1, -1, -1, rows, -1, columns)
+        return maps.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3), where.flatten(4, 5).flatten(2, 3)
+
+    def phases(self) -> tuple[Phase, ...]:
+        """One, by the suite's recipe or the authors'."""
+        if self.params.recipe == "suite":
+            return (Phase("all", clip=CLIP),)
+        recipe = (
+            Recipe("sgd", 0.01, 5e-4, 2, steps=40_000, power=0.9, end=1e-4)
+            if self.benchmark == "inria"
+            else Recipe("adam", 5e-5, 5e-4, 4, steps=80_000, power=0.9, end=1e-5)
+        )
+        return (Phase("all", recipe=recipe),)
+
+    def describe(self) -> dict[str, str | int | float | bool | None]:
+        """Effective sizes, grids, share and recipe; `patch` is the training crop."""
+        return super().describe() | {
+            "encoder": self.params.encoder,
+            "train_grid": self.params.train_grid,
+            "grid": self.params.grid,
+            "share": self.params.share,
+            "clamp": self.params.clamp,
+            "recipe": self.params.recipe,
+            "clip": CLIP if self.params.recipe == "suite" else None,
+            "whole_image": True,
+        }
+
+
+class Estimator(nn.Module):
+    """Where the coarse network's deeper stage says something else than the finer one before it."""
+
+    def __init__(self, deeper: int, finer: int) -> None:
+        """For so many channels at strides 8 and 4."""
+        super().__init__()
+        self.align = block(deeper, finer, 3)
+        self.join = nn.Conv2d(2, 1, 1)
+
+    def forward(self, deeper: Tensor, finer: Tensor) -> Tensor:
+        """(B, 1, h, w) at the size of `finer`."""
+        gap = (self.align(resize(deeper, (finer.shape[-2], finer.shape[-1]))) - finer).abs()
+        bias: Tensor = self.join(torch.cat([gap.mean(dim=1, keepdim=True), gap.amax(dim=1, keepdim=True)], dim=1))
+        return bias
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """(B, 1, h, w), in nats."""
+    logs = torch.log_softmax(logits.float(), dim=1)
+    return -(logs.exp() * logs).sum(dim=1, keepdim=True)
+
+
+def select(scores: Tensor, share: float) -> Tensor:
+    """Numbers (B, k) of the patches with the highest of `scores` (B, P * P); k is the share of them, one at least."""
+    return scores.topk(max(1, round(share * scores.shape[1])), dim=1).indices
+
+
+def multiple(grid: int) -> int:
+    """What sides must be a multiple of so that the encoder and a grid of `grid` patches a side fit."""
+    return math.lcm(STRIDE, CELL * grid)
+
+
+def _crop(params: RUEParams, patch: int) -> int:
+    step = multiple(params.train_grid)
+    return max(1, round(patch * params.crop / step)) * step
+
+
+def check(params: Params, benchmark: str) -> None:
+    """Reject impossible values.
+
+    Raises:
+        UserError: a step of one crop, or an encoder that does not fit.
+    """
+    rue, sizes = params.section("rue", RUEParams), params.benchmark(benchmark)
+    if rue.recipe == "suite" and sizes.batch < 2:
+        why = "rue normalises single values of each crop and cannot train on fewer than 2 a step"
+        raise params.refuse(f"{benchmark}.batch", sizes.batch, f"{why}; set it to 2 or more")
+    check_encoder(params, "rue.encoder", rue.encoder, 8, _crop(rue, sizes.patch) // REDUCTION)
+
+
+def build(setting: Setting) -> Method:
+    """The method from checked parameters."""
+    params = setting.params.section("rue", RUEParams)
+    return RUE(params, setting.segmenter, setting.classes, _crop(params, setting.patch), setting.benchmark)
