@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import argparse
 import os
+from dataclasses import make_dataclass
 from pathlib import Path
 
 from pipelines.methods import METHODS, module_of
 from pipelines.stage import run_stage
 from scpseg.benchmarks import BENCHMARKS
+from scpseg.benchmarks.checks import check_benchmark
 from scpseg.data.acquire.choice import check_upstream
 from scpseg.data.acquire.sources import MIRROR, UPSTREAM, is_address, root
 from scpseg.data.splits import read_split
@@ -25,7 +27,7 @@ from scpseg.params import (
     EvaluationParams,
     MachineParams,
     Params,
-    TrainParams,
+    SharedTrainParams,
 )
 from scpseg.validation import advice, nearest
 
@@ -37,15 +39,19 @@ def sections() -> dict[str, type]:
     known: dict[str, type] = {**GENERAL, **dict.fromkeys(BENCHMARKS, BenchmarkParams)}
     for name in METHODS:
         known.update(module_of(name).SECTIONS)
+    known["tuned"] = make_dataclass("TunedParams", [(name, str) for name in METHODS])
     return known
 
 
 def check(params: Params) -> None:
-    """Check a whole parameter file.
+    """Check every benchmark's file and a whole parameter file.
 
     Raises:
-        UserError: the first mistake found: an unknown or missing section or key, a wrong type, an impossible value.
+        UserError: the first mistake found: in a benchmark's file, or an unknown or missing section or key, a wrong
+            type, an impossible value.
     """
+    for name, spec in BENCHMARKS.items():
+        check_benchmark(name, spec)
     known = sections()
     for name in params.values:
         if name not in known:
@@ -53,6 +59,8 @@ def check(params: Params) -> None:
             raise UserError(f"{file}: {name} is no section ({nearest(name, known)}){advice(file)}")
     for name, cls in known.items():
         params.section(name, cls)
+    for name in METHODS:
+        params.training(name)
     check_upstream(params)
     _check_machine(params)
     suite = params.suite
@@ -64,7 +72,7 @@ def check(params: Params) -> None:
         if name not in rivals:
             raise params.refuse("suite.baselines", name, f"that is no rival method; {nearest(name, rivals)}")
     for benchmark in suite.benchmarks:
-        _check_invented(params, benchmark)
+        _check_mirror(params, benchmark)
     _check_source(params)
     for benchmark in suite.benchmarks:
         _check_labels(params, benchmark)
@@ -75,7 +83,7 @@ def check(params: Params) -> None:
 
 def _check_machine(params: Params) -> None:
     device = choose_device(params.section("machine", MachineParams).device)
-    precision = params.section("train", TrainParams).precision
+    precision = params.section("train", SharedTrainParams).precision
     if precision != "fp32" and device.type != "cuda":
         raise params.refuse("train.precision", precision, "that needs a CUDA device, and none is used; set it to fp32")
 
@@ -89,8 +97,11 @@ def _check_source(params: Params) -> None:
     raise params.refuse("data.source", source, why + (close if close.startswith("did") else "name one of these"))
 
 
-def _check_invented(params: Params, benchmark: str) -> None:
+def _check_mirror(params: Params, benchmark: str) -> None:
     source = params.section("data", DataParams).source
+    if BENCHMARKS[benchmark].miniature is None and source == MIRROR:
+        why = f"{benchmark} has no synthetic miniature; set it to {UPSTREAM} or a folder, or take {benchmark} out of"
+        raise params.refuse("data.source", source, f"{why} suite.benchmarks")
     if BENCHMARKS[benchmark].invented and source != MIRROR:
         why = f"the scenes of {benchmark} come from the mirror alone; set it to {MIRROR}, or take {benchmark} out of"
         raise params.refuse("data.source", source, f"{why} suite.benchmarks")

@@ -16,6 +16,7 @@ from scpseg.reporting.published import title_of
 from scpseg.reporting.sweeps import Kind, Sweep, short, tidy
 from scpseg.segmenters.build import KINDS, feature_stride
 from scpseg.segmenters.encoders import weights_problem
+from scpseg.tuning import GRID
 from scpseg.validation import nearest, parse_yaml
 
 TINY = "tu-test_"
@@ -188,7 +189,17 @@ def choices(params: Params) -> tuple[Sweep, list[Point]]:
     return Sweep("choices", title, "dots", ("change", "method"), None), points
 
 
-NAMED = {"components": components, "segmenters": segmenters, "sizes": sizes_, "choices": choices}
+def tuning(params: Params) -> tuple[Sweep, list[Point]]:
+    """The same optimisers and rates for every method; what is best on the validation split goes into `tuned`."""
+    methods = ("scpseg", *params.suite.baselines)
+    points = [
+        Point(choice, "", {f"tuned.{method}": choice for method in methods}, methods, ("", GRID[0])) for choice in GRID
+    ]
+    title = "Optimiser and learning rate: the same three choices for every method"
+    return Sweep("tuning", title, "dots", ("optimiser and rate", "method"), None), points
+
+
+NAMED = {"components": components, "segmenters": segmenters, "sizes": sizes_, "choices": choices, "tuning": tuning}
 
 
 def product(name: str, grid: Mapping[str, Sequence[Any]], methods: tuple[str, ...]) -> tuple[Sweep, list[Point]]:

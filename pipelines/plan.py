@@ -21,7 +21,7 @@ from pipelines.stage import run_stage
 from scpseg.benchmarks import BENCHMARKS
 from scpseg.data.acquire.space import free_bytes, size_text
 from scpseg.files import read_json
-from scpseg.params import DataParams, EvaluationParams, MachineParams, MirrorParams, Params, TrainParams
+from scpseg.params import DataParams, EvaluationParams, MachineParams, MirrorParams, Params, SharedTrainParams
 
 REFERENCE = Path("results/reference")
 STORE_BYTES = 4
@@ -76,7 +76,7 @@ def training_seconds(params: Params, benchmark: str, method: str, device: str | 
     """
     if params.values.get(method, {}).get("recipe", "suite") != "suite":
         return None  # its authors' epochs decide, not train.iterations
-    train, own = params.section("train", TrainParams), params.benchmark(benchmark)
+    train, own = params.section("train", SharedTrainParams), params.benchmark(benchmark)
     device = device or device_name(params)
     wanted = (params.values["segmenter"], own.patch, own.batch, train.precision, device)
     steps = [
@@ -185,7 +185,7 @@ def report(params: Params, names: Iterable[str]) -> str:
         lines.append(f"{kind:10} {', '.join(mine)}{need}")
     if any(job.kind == "prepare" for job in jobs):
         lines.append(f"{'':10} {size_text(free_bytes(Path('.')))} are free here; archives go to data.cache")
-    iterations = params.section("train", TrainParams).iterations
+    iterations = params.section("train", SharedTrainParams).iterations
     known: list[float] = []
     unknown = 0
     for kind, ask in (("train", training_seconds), ("evaluate", evaluation_seconds)):

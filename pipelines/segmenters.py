@@ -1,4 +1,4 @@
-"""The README's table of base segmenters: `python -m pipelines.segmenters` writes it between its two markers."""
+"""The table of base segmenters in docs/methods.md: `python -m pipelines.segmenters` writes it between its markers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scpseg.params import SegmenterParams
 from scpseg.segmenters.build import KINDS, build_segmenter
 from scpseg.segmenters.encoders import weights_problem
 
-README = Path("README.md")
+PAGE = Path("docs/methods.md")
 BEGIN, END = "<!-- segmenters -->\n", "<!-- /segmenters -->\n"
 CLASSES = 7
 """Outputs of the networks whose parameters are counted: DeepGlobe's."""
@@ -49,7 +49,7 @@ def table() -> str:
 
 
 def with_table(text: str, table: str) -> str:
-    """A text with the table between its markers instead of what stood there.
+    """A text with the table between its markers instead of what was there.
 
     Raises:
         UserError: the markers are not there once each, the first one first.
@@ -58,8 +58,8 @@ def with_table(text: str, table: str) -> str:
     old, end, after = rest.partition(END)
     if not begin or not end or BEGIN in old + after or END in before + after:
         raise UserError(
-            f"{README} has no place for the table of segmenters; put the lines {BEGIN.strip()} and {END.strip()} "
-            "round it, once each and in this order"
+            f"{PAGE} has no place for the table of segmenters; put the lines {BEGIN.strip()} and {END.strip()} "
+            "around it, once each and in this order"
         )
     return before + begin + table + end + after
 
@@ -67,8 +67,8 @@ def with_table(text: str, table: str) -> str:
 def main() -> None:
     """Write the table."""
     argparse.ArgumentParser(description=__doc__).parse_args()
-    write_text(README, with_table(README.read_text(encoding="utf-8"), table()))
-    print(f"segmenters: {README}")
+    write_text(PAGE, with_table(PAGE.read_text(encoding="utf-8"), table()))
+    print(f"segmenters: {PAGE}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Change one thing, or a few, and see what moved: runs a set of experiments and writes reports/sweeps/NAME.
 
-NAME is components, segmenters, sizes or choices; with any other name, the grid of -S is run. Started again, it goes
-on with what is missing. Uncommitted changes of tracked files take part, as in any DVC experiment; params.yaml and
-results/ stay as they are.
+NAME is components, segmenters, sizes, choices or tuning; with any other name, the grid of -S is run. Started again,
+it goes on with what is missing. Uncommitted changes of tracked files take part, as in any DVC experiment; params.yaml
+and results/ stay as they are.
 """
 
 from __future__ import annotations
@@ -204,7 +204,8 @@ def rows_of(jobs: list[Job], results: Found, failures: dict[str, str]) -> Iterat
             series = job.point.series or title_of(method)
             reference = job.point.reference
             runs = [run for run in found if run["method"] == method]
-            foreign = () if method == "scpseg" else SCPSEG
+            others = tuple(f"tuned.{name}" for name in METHODS if name != method)
+            foreign = others if method == "scpseg" else (*SCPSEG, *others)
             status: Status = "ok" if runs else "refused" if job.refusal else "failed" if reason else "missing"
             yield Row(
                 x=job.point.x,

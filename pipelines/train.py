@@ -22,7 +22,7 @@ from scpseg.data.store import Store
 from scpseg.environment import configure
 from scpseg.errors import UserError
 from scpseg.files import replacing, write_json, write_text
-from scpseg.params import MachineParams, Params, TrainParams
+from scpseg.params import MachineParams, Params
 from scpseg.training import checkpoint
 from scpseg.training.loop import train
 
@@ -43,7 +43,7 @@ def work(benchmark: str, name: str, seed: int) -> None:
     params = Params.load()
     machine = params.section("machine", MachineParams)
     device = configure(machine)
-    recipe = params.section("train", TrainParams)
+    recipe = params.training(name)
     store = Store(paths.store(benchmark))
     if not store.ids("train"):
         raise UserError(f"{benchmark} has no training image in its store: check {benchmark}.split and data.source")
@@ -64,7 +64,8 @@ def work(benchmark: str, name: str, seed: int) -> None:
     parameters = sum(parameter.numel() for parameter in method.parameters())
     identity = {
         "run": [benchmark, name, seed],
-        "params": {key: params.values[key] for key in ("train", "segmenter", benchmark, *module_of(name).SECTIONS)},
+        "params": {key: params.values[key] for key in ("segmenter", benchmark, *module_of(name).SECTIONS)},
+        "train": asdict(recipe),
         "store": store.index,
         "device": [device.type, machine.tf32, machine.deterministic],
     }

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from scpseg.geometry import Size
 from scpseg.params import Params, SegmenterParams
+from scpseg.tuning import Optimizer
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ class Recipe:
         drops: the values of t from which on the rate is a tenth of what it was before; they replace `power`.
     """
 
-    optimizer: Literal["sgd", "adam"]
+    optimizer: Optimizer
     learning_rate: float
     weight_decay: float
     batch: int

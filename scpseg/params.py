@@ -7,12 +7,13 @@ with `Params.section`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from scpseg.benchmarks import BENCHMARKS
 from scpseg.errors import UserError
+from scpseg.tuning import GRID, Optimizer, parse
 from scpseg.validation import NonNegative, Positive, Range, Share, advice, build, nearest, parse_yaml, refusal
 
 T = TypeVar("T")
@@ -62,8 +63,8 @@ class UpstreamParams:
     unverified_hosts: Names
 
     def of(self, benchmark: str) -> tuple[str, ...]:
-        """The list of one benchmark."""
-        names: tuple[str, ...] = getattr(self, benchmark)
+        """The list of one benchmark; a benchmark that the section does not name has none."""
+        names: tuple[str, ...] = getattr(self, benchmark, ())
         return names
 
 
@@ -90,17 +91,24 @@ class SegmenterParams:
 
 
 @dataclass(frozen=True)
-class TrainParams:
-    """The recipe that every method shares."""
+class SharedTrainParams:
+    """Section `train`: what all methods share when they train; `momentum` is that of SGD."""
 
     iterations: Steps
-    learning_rate: Annotated[float, Range(0, above=True)]
     momentum: Share
     weight_decay: NonNegative
     precision: Literal["fp32", "fp16", "bf16"]
     flips: bool
     turns: bool
     log_every: Steps
+
+
+@dataclass(frozen=True)
+class TrainParams(SharedTrainParams):
+    """How one method trains: section `train` with the method's value in section `tuned`."""
+
+    optimizer: Optimizer
+    learning_rate: float
 
 
 @dataclass(frozen=True)
@@ -157,7 +165,7 @@ GENERAL: dict[str, type] = {
     "upstream": UpstreamParams,
     "mirror": MirrorParams,
     "segmenter": SegmenterParams,
-    "train": TrainParams,
+    "train": SharedTrainParams,
     "machine": MachineParams,
     "inference": InferenceParams,
     "evaluation": EvaluationParams,
@@ -202,6 +210,22 @@ class Params:
             UserError: the section is missing, or a key or value of it is not valid.
         """
         return build(cls, self.values.get(name), name, self.path.name)
+
+    def training(self, method: str) -> TrainParams:
+        """How a method trains.
+
+        Raises:
+            UserError: section `train` is not valid, or section `tuned` has no valid value for the method.
+        """
+        shared, values = self.section("train", SharedTrainParams), self.values.get("tuned")
+        if not isinstance(values, Mapping) or method not in values:
+            why = f"tuned.{method} is missing; add it as in profiles/*.yaml, or as {method}: {GRID[0]}"
+            raise UserError(f"{self.path.name}: {why}")
+        tuned = parse(values[method])
+        if tuned is None:
+            why = f"it must be an optimiser (sgd or adam) and a learning rate above 0, such as '{GRID[0]}'"
+            raise self.refuse(f"tuned.{method}", values[method], why)
+        return TrainParams(**asdict(shared), **tuned._asdict())
 
     @property
     def suite(self) -> SuiteParams:

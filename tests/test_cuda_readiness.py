@@ -91,7 +91,7 @@ def built(case: str) -> tuple[Method, TrainParams]:
         values[section][field] = value
     torch.manual_seed(0)
     params = Params(values, Path("params.yaml"))
-    return build_method(params, BENCHMARK, name), params.section("train", TrainParams)
+    return build_method(params, BENCHMARK, name), params.training(name)
 
 
 def batch_for(method: Method, phase: Phase) -> tuple[Views, Labels]:

@@ -14,7 +14,26 @@ NAMES = (
     "blu",
     "probe",
 )
-BENCHMARKS: dict[str, Benchmark] = {name: import_module(f"{__name__}.{name}").BENCHMARK for name in NAMES}
+
+
+def _load(name: str) -> Benchmark:
+    file = f"scpseg/benchmarks/{name}.py"
+    try:
+        found = getattr(import_module(f"{__name__}.{name}"), "BENCHMARK", None)
+    except ModuleNotFoundError as error:
+        if error.name != f"{__name__}.{name}":
+            raise
+        raise UserError(
+            f"NAMES in scpseg/benchmarks/__init__.py has {name!r}, but there is no {file}; add it"
+        ) from None
+    except TypeError as error:  # a field that is missing or unknown
+        raise UserError(f"{file}: {error}; see scpseg/benchmarks/base.py") from error
+    if not isinstance(found, Benchmark):
+        raise UserError(f"{file} has no BENCHMARK; assign a Benchmark to it")
+    return found
+
+
+BENCHMARKS: dict[str, Benchmark] = {name: _load(name) for name in NAMES}
 REAL = tuple(name for name, spec in BENCHMARKS.items() if not spec.invented)
 """The published benchmarks: all but the probe."""
 

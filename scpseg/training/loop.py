@@ -219,7 +219,7 @@ class _Run:
         if not means["total"] < float("inf"):
             raise UserError(
                 f"the training loss is {means['total']} at iteration {self.step}: it diverged; "
-                "lower train.learning_rate or set train.precision to fp32"
+                "lower the rate of the method in section tuned or set train.precision to fp32"
             )
         self.history.append({"phase": phase, "iteration": self.step, "rate": rate, **means})
 

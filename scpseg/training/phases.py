@@ -67,8 +67,8 @@ def enter(method: Method, phase: Phase, fresh: bool = True) -> list[nn.Parameter
 
 
 def shared(params: TrainParams, batch: int) -> Recipe:
-    """The recipe that every method shares."""
-    return Recipe("sgd", params.learning_rate, params.weight_decay, batch, momentum=params.momentum)
+    """The recipe of a method: what all share, with the optimiser and the rate that were tuned for it."""
+    return Recipe(params.optimizer, params.learning_rate, params.weight_decay, batch, momentum=params.momentum)
 
 
 def told(recipes: list[Recipe]) -> dict[str, Any]:

@@ -256,7 +256,13 @@ def test_each_phase_moves_exactly_its_parts(recipe: str, tmp_path: Path, monkeyp
     torch.manual_seed(0)
     method = Recording(GLNetParams(SIDE, ENCODER, 16, "both", recipe, 3), settings(), CLASSES, PATCH)
     store = Cued(2, 96)
-    train(method, windows_of(store, method, 2), TrainParams(6, 0.1, 0.9, 5e-4, "fp32", True, True, 5), CPU, tmp_path)
+    train(
+        method,
+        windows_of(store, method, 2),
+        TrainParams(6, 0.9, 5e-4, "fp32", True, True, 5, "sgd", 0.1),
+        CPU,
+        tmp_path,
+    )
     states.append(method.state_dict())
     expected = ({"overview_branch"}, {"local_branch", "aggregation"}, {"mutual_branch", "aggregation"})
     for before, after, parts in zip(states, states[1:], expected, strict=False):
@@ -346,7 +352,7 @@ def test_phases_and_recipes_of_the_authors() -> None:
 @pytest.mark.parametrize("direction", BOTH)
 def test_learns_what_only_the_overview_shows(direction: str, tmp_path: Path) -> None:
     method, store = make(direction), Cued()
-    recipe = TrainParams(120, 0.05, 0.9, 5e-4, "fp32", True, True, 120)
+    recipe = TrainParams(120, 0.9, 5e-4, "fp32", True, True, 120, "sgd", 0.05)
     train(method, windows_of(store, method), recipe, CPU, tmp_path)
     method.eval()
     right = []

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch
 import yaml
 
 from pipelines.check import OUTPUT, check, sections, work
+from scpseg.benchmarks import BENCHMARKS
 from scpseg.errors import UserError
 from scpseg.params import Params
 
@@ -109,6 +111,14 @@ def test_the_probe_comes_from_the_mirror_alone() -> None:
     with pytest.raises(UserError, match=r"data\.source is 'datasets'.* probe come from the mirror alone") as caught:
         check(params)
     assert "\n" not in str(caught.value) and "suite.benchmarks" in str(caught.value)
+
+
+def test_a_benchmark_without_a_miniature_needs_its_real_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = dataclasses.replace(BENCHMARKS["blu"], miniature=None)
+    monkeypatch.setitem(BENCHMARKS, "blu", spec)
+    check(changed("suite.benchmarks", ["inria"]))
+    for word in ("data.source is 'mirror'", "blu has no synthetic miniature", "suite.benchmarks"):
+        assert word in refused("suite.benchmarks", ["blu"])
 
 
 @pytest.mark.parametrize("source", ["mirror", "upstream", "https://mirror.test/sets", "mine", "{}/mine"])

@@ -114,13 +114,13 @@ def test_hostile_member(name: str, mode: int, why: str, params: Params) -> None:
     bad = zipfile.ZipInfo(name)
     bad.external_attr = mode << 16
     make_zip(Path("mine/inria/set.zip"), bad)
-    assert f"set.zip: member {name!r} {why}" in refused(from_folder(params, "mine"))
+    assert f"set.zip member {name!r} {why}" in refused(from_folder(params, "mine"))
 
 
 def test_damaged_archive_of_the_user(params: Params) -> None:
     make_zip(Path("mine/set.zip"), None)
     Path("mine/set.zip").write_bytes(Path("mine/set.zip").read_bytes()[:-30])
-    assert "set.zip cannot be unpacked" in refused(from_folder(params, "mine"))
+    assert "set.zip is damaged" in refused(from_folder(params, "mine"))
 
 
 def test_folder_with_an_archive(params: Params, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ from scpseg.errors import UserError
 from scpseg.params import Params
 from scpseg.reporting.sweeps import published
 from scpseg.segmenters.build import KINDS
+from scpseg.tuning import GRID
 
 ROOT = Path(__file__).parents[2]
 
@@ -83,6 +84,16 @@ def test_choices_change_one_parameter_each_to_another_value() -> None:
         section, _, key = name.partition(".")
         assert value != params.values[section][key]
     assert {"lfa.stride": "k"} in [point.settings for point in points]
+
+
+def test_tuning_tries_the_same_for_every_method() -> None:
+    params = load("sample", suite={"baselines": ["patch", "glnet"]})
+    sweep, points = grids.tuning(params)
+    assert [point.x for point in points] == list(GRID) and sweep.figure == "dots"
+    for point in points:
+        assert point.methods == ("scpseg", "patch", "glnet")
+        assert point.settings == {f"tuned.{method}": point.x for method in point.methods}
+        values_of(params, point.settings)
 
 
 def test_lfa_window_is_adapted_only_where_the_maps_are_too_small_and_says_so() -> None:

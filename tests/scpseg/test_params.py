@@ -17,8 +17,8 @@ from scpseg.params import (
     Params,
     ProfileParams,
     SegmenterParams,
+    SharedTrainParams,
     SuiteParams,
-    TrainParams,
 )
 from scpseg.validation import build, nearest
 
@@ -53,27 +53,28 @@ def sentence(cls: type, values: object, where: str) -> str:
         ({"iterations": 2.5}, ["train.iterations is 2.5", "whole number"]),
         ({"iterations": True}, ["train.iterations is True", "whole number"]),
         ({"momentum": 1.2}, ["train.momentum is 1.2", "at least 0 and at most 1", "nearest valid value is 1"]),
-        ({"learning_rate": 0}, ["train.learning_rate is 0", "above 0"]),
-        ({"learning_rate": "fast"}, ["train.learning_rate is 'fast'", "a number"]),
-        ({"learning_rate": float("nan")}, ["train.learning_rate is nan", "a number"]),
+        ({"weight_decay": "fast"}, ["train.weight_decay is 'fast'", "a number"]),
+        ({"weight_decay": float("nan")}, ["train.weight_decay is nan", "a number"]),
         ({"precision": "fp32x"}, ["train.precision is 'fp32x'", "fp32, fp16, bf16", "did you mean fp32?"]),
         ({"flips": 1}, ["train.flips is 1", "true or false"]),
     ],
 )
 def test_a_mistake_is_named_with_its_remedy(change: dict, parts: list[str]) -> None:
-    message = sentence(TrainParams, TRAIN | change, "train")
+    message = sentence(SharedTrainParams, TRAIN | change, "train")
     for part in parts:
         assert part in message
 
 
 def test_missing_key_and_missing_section() -> None:
-    assert "train.flips is missing" in sentence(TrainParams, {k: v for k, v in TRAIN.items() if k != "flips"}, "train")
-    assert "section train is missing" in sentence(TrainParams, None, "train")
-    assert "section train is 7" in sentence(TrainParams, 7, "train")
+    assert "train.flips is missing" in sentence(
+        SharedTrainParams, {k: v for k, v in TRAIN.items() if k != "flips"}, "train"
+    )
+    assert "section train is missing" in sentence(SharedTrainParams, None, "train")
+    assert "section train is 7" in sentence(SharedTrainParams, 7, "train")
 
 
 def test_a_whole_number_is_a_valid_float() -> None:
-    made = build(TrainParams, TRAIN | {"learning_rate": 1}, "train").learning_rate
+    made = build(SharedTrainParams, TRAIN | {"weight_decay": 1}, "train").weight_decay
     assert made == 1.0 and isinstance(made, float)
 
 
@@ -98,8 +99,8 @@ def test_lists_unions_and_literals() -> None:
         (SuiteParams, "suite", "seeds", 4294967295),
         (MirrorParams, "mirror", "seed", 4294967295),
         (MirrorParams, "mirror", "side", 65536),
-        (TrainParams, "train", "iterations", 1000000000),
-        (TrainParams, "train", "learning_rate", 65536),
+        (SharedTrainParams, "train", "iterations", 1000000000),
+        (SharedTrainParams, "train", "weight_decay", 65536),
         (MachineParams, "machine", "threads", 1024),
         (MachineParams, "machine", "workers", 256),
         (InferenceParams, "inference", "batch", 4096),
@@ -141,15 +142,15 @@ def test_refusals_are_whole_sentences() -> None:
 
 
 def test_the_advice_fits_the_mistake() -> None:
-    wrong = sentence(TrainParams, TRAIN | {"iterations": 0}, "train")
+    wrong = sentence(SharedTrainParams, TRAIN | {"iterations": 0}, "train")
     assert wrong.endswith(
         "; correct it there or with `-S train.iterations=...` "
         "(`git checkout params.yaml` puts the whole committed file back)"
     )
-    missing = sentence(TrainParams, None, "train")
+    missing = sentence(SharedTrainParams, None, "train")
     assert "as in profiles/*.yaml" in missing and "-S" not in missing
     with pytest.raises(UserError, match=r"^mine\.yaml: .*; correct it there$"):
-        build(TrainParams, TRAIN | {"iterations": 0}, "train", "mine.yaml")
+        build(SharedTrainParams, TRAIN | {"iterations": 0}, "train", "mine.yaml")
 
 
 def test_very_many_known_names_are_not_listed() -> None:
@@ -211,10 +212,10 @@ def test_hostile_yaml_is_one_sentence(tmp_path: Path, text: str) -> None:
 
 
 def test_a_long_value_is_shortened_in_the_message() -> None:
-    message = sentence(TrainParams, TRAIN | {"iterations": 10**400}, "train")
+    message = sentence(SharedTrainParams, TRAIN | {"iterations": 10**400}, "train")
     assert "train.iterations is 1000" in message and len(message) < 400
-    message = sentence(TrainParams, TRAIN | {"learning_rate": 10**400}, "train")
-    assert "train.learning_rate" in message and len(message) < 400
+    message = sentence(SharedTrainParams, TRAIN | {"weight_decay": 10**400}, "train")
+    assert "train.weight_decay" in message and len(message) < 400
 
 
 def test_a_directory_and_binary_data_are_one_sentence(tmp_path: Path) -> None:
@@ -248,3 +249,23 @@ def test_committed_parameters_are_read() -> None:
     assert params.benchmark("potsdam").patch == params.benchmark("blu").patch
     with pytest.raises(UserError, match="did you mean 'potsdam'"):
         params.benchmark("postdam")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("sgd 0.05", ("sgd", 0.05)), ("adam 1e-3", ("adam", 0.001)), ("sgd 1", ("sgd", 1.0))]
+)
+def test_a_method_trains_as_it_was_tuned(text: str, expected: tuple[str, float]) -> None:
+    params = Params(COMMITTED | {"tuned": COMMITTED["tuned"] | {"glnet": text}}, Path("params.yaml"))
+    training = params.training("glnet")
+    assert (training.optimizer, training.learning_rate) == expected and training.iterations == TRAIN["iterations"]
+
+
+@pytest.mark.parametrize(
+    "text", ["sdg 0.05", "sgd", "sgd 0", "sgd -1", "sgd fast", "sgd nan", "sgd inf", 0.05, None, "adam 0.1 0.2"]
+)
+def test_an_impossible_choice_is_named_with_a_possible_one(text: object) -> None:
+    params = Params(COMMITTED | {"tuned": {"glnet": text}}, Path("params.yaml"))
+    with pytest.raises(UserError, match=r"params.yaml: tuned.glnet is .*such as 'sgd 0.01'"):
+        params.training("glnet")
+    with pytest.raises(UserError, match=r"tuned.patch is missing"):
+        params.training("patch")

@@ -1,218 +1,292 @@
-"""Zip and 7z archives, also split ones, behind one small interface that trusts no member and writes nothing.
+"""Zip and 7z archives, also split ones and a zip inside: what they hold, and their members as files of a spool folder.
 
-Members come out as chunks of bytes in the order in which they lie in the archive, so that what becomes of them is
-decided elsewhere and memory does not grow with them.
+Archives are opened in a process of their own (`unpacker`), which writes members one at a time and waits until each is
+asked for, so that the spool stays small.
 """
 
 from __future__ import annotations
 
-import errno
-import io
-import stat
-import struct
-import zipfile
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, BinaryIO
+import json
+import os
+import re
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
 
-import py7zr
-from py7zr.compressor import SevenZipDecompressor
-
-from scpseg.data.acquire.joined import Joined
-from scpseg.data.acquire.members import Checked, Member, Names
+from scpseg.data.acquire.space import check_space, full_disk_named, size_text
 from scpseg.errors import UserError
-
-CHUNK = 1 << 20
-"""Bytes of a zip member at a time."""
-PACKED, LARGEST = 1 << 16, 1 << 25
-"""Packed bytes that a 7z decompressor takes at a time, and unpacked ones it may answer with. It keeps what would be
-more than that, so their ratio bounds memory: LZMA would have to squeeze everything 512-fold for that to grow."""
-SEVEN_ZIP_START = 32
-"""Bytes of a 7z file's start header, which says where its end header lies."""
-ZIP_LOCAL = struct.Struct("<26xHH")
-"""A zip's header before a member: the lengths of name and extra field."""
+from scpseg.progress import byte_progress, say
 
 Wanted = Callable[[str], bool]
+Unpacked = Generator[tuple[str, Path], None, None]
+ROOT = Path(__file__).parents[3]
 
 
-class Archive(ABC):
-    """An open archive; `name` is for messages.
+@dataclass(frozen=True)
+class Group:
+    """One archive as relative posix paths: its name, and the one file or the ordered parts it consists of."""
 
-    `watch` is called with the packed bytes read so far where an archive must be read from the start of a block (7z).
+    name: str
+    parts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What headers tell of an archive without unpacking anything.
+
+    Attributes:
+        files: declared bytes by path <archive>/<member>, those inside a zip that is stored in a zip too.
+        hidden: declared bytes of zips inside it that must be unpacked before their members are known.
+        unreadable: why a file of `files` cannot be unpacked here.
     """
 
-    def __init__(self, name: str) -> None:
-        """Remember the name."""
-        self.name = name
-        self.watch: Callable[[int], None] = lambda count: None
-
-    @abstractmethod
-    def members(self) -> list[Member]:
-        """Every entry, each checked to be a plain file or folder with a safe name.
-
-        Raises:
-            UserError: a member that points outside, is a link or a device, or stands twice.
-        """
-
-    @abstractmethod
-    def stream(self, wanted: Wanted) -> Iterator[tuple[Member, Iterator[bytes]]]:
-        """The wanted members in the archive's order; the chunks of each must be used up before the next.
-
-        Raises:
-            UserError: a member is damaged or not of the size that it declares.
-        """
-
-    @abstractmethod
-    def stretch(self, member: Member) -> tuple[int, int] | None:
-        """First byte and length of a member that lies uncompressed in the file; None where it cannot be said."""
+    files: Mapping[str, int]
+    hidden: Mapping[str, int]
+    unreadable: Mapping[str, str]
 
 
-class _Zip(Archive):
-    def __init__(self, name: str, file: zipfile.ZipFile) -> None:
-        super().__init__(name)
-        self._file = file
-        names = Names(name)
-        self._members: list[tuple[Member, zipfile.ZipInfo]] = []
-        for info in file.infolist():
-            plain = names.accept(info.filename, info.is_dir(), info.external_attr >> 16)
-            self._members.append((Member(plain, info.file_size, info.is_dir()), info))
+@dataclass(frozen=True)
+class _Opened:
+    """An archive: its name in messages, the files it consists of, first byte and length of it in them."""
 
-    def members(self) -> list[Member]:
-        return [member for member, _ in self._members]
+    name: str
+    parts: tuple[str, ...]
+    start: int = 0
+    size: int | None = None
 
-    def stream(self, wanted: Wanted) -> Iterator[tuple[Member, Iterator[bytes]]]:
-        for member, info in sorted(self._members, key=lambda pair: pair[1].header_offset):
-            if member.folder or not wanted(member.name):
-                continue
-            what = f"{self.name}: member {member.name!r}"
-            if info.flag_bits & 1:
-                raise UserError(f"{what} is encrypted; unpack it yourself and name the folder in data.source")
-            with self._file.open(info) as stream:
-                chunks = iter(lambda stream=stream: stream.read(CHUNK), b"")  # type: ignore[misc]
-                yield member, Checked(what, member.size, None).passing(chunks)  # zipfile compares the CRC-32
-
-    def stretch(self, member: Member) -> tuple[int, int] | None:
-        info = next(info for known, info in self._members if known == member)
-        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or self._file.fp is None:
-            return None
-        self._file.fp.seek(info.header_offset)
-        name, extra = ZIP_LOCAL.unpack(self._file.fp.read(ZIP_LOCAL.size))
-        return info.header_offset + ZIP_LOCAL.size + name + extra, info.file_size
+    def inner(self, member: Mapping[str, Any]) -> _Opened:
+        """A zip stored in this zip."""
+        return _Opened(f"{self.name}/{member['name']}", self.parts, self.start + member["start"], member["size"])
 
 
-class _SevenZip(Archive):
-    """py7zr reads the headers and brings the codecs; its own extraction pushes into files where we pull."""
-
-    def __init__(self, name: str, file: py7zr.SevenZipFile) -> None:
-        super().__init__(name)
-        self._file = file
-        self._read = 0
-        names = Names(name)
-        self._members: dict[int, Member] = {}
-        for entry in file.files:
-            mode = stat.S_IFLNK if entry.is_symlink or entry.is_junction else entry.st_fmt or 0
-            plain = names.accept(entry.filename, entry.is_directory, mode)
-            self._members[entry.id] = Member(plain, entry.uncompressed or 0, entry.is_directory)
-
-    def members(self) -> list[Member]:
-        return list(self._members.values())
-
-    def stretch(self, member: Member) -> tuple[int, int] | None:
-        return None
-
-    def stream(self, wanted: Wanted) -> Iterator[tuple[Member, Iterator[bytes]]]:
-        for entry in self._file.files:
-            member = self._members[entry.id]
-            if entry.emptystream and not member.folder and wanted(member.name):
-                yield member, iter(())
-        streams = getattr(self._file.header, "main_streams", None)
-        if streams is None:
-            return
-        for number, folder in enumerate(streams.unpackinfo.folders):
-            chosen = [wanted(self._members[entry.id].name) for entry in folder.files or ()]
-            if not any(chosen):
-                continue
-            start, end = streams.packinfo.packpositions[number : number + 2]
-            self._file.fp.seek(self._file.afterheader + start)
-            unpacker = SevenZipDecompressor(
-                folder.coders, end - start, folder.unpacksizes, folder.crc, blocksize=PACKED
-            )
-            last = len(chosen) - 1 - chosen[::-1].index(True)
-            for place, entry in enumerate(folder.files):
-                member = self._members[entry.id]
-                check = Checked(f"{self.name}: member {member.name!r}", member.size, entry.crc32)
-                chunks = check.passing(self._unpacked(unpacker, member))
-                if chosen[place]:
-                    yield member, chunks
-                for _ in chunks:  # what is not wanted lies before what is, in one stream
-                    pass
-                if place == last:
-                    break
-
-    def _unpacked(self, unpacker: Any, member: Member) -> Iterator[bytes]:
-        left, file = member.size, self._file.fp
-        while left > 0:
-            before = file.tell()
-            data = unpacker.decompress(file, min(left, LARGEST))
-            read = file.tell() - before
-            if not data and not read:
-                raise UserError(f"{self.name} ends within member {member.name!r}; it is damaged: fetch it again")
-            self._read += read
-            self.watch(self._read)
-            left -= len(data)
-            yield data
-
-
-def is_archive(name: str) -> bool:
-    """Whether a file name is that of a whole zip or 7z archive."""
-    return name.lower().endswith((".zip", ".7z"))
-
-
-@contextmanager
-def open_archive(name: str, parts: Sequence[Path], stretch: tuple[int, int | None] = (0, None)) -> Iterator[Archive]:
-    """Open a zip, a 7z, or the ordered parts of a split 7z; `name` ends in .zip or .7z.
-
-    Args:
-        name: for messages.
-        parts: the files.
-        stretch: first byte and length of the archive in them, by default everything.
+def group_archives(paths: Iterable[str]) -> list[Group]:
+    """The archives among relative paths, the parts (.7z.001, .zip.001, ...) of split ones put together.
 
     Raises:
-        UserError: inside the block too, where the archive turns out to be damaged, incomplete or encrypted.
+        UserError: a split archive lacks a part before its last one.
     """
+    groups = []
+    split: dict[str, dict[int, str]] = {}
+    for path in sorted(paths):
+        part = re.fullmatch(r"(.+\.(?:7z|zip))\.(\d{3})", path, re.IGNORECASE)
+        if part:
+            split.setdefault(part[1], {})[int(part[2])] = path
+        elif path.lower().endswith((".zip", ".7z")):
+            groups.append(Group(path, (path,)))
+    for name, parts in split.items():
+        for number in range(1, max(parts) + 1):
+            if number not in parts:
+                raise UserError(f"{name}.{number:03d} is missing between the parts of {name}; fetch it")
+        groups.append(Group(name, tuple(parts[number] for number in sorted(parts))))
+    return sorted(groups, key=lambda group: group.name)
+
+
+def total_size(group: Group, folder: Path) -> int:
+    """Bytes of an archive, all its parts together."""
+    return sum((folder / part).stat().st_size for part in group.parts)
+
+
+def list_members(group: Group, folder: Path) -> Listing:
+    """What an archive in `folder` holds, as far as headers tell.
+
+    Raises:
+        UserError: the archive is damaged, of an unsupported kind, or has an unsafe member.
+    """
+    listing = Listing({}, {}, {})
+    _list(_opened(group, folder), listing.files, listing.hidden, listing.unreadable)  # type: ignore[arg-type]
+    return listing
+
+
+def holds_wanted(listing: Listing, wanted: Wanted) -> bool:
+    """Whether an archive has a wanted member (by its path), or an archive inside that might.
+
+    Raises:
+        UserError: a wanted member cannot be unpacked here.
+    """
+    found = [path for path in listing.files if wanted(path)]
+    for path in found:
+        _refuse_unreadable(path, listing.unreadable.get(path))
+    return bool(found or listing.hidden)
+
+
+def read_members(group: Group, folder: Path, wanted: Wanted, spool: Path, most: int | None = None) -> Unpacked:
+    """The wanted members of an archive in `folder`, those of zips inside it too, as files in `spool`.
+
+    A zip inside a 7z, or compressed in a zip, is unpacked to the spool and removed when its members are done. What is
+    deeper than an archive inside an archive, and a 7z inside an archive, is not opened.
+
+    Args:
+        group: the archive.
+        folder: where it is.
+        wanted: called once with the path <archive>/<member> or <archive>/<inner zip>/<member> of each member.
+        spool: existing folder.
+        most: no wanted member has more bytes.
+
+    Yields:
+        Path of the member, and its file, which the caller removes. The next member is unpacked when it is asked for.
+
+    Raises:
+        UserError: a member is damaged, unsafe, encrypted, too large, or of an unsupported kind; the disk is full.
+    """
+    yield from _read(_opened(group, folder), wanted, spool, most, True)
+
+
+def _opened(group: Group, folder: Path) -> _Opened:
+    return _Opened(group.name, tuple(str(folder / part) for part in group.parts))
+
+
+def _is_zip(member: Mapping[str, Any]) -> bool:
+    return str(member["name"]).lower().endswith(".zip")
+
+
+def _list(
+    archive: _Opened, files: dict[str, int], hidden: dict[str, int], unreadable: dict[str, str], outer: bool = True
+) -> None:
+    for member in _members(archive):
+        path = f"{archive.name}/{member['name']}"
+        if outer and _is_zip(member) and member["start"] is not None:
+            _list(archive.inner(member), files, hidden, unreadable, False)
+        elif outer and _is_zip(member):
+            hidden[path] = member["size"]
+        else:
+            files[path] = member["size"]
+            if member["why"]:
+                unreadable[path] = member["why"]
+
+
+def _read(archive: _Opened, wanted: Wanted, spool: Path, most: int | None, outer: bool) -> Unpacked:
+    members = _members(archive)
+    zips = [member for member in members if outer and _is_zip(member)]
+    stored = [member for member in zips if member["start"] is not None]
+    hidden = {member["name"]: member for member in zips if member["start"] is None}
+    chosen = [member for member in members if member not in zips and wanted(f"{archive.name}/{member['name']}")]
+    for member in chosen:
+        path = f"{archive.name}/{member['name']}"
+        _refuse_unreadable(path, member["why"])
+        if most is not None and member["size"] > most:
+            raise UserError(
+                f"{path} declares {member['size']} bytes, more than the {most} bytes of the largest file expected; "
+                "the archive is damaged or hostile: fetch it from a trusted source"
+            )
+    for member in hidden.values():
+        _refuse_unreadable(f"{archive.name}/{member['name']}", member["why"])
+    targets = [member["name"] for member in members if member in chosen or member["name"] in hidden]
+    for name, place in _extract(archive, targets, hidden, spool):
+        path = f"{archive.name}/{name}"
+        if name not in hidden:
+            yield path, place
+            continue
+        try:
+            yield from _read(_Opened(path, (str(place),)), wanted, spool, most, False)
+        finally:
+            place.unlink(missing_ok=True)
+    for member in stored:
+        yield from _read(archive.inner(member), wanted, spool, most, False)
+
+
+def _extract(archive: _Opened, names: Sequence[str], hidden: Mapping[str, Mapping[str, Any]], spool: Path) -> Unpacked:
+    if not names:
+        return
+    for name, member in hidden.items():
+        path, size = f"{archive.name}/{name}", member["size"]
+        check_space(spool, size, f"unpacking {path}, which is on the disk while its images are decoded,")
+        say(f"{path}: {size_text(size)} are unpacked to the disk, and removed when its images are decoded")
+    tag = f"{zlib.crc32(f'{archive.start} {archive.name}'.encode('utf-8', 'surrogatepass')):08x}"
+    places = {name: str(spool / f"{tag}-{number}{PurePosixPath(name).suffix}") for number, name in enumerate(names)}
+    largest = max((member["size"] for member in hidden.values()), default=0)
+    bar = byte_progress(f"unpacking {archive.name}") if hidden else nullcontext(lambda done, total: None)
     try:
-        with io.BufferedReader(Joined(parts, *stretch), CHUNK) as stream:
-            if name.lower().endswith(".zip"):
-                with zipfile.ZipFile(stream) as file:
-                    yield _Zip(name, file)
-            else:
-                _check_length(name, stream, parts)
-                with py7zr.SevenZipFile(stream) as packed:
-                    yield _SevenZip(name, packed)
-    except (UserError, MemoryError):
-        raise
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: an offset that makes no sense
-            raise
-        # zipfile, py7zr and the codecs below them let errors of a dozen types escape from damaged bytes.
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(
-            f"{name} cannot be unpacked ({reason.rstrip('.')}); it is damaged, truncated or encrypted: fetch it again"
-        ) from error
+        with (
+            full_disk_named(spool, largest, f"unpacking {archive.name}"),
+            bar as show,
+            _Unpacker(archive, places) as unpacker,
+        ):
+            for _ in names:
+                name = unpacker.reply(lambda at: show(at, largest))["name"]
+                yield name, Path(places.pop(name))
+                unpacker.go_on()
+    finally:
+        for place in places.values():
+            Path(place).unlink(missing_ok=True)
 
 
-def _check_length(name: str, stream: BinaryIO | io.BufferedReader, parts: Sequence[Path]) -> None:
-    """A 7z says in its first bytes how long it is, which names a missing part at once."""
-    start = stream.read(SEVEN_ZIP_START)
-    stream.seek(0)
-    total = sum(part.stat().st_size for part in parts)
-    if len(start) < SEVEN_ZIP_START or start[:6] != b"7z\xbc\xaf\x27\x1c":
-        raise UserError(f"{name} is no 7z archive (its first bytes differ); fetch it again")
-    expected = SEVEN_ZIP_START + int.from_bytes(start[12:20], "little") + int.from_bytes(start[20:28], "little")
-    if total < expected:
-        raise UserError(
-            f"{name} is truncated: {total} of {expected} bytes in {len(parts)} "
-            f"{'parts' if len(parts) > 1 else 'part'}; fetch what is missing"
+def _members(archive: _Opened) -> list[dict[str, Any]]:
+    with _Unpacker(archive, None) as unpacker:
+        found: list[dict[str, Any]] = unpacker.reply()["members"]
+        return found
+
+
+def _refuse_unreadable(path: str, why: str | None) -> None:
+    if why:
+        raise UserError(f"{path} {why}; unpack it yourself and name the folder in data.source")
+
+
+class _Unpacker:
+    """The process for one archive; it ends with the block, and with this process."""
+
+    def __init__(self, archive: _Opened, targets: Mapping[str, str] | None) -> None:
+        self.name = archive.name
+        self.request = {
+            "parts": archive.parts,
+            "start": archive.start,
+            "size": archive.size,
+            "zip": archive.name.lower().endswith(".zip"),
+            "targets": targets,
+        }
+
+    def __enter__(self) -> _Unpacker:
+        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "scpseg.data.acquire.unpacker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": path},
         )
+        self._send(json.dumps(self.request))
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def go_on(self) -> None:
+        """Let the next member be unpacked."""
+        self._send("")
+
+    def reply(self, show: Callable[[int], None] = lambda at: None) -> dict[str, Any]:
+        """The next answer; `show` hears of the bytes unpacked meanwhile.
+
+        Raises:
+            UserError: the archive cannot be unpacked, or the process was ended by it.
+            OSError: a file cannot be read or written.
+        """
+        assert self.process.stdout is not None
+        while line := self.process.stdout.readline():
+            reply: dict[str, Any] = json.loads(line)
+            if "error" in reply:
+                raise UserError(f"{self.name} {reply['error']}")
+            if "errno" in reply:
+                raise OSError(reply["errno"], reply["strerror"], reply["filename"])
+            if "at" not in reply:
+                return reply
+            show(reply["at"])
+        code = self.process.wait()
+        raise UserError(
+            f"{self.name}: the process that unpacks it ended with status {code}, so the archive is damaged, hostile or "
+            f"larger than the memory; fetch it from a trusted source, or unpack it yourself and name the folder in "
+            "data.source"
+        )
+
+    def _send(self, line: str) -> None:
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(line.encode() + b"\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:  # the next reply says why
+            pass

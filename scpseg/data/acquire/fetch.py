@@ -10,7 +10,6 @@ from pathlib import Path
 from scpseg.benchmarks.base import Benchmark
 from scpseg.data.acquire.manifest import Manifest, hash_files, verify_archives
 from scpseg.data.acquire.sources import MIRROR, expect_both, find, from_network, source_folder
-from scpseg.data.acquire.unpack import list_members
 from scpseg.errors import UserError
 from scpseg.params import DataParams, UpstreamParams
 
@@ -25,7 +24,7 @@ def fetch(spec: Benchmark, variant: str, data: DataParams, upstream: UpstreamPar
     """
     folder = _folder(spec, variant, data, upstream)
     found = find(spec, variant, data, folder)
-    listings = [list_members(group, folder) for group in found.groups]
+    listings = found.groups.values()
     if not any(listing.hidden for listing in listings):
         expect_both(spec, variant, [*found.loose, *(path for listing in listings for path in listing.files)], data)
     parts = [part for group in found.groups for part in group.parts]

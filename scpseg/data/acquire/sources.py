@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from scpseg.benchmarks.base import Benchmark
+from scpseg.data.acquire.archives import Group, Listing, group_archives, holds_wanted, list_members
 from scpseg.data.acquire.layout import role_of
 from scpseg.data.acquire.manifest import read_listed, verify_archives
-from scpseg.data.acquire.unpack import Group, group_archives, holds_wanted
 from scpseg.errors import UserError
 from scpseg.files import read_json
 from scpseg.params import DataParams
@@ -27,7 +27,7 @@ class Found:
     """What a folder holds of a benchmark: loose files (relative posix paths) and archives worth unpacking."""
 
     loose: tuple[str, ...]
-    groups: tuple[Group, ...]
+    groups: Mapping[Group, Listing]
 
 
 def root() -> Path:
@@ -110,7 +110,7 @@ def find(spec: Benchmark, variant: str, data: DataParams, folder: Path | None = 
     paths = sorted(_walk(folder))
     roles = {path: role for path in paths if (role := role_of(spec, variant, path))}
     kinds = {role.kind for role in roles.values()}
-    return Found(tuple(roles), () if len(kinds) == 2 else _usable(spec, variant, folder, paths))
+    return Found(tuple(roles), {} if len(kinds) == 2 else _usable(spec, variant, folder, paths))
 
 
 def expect_both(spec: Benchmark, variant: str, paths: Iterable[str], data: DataParams) -> None:
@@ -130,9 +130,13 @@ def expect_both(spec: Benchmark, variant: str, paths: Iterable[str], data: DataP
         )
 
 
-def _usable(spec: Benchmark, variant: str, folder: Path, paths: list[str]) -> tuple[Group, ...]:
-    groups = group_archives(paths)
-    return tuple(g for g in groups if holds_wanted(g, folder, lambda path: role_of(spec, variant, path) is not None))
+def _usable(spec: Benchmark, variant: str, folder: Path, paths: list[str]) -> dict[Group, Listing]:
+    listings = {group: list_members(group, folder) for group in group_archives(paths)}
+    return {
+        group: listing
+        for group, listing in listings.items()
+        if holds_wanted(listing, lambda path: role_of(spec, variant, path) is not None)
+    }
 
 
 def _walk(folder: Path) -> Iterator[str]:

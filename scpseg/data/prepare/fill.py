@@ -2,7 +2,7 @@
 
 Arrays go to a working folder named by everything that decides their content, so that an interrupted run goes on where
 it stopped; the folder in it becomes the store by being renamed. Of archives only files that become arrays are written
-to the disk, a few at a time.
+to the disk, a few at a time, and a zip inside a 7z while its files are decoded.
 """
 
 from __future__ import annotations
@@ -12,20 +12,21 @@ import json
 import os
 import shutil
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from multiprocessing import connection, parent_process
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from signal import SIG_IGN, SIGINT, signal
 from threading import Thread
 from typing import Any
 
 from scpseg.benchmarks.base import Benchmark
+from scpseg.data.acquire.archives import group_archives, list_members, read_members, total_size
 from scpseg.data.acquire.layout import EXTRACT, KINDS, Pairing, Slot, pair_files, role_of, slots_of
 from scpseg.data.acquire.manifest import Manifest
 from scpseg.data.acquire.space import check_space, full_disk_named
-from scpseg.data.acquire.unpack import Passing, group_archives, list_members, stream_members, total_size
 from scpseg.data.prepare.decode import read_size
 from scpseg.data.prepare.index import build_index
 from scpseg.data.prepare.work import Choice, Job, Record, Task, array_bytes, check_same, decode_file, join_parts
@@ -142,7 +143,7 @@ class Plan:
         self.slot_of = slots_of(job.spec, manifest.labels, job.choice.lists)
         groups = group_archives(record.path for record in manifest.archives)
         self._listings = {group: list_members(group, folder) for group in groups}
-        # Members of a zip inside a 7z are known only while they stream past.
+        # Members of a zip inside a 7z are known only once it is unpacked.
         self._hidden = any(listing.hidden for listing in self._listings.values())
         listed = {path: size for listing in self._listings.values() for path, size in listing.files.items()}
         self._declared = {path: size for path, size in listed.items() if role_of(job.spec, manifest.labels, path)}
@@ -218,9 +219,11 @@ class Plan:
             total, packed = sum(self.job.spec.counts) * (image + label), 1
         elif not exact and any(missing is None or slot not in self.paths for slot in slots or [None]):
             total += sum(total_size(group, self.folder) for group, listing in self._listings.items() if listing.hidden)
+        if packed:  # a zip inside a 7z is on the disk while its members are decoded
+            total += max((size for listing in self._listings.values() for size in listing.hidden.values()), default=0)
         return total + (workers + AHEAD) * image if packed and exact else total
 
-    def incoming(self) -> Iterator[Task]:
+    def incoming(self) -> Generator[Task, None, None]:
         """The files that are not finished; those in archives are written to the spool just before they are given out.
 
         Raises:
@@ -229,40 +232,23 @@ class Plan:
         for slot, path in list(self.paths.items()):
             if path in self._loose and slot not in self.done:
                 yield Task(self.job, slot, path, self.folder / path, self._loose[path])
-        left = self.missing()
+        left, job = self.missing(), self.job
+        most = PIXEL_BYTES * job.spec.side**2 if job.sides != "any" else None
+        job.spool.mkdir(parents=True, exist_ok=True)
         for group, listing in self._listings.items():
             mine = [slot for slot in left or () if self.paths.get(slot, f"{group.name}/").startswith(f"{group.name}/")]
             if left is not None and not (mine and (listing.hidden or any(slot in self.paths for slot in mine))):
                 continue
-            for passing in stream_members(group, self.folder, lambda path: self.take(path) is not None):
-                place = self.slot_of(passing.path)
-                assert place is not None
-                yield Task(self.job, place, passing.path, self._spooled(place, passing), None)
-                if left is not None:
-                    left.discard(place)
-                    if not left:  # what lies behind the last file is not read
-                        return
-
-    def _spooled(self, slot: Slot, passing: Passing) -> Path:
-        """A member as a file.
-
-        Raises:
-            UserError: it is larger than any file of the benchmark.
-        """
-        job, size = self.job, 0
-        most = PIXEL_BYTES * job.spec.side**2 if job.sides != "any" else None
-        place = job.spool / f"{'-'.join(map(str, slot))}{PurePosixPath(passing.path).suffix}"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with place.open("xb") as stream:
-            for chunk in passing.chunks:
-                size += len(chunk)
-                if most is not None and size > most:
-                    raise UserError(
-                        f"{passing.path} unpacks to more than {most} bytes, which no file of {job.spec.title} has; "
-                        "the archive is damaged or hostile: fetch it from a trusted source"
-                    )
-                stream.write(chunk)
-        return place
+            members = read_members(group, self.folder, lambda path: self.take(path) is not None, job.spool, most)
+            with closing(members):
+                for path, place in members:
+                    wanted = self.slot_of(path)
+                    assert wanted is not None
+                    yield Task(job, wanted, path, place, None)
+                    if left is not None:
+                        left.discard(wanted)
+                        if not left:  # what is behind the last file is not unpacked
+                            return
 
 
 def _decode(plan: Plan, workers: int) -> dict[Slot, Record]:
@@ -270,12 +256,13 @@ def _decode(plan: Plan, workers: int) -> dict[Slot, Record]:
     records: dict[Slot, Record] = {}
     for slot, record in plan.done.items():
         _add(plan.job, records, slot, record)
-    work = decode_all(plan.incoming(), workers)
-    if plan.missing() is not None:
-        total = len(plan.done) + len(plan.missing() or ())
-        work = progress(work, total, f"preparing {plan.job.spec.name}", len(plan.done))
-    for task, record in work:
-        _add(plan.job, records, task.slot, record)
+    with closing(plan.incoming()) as tasks:
+        work = decode_all(tasks, workers)
+        if plan.missing() is not None:
+            total = len(plan.done) + len(plan.missing() or ())
+            work = progress(work, total, f"preparing {plan.job.spec.name}", len(plan.done))
+        for task, record in work:
+            _add(plan.job, records, task.slot, record)
     return records
 
 

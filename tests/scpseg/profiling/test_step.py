@@ -17,7 +17,7 @@ from scpseg.profiling.step import PHASE_FACTS, StepWorkload, TrainingStep, measu
 
 ROOT = Path(__file__).parents[3]
 CPU = torch.device("cpu")
-TRAIN = TrainParams(100, 0.1, 0.9, 0.0, "fp32", True, True, 10)
+TRAIN = TrainParams(100, 0.9, 0.0, "fp32", True, True, 10, "sgd", 0.1)
 SIZE = StepWorkload(batch=4, classes=3, height=80, width=112, repeats=3, phase=0)
 SIDE = 32
 

@@ -20,7 +20,7 @@ from scpseg.training.loop import _Run, train
 from scpseg.training.phases import cosine, enter, lengths
 
 CPU = torch.device("cpu")
-RECIPE = TrainParams(12, 0.05, 0.9, 5e-4, "fp32", True, True, 5)
+RECIPE = TrainParams(12, 0.9, 5e-4, "fp32", True, True, 5, "sgd", 0.05)
 
 
 class TwoParts(Method):
@@ -242,9 +242,9 @@ def test_divergence_and_precision_are_sentences(tmp_path: Path) -> None:
         def losses(self, views: Views, labels: Labels, progress: float) -> dict[str, Tensor]:
             return {"segmentation": self(views).sum() * float("nan")}
 
-    with pytest.raises(UserError, match=r"diverged; lower train\.learning_rate"):
+    with pytest.raises(UserError, match=r"diverged; lower the rate"):
         train(Broken(), windows(), RECIPE, CPU, tmp_path / "a")
-    half = TrainParams(12, 0.05, 0.9, 5e-4, "fp16", True, True, 5)
+    half = TrainParams(12, 0.9, 5e-4, "fp16", True, True, 5, "sgd", 0.05)
     with pytest.raises(UserError, match=r"train\.precision is 'fp16'"):
         train(fresh(), windows(), half, CPU, tmp_path / "b")
 
@@ -310,7 +310,7 @@ def test_an_image_phase_averages_over_its_windows_and_images(tmp_path: Path) -> 
 
 def test_a_phase_with_a_clip_takes_no_longer_gradient(tmp_path: Path) -> None:
     plain, clipped = fresh(), fresh(phases=(Phase("all", clip=1e-3),))
-    recipe = TrainParams(1, 0.05, 0.9, 0.0, "fp32", True, True, 1)
+    recipe = TrainParams(1, 0.9, 0.0, "fp32", True, True, 1, "sgd", 0.05)
     start = [parameter.detach().clone() for parameter in fresh().parameters()]
     for method in (plain, clipped):
         run(method, tmp_path / "a", recipe=recipe)

@@ -57,7 +57,7 @@ def test_loose_files_win_over_archives(elsewhere: Path) -> None:
     fill(elsewhere / "sets", [*BOTH, "readme.txt", ".hidden/train/images/austin2.tif"])
     (elsewhere / "sets" / "broken.zip").write_bytes(b"never opened")
     found = find(SPEC, "gt", data("sets"))
-    assert (sorted(found.loose), found.groups) == (sorted(BOTH), ())
+    assert (sorted(found.loose), found.groups) == (sorted(BOTH), {})
 
 
 def test_only_archives_with_something_wanted(elsewhere: Path) -> None:

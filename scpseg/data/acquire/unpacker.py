@@ -1,0 +1,327 @@
+"""The process that opens archives: `python -m scpseg.data.acquire.unpacker`, started by `archives`.
+
+It reads one request (a line of JSON) and answers with lines of JSON. A hostile archive can crash it, fill its memory or
+take its time, but not those of the stage. Archive members are written under names of our own, never under theirs.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import resource
+import stat
+import struct
+import sys
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import PurePosixPath
+from threading import Semaphore, Thread
+from typing import Any, BinaryIO, cast
+
+CHUNK = 1 << 20
+MEMORY = 8 << 30
+"""Bytes of address space for this process: more than any dictionary of an archive of images needs."""
+LISTING_SECONDS = 600
+"""Processor time for reading the list of members."""
+MEMBERS = 1 << 20
+"""At most so many members."""
+TOLD = 64 << 20
+"""Unpacked bytes between two reports of progress."""
+SEVEN_ZIP_START = 32
+"""Bytes of a 7z file's first header, which says where the other one ends."""
+SEVEN_ZIP_CODERS = {
+    bytes.fromhex(code): name for code, name in {"00": "copy", "21": "LZMA2", "030101": "LZMA", "03": "delta"}.items()
+} | {bytes.fromhex(c): n for c, n in {"03030103": "BCJ", "040108": "deflate", "040202": "bzip2"}.items()}
+"""The coders that are run; others crash on damaged input or are not supported by py7zr."""
+UNSUPPORTED = ("PasswordRequired", "UnsupportedCompressionMethodError")
+"""Errors of py7zr."""
+ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+ZIP_LOCAL = struct.Struct("<26xHH")
+"""Header before the data of a zip's member: lengths of name and extra field."""
+ZIP_END, ZIP_END_SIZE = b"PK\x05\x06", 22 + (1 << 16)
+
+
+class Rejected(Exception):
+    """The archive cannot or must not be unpacked; the message says why and what to do."""
+
+
+UNPACK = "unpack it yourself and name the folder in data.source"
+TRUSTED = "nothing of this archive is unpacked; fetch it from a trusted source"
+
+
+class _Joined(io.RawIOBase):
+    """The parts of an archive, or a stretch of them, as one file that can be read and sought in."""
+
+    def __init__(self, parts: Sequence[str], start: int = 0, size: int | None = None) -> None:
+        super().__init__()
+        self.files: list[BinaryIO] = [open(part, "rb") for part in parts]  # noqa: SIM115
+        self.starts = [0]
+        for part in parts:
+            self.starts.append(self.starts[-1] + os.stat(part).st_size)
+        self.origin, self.position = start, start
+        self.end = self.starts[-1] if size is None else min(start + size, self.starts[-1])
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: self.origin, io.SEEK_CUR: self.position, io.SEEK_END: self.end}[whence]
+        if base + offset < self.origin:
+            raise ValueError("seek before the start of the archive")
+        self.position = base + offset
+        return self.position - self.origin
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        view = memoryview(buffer).cast("B")
+        for file, start, end in zip(self.files, self.starts, self.starts[1:], strict=False):
+            if start <= self.position < min(end, self.end):
+                file.seek(self.position - start)
+                data = file.read(min(len(view), min(end, self.end) - self.position))
+                view[: len(data)] = data
+                self.position += len(data)
+                return len(data)
+        return 0
+
+
+def safe_name(name: str, known: set[str], kind: str, folder: bool) -> str:
+    """The posix name of a member.
+
+    Raises:
+        Rejected: it points outside, has a control character, is duplicated, or the member is not a file or directory.
+    """
+    plain = name.replace("\\", "/")
+    why = ""
+    if plain.startswith("/") or plain[1:2] == ":":
+        why = "has an absolute path"
+    elif ".." in plain.split("/"):
+        why = "points outside with '..'"
+    elif not plain.isprintable():
+        why = "has a control character in its name"
+    elif kind:
+        why = f"is {kind}"
+    elif not folder and plain in known:
+        why = "is duplicated"
+    if why or len(known) > MEMBERS:
+        raise Rejected(f"member {name[:200]!r} {why or f'is one of more than {MEMBERS}'}, so {TRUSTED}")
+    known.add(plain)
+    return plain
+
+
+def kind_of(mode: int) -> str:
+    """What a Unix mode says of a member that is not a file or directory; mode 0 says nothing."""
+    if stat.S_ISLNK(mode):
+        return "a link"
+    return "" if stat.S_IFMT(mode) in (0, stat.S_IFREG, stat.S_IFDIR) else "a special file"
+
+
+class _Zip:
+    """An open zip archive."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        try:
+            self.file = zipfile.ZipFile(stream)
+        except zipfile.BadZipFile:
+            stream.seek(max(stream.seek(0, io.SEEK_END) - ZIP_END_SIZE, 0))
+            tail = stream.read()
+            at = tail.rfind(ZIP_END)
+            if at >= 0 and tail[at + 4 : at + 6] not in (b"\0\0", b""):
+                raise Rejected(
+                    f"is the last volume of a split zip, which is not supported; join them (`zip -s 0`) or {UNPACK}"
+                ) from None
+            raise
+        self.infos = {}
+        known: set[str] = set()
+        for info in self.file.infolist():
+            plain = safe_name(info.filename, known, kind_of(info.external_attr >> 16), info.is_dir())
+            if not info.is_dir():
+                self.infos[plain] = info
+        self.stream = stream
+
+    def members(self) -> Iterator[dict[str, Any]]:
+        """Name, size, why it cannot be read ('' = it can), and its first byte where it is stored as it is."""
+        for name, info in self.infos.items():
+            why = "is encrypted" if info.flag_bits & 1 else ""
+            if not why and info.compress_type not in ZIP_METHODS:
+                method = zipfile.compressor_names.get(info.compress_type, "unknown")  # type: ignore[attr-defined]
+                why = f"is compressed with method {info.compress_type} ({method}), which is not supported"
+            start = None
+            if not why and info.compress_type == zipfile.ZIP_STORED and name.lower().endswith(".zip"):
+                self.stream.seek(info.header_offset)
+                lengths = ZIP_LOCAL.unpack(self.stream.read(ZIP_LOCAL.size))
+                start = info.header_offset + ZIP_LOCAL.size + sum(lengths)
+            yield {"name": name, "size": info.file_size, "why": why, "start": start}
+
+    def extract(self, targets: dict[str, str], begin: Callable[[str], _Output]) -> None:
+        """Write members to their files, in the archive's order."""
+        for name in sorted(targets, key=lambda name: self.infos[name].header_offset):
+            with closing(begin(name)) as output, self.file.open(self.infos[name]) as stream:
+                while chunk := stream.read(CHUNK):
+                    output.write(chunk)
+                if output.count != self.infos[name].file_size:
+                    raise zipfile.BadZipFile(f"{output.count} of {self.infos[name].file_size} bytes")
+
+
+class _SevenZip:
+    """An open 7z archive."""
+
+    def __init__(self, stream: BinaryIO, parts: int) -> None:
+        start, total = stream.read(SEVEN_ZIP_START), stream.seek(0, io.SEEK_END)
+        stream.seek(0)
+        if len(start) < SEVEN_ZIP_START or start[:6] != b"7z\xbc\xaf\x27\x1c":
+            raise Rejected("is not a 7z archive (its first bytes differ); fetch it again")
+        expected = SEVEN_ZIP_START + int.from_bytes(start[12:20], "little") + int.from_bytes(start[20:28], "little")
+        if total < expected:
+            count = f"{parts} part{'s' if parts > 1 else ''}"
+            raise Rejected(f"is truncated: {total} of {expected} bytes in {count}; fetch what is missing")
+        import py7zr  # a tenth of a second, which zips do not need
+
+        self.py7zr = py7zr
+        self.file = py7zr.SevenZipFile(stream)
+        streams = self.file.header.main_streams
+        for coder in (coder for folder in (streams.unpackinfo.folders if streams else ()) for coder in folder.coders):
+            if coder["method"] not in SEVEN_ZIP_CODERS:
+                raise Rejected(
+                    f"uses the 7z coder {coder['method'].hex()}, which is not supported (supported: "
+                    f"{', '.join(SEVEN_ZIP_CODERS.values())}); {UNPACK}"
+                )
+        self.infos = {}
+        known: set[str] = set()
+        for info in self.file.list():
+            kind = "" if info.is_file or info.is_directory else "a link or a special file"
+            plain = safe_name(info.filename, known, kind, info.is_directory)
+            if not info.is_directory:
+                self.infos[plain] = info
+
+    def members(self) -> Iterator[dict[str, Any]]:
+        """As of a zip; nothing in a 7z can be read where it is."""
+        for name, info in self.infos.items():
+            yield {"name": name, "size": info.uncompressed or 0, "why": "", "start": None}
+
+    def extract(self, targets: dict[str, str], begin: Callable[[str], _Output]) -> None:
+        """Write members to their files, in the archive's order."""
+        names = {PurePosixPath(name).as_posix(): name for name in targets}
+
+        class Factory(self.py7zr.io.WriterFactory):  # type: ignore[misc,name-defined]
+            def create(self, filename: str) -> _Output:
+                return begin(names[filename])
+
+        self.file.extract(targets=[self.infos[name].filename for name in targets], factory=Factory())
+
+
+class _Output:
+    """The file that a member is written to; has the methods of `py7zr.io.Py7zIO`."""
+
+    def __init__(self, path: str, tell: Callable[..., None]) -> None:
+        self.tell, self.count, self.told = tell, 0, 0
+        self.file = open(path, "xb")  # noqa: SIM115
+
+    def write(self, data: bytes | bytearray) -> int:
+        self.count += len(data)
+        if self.count - self.told >= TOLD:
+            self.told = self.count
+            self.tell(at=self.count)
+        return self.file.write(data)
+
+    def close(self) -> None:
+        self.file.close()
+
+    def read(self, size: int | None = None) -> bytes:
+        return b""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self.count
+
+    def flush(self) -> None:
+        self.file.flush()
+
+    def size(self) -> int:
+        return self.count
+
+
+class _Spool:
+    """Files for members, each told of once it is known to be right, which is when the next begins or all are done."""
+
+    def __init__(self, paths: dict[str, str], tell: Callable[..., None], leave: Semaphore) -> None:
+        self.paths, self.tell, self.leave = paths, tell, leave
+        self.last = ""
+
+    def begin(self, name: str) -> _Output:
+        """The file of a member."""
+        self.settle()
+        self.last = name
+        return _Output(self.paths[name], self.tell)
+
+    def settle(self) -> None:
+        """Tell of the last member, and wait for leave to go on."""
+        if self.last:
+            self.tell(name=self.last, path=self.paths[self.last])
+            self.leave.acquire()
+        self.last = ""
+
+
+def answer(request: dict[str, Any], tell: Callable[..., None], leave: Semaphore) -> None:
+    """List the members of an archive, or extract {member: file}, and tell what became of it."""
+    try:
+        joined = _Joined(request["parts"], request["start"], request["size"])
+        stream = cast(BinaryIO, io.BufferedReader(joined, CHUNK))
+        archive = _Zip(stream) if request["zip"] else _SevenZip(stream, len(request["parts"]))
+        targets = request["targets"]
+        if targets is None:
+            tell(members=list(archive.members()))
+        else:
+            spool = _Spool(targets, tell, leave)
+            archive.extract(targets, spool.begin)
+            spool.settle()
+        tell(done=True)
+    except Rejected as error:
+        tell(error=str(error))
+    except MemoryError:
+        tell(
+            error=f"needs more than {MEMORY >> 30} GiB of memory to unpack, so it is damaged or hostile: fetch it again"
+        )
+    except Exception as error:  # zipfile, py7zr and the codecs below them raise a dozen types over damaged bytes
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: an offset without sense
+            tell(errno=error.errno, strerror=error.strerror, filename=error.filename)
+        elif isinstance(error, RuntimeError) or type(error).__name__ in UNSUPPORTED:
+            tell(error=f"cannot be unpacked here ({said(error)}): it is encrypted or of an unsupported kind; {UNPACK}")
+        else:
+            tell(error=f"is damaged, truncated or encrypted ({said(error)}): fetch it again")
+
+
+def said(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+
+
+def main() -> None:
+    """Answer the request on standard input; end when its other end is closed, that is with the parent."""
+    channel = os.fdopen(os.dup(1), "w", encoding="ascii")
+    os.dup2(2, 1)  # whatever a library prints
+
+    def tell(**values: Any) -> None:
+        channel.write(json.dumps(values) + "\n")
+        channel.flush()
+
+    request = json.loads(sys.stdin.readline())
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    if request["targets"] is None:
+        resource.setrlimit(resource.RLIMIT_CPU, (LISTING_SECONDS, LISTING_SECONDS))
+    leave = Semaphore(0)
+
+    def watch() -> None:
+        while sys.stdin.readline():
+            leave.release()
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
+    answer(request, tell, leave)
+
+
+if __name__ == "__main__":
+    main()

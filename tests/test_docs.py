@@ -1,0 +1,145 @@
+"""The promises of README.md, CONTRIBUTING.md and docs/: links, commands, and the example of a new method."""
+
+import argparse
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from pipelines.check import check
+from scpseg.params import Params
+from scpseg.validation import parse_yaml
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXTENDING = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
+TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+OTHER = {"source .venv/bin/activate"}
+COPIED = ("baselines", "pipelines", "profiles", "scpseg", "tests", "docs")
+
+
+def commands(page: Path) -> list[str]:
+    """Lines of the code blocks without a language; continued lines joined, comments removed."""
+    blocks = re.findall(r"^ *```(\w*)\n(.*?)^ *```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    lines = "".join(text for language, text in blocks if not language).replace("\\\n", " ").splitlines()
+    parts = [part for line in lines if line.strip() for part in line.split(" && ")]
+    return [part.partition("  #")[0].strip() for part in parts]
+
+
+CASES = [(page, command) for page in PAGES for command in commands(page)]
+
+
+class Parsed(BaseException):
+    """The command line was accepted; nothing ran."""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_a_file_and_a_heading(page: Path) -> None:
+    for path, anchor in re.findall(r"\]\(([^):#]*)(#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        target = page.parent / path if path else page
+        assert target.exists(), f"{path} in {page.name}"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor[1:] in {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings}
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 160
+
+
+@pytest.mark.parametrize(("page", "command"), CASES, ids=[f"{page.name}: {command}" for page, command in CASES])
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+def test_a_printed_command_is_valid(page: Path, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    words = shlex.split(command)
+    if words[0] == "make":
+        assert words[1] in TARGETS
+    elif words[0] == "cp":
+        assert (ROOT / words[1]).is_file() and words[2] == "params.yaml"
+    elif words[0] == "dvc":
+        of_dvc(words[1:])
+    elif words[:3] == ["python", "-m", "pytest"]:
+        assert all((ROOT / word).exists() for word in words[3:] if not word.startswith("-"))
+    elif words[:2] == ["python", "-m"]:
+        of_module(words[2], words[3:], monkeypatch)
+    else:
+        assert command in OTHER, f"{page.name} has a command that this test does not know: {command}"
+
+
+def of_dvc(words: list[str]) -> None:
+    """DVC accepts the command line, and the suite the parameters that it sets."""
+    from dvc.cli import parse_args
+
+    given = parse_args(words)
+    params = Params.load(ROOT / "params.yaml").values
+    for setting in getattr(given, "set_param", None) or []:
+        key, _, values = setting.partition("=")
+        section, _, name = key.partition(".")
+        for value in parse_yaml(f"[{values}]", key):
+            assert name in params[section], key
+            params = {**params, section: {**params[section], name: value}}
+            if len(words) < 4 or "--queue" in words:
+                check(Params(params, Path("params.yaml")))
+    check(Params(params, Path("params.yaml")))
+
+
+def of_module(module: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parser of a module accepts its command line."""
+    known = argparse.ArgumentParser.parse_args
+
+    def parse_args(self: argparse.ArgumentParser, *rest: Any) -> NoReturn:
+        known(self, *rest)
+        raise Parsed
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+    monkeypatch.setattr(sys, "argv", [module, *words])
+    with pytest.raises(Parsed):
+        runpy.run_module(module, run_name="__main__")
+
+
+@pytest.fixture(scope="module")
+def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project in which docs/extending.md was followed to the letter."""
+    folder = tmp_path_factory.mktemp("extended")
+    for name in COPIED:
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("params.yaml", "pyproject.toml", "dvc.yaml", "README.md", "CONTRIBUTING.md", "Makefile"):
+        shutil.copy(ROOT / name, folder / name)
+    (code,) = re.findall(r"```python\n(.*?)```", EXTENDING, re.DOTALL)
+    (file,) = re.findall(r"Save it as `(baselines/\w+\.py)`", EXTENDING)
+    (line,) = re.findall(r"the line `(.*)` to the dict `METHODS`", EXTENDING)
+    (section,) = re.findall(r"```yaml\n(.*?)   ```", EXTENDING, re.DOTALL)
+    (folder / file).write_text(code, encoding="utf-8")
+    methods = folder / "pipelines/methods.py"
+    methods.write_text(methods.read_text().replace("] = {\n", f"] = {{\n    {line}\n", 1))
+    for path in (folder / "params.yaml", *(folder / "profiles").glob("*.yaml")):
+        path.write_text(path.read_text() + re.sub("^   ", "", section, flags=re.MULTILINE))
+    return folder
+
+
+def run(folder: Path, *command: str) -> None:
+    done = subprocess.run([sys.executable, "-m", *command], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+def test_the_example_method_passes_lint_and_types(extended: Path) -> None:
+    if (ROOT / ".mypy_cache").is_dir():  # types of the libraries, from an earlier `make lint`
+        shutil.copytree(ROOT / ".mypy_cache", extended / ".mypy_cache", dirs_exist_ok=True)
+    run(extended, "ruff", "check", ".")
+    run(extended, "ruff", "format", "--check", ".")
+    run(extended, "mypy")
+
+
+def test_the_example_method_passes_the_contract_tests(extended: Path) -> None:
+    run(extended, "pytest", "-q", "-p", "no:cacheprovider", "tests/test_contract.py", "-k", "mean_colour")
+
+
+@pytest.mark.soak
+def test_every_test_passes_with_the_example_method(extended: Path) -> None:
+    run(extended, "pytest", "-q", "-p", "no:cacheprovider", "-n", "2", "--dist", "loadfile")
