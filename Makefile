@@ -5,12 +5,13 @@ PIP = .venv/bin/python -m pip --quiet --disable-pip-version-check
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help repro report profile gpu test soak lint bench lock
+.PHONY: help repro report profile memory gpu test soak lint bench lock
 
 help:
 	@echo "make repro    data, training, evaluation, profile and report as params.yaml says (sample: about 15 minutes)"
 	@echo "make report   the report from what is there; missing runs are named with their reason"
 	@echo "make profile  measure memory and speed anew, then the report"
+	@echo "make memory   memory of every method and segmenter at the paper's sizes, computed without a GPU, no DVC, no data"
 	@echo "make gpu      memory and speed of every method at the paper's sizes on an NVIDIA GPU, no DVC, no data"
 	@echo "make test     the tests; make soak: the ones that take longer; make lint: ruff and mypy; make bench: core ratios"
 	@echo "make lock     renew requirements.txt, the pinned set with hashes"
@@ -41,6 +42,9 @@ report: .venv/installed
 profile: .venv/installed
 	dvc repro --force --single-item --glob 'profile-*'
 	python -m pipelines.report --available
+
+memory: .venv/installed
+	python -m pipelines.memory
 
 gpu: .venv/installed
 	python -m pipelines.gpu

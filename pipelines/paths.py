@@ -36,3 +36,8 @@ def provenance(benchmark: str, method: str, seed: int, stage: str) -> Path:
 def profile(benchmark: str, method: str) -> Path:
     """Memory and speed of a method at a benchmark's image size."""
     return Path("results/profile") / benchmark / f"{method}.json"
+
+
+def memory() -> Path:
+    """Computed memory of all declared methods at the benchmarks' real sizes, a list of records."""
+    return Path("results/memory.json")

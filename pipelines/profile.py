@@ -145,6 +145,37 @@ def record_of(request: dict[str, Any], figures: dict[str, Any]) -> dict[str, Any
     }
 
 
+def computed(request: dict[str, Any]) -> dict[str, Any]:
+    """The record of a request; a mistake in the parameters or a failure is its reason."""
+    import torch
+
+    from pipelines.methods import build_method
+    from scpseg.contract import Method
+    from scpseg.profiling import computed
+    from scpseg.profiling.step import StepWorkload
+    from scpseg.profiling.workload import Workload
+
+    params = Params(request["params"], Path(request["file"]))
+    train = params.training(request["method"])
+    # What a method draws while it computes, such as the place of a grid, is drawn in host memory.
+    torch.manual_seed(0)
+
+    def make() -> Method:
+        return build_method(params, request["benchmark"], request["method"])
+
+    try:
+        if request["kind"] == INFERENCE:
+            figures = computed.inference(make, Workload(**request["workload"]), request.get("precision", "fp32"))
+        else:
+            figures = computed.training_step(make, StepWorkload(**request["workload"]), train)
+    except UserError as error:
+        figures = without_figures("failed", str(error), backend="computed")
+    except (RuntimeError, NotImplementedError, ValueError) as error:
+        traceback.print_exc()
+        figures = without_figures("failed", f"{type(error).__name__}: {error}".splitlines()[0], backend="computed")
+    return record_of(request, figures) | {"patch": params.benchmark(request["benchmark"]).patch}
+
+
 def work(benchmark: str, method: str) -> None:
     """Profile and write results/profile/BENCHMARK/METHOD.json.
 

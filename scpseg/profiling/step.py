@@ -25,6 +25,7 @@ from scpseg.profiling.workload import guarded, repeated, timed
 from scpseg.training.phases import shared
 from scpseg.training.step import Portion, Stepper
 
+Draw = Callable[..., Tensor]
 PHASE_FACTS = ("phase", "phases", "unit", "optimizer")
 
 
@@ -111,14 +112,20 @@ class TrainingStep:
     """
 
     def __init__(
-        self, method: Method, phase: Phase, workload: StepWorkload, train: TrainParams, device: torch.device
+        self,
+        method: Method,
+        phase: Phase,
+        workload: StepWorkload,
+        train: TrainParams,
+        device: torch.device,
+        draw: Draw | None = None,
     ) -> None:
-        """Let `method` enter the phase."""
+        """Let `method` enter the phase; `draw(high, *shape)` makes the bytes of windows, at random by default."""
         recipe = phase.recipe or shared(train, workload.batch if phase.unit == "window" else 1)
         self.device = device
         self.stepper = Stepper(method, train, device)
         self.stepper.begin(phase, recipe)
-        self.portions = _portions(method, phase, workload, recipe.batch)
+        self.portions = _portions(method, phase, workload, recipe.batch, draw)
 
     def __call__(self) -> Tensor:
         """One step, ended on the device too; its mean loss, a scalar."""
@@ -139,13 +146,15 @@ class TrainingStep:
         return sum(tensor.nbytes for tensor in tensors.values())
 
 
-def _portions(method: Method, phase: Phase, workload: StepWorkload, batch: int) -> list[Portion]:
+def _portions(method: Method, phase: Phase, workload: StepWorkload, batch: int, draw: Draw | None) -> list[Portion]:
     """Random windows: one batch of them, or all windows of `batch` images, each in portions of `phase.windows`."""
     generator = torch.Generator().manual_seed(0)
     needs = method.needs
 
-    def random(high: int, *shape: int) -> Tensor:
+    def at_random(high: int, *shape: int) -> Tensor:
         return torch.randint(0, high, shape, dtype=torch.uint8, generator=generator)
+
+    random = draw or at_random
 
     def wholes(count: int) -> tuple[Tensor | None, Tensor | None]:
         side = needs.overview

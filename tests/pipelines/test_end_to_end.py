@@ -106,9 +106,9 @@ def test_training_again_changes_nothing_that_others_depend_on(project: Path) -> 
     ("file", "expected"),
     [
         ("scpseg/reporting/tables.py", r"report"),
-        ("scpseg/method/lfa.py", r"check|train-scpseg@.*|evaluate-scpseg@.*|report"),
-        ("baselines/patch.py", r"check|(train|evaluate|profile)-baseline@deepglobe-patch.*|report"),
-        ("baselines/glnet.py", r"check|(train|evaluate|profile)-baseline@deepglobe-glnet.*|report"),
+        ("scpseg/method/lfa.py", r"check|memory|train-scpseg@.*|evaluate-scpseg@.*|report"),
+        ("baselines/patch.py", r"check|memory|(train|evaluate|profile)-baseline@deepglobe-patch.*|report"),
+        ("baselines/glnet.py", r"check|memory|(train|evaluate|profile)-baseline@deepglobe-glnet.*|report"),
         ("scpseg/data/sampling.py", r"(train|evaluate)-.*|report"),
         ("pipelines/methods.py", r"check"),
     ],
@@ -128,12 +128,12 @@ def test_an_edit_reruns_only_what_uses_it(project: Path, file: str, expected: st
 @pytest.mark.parametrize(
     ("section", "key", "value", "expected"),
     [
-        ("csm", "ratio", 0.5, r"check|(train|evaluate|profile)-scpseg@.*|report"),
-        ("glnet", "overview", 96, r"check|(train|evaluate|profile)-baseline@deepglobe-glnet.*|report"),
-        ("lfa", "weight", 0.1, r"check|(train|evaluate)-scpseg@.*|report"),
-        ("deepglobe", "batch", 4, r"check|(train|evaluate)-.*|report"),
-        ("data", "cache", "elsewhere", r"check"),
-        ("machine", "workers", 1, r"check"),
+        ("csm", "ratio", 0.5, r"check|memory|(train|evaluate|profile)-scpseg@.*|report"),
+        ("glnet", "overview", 96, r"check|memory|(train|evaluate|profile)-baseline@deepglobe-glnet.*|report"),
+        ("lfa", "weight", 0.1, r"check|memory|(train|evaluate)-scpseg@.*|report"),
+        ("deepglobe", "batch", 4, r"check|memory|(train|evaluate)-.*|report"),
+        ("data", "cache", "elsewhere", r"check|memory"),
+        ("machine", "workers", 1, r"check|memory"),
     ],
 )
 def test_a_parameter_reruns_only_what_uses_it(

@@ -1,0 +1,188 @@
+"""Memory of every method and segmenter at the benchmarks' real sizes, computed on any machine without data or weights.
+
+Without a selection the whole table at the paper's sizes goes to results/reference/computed/memory.csv. A selection of
+one cell prints what is alive at its peak. Stage `memory` computes what params.yaml declares.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipelines import paths
+from pipelines.methods import METHODS
+from pipelines.profile import INFERENCE, TRAINING, computed, request_of, step_request_of
+from pipelines.stage import run_stage
+from scpseg.errors import UserError
+from scpseg.files import write_json, write_text
+from scpseg.params import Params
+from scpseg.profiling.records import MIB, Record, table
+from scpseg.validation import nearest
+
+PAPER = Path("profiles/paper.yaml")
+TABLE = Path("results/reference/computed/memory.csv")
+BOTH = ("deepglobe", "potsdam")
+"""One benchmark for each of the paper's two sizes: for what is not computed on all of them."""
+WINDOWS = (2, 4, 8, 16)
+"""Windows per forward of the sweep; 1 is in the table."""
+SIDES = (256, 384, 768, 1024)
+"""Patch sides of the sweep on the first of `BOTH`, in pixels; the paper's is in the table."""
+SWEPT = ("scpseg", "patch", "glnet")
+"""Methods of the sweep over patch sides."""
+WORKLOADS = {INFERENCE: request_of, TRAINING: step_request_of}
+PRELOADED = ["pipelines.profile", "segmentation_models_pytorch", "scpseg.profiling.computed", "scpseg.segmenters.build"]
+Request = dict[str, Any]
+Compute = Callable[[Sequence[Request]], list[Record]]
+
+
+def with_section(params: Params, section: str, **values: Any) -> Params:
+    """The parameters with other values in one section."""
+    return Params({**params.values, section: {**params.values[section], **values}}, params.path)
+
+
+def requests_of(
+    params: Params, benchmarks: Sequence[str], methods: Sequence[str], workloads: Sequence[str] = tuple(WORKLOADS)
+) -> list[Request]:
+    """What is computed for each cell, at the benchmark's real size and with the parameters' segmenter."""
+    real = with_section(params, "profile", size="real", repeats=1)
+    cells = [(benchmark, method, workload) for method in methods for benchmark in benchmarks for workload in workloads]
+    return [WORKLOADS[workload](real, benchmark, method) for benchmark, method, workload in cells]
+
+
+def with_segmenter(params: Params, name: str) -> Params:
+    """The parameters with another segmenter in its usual variant.
+
+    Raises:
+        UserError: it is not known.
+    """
+    from scpseg.segmenters.build import KINDS
+
+    if name not in KINDS:
+        raise UserError(f"{name!r} is not a segmenter; {nearest(name, KINDS)}")
+    encoder, stride = KINDS[name].published
+    return with_section(params, "segmenter", name=name, encoder=encoder, output_stride=stride)
+
+
+def whole_table(params: Params, compute: Compute) -> list[Record]:
+    """Every method on every benchmark; at both sizes with every segmenter, and with more windows; other patch sides."""
+    from scpseg.segmenters.build import KINDS
+
+    methods = list(METHODS)
+    records = compute(requests_of(params, params.suite.benchmarks, methods))
+    common = [name for name in methods if _takes_segmenter(records, name)]
+    requests = []
+    for name in KINDS:
+        if name != params.values["segmenter"]["name"]:
+            requests += requests_of(with_segmenter(params, name), BOTH, common)
+    for many in WINDOWS:
+        requests += requests_of(with_section(params, "inference", batch=many), BOTH, methods, [INFERENCE])
+    for side in SIDES:
+        swept = [name for name in SWEPT if name in methods]
+        requests += requests_of(with_section(params, BOTH[0], patch=side), BOTH[:1], swept)
+    return records + compute(requests)
+
+
+def _takes_segmenter(records: Sequence[Record], method: str) -> bool:
+    """Whether a method uses the common segmenter; one that does not describes an encoder of its own."""
+    models = [record["model"] for record in records if record["method"] == method and record["status"] == "ok"]
+    return any("encoder" not in model for model in models)
+
+
+def work(given: argparse.Namespace) -> None:
+    """Compute what was asked for, print and write it.
+
+    Raises:
+        UserError: a name or a parameter is not valid.
+    """
+    params = Params.load(given.params)
+    if given.precision:
+        params = with_section(params, "train", precision=given.precision)
+    if given.segmenter:
+        params = with_segmenter(params, given.segmenter)
+    if given.windows:
+        params = with_section(params, "inference", batch=given.windows)
+    for name in given.method:
+        if name not in METHODS:
+            raise UserError(f"{name!r} is not a method; {nearest(name, METHODS)}")
+    suite = params.suite
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    with context.Pool(min(given.processes, os.cpu_count() or 1)) as pool:
+
+        def compute(requests: Sequence[Request]) -> list[Record]:
+            if given.precision:
+                requests = [{**request, "precision": given.precision} for request in requests]
+            return pool.map(computed, requests, chunksize=4)
+
+        if given.declared:
+            records = compute(requests_of(params, suite.benchmarks, ("scpseg", *suite.baselines)))
+            write_json(paths.memory(), records)
+        elif given.benchmark or given.method or given.segmenter or given.windows or given.precision:
+            records = compute(requests_of(params, given.benchmark or suite.benchmarks, given.method or list(METHODS)))
+        else:
+            records = whole_table(params, compute)
+            write_text(TABLE, table(records))
+    print(short(records), flush=True)
+    if len({(record["benchmark"], record["method"]) for record in records}) == 1:
+        print("".join(breakdown(record) for record in records), end="", flush=True)
+
+
+def short(records: Sequence[Record]) -> str:
+    """The records for a terminal, MiB."""
+    lines = [("benchmark", "method", "segmenter", "patch", "windows", "workload", "MiB", "of which")]
+    for record in records:
+        size = record["memory"].get("computed")
+        parts = [f"{name} {of / MIB:.0f}" for name, of in (record.get("parts") or {}).items() if of]
+        lines.append(
+            (
+                record["benchmark"],
+                record["method"],
+                "own" if "encoder" in (record["model"] or {}) else record["segmenter"]["name"],
+                str(record["patch"]),
+                str(record["windows_per_batch"]),
+                record["workload"],
+                "-" if size is None else f"{size / MIB:.1f}",
+                record["reason"] or ", ".join(parts),
+            )
+        )
+    wide = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if column in (3, 4, 6) else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(line, wide, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def breakdown(record: Record) -> str:
+    """The largest tensors alive at the peak of a record, a line each."""
+    lines = [f"\n{record['workload']}: the largest tensors alive at the peak\n"]
+    for block in record.get("alive") or []:
+        sides = " x ".join(map(str, block["shape"]))
+        made = f"{block['operation'].removeprefix('aten.')} of {block['module']}"
+        lines.append(f"{block['bytes'] / MIB:9.1f} MiB  {block['kind']:11}  {block['dtype']} {sides}: {made}\n")
+    return "".join(lines)
+
+
+def main() -> None:
+    """Options select cells; none means the whole table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--params", type=Path, default=PAPER, help="file of parameters (default: profiles/paper.yaml)")
+    parser.add_argument("--declared", action="store_true", help="what the suite of that file declares, for DVC")
+    parser.add_argument("--benchmark", action="append", default=[], help="may be repeated")
+    parser.add_argument("--method", action="append", default=[], help="may be repeated")
+    parser.add_argument("--segmenter", help="in its usual variant instead of that of the parameters")
+    parser.add_argument("--windows", type=int, help="windows per forward at inference")
+    parser.add_argument("--precision", choices=["fp32", "fp16", "bf16"], help="of inference and of training")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="default: one for each processor")
+    given = parser.parse_args()
+    run_stage(lambda: work(given))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""Memory of a method from its graph alone: the real method on `meta` tensors, every storage's life recorded.
+
+Inference is `scpseg.evaluation.streaming.segment` and training `scpseg.profiling.step.TrainingStep`, so what is
+computed is what is run. Not counted: workspaces of cuDNN and cuBLAS, the CUDA context, and what the allocator loses
+between blocks. A method whose tensors' sizes depend on the values of tensors cannot be computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from scpseg.contract import Method, drop_training_parts
+from scpseg.evaluation.streaming import TestImage, segment
+from scpseg.params import TrainParams
+from scpseg.profiling.ledger import Ledger, Peak
+from scpseg.profiling.mixed import cuda_rules
+from scpseg.profiling.step import StepWorkload, TrainingStep
+from scpseg.profiling.workload import Workload
+
+META = torch.device("meta")
+LARGEST = 12
+"""Blocks alive at the peak that a record names."""
+WEIGHTS, STATE, GRADIENTS, OPTIMIZER = "weights", "state", "gradients", "optimizer"
+HALVES = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class _Repeating(Exception):
+    """Every further window would do the same."""
+
+
+class _Undrawn(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Leaves random initial values undrawn: only the sizes of weights count."""
+
+    DRAWS = (torch.ops.aten.normal_.default, torch.ops.aten.uniform_.default, torch.ops.aten.erfinv_.default)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func in self.DRAWS else func(*args, **(kwargs or {}))
+
+
+class _Overview:
+    """A test image whose overview is on the device already: reducing it is work of the host."""
+
+    def __init__(self, image: TestImage) -> None:
+        self.image = image
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.image, name)
+
+    def overview(self, side: int) -> Tensor:
+        return torch.empty((1, 3, side, side), dtype=torch.uint8, device=META)
+
+
+def inference(make: Callable[[], Method], workload: Workload, precision: str = "fp32") -> dict[str, Any]:
+    """Figures of whole-image inference, as they stand in a record.
+
+    Windows are run until two in a row have the same peak and leave the same bytes behind: the others repeat them.
+
+    Returns:
+        `memory` by channel; `parts` of the peak (weights, state, activations) and `state_bytes` kept per image;
+        `alive`, the largest tensors at the peak; `parameters`, `windows` and `multiply_adds` of one image; `model`.
+    """
+    with _Undrawn():  # type: ignore[no-untyped-call]
+        method = drop_training_parts(make())
+    image = np.zeros((workload.height, workload.width, 3), dtype=np.uint8)  # no page of it is ever written
+    ledger = Ledger()
+    marks: list[tuple[int, int, int]] = []  # at the start of each window: events, live bytes, operations
+    facts: dict[str, int] = {}
+    begin_image = method.begin_image
+
+    def begin(views: Any) -> Any:
+        facts["windows"] = len(views.corners())
+        state = begin_image(_Overview(views))
+        facts["state"] = ledger.live - facts["weights"]
+        ledger.label_live(STATE)
+        return state
+
+    def mark(module: nn.Module, inputs: Any) -> None:
+        marks.append((len(ledger.events), ledger.live, ledger.flops))
+        if len(marks) > 2:
+            (first, _, _), (second, before, _), (third, after, _) = marks[-3:]
+            same = ledger.peak(first, second).size == ledger.peak(second, third).size
+            if same and before == after:
+                raise _Repeating
+
+    method.begin_image = begin  # type: ignore[method-assign, assignment]
+    with cuda_rules() as rules, ledger, ledger.naming(method):
+        method.to(META)
+        ledger.label([*method.named_parameters(), *method.named_buffers()], WEIGHTS)
+        facts["weights"] = ledger.live
+        method.register_forward_pre_hook(mark)
+        try:
+            with rules.autocast(HALVES[precision]):
+                segment(method, image, workload.classes, META, workload.overlap, workload.batch)
+            flops = ledger.flops
+        except _Repeating:
+            flops = marks[0][2] + (marks[-1][2] - marks[-2][2]) * facts["windows"] // workload.batch
+        peak = ledger.peak()
+    return {
+        **_figures(peak, (WEIGHTS, STATE)),
+        "precision": precision,
+        "state_bytes": facts["state"],
+        "parameters": sum(parameter.numel() for parameter in method.parameters()),
+        "windows": facts["windows"],
+        "multiply_adds": flops // 2,
+        "model": method.describe(),
+    }
+
+
+def training_step(make: Callable[[], Method], workload: StepWorkload, train: TrainParams) -> dict[str, Any]:
+    """Figures of the second training step of the phase that needs most; `workload.phase` does not count.
+
+    Returns:
+        The keys of `inference`, with `parts` weights, gradients, optimizer and activations; `phase` by name, `phases`
+        of the method, `unit` and `optimizer` of this one, `peak_by_phase` in bytes. `windows` and `multiply_adds` are
+        those of a step.
+    """
+    with _Undrawn():  # type: ignore[no-untyped-call]
+        method = make()
+    ledger = Ledger()
+    found: list[tuple[Peak, dict[str, Any]]] = []
+    with cuda_rules(), ledger, ledger.naming(method):
+        method.to(META)
+        ledger.label([*method.named_parameters(), *method.named_buffers()], WEIGHTS)
+        phases = method.phases()
+        for phase in phases:
+            step = TrainingStep(method, phase, workload, train, META, draw=undrawn)
+            optimizer = step.stepper.optimizer
+            assert optimizer is not None
+            for group in optimizer.param_groups:
+                group["foreach"] = True  # what CUDA takes by itself
+            step()
+            ledger.label(_state_of(optimizer), OPTIMIZER)
+            first, flops = len(ledger.events), ledger.flops
+            step()
+            ledger.label(((name, parameter.grad) for name, parameter in method.named_parameters()), GRADIENTS)
+            facts = {
+                "phase": phase.name,
+                "unit": phase.unit,
+                "optimizer": type(optimizer).__name__,
+                "windows": sum(len(views.place) for views, _, _ in step.portions),
+                "multiply_adds": (ledger.flops - flops) // 2,
+            }
+            found.append((ledger.peak(first), facts))
+            del step, optimizer, group
+    peak, facts = max(found, key=lambda one: one[0].size)
+    return {
+        **_figures(peak, (WEIGHTS, GRADIENTS, OPTIMIZER)),
+        **facts,
+        "precision": train.precision,
+        "phases": [phase.name for phase in phases],
+        "peak_by_phase": {one["phase"]: of.size for of, one in found},
+        "state_bytes": None,
+        "parameters": sum(parameter.numel() for parameter in method.parameters()),
+        "model": method.describe(),
+    }
+
+
+def _state_of(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
+    for state in optimizer.state.values():
+        yield from ((name, value) for name, value in state.items() if isinstance(value, Tensor))
+
+
+def undrawn(high: int, *shape: int) -> Tensor:
+    """Bytes in host memory whose values do not matter, in one byte."""
+    return torch.zeros((), dtype=torch.uint8).expand(shape)
+
+
+def _figures(peak: Peak, kinds: tuple[str, ...]) -> dict[str, Any]:
+    sums = peak.by_kind()
+    return {
+        "status": "ok",
+        "reason": None,
+        "limit": None,
+        "backend": "computed",
+        "memory": {"computed": peak.size},
+        "parts": {kind: sums.pop(kind, 0) for kind in kinds} | {"activations": sum(sums.values())},
+        "alive": [
+            {
+                "bytes": block.size,
+                "shape": list(block.shape),
+                "dtype": block.dtype,
+                "operation": block.operation,
+                "module": block.module,
+                "kind": block.kind,
+            }
+            for block in peak.blocks[:LARGEST]
+        ],
+    }

@@ -1,0 +1,108 @@
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipelines import memory, profile
+from pipelines.methods import METHODS
+from pipelines.profile import INFERENCE, TRAINING
+from scpseg.benchmarks import BENCHMARKS
+from scpseg.errors import UserError
+from scpseg.params import Params
+from scpseg.profiling.records import read_records
+from scpseg.segmenters.build import KINDS
+
+ROOT = Path(__file__).parents[2]
+PAPER = Params.load(ROOT / "profiles/paper.yaml")
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pipelines.memory", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_cells_have_the_benchmarks_real_sizes() -> None:
+    for request in memory.requests_of(PAPER, PAPER.suite.benchmarks, ["patch"]):
+        assert request["workload"]["height"] == request["workload"]["width"] == BENCHMARKS[request["benchmark"]].side
+        batch = 8 if request["benchmark"] == "deepglobe" else 16
+        assert request["workload"]["batch"] == (1 if request["kind"] == INFERENCE else batch)
+
+
+def test_the_whole_table_has_every_method_segmenter_and_size() -> None:
+    asked: list[memory.Request] = []
+
+    def compute(requests: list[memory.Request]) -> list[memory.Record]:
+        asked.extend(requests)
+        model = {name: {"encoder": "resnet50"} if name == "glnet" else {} for name in METHODS}
+        return [{"method": one["method"], "status": "ok", "model": model[one["method"]]} for one in requests]
+
+    assert len(memory.whole_table(PAPER, compute)) == len(asked)
+    cells = {(one["kind"], one["method"], one["benchmark"], one["params"]["segmenter"]["name"]) for one in asked}
+    for kind in (INFERENCE, TRAINING):
+        assert {(kind, name, of, "deeplabv3plus") for name in METHODS for of in PAPER.suite.benchmarks} <= cells
+        assert {(kind, "scpseg", of, name) for name in KINDS for of in memory.BOTH} <= cells
+    assert not any(method == "glnet" and name == "fcn8s" for _, method, _, name in cells)
+    assert {one["workload"]["batch"] for one in asked if one["kind"] == INFERENCE} == {1, *memory.WINDOWS}
+    sides = {one["params"]["deepglobe"]["patch"] for one in asked if one["method"] == "scpseg"}
+    assert sides == {512, *memory.SIDES}
+    assert len({json.dumps(one, sort_keys=True) for one in asked}) == len(asked)
+
+
+def test_a_mistake_in_the_parameters_is_a_record() -> None:
+    (request,) = memory.requests_of(
+        memory.with_section(PAPER, "csm", ratio=1.5), ["deepglobe"], ["scpseg"], [INFERENCE]
+    )
+    record = profile.computed(request)
+    assert record["status"] == "failed" and "csm.ratio" in record["reason"] and record["memory"]["rss"] is None
+
+
+def test_unknown_names_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="deeplabv3plus"):
+        memory.with_segmenter(PAPER, "deeplab")
+    done = run(tmp_path, "--params", str(ROOT / "profiles/paper.yaml"), "--method", "pach")
+    assert done.returncode == 1 and "'pach' is not a method" in done.stderr and "patch" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_stage_and_one_cell(tmp_path: Path) -> None:
+    """In real processes; equal parameters leave equal bytes, and a cell's breakdown adds no file."""
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    values["suite"] |= {"benchmarks": ["inria"], "baselines": ["patch"]}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    done = run(tmp_path, "--params", "params.yaml", "--declared")
+    assert done.returncode == 0, done.stderr
+    path = tmp_path / "results/memory.json"
+    first = path.read_bytes()
+    records = read_records(path)
+    assert [(one["method"], one["workload"]) for one in records] == [
+        ("scpseg", INFERENCE),
+        ("scpseg", TRAINING),
+        ("patch", INFERENCE),
+        ("patch", TRAINING),
+    ]
+    assert all(one["status"] == "ok" and one["real_size"] and one["backend"] == "computed" for one in records)
+    for one in records:
+        assert sum(one["parts"].values()) == one["memory"]["computed"]
+    run(tmp_path, "--params", "params.yaml", "--declared")
+    assert path.read_bytes() == first
+    done = run(tmp_path, "--params", "params.yaml", "--benchmark", "inria", "--method", "patch", "--precision", "fp16")
+    assert done.returncode == 0 and "largest tensors alive" in done.stdout and "float16" in done.stdout
+    assert not (tmp_path / memory.TABLE).exists()
+
+
+def test_the_committed_table_is_of_these_methods() -> None:
+    with (ROOT / memory.TABLE).open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert {row["method"] for row in rows} <= set(METHODS) and {"scpseg", "patch"} <= {row["method"] for row in rows}
+    assert {row["segmenter"] for row in rows} >= set(KINDS)
