@@ -60,6 +60,8 @@ class GLNetParams:
             than their authors' epochs; 'author' uses their optimiser, rates, batches, sums of losses and epochs, and
             `train.iterations` does not count.
         windows: computed at once where a phase takes all windows of an image; 6 in the paper.
+        patch: side of its windows in pixels, 508 in the paper (536 on Inria); null = that of the benchmark, as for all.
+        overlap: pixels that neighbouring windows share at least, 50 in the paper.
     """
 
     overview: Annotated[int, Range(2 * STRIDE)]
@@ -68,6 +70,12 @@ class GLNetParams:
     direction: Literal["to_local", "both"]
     recipe: Literal["suite", "author"]
     windows: Positive
+    patch: Annotated[int, Range(STRIDE + 1)] | None
+    overlap: Annotated[int, Range(0)]
+
+    def patch_of(self, benchmark: int) -> int:
+        """The side of its windows where the benchmark's is `benchmark`."""
+        return benchmark if self.patch is None else self.patch
 
 
 SECTIONS: dict[str, type] = {"glnet": GLNetParams}
@@ -112,7 +120,7 @@ class GLNet(Method):
         """Build the branches of a direction; `segmenter.encoder` is already GLNet's own, `patch` in pixels."""
         super().__init__()
         self.params = params
-        self.needs = Needs(patch=patch, context=patch, overview=params.overview)
+        self.needs = Needs(patch, patch, params.overview, params.overlap)
         self.overview_branch = _branch(segmenter, classes, params.width, shared=False)
         self.weights = weights_of(segmenter, self.overview_branch.encoder)
         self.local_branch = _branch(segmenter, classes, params.width, shared=True)
@@ -224,6 +232,7 @@ class GLNet(Method):
             "width": self.params.width,
             "direction": self.params.direction,
             "recipe": self.params.recipe,
+            "overlap": self.params.overlap,
             "clip": None if author else CLIP,
             "epochs": ":".join(str(EPOCHS[name]) for name in self._names()),
             "adam_rates": ":".join(f"{RATES[name]:g}" for name in self._names()) if author else None,
@@ -323,7 +332,10 @@ def check(params: Params, benchmark: str) -> None:
             raise params.refuse(
                 f"glnet.{key}", value, f"it must be a multiple of {step}; the nearest valid value is {near}"
             )
-    patch = params.benchmark(benchmark).patch
+    patch = glnet.patch_of(params.benchmark(benchmark).patch)
+    if glnet.overlap >= patch:
+        why = f"it must be below the side of a window; the nearest valid value is {patch - 1}"
+        raise params.refuse("glnet.overlap", glnet.overlap, why)
     if patch <= STRIDE:
         why = f"batch norm needs more than one cell at stride {STRIDE}; the nearest valid value is {STRIDE + 1}"
         raise params.refuse(f"{benchmark}.patch", patch, why)
@@ -337,4 +349,5 @@ def check(params: Params, benchmark: str) -> None:
 def build(setting: Setting) -> Method:
     """The method from checked parameters."""
     params = setting.params.section("glnet", GLNetParams)
-    return GLNet(params, replace(setting.segmenter, encoder=params.encoder), setting.classes, setting.patch)
+    segmenter = replace(setting.segmenter, encoder=params.encoder)
+    return GLNet(params, segmenter, setting.classes, params.patch_of(setting.patch))

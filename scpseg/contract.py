@@ -29,16 +29,18 @@ class Needs:
         patch: side L of the square that is labelled.
         context: side G of the square window handed over, the patch in its centre; G >= L, G - L even.
         overview: side T of the whole image reduced to T x T, or None.
+        overlap: pixels that neighbouring patches share at least, whatever `inference.overlap` says; below L.
     """
 
     patch: int
     context: int
     overview: int | None = None
+    overlap: int = 0
 
     @property
     def window(self) -> Window:
         """Square windows of these sides."""
-        return Window((self.patch, self.patch), (self.context, self.context))
+        return Window((self.patch, self.patch), (self.context, self.context), self.overlap)
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,12 @@ class Window:
     Attributes:
         patch: of what is labelled; it may be larger than the image, whose pixels are then mirrored and cut off again.
         context: of what is handed over, the patch in its centre; differences are even.
+        overlap: see `Needs`.
     """
 
     patch: Size
     context: Size
+    overlap: int = 0
 
     @staticmethod
     def whole(height: int, width: int, multiple: int, least: int = 1) -> Window:

@@ -57,10 +57,11 @@ class WindowDataset(Dataset[dict[str, Any]]):
         return other
 
     def covering(self) -> int:
-        """Number of windows that cover all images without overlap."""
+        """Number of windows that cover all images, as at test time."""
+        needs = self.needs
         shapes = [self.store.label(self.split, name).shape for name in self.ids]
         return sum(
-            len(starts(height, self.needs.patch, 0.0)) * len(starts(width, self.needs.patch, 0.0))
+            len(starts(height, needs.patch, 0.0, needs.overlap)) * len(starts(width, needs.patch, 0.0, needs.overlap))
             for height, width in shapes
         )
 
@@ -132,7 +133,7 @@ def collate(samples: list[dict[str, Any]]) -> tuple[Views, Labels]:
 
 
 class ImageDataset(Dataset[tuple[Views, Labels]]):
-    """All windows that cover one training image, as at test time without overlap; for phases with unit 'image'.
+    """All windows that cover one training image, as at test time; for phases with unit 'image'.
 
     Item i is image i of an endless row of shuffled passes over the images: a pure function of (seed, i).
     """
@@ -152,12 +153,12 @@ class ImageDataset(Dataset[tuple[Views, Labels]]):
         turns = int(random.integers(4)) if windows.turns else 0
         name = windows.ids[order[position]]
         height, width = windows.store.label(windows.split, name).shape
-        patch = windows.needs.patch
+        patch, least = windows.needs.patch, windows.needs.overlap
         views, labels = collate(
             [
                 windows.cut(name, top, left, flip, turns)
-                for top in starts(height, patch, 0.0)
-                for left in starts(width, patch, 0.0)
+                for top in starts(height, patch, 0.0, least)
+                for left in starts(width, patch, 0.0, least)
             ]
         )
         whole = {key: tensor.unsqueeze(0) for key, tensor in windows.whole(name, flip, turns).items()}

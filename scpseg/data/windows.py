@@ -45,11 +45,12 @@ def _cut(image: Bytes, top: int, left: int, size: tuple[int, int]) -> Bytes:
     return block[np.ix_(rows - rows.min(), columns - columns.min())]
 
 
-def starts(length: int, side: int, overlap: float) -> list[int]:
+def starts(length: int, side: int, overlap: float, least: int = 0) -> list[int]:
     """First rows (or columns) of windows of `side` that cover `length`; the last is shifted inward, never outside.
 
-    Neighbours share at least the `overlap` part of a side (0..0.9). A length below `side` gives one window at 0.
+    Neighbours share at least the `overlap` part of a side (0..0.9), and `least` pixels, fewer than `side`. A length
+    below `side` gives one window at 0.
     """
-    step = max(1, round(side * (1 - overlap)))
+    step = max(1, min(round(side * (1 - overlap)), side - least))
     last = max(length - side, 0)
     return [*range(0, last, step), last]

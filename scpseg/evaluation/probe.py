@@ -132,7 +132,7 @@ def visible(window: Window, size: tuple[int, int], overlap: float, disc: Box, cu
         max(
             max(0, min(last, start + (patch + context) // 2) - max(first, start - (context - patch) // 2))
             / (last - first)
-            for start in starts(length, patch, overlap)
+            for start in starts(length, patch, overlap, window.overlap)
             if start <= centre < start + patch
         )
         for length, patch, context, centre, first, last in zip(

@@ -38,7 +38,8 @@ class TestImage:
         """(top, left) of every patch, row by row."""
         height, width = self.pixels.shape[:2]
         rows, columns = self.window.patch
-        tops, lefts = starts(height, rows, self.overlap), starts(width, columns, self.overlap)
+        least = self.window.overlap
+        tops, lefts = starts(height, rows, self.overlap, least), starts(width, columns, self.overlap, least)
         return [(top, left) for top in tops for left in lefts]
 
     def overview(self, side: int) -> Tensor:

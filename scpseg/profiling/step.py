@@ -174,7 +174,7 @@ def _portions(method: Method, phase: Phase, workload: StepWorkload, batch: int, 
         (context, label), (overview, overview_label) = windows(batch), wholes(batch)
         place = torch.cat([corners, extent.expand(batch, 2)], dim=1)
         return [(Views(context, place, overview), Labels(label, overview_label), 1.0)]
-    rows, columns = (starts(length, needs.patch, 0.0) for length in (workload.height, workload.width))
+    rows, columns = (starts(length, needs.patch, 0.0, needs.overlap) for length in (workload.height, workload.width))
     corners = torch.tensor([[top / workload.height, left / workload.width] for top in rows for left in columns])
     size = phase.windows or len(corners)
     portions = []

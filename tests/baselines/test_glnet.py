@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from baselines import glnet
 from baselines.glnet import GLNet, GLNetParams, Whole, check
 from baselines.patch import Patch
-from scpseg.contract import Labels, Views
+from scpseg.contract import Labels, Setting, Views
 from scpseg.data.overviews import overviews
 from scpseg.data.sampling import WindowDataset
 from scpseg.errors import UserError
@@ -45,7 +45,7 @@ def settings(encoder: str = ENCODER) -> SegmenterParams:
 
 def make(direction: str = "to_local", recipe: str = "suite", windows: int = 4, overview: int = SIDE) -> GLNet:
     torch.manual_seed(0)
-    params = GLNetParams(overview, ENCODER, 16, direction, recipe, windows)
+    params = GLNetParams(overview, ENCODER, 16, direction, recipe, windows, None, 0)
     return GLNet(params, settings(), CLASSES, PATCH)
 
 
@@ -97,7 +97,7 @@ def windows_of(store: Cued, method: GLNet, batch: int = 4) -> WindowDataset:
 @pytest.mark.parametrize(("direction", "count"), [("to_local", 65_435_285), ("both", 102_741_212)])
 def test_parameters_of_the_paper(direction: str, count: int) -> None:
     with torch.device("meta"):
-        method = GLNet(GLNetParams(512, "resnet50", 256, direction, "suite", 6), settings("resnet50"), 7, 512)
+        method = GLNet(GLNetParams(512, "resnet50", 256, direction, "suite", 6, None, 0), settings("resnet50"), 7, 512)
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in method.named_children()}
     assert sum(counts.values()) == count
     assert counts["overview_branch"] == 28_064_839 and counts["local_branch"] == 37_305_927
@@ -254,7 +254,7 @@ def test_each_phase_moves_exactly_its_parts(recipe: str, tmp_path: Path, monkeyp
             states.append({key: value.clone() for key, value in self.state_dict().items()})
 
     torch.manual_seed(0)
-    method = Recording(GLNetParams(SIDE, ENCODER, 16, "both", recipe, 3), settings(), CLASSES, PATCH)
+    method = Recording(GLNetParams(SIDE, ENCODER, 16, "both", recipe, 3, None, 0), settings(), CLASSES, PATCH)
     store = Cued(2, 96)
     train(
         method,
@@ -370,16 +370,33 @@ def test_learns_what_only_the_overview_shows(direction: str, tmp_path: Path) -> 
         ("glnet.encoder", "resnet5", r"no such encoder; did you mean 'resnet\d+'"),
         ("glnet.direction", "to_global", r"one of to_local, both"),
         ("inria.patch", 32, r"more than one cell at stride 32"),
+        ("glnet.patch", 32, r"at least 33"),
+        ("glnet.overlap", 64, r"below the side of a window; the nearest valid value is 63"),
     ],
 )
 def test_impossible_values_are_sentences(key: str, value: Any, sentence: str) -> None:
     values = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text(encoding="utf-8"))
-    values["glnet"] = dict(overview=96, encoder=ENCODER, width=16, direction="both", recipe="suite", windows=6)
+    values["glnet"] |= dict(overview=96, encoder=ENCODER, width=16, direction="both", recipe="suite", windows=6)
     check(Params(values, Path("params.yaml")), "inria")
     section, name = key.split(".")
     values[section] |= {name: value}
     with pytest.raises(UserError, match=f"params.yaml: {key} is .*{sentence}"):
         check(Params(values, Path("params.yaml")), "inria")
+
+
+def test_its_own_windows_overlap_as_the_authors_do() -> None:
+    """DeepGlobe in the paper: 6 x 6 windows of 508 in 2448 x 2448, 50 pixels shared at least."""
+    values = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text(encoding="utf-8"))
+    values["glnet"] |= {"patch": 508, "overlap": 50, "width": 16, "overview": 64}
+    params = Params(values, Path("params.yaml"))
+    check(params, "deepglobe")
+    segmenter = params.section("segmenter", SegmenterParams)
+    method = glnet.build(Setting(classes=7, patch=64, segmenter=segmenter, params=params))
+    corners = TestImage(np.zeros((2448, 2448, 3), np.uint8), method.needs_at(2448, 2448), CPU).corners()
+    assert len(corners) == 36 and method.needs.patch == 508 and method.describe()["overlap"] == 50
+    tops = sorted({top for top, _ in corners})
+    assert tops[0] == 0 and tops[-1] == 2448 - 508
+    assert all(above + 508 - below >= 50 for above, below in itertools.pairwise(tops))
 
 
 def test_losses_of_the_local_phase_written_out() -> None:

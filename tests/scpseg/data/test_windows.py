@@ -1,4 +1,5 @@
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -49,3 +50,13 @@ def test_starts_cover_without_leaving(length: int, overlap: float) -> None:
     assert tops[-1] + side == max(length, side)
     for before, after in itertools.pairwise(tops):
         assert after - before <= side * (1 - overlap)
+
+
+@pytest.mark.parametrize(("length", "side", "least"), [(2448, 508, 50), (5000, 536, 50), (100, 64, 63), (64, 64, 10)])
+def test_neighbours_share_at_least_so_many_pixels(length: int, side: int, least: int) -> None:
+    tops = starts(length, side, 0.0, least)
+    assert tops[0] == 0 and tops[-1] == length - side
+    assert all(above + side - below >= least for above, below in itertools.pairwise(tops))
+    # One window fewer would not do.
+    assert len(tops) == 1 + math.ceil((length - side) / (side - least))
+    assert starts(length, side, 0.5, least) == starts(length, side, max(0.5, least / side))
