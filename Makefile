@@ -30,11 +30,8 @@ lock: .venv/installed
 	uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev --generate-hashes --no-annotate \
 	  --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' pyproject.toml --output-file requirements.txt
 
-# DVC reads params.yaml before its first stage runs, and its words for a mistake there are no help.
 repro: .venv/installed
-	python -m pipelines.check
-	dvc repro
-	@echo "the report: reports/README.md"
+	@python -m pipelines.repro
 
 report: .venv/installed
 	python -m pipelines.report --available

@@ -20,6 +20,7 @@ from scpseg.benchmarks import get_benchmark
 from scpseg.errors import UserError
 from scpseg.files import write_json
 from scpseg.params import InferenceParams, MachineParams, Params, ProfileParams
+from scpseg.processes import end_with_parent
 from scpseg.profiling.fresh import ChildKilled, allocator, memory_limit, run_fresh
 from scpseg.profiling.meter import HEADLINES, without_figures
 
@@ -94,6 +95,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
 def child(path: Path) -> None:
     """Read a request on standard input, write the answer: figures, a user's mistake, or how it failed."""
+    end_with_parent()
     request = json.load(sys.stdin)
     try:
         result = answer(request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
@@ -9,8 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from pipelines.freshness import UNENDED, error_file, record_error
 from scpseg.errors import UserError
 from scpseg.files import without_room
+from scpseg.processes import end_with_parent
 
 FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 IN_THE_WAY = frozenset({errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EBUSY})
@@ -22,26 +25,49 @@ LOADING = (
 )
 """How torch tells that memory ran out in a process that loads data, or that the kernel ended it."""
 
+RECORDED = ("mirror", "download", "prepare", "train", "evaluate", "profile")
+"""Stages whose last error the report shows."""
+
 
 def run_stage(work: Callable[[], None], less: str = "close other programs, or take a machine with more") -> NoReturn:
     """Run a stage and exit: 0, or 1 after one sentence for what the user can mend, or 130 when interrupted.
+
+    Started by DVC it ends with DVC, a training after saving its state. How it ended is kept for the report.
 
     Args:
         work: the stage.
         less: what to do where memory does not suffice.
     """
+    if "DVC_STAGE" in os.environ:
+        end_with_parent()
+    words = [Path(sys.argv[0]).stem, *sys.argv[1:]]
+    recorded = words[0] in RECORDED and "--child" not in words and Path("dvc.yaml").is_file()
+    if recorded:
+        _record(words, UNENDED)
     try:
         work()
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where it stopped", file=sys.stderr, flush=True)
+        if recorded:
+            _record(words, "it was interrupted")
         sys.exit(130)
     except Exception as error:
         sentence = explained(error, less)
+        if recorded:
+            _record(words, sentence or " ".join([f"{type(error).__name__}:", *str(error).splitlines()[:1]]))
         if sentence is None:
             raise
         print(f"error: {sentence}", file=sys.stderr, flush=True)
         sys.exit(1)
+    if recorded:
+        error_file(words).unlink(missing_ok=True)
     sys.exit(0)
+
+
+def _record(words: list[str], sentence: str) -> None:
+    # A full or read-only disk is told by the stage itself.
+    with contextlib.suppress(OSError):
+        record_error(words, sentence)
 
 
 def explained(error: Exception, less: str) -> str | None:

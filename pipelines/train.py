@@ -70,37 +70,38 @@ def work(benchmark: str, name: str, seed: int) -> None:
         "device": [device.type, machine.tf32, machine.deterministic],
     }
     scratch = checkpoint.scratch(checkpoint.fingerprint(identity, _sources(name)))
-    trained = train(method, dataset, recipe, device, scratch, machine.workers)
-    weights = {key: value.contiguous() for key, value in drop_training_parts(method.cpu()).state_dict().items()}
-    folder = paths.run(benchmark, name, seed)
-    with replacing(folder / "weights.safetensors") as temporary:
-        temporary.write_bytes(save(weights))  # save_file loses the reason on a full disk
-    write_text(folder / "history.csv", history_text(trained.history))
-    record = {
-        **asdict(recipe),
-        **trained.recipe,
-        # The authors' epochs leave it without effect.
-        "iterations": None
-        if all(phase.recipe and phase.recipe.own_length for phase in method.phases())
-        else recipe.iterations,
-        "steps": trained.steps,
-        "samples": sum(branch["samples"] for branch in trained.branches.values()),
-        "megapixels": round(sum(branch["megapixels"] for branch in trained.branches.values()), 3),
-        "branches": trained.branches,
-        "parameters_training": parameters,
-        "weights_hash": checkpoint.digest(weights),
-        "model": method.describe(),
-        "initial_weights": {"source": method.weights.source, "sha256": method.weights.sha256},
-        "segmenter": params.values["segmenter"],
-    }
-    write_json(folder / "training.json", record)
-    seconds = {name: round(each, 2) for name, each in trained.seconds.items()}
-    took = {"seconds": round(sum(trained.seconds.values()), 2), "branch_seconds": seconds}
-    write_provenance(benchmark, name, seed, "training", device, revision=revision(), **took)
-    # Not before its weights are on the disk: a full disk must not cost a training.
-    checkpoint.discard(scratch)
-    last = trained.history[-1]
-    print(f"{benchmark} {name} seed {seed}: loss {last['total']:.4f} after {trained.steps} steps")
+    with checkpoint.alone(scratch):
+        trained = train(method, dataset, recipe, device, scratch, machine.workers)
+        weights = {key: value.contiguous() for key, value in drop_training_parts(method.cpu()).state_dict().items()}
+        folder = paths.run(benchmark, name, seed)
+        with replacing(folder / "weights.safetensors") as temporary:
+            temporary.write_bytes(save(weights))  # save_file loses the reason on a full disk
+        write_text(folder / "history.csv", history_text(trained.history))
+        record = {
+            **asdict(recipe),
+            **trained.recipe,
+            # The authors' epochs leave it without effect.
+            "iterations": None
+            if all(phase.recipe and phase.recipe.own_length for phase in method.phases())
+            else recipe.iterations,
+            "steps": trained.steps,
+            "samples": sum(branch["samples"] for branch in trained.branches.values()),
+            "megapixels": round(sum(branch["megapixels"] for branch in trained.branches.values()), 3),
+            "branches": trained.branches,
+            "parameters_training": parameters,
+            "weights_hash": checkpoint.digest(weights),
+            "model": method.describe(),
+            "initial_weights": {"source": method.weights.source, "sha256": method.weights.sha256},
+            "segmenter": params.values["segmenter"],
+        }
+        write_json(folder / "training.json", record)
+        seconds = {name: round(each, 2) for name, each in trained.seconds.items()}
+        took = {"seconds": round(sum(trained.seconds.values()), 2), "branch_seconds": seconds}
+        write_provenance(benchmark, name, seed, "training", device, revision=revision(), **took)
+        # Not before its weights are on the disk: a full disk must not cost a training.
+        checkpoint.discard(scratch)
+        last = trained.history[-1]
+        print(f"{benchmark} {name} seed {seed}: loss {last['total']:.4f} after {trained.steps} steps")
 
 
 def history_text(rows: list[dict[str, Any]]) -> str:

@@ -14,6 +14,7 @@ import sys
 import time
 from typing import Any, NoReturn
 
+from scpseg.processes import end_with_parent
 from scpseg.profiling.sources import Resident, Sample, SourceError
 
 
@@ -31,6 +32,7 @@ def main() -> NoReturn:
     """Sample until told to stop, or until whoever asked is gone."""
     # Ctrl-C reaches the whole terminal group; the measuring process decides, and its end is seen as end of input.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
     with open(0, "rb", buffering=0) as commands:
         request = json.loads(commands.readline())
         try:

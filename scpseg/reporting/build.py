@@ -12,7 +12,7 @@ from scpseg.benchmarks import get_benchmark
 from scpseg.errors import UserError
 from scpseg.files import write_json, write_text
 from scpseg.params import SuiteParams
-from scpseg.reporting.collect import collect
+from scpseg.reporting.collect import States, collect
 from scpseg.reporting.examples import draw_examples
 from scpseg.reporting.figures import draw_tradeoff
 from scpseg.reporting.page import render
@@ -26,7 +26,9 @@ from scpseg.reporting.timelines import draw_timelines, read_traces
 from scpseg.reporting.timelines import section as timeline_section
 
 
-def build_report(results: Path, reports: Path, suite: SuiteParams, available: bool) -> list[str]:
+def build_report(
+    results: Path, reports: Path, suite: SuiteParams, available: bool, states: States | None = None
+) -> list[str]:
     """Write summary.csv and summary.json into `results`, README.md, figures/ and examples/ into `reports`.
 
     Returns what is missing, a sentence for runs and one for profiles.
@@ -35,8 +37,8 @@ def build_report(results: Path, reports: Path, suite: SuiteParams, available: bo
         UserError: as `collect`; a reference table is damaged; nothing at all is there, so that a report of nothing
             would take the place of an earlier one. Then nothing was written or deleted.
     """
-    frame = collect(results, suite, available)
-    if not (frame["status"].eq("ok") | frame["profile_status"].ne("missing")).any():
+    frame = collect(results, suite, available, states)
+    if not (frame["status"].eq("ok") | frame["profile_status"].isin(("ok", "oom"))).any():
         raise UserError(
             f"{results} holds neither scores nor profile of any declared run, so the report stays as it is; run "
             "`dvc repro` first"

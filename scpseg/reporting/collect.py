@@ -64,10 +64,19 @@ FIRST = (
 LAST = ("absent", "warnings")
 
 
-def collect(results: Path, suite: SuiteParams, available: bool) -> pd.DataFrame:
+State = tuple[str, str]
+"""Status of a declared run that is not current ('stale', 'failed', 'missing') and its reason."""
+States = Mapping[tuple[str, str, int | None], State]
+"""By (benchmark, method, seed); seed None = the profile. Runs that are current are not in it."""
+NO_METRICS = ("missing", "no metrics: the run was not trained and evaluated")
+NO_PROFILE = ("missing", "no profile: it was not measured")
+
+
+def collect(results: Path, suite: SuiteParams, available: bool, states: States | None = None) -> pd.DataFrame:
     """One row per benchmark x (scpseg + baselines) x seed, in the declared order; what lies on disk besides is ignored.
 
-    A run without metrics keeps its row, with status 'missing' and the reason. Scores are shares 0..1, memory channels
+    A run without a current result keeps its row, with its status and the reason; no figure of an earlier run is in it.
+    Scores are shares 0..1, memory channels
     (`memory:<channel>`) bytes, `memory_mib` the headline channel of the row's backend. Nested settings become columns
     `model:patch`, `training:batch`, `environment:torch` and so on; `trained:<branch>:samples` is what a branch trained
     on, `branch:<branch>` the mean IoU of a part that labels images alone.
@@ -75,16 +84,18 @@ def collect(results: Path, suite: SuiteParams, available: bool) -> pd.DataFrame:
     Raises:
         UserError: a file is damaged or belongs to another run, or one is missing and `available` is not set.
     """
-    rows = []
+    rows, states = [], states or {}
     for benchmark in suite.benchmarks:
         for method in methods_of(suite):
             path = results / "profile" / benchmark / f"{method}.json"
-            found = read_result(path, {"benchmark": benchmark, "method": method}, available)
-            profile = _columns_of(_profile_columns, found, path)
+            state = states.get((benchmark, method, None))
+            found = None if state else read_result(path, {"benchmark": benchmark, "method": method}, available)
+            profile = _columns_of(_profile_columns, found, path, state or NO_PROFILE)
             for seed in suite.seeds:
                 path = results / "metrics" / benchmark / method / str(seed) / "metrics.json"
-                found = read_run(results, benchmark, method, seed, available)
-                metrics = _columns_of(_metrics_columns, found, path)
+                state = states.get((benchmark, method, seed))
+                found = None if state else read_run(results, benchmark, method, seed, available)
+                metrics = _columns_of(_metrics_columns, found, path, state or NO_METRICS)
                 rows.append({"benchmark": benchmark, "method": method, "seed": seed, **profile, **metrics})
     columns = _columns(rows, suite)
     # Kept as objects: integers stay integers and missing cells stay empty, whatever else the column holds.
@@ -97,18 +108,21 @@ def methods_of(suite: SuiteParams) -> tuple[str, ...]:
 
 
 def _columns_of(
-    make: Callable[[dict[str, Any] | None], dict[str, Any]], found: dict[str, Any] | None, path: Path
+    make: Callable[[dict[str, Any] | None, State], dict[str, Any]],
+    found: dict[str, Any] | None,
+    path: Path,
+    state: State,
 ) -> dict[str, Any]:
-    """`make(found)`; a key that the file lacks becomes a sentence."""
+    """`make(found, state)`; a key that the file lacks becomes a sentence."""
     try:
-        return make(found)
+        return make(found, state)
     except KeyError as error:
         raise UserError(f"{path} lacks {error}, so another version wrote it; delete it and run `dvc repro`") from None
 
 
-def _metrics_columns(found: dict[str, Any] | None) -> dict[str, Any]:
+def _metrics_columns(found: dict[str, Any] | None, state: State) -> dict[str, Any]:
     if found is None:
-        return {"status": "missing", "reason": "no metrics: the run was not trained and evaluated, or failed"}
+        return {"status": state[0], "reason": state[1]}
     training = dict(found["training"])
     scores = found["metrics"]
     row: dict[str, Any] = {"status": "ok", "reason": None, "revision": training.pop("revision", None)}
@@ -125,9 +139,9 @@ def _metrics_columns(found: dict[str, Any] | None) -> dict[str, Any]:
     return row
 
 
-def _profile_columns(found: dict[str, Any] | None) -> dict[str, Any]:
+def _profile_columns(found: dict[str, Any] | None, state: State) -> dict[str, Any]:
     if found is None:
-        return {"profile_status": "missing", "profile_reason": "no profile: it was not measured, or failed"}
+        return {"profile_status": state[0], "profile_reason": state[1]}
     rest = dict(found)
     for name in ("benchmark", "method", "timeline"):
         rest.pop(name)

@@ -133,7 +133,7 @@ def _problems(rows: Sequence[dict[str, Any]]) -> list[str]:
     found = [f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}: {text}" for text, seeds in by_text.items()]
     first = rows[0]
     if first["profile_status"] != "ok" or first["profile_reason"]:
-        what = {"ok": "memory", "oom": "out of memory (OOM)", "missing": "memory and speed"}
+        what = {"ok": "memory", "oom": "out of memory (OOM)"} | dict.fromkeys(("missing", "stale"), "memory and speed")
         found.append(f"{what.get(first['profile_status'], 'profile failed')}: {first['profile_reason']}")
     run = [row for row in rows if row["status"] == "ok"]
     same = [key for key in first if (key.startswith(_SETTINGS) and key not in NOT_SETTINGS) or key in _DATA]

@@ -6,11 +6,13 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from scpseg.files import replacing, sha256
@@ -27,6 +29,25 @@ def fingerprint(settings: Any, sources: Iterable[Path]) -> str:
 def scratch(name: str) -> Path:
     """Folder for what must outlive a killed run; below the parent repository inside a queued DVC experiment."""
     return Path(os.environ.get("DVC_ROOT", ".")) / ".scratch" / name
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Wait until no other process trains the run of this scratch folder; others wait until the block ends.
+
+    One that a killed dvc left behind saves its state before it ends. A killed holder's lock is free at once.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print("waiting for another process that trains the same run", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def save(folder: Path, state: Mapping[str, Any]) -> None:

@@ -149,8 +149,3 @@ def test_stray_arguments_are_not_passed_over(
         work()
     assert caught.value.code == status and "usage: check" in "".join(capsys.readouterr())
     assert not OUTPUT.exists()
-
-
-def test_make_repro_checks_before_dvc_reads_the_file() -> None:
-    recipe = (ROOT / "Makefile").read_text().partition("\nrepro:")[2].splitlines()[1:3]
-    assert recipe == ["\tpython -m pipelines.check", "\tdvc repro"]

@@ -1,4 +1,6 @@
 import errno
+import json
+import os
 import resource
 import signal
 import subprocess
@@ -7,10 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from torch._utils import ExceptionWrapper
 
+from pipelines.freshness import UNENDED, error_file
 from pipelines.stage import run_stage
 from scpseg.errors import UserError
 from scpseg.files import write_text
@@ -148,3 +152,45 @@ def test_ctrl_c_while_libraries_load_is_one_line() -> None:
         [sys.executable, "-c", "import pipelines\nint('x')"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 1 and "Traceback" in done.stderr and "ValueError" in done.stderr
+
+
+def ended(code: str, folder: Path, **environment: str) -> int:
+    """Exit status of a stage called train, as DVC would run it in `folder`."""
+    (folder / "dvc.yaml").touch()
+    (folder / "params.yaml").touch()
+    (folder / "train.py").write_text(f"import sys\nfrom pipelines.stage import run_stage\n{code}\nrun_stage(work)\n")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    command = [sys.executable, "train.py", "blu", "patch", "0"]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=False).returncode
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("from scpseg.errors import UserError; raise UserError('a.png is damaged')", "a.png is damaged"),
+        ("raise ValueError('a bug\\nof two lines')", "ValueError: a bug"),
+        ("raise KeyboardInterrupt", "it was interrupted"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", UNENDED),
+    ],
+)
+def test_how_a_stage_failed_is_kept_until_it_ends_well(line: str, sentence: str, tmp_path: Path) -> None:
+    assert ended(f"def work():\n    {line}", tmp_path) != 0
+    path = tmp_path / error_file(["train", "blu", "patch", "0"])
+    assert json.loads(path.read_text())["error"] == sentence
+    assert ended("def work(): pass", tmp_path) == 0
+    assert not path.exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells a process of its parent's end")
+def test_a_stage_that_dvc_started_ends_with_it(tmp_path: Path) -> None:
+    code = "import time\ndef work():\n    print('ready', flush=True)\n    time.sleep(60)"
+    (tmp_path / "train.py").write_text(f"from pipelines.stage import run_stage\n{code}\nrun_stage(work)\n")
+    parent = "import subprocess, sys; subprocess.run([sys.executable, 'train.py'])"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DVC_STAGE": "train"}
+    with subprocess.Popen(
+        [sys.executable, "-c", parent], cwd=tmp_path, env=environment, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+        (child,) = psutil.Process(process.pid).children()
+        process.kill()
+        child.wait(timeout=30)

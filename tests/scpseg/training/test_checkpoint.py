@@ -1,4 +1,6 @@
 import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ import torch
 from scpseg.files import without_room
 from scpseg.training import checkpoint
 
+ROOT = Path(__file__).parents[3]
 STATE = {"method": {"weight": torch.arange(600.0)}, "step": 3, "history": [{"phase": "all", "total": 0.5}]}
 
 
@@ -65,3 +68,18 @@ def test_no_room_is_told_as_such_and_keeps_the_last_one(path: Path) -> None:
     full = without_room(caught.value)
     assert full is not None and full.filename == str(path)
     assert path.read_bytes() == whole and list(path.parent.iterdir()) == [path]
+
+
+def test_two_trainings_of_one_run_take_turns(tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib; from scpseg.training.checkpoint import alone\n"
+        "with alone(pathlib.Path(sys.argv[1]) / 'run'):\n    print('mine', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
+        assert first.stdout is not None and first.stdout.readline() == b"mine\n"
+        with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as second:
+            assert second.stdout is not None and b"waiting" in second.stdout.readline()
+            assert second.poll() is None
+            first.kill()  # its lock ends with it
+            assert second.stdout.readline() == b"mine\n"

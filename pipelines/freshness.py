@@ -1,0 +1,167 @@
+"""Which declared results are current: made from the parameters, code, data and weights that are here now.
+
+DVC's lock file records what each stage was made from. It is compared with the working tree, and along the pipeline
+with what the stages before have on record. Nothing is computed and no torch is imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines import paths
+from scpseg.errors import UserError
+from scpseg.files import read_json, write_json
+from scpseg.params import SuiteParams
+
+ERRORS = Path("results/errors")
+"""One file per stage whose last run ended with an error, or did not end."""
+UNENDED = "it is still running, or was killed without a message, such as for want of memory"
+State = tuple[str, str]
+"""'stale', 'missing' or 'failed', and why."""
+Key = tuple[str, str, int | None]
+"""Benchmark, method and seed; None for the seed of a profile."""
+
+
+def states(suite: SuiteParams) -> dict[Key, State]:
+    """State of every declared run (its scores) and profile that is not current.
+
+    'stale': there is a result of other parameters, code, data or weights; 'failed': there is no current result because
+    a stage of it ended with an error, which is the reason; 'missing': it was not made. Where dvc.yaml is not here,
+    stages were run by hand and nothing is known of what they were made from: then nothing is in the answer.
+
+    Raises:
+        UserError: DVC cannot read its files.
+    """
+    if not Path("dvc.yaml").is_file() or not Path(".dvc").is_dir():
+        return {}
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    wanted: dict[Key, Path] = {}
+    for benchmark in suite.benchmarks:
+        for method in ("scpseg", *suite.baselines):
+            wanted[benchmark, method, None] = paths.profile(benchmark, method)
+            wanted |= {(benchmark, method, seed): paths.scores(benchmark, method, seed) for seed in suite.seeds}
+    found: dict[Key, State] = {}
+    try:
+        with Repo(".") as repo:
+            pipeline = _Pipeline(repo.index.stages)
+            for key, path in wanted.items():
+                if problem := pipeline.problem_of(path.as_posix()):
+                    found[key] = "failed" if problem.failed else "stale" if path.exists() else "missing", problem.reason
+    except DvcException as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"DVC cannot tell which results are current ({reason}); run `dvc status`") from None
+    return found
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """Why a result is not current; `failed` when a stage ended with that error."""
+
+    reason: str
+    failed: bool = False
+
+
+class _Pipeline:
+    """Stages by what they write, and what is known of each."""
+
+    def __init__(self, stages: Any) -> None:
+        self.producers = {out.def_path: (stage, out) for stage in stages for out in stage.outs}
+        self.known: dict[str, _Problem | None] = {}
+
+    def problem_of(self, path: str) -> _Problem | None:
+        """Why an output of a stage is not current; None when it is."""
+        if path not in self.producers:
+            return _Problem(f"no stage of dvc.yaml writes {path}")
+        stage, _ = self.producers[path]
+        if stage.addressing not in self.known:
+            self.known[stage.addressing] = self._problem(stage)
+        return self.known[stage.addressing]
+
+    def _problem(self, stage: Any) -> _Problem | None:
+        before = [dep.def_path for dep in stage.deps if dep.def_path in self.producers]
+        # The output of `check` is constant, so that no parameter makes every result stale.
+        problems = [self.problem_of(path) for path in before if self.producers[path][0].name != "check"]
+        if own := self._difference(stage):
+            problems.append(_Problem(own))
+        found = [problem for problem in problems if problem is not None]
+        first = next((problem for problem in found if problem.failed), found[0] if found else None)
+        if first is None or first.failed or (failure := _failure(stage)) is None:
+            return first
+        sentence, same = failure
+        if same:
+            return _Problem(sentence, failed=True)
+        return _Problem(f"{first.reason}; its last run, with other parameters or code, failed: {sentence}")
+
+    def _difference(self, stage: Any) -> str | None:
+        """The first difference between what a stage was made from and what is here, its own outputs included."""
+        if not any(out.hash_info for out in stage.outs):
+            there = any(out.exists for out in stage.outs)
+            return "dvc.lock does not say what it was made from: run `dvc repro`" if there else "it was not run yet"
+        if stage.cmd_changed:
+            return "its command has changed"
+        for dep in stage.deps:
+            if dep.def_path in self.producers:
+                if dep.hash_info != self.producers[dep.def_path][1].hash_info:
+                    return f"{dep.def_path} is not the one that it was made from"
+            elif hasattr(dep, "params"):
+                if changes := _changes(dep):
+                    return "; ".join(changes)
+            elif dep.workspace_status():
+                return f"{dep.def_path} has changed"
+        for out in stage.outs:
+            # Data and weights may be removed when their scores are there; all else is part of a row.
+            needed = out.exists or not out.def_path.startswith(("data/", "results/runs/"))
+            if needed and (status := out.workspace_status()):
+                return f"{out.def_path} {'was removed' if 'deleted' in status.values() else 'is not what it wrote'}"
+        return None
+
+
+def _changes(dep: Any) -> list[str]:
+    """Parameters that differ from the recorded ones, each with both values."""
+    was, now = (_flat(values) for values in (dep.hash_info.value or {}, dep.read_params()))
+    keys = [key for key in {**was, **now} if was.get(key) != now.get(key)]
+    return [f"{key} was {_said(was.get(key))}, is {_said(now.get(key))}" for key in keys]
+
+
+def _said(value: Any) -> str:
+    return "not set" if value is None else json.dumps(value)
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(values, dict):
+        return {prefix.removesuffix("."): values}
+    return {name: value for key in values for name, value in _flat(values[key], f"{prefix}{key}.").items()}
+
+
+def _failure(stage: Any) -> tuple[str, bool] | None:
+    """Error of the last run of a stage, and whether it had the parameters and code that are here."""
+    path = error_file(stage.cmd.partition("pipelines.")[2].split())
+    if not path.is_file():
+        return None
+    record = read_json(path, "error", "settings")
+    return str(record["error"]), record["settings"] == settings()
+
+
+def error_file(words: list[str]) -> Path:
+    """Where the error of `python -m pipelines.WORDS` is kept."""
+    return ERRORS / f"{'-'.join(words)}.json"
+
+
+def record_error(words: list[str], sentence: str) -> None:
+    """Keep the sentence that a stage ended with for the report."""
+    write_json(error_file(words), {"error": " ".join(sentence.split()), "settings": settings()})
+
+
+def settings() -> str:
+    """Digest of all parameters and code here: what a stage that failed would be run with again."""
+    digest = hashlib.sha256()
+    code = [path for folder in ("scpseg", "baselines", "pipelines") for path in sorted(Path(folder).rglob("*.py"))]
+    for path in (Path("params.yaml"), *code):
+        digest.update(f"\0{path.as_posix()}\0".encode() + (path.read_bytes() if path.is_file() else b""))
+    return digest.hexdigest()[:16]

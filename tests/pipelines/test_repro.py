@@ -1,0 +1,80 @@
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipelines import repro
+from pipelines.freshness import Key, State
+from scpseg.errors import UserError
+from scpseg.params import SuiteParams
+
+SUITE = SuiteParams(benchmarks=("blu",), baselines=("patch",), seeds=(0, 1))
+LACKING: dict[Key, State] = {
+    ("blu", "patch", 0): ("failed", "the loss is not finite"),
+    ("blu", "patch", 1): ("failed", "the loss is not finite"),
+    ("blu", "scpseg", None): ("missing", "it was not run yet"),
+}
+
+
+def test_what_failed_is_named_with_each_reason_once() -> None:
+    sentence = repro.named(SUITE, LACKING)
+    assert sentence.startswith("3 of 6 results")
+    assert "blu patch seed 0, blu patch seed 1: the loss is not finite" in sentence
+    assert "blu scpseg profile: it was not run yet" in sentence
+
+
+def test_the_report_is_built_before_the_failure_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    built: list[bool] = []
+    monkeypatch.setattr(sys, "argv", ["repro"])
+    monkeypatch.chdir(Path(repro.__file__).parents[1])
+    monkeypatch.setattr(repro, "check", lambda params: None)
+    monkeypatch.setattr(repro, "build", lambda suite, available: built.append(available))
+    monkeypatch.setattr(repro, "states", lambda suite: LACKING)
+    monkeypatch.setattr(repro, "run_dvc", lambda: 255)
+    with pytest.raises(UserError, match="the loss is not finite"):
+        repro.work()
+    assert built == [True]
+    monkeypatch.setattr(repro, "states", lambda suite: {})
+    with pytest.raises(UserError, match="exit status 255"):
+        repro.work()
+    monkeypatch.setattr(repro, "run_dvc", lambda: 0)
+    repro.work()
+    assert "reports/README.md" in capsys.readouterr().out
+
+
+def test_an_interrupted_dvc_starts_no_other_stage(tmp_path: Path) -> None:
+    """A stand-in for dvc ignores Ctrl-C while its stage runs, as dvc does; the stage takes a while to save."""
+    stage = tmp_path / "stage.py"
+    stage.write_text(
+        "import ctypes, pathlib, signal, sys, time\n"
+        "ctypes.CDLL(None).prctl(1, signal.SIGTERM)\n"
+        "def save(*_):\n    time.sleep(0.3)\n    pathlib.Path(sys.argv[1] + '.saved').touch()\n    sys.exit(0)\n"
+        "signal.signal(signal.SIGTERM, save)\n"
+        "pathlib.Path(sys.argv[1]).touch()\ntime.sleep(60)\n"
+    )
+    dvc = tmp_path / "dvc.py"
+    dvc.write_text(
+        "import signal, subprocess, sys\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        f"for name in ('first', 'second'):\n    subprocess.run([sys.executable, {str(stage)!r}, name])\n"
+    )
+    process = subprocess.Popen([sys.executable, str(dvc)], cwd=tmp_path)
+    (child,) = wait_for(lambda: [c for c in psutil.Process(process.pid).children() if (tmp_path / "first").exists()])
+    process.send_signal(signal.SIGINT)
+    repro._end(process)
+    assert not child.is_running()
+    assert (tmp_path / "first.saved").exists() and not (tmp_path / "second").exists()
+
+
+def wait_for(what: Callable[[], list[psutil.Process]]) -> list[psutil.Process]:
+    for _ in range(600):
+        if found := what():
+            return found
+        time.sleep(0.05)
+    raise AssertionError("it did not happen within 30 s")
