@@ -155,6 +155,7 @@ def described(result: Metrics, spec: Benchmark) -> dict[str, Any]:
     return {
         "mean_iou": result.mean_iou,
         "mean_f1": result.mean_f1,
+        "chance": result.chance,
         "accuracy": result.accuracy,
         "iou": dict(zip(names, result.iou, strict=True)),
         "f1": dict(zip(names, result.f1, strict=True)),

@@ -38,6 +38,7 @@ class Metrics:
         iou: per class, None where the class is absent from truth and prediction.
         f1: likewise.
         absent: scored classes left out of the means.
+        chance: highest mean IoU that an answer of one class everywhere gets.
     """
 
     mean_iou: float | None
@@ -46,6 +47,7 @@ class Metrics:
     iou: tuple[float | None, ...]
     f1: tuple[float | None, ...]
     absent: tuple[int, ...]
+    chance: float | None
 
 
 def metrics(matrix: Matrix, scored: tuple[int, ...]) -> Metrics:
@@ -63,7 +65,17 @@ def metrics(matrix: Matrix, scored: tuple[int, ...]) -> Metrics:
         iou=iou,
         f1=f1,
         absent=tuple(index for index in scored if iou[index] is None),
+        chance=_chance(matrix.sum(1), scored),
     )
+
+
+def _chance(truth: NDArray[np.int64], scored: tuple[int, ...]) -> float | None:
+    """See `Metrics`; `truth` (K,) counts the pixels of each class."""
+    found = []
+    for answer in scored:
+        present = sum(index == answer or truth[index] > 0 for index in scored)
+        found.append(float(truth[answer] / truth.sum()) / present if truth.sum() else None)
+    return max((value for value in found if value is not None), default=None)
 
 
 def _mean(values: list[float | None]) -> float | None:

@@ -55,6 +55,7 @@ FIRST = (
     "mean_iou",
     "mean_f1",
     "accuracy",
+    "chance",
     "memory_mib",
     "memory_backend",
     "profile_status",
@@ -127,7 +128,7 @@ def _metrics_columns(found: dict[str, Any] | None, state: State) -> dict[str, An
     scores = found["metrics"]
     row: dict[str, Any] = {"status": "ok", "reason": None, "revision": training.pop("revision", None)}
     row.update({name: found[name] for name in RUN_FIELDS})
-    row.update({name: scores[name] for name in ("mean_iou", "mean_f1", "accuracy")})
+    row.update({name: scores[name] for name in ("mean_iou", "mean_f1", "accuracy", "chance")})
     row.update(_flat("iou", scores["iou"]) | _flat("f1", scores["f1"]))
     for part in ("model", "environment", "evaluation_environment", "inference"):
         row.update(_flat(part, found[part]))

@@ -35,3 +35,12 @@ def test_unscored_truth_still_makes_false_positives() -> None:
 def test_nothing_labelled_has_no_metric() -> None:
     result = metrics(np.zeros((2, 2), dtype=np.int64), scored=(0, 1))
     assert result.mean_iou is None and result.accuracy is None and result.absent == (0, 1)
+
+
+@pytest.mark.parametrize("scored", [(0, 1, 2), (0, 1, 3), (1,), (3,)])
+def test_chance_is_the_best_of_all_answers_of_one_class(scored: tuple[int, ...]) -> None:
+    truth = np.array([6] * 8 + [1] * 4 + [2] * 4, dtype=np.uint8) % 4  # 2: 12 pixels, 1: 4, none of 0 and 3
+    answers = [confusion(truth, np.full_like(truth, index), 4) for index in scored]
+    result = metrics(answers[0], scored)
+    assert result.chance == pytest.approx(max(metrics(matrix, scored).mean_iou or 0.0 for matrix in answers))
+    assert metrics(np.zeros((2, 2), dtype=np.int64), scored=(0, 1)).chance is None
