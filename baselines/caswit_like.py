@@ -72,12 +72,12 @@ class CASWiTLike(Method):
 
     def forward(self, views: Views, state: Any = None) -> Tensor:
         """Logits (B, K, L, L)."""
-        logits, _ = self._run(normalise(views.context))
+        logits, _ = self._run(normalise(views.context, self.weights))
         return logits
 
     def losses(self, views: Views, labels: Labels, progress: float) -> dict[str, Tensor]:
         """Cross-entropy of the patch and, with weight 0.4, of the reduced neighbourhood."""
-        logits, deep = self._run(normalise(views.context))
+        logits, deep = self._run(normalise(views.context, self.weights))
         patch = self.needs.window.patch
         return {
             "ce": cross_entropy(logits, _centre(labels.context, patch[0])),

@@ -47,7 +47,8 @@ class Downscale(Method):
     def begin_image(self, image: ImageViews) -> Tensor:
         """Logits (1, K, h, w) of the whole image at the segmenter's feature stride of the overview."""
         assert self.needs.overview is not None
-        features = self.segmenter.decode(self.segmenter.encode(normalise(image.overview(self.needs.overview))))
+        overview = normalise(image.overview(self.needs.overview), self.weights)
+        features = self.segmenter.decode(self.segmenter.encode(overview))
         return self.segmenter.classify(features, (features.shape[-2], features.shape[-1]))
 
     def forward(self, views: Views, state: Any = None) -> Tensor:
@@ -58,7 +59,7 @@ class Downscale(Method):
     def losses(self, views: Views, labels: Labels, progress: float) -> dict[str, Tensor]:
         """Those of the segmenter on whole overviews; the windows that come with them only choose the images."""
         assert views.overview is not None and labels.overview is not None
-        encoded = self.segmenter.encode(normalise(views.overview))
+        encoded = self.segmenter.encode(normalise(views.overview, self.weights))
         return self.segmenter.losses(encoded, self.segmenter.decode(encoded), labels.overview, progress)
 
     def phases(self) -> tuple[Phase, ...]:

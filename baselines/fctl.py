@@ -91,8 +91,8 @@ class FCtL(Method):
     def forward(self, views: Views, state: Any = None) -> Tensor:
         """Logits (B, K, L, L)."""
         if self.params.views == 1:
-            return self._logits(normalise(views.context))
-        window = normalise(views.context)
+            return self._logits(normalise(views.context, self.weights))
+        window = normalise(views.context, self.weights)
         logits = []
         for flip in (False, True):
             flipped = window.flip(-1) if flip else window
@@ -103,7 +103,7 @@ class FCtL(Method):
 
     def losses(self, views: Views, labels: Labels, progress: float) -> dict[str, Tensor]:
         """Focal loss of the phase's output at full resolution."""
-        window = normalise(views.context)
+        window = normalise(views.context, self.weights)
         side = self.needs.patch
         if self.phase == "all":
             logits = self._logits(window)

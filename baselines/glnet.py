@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from scpseg.contract import ImageViews, Labels, Method, Needs, Phase, Recipe, Setting, Views
+from scpseg.contract import ImageViews, Labels, Method, Needs, Phase, Recipe, Setting, Views, Weights
 from scpseg.geometry import Pasted, cut, enlarge, resize
 from scpseg.losses import focal
 from scpseg.params import Params, SegmenterParams
 from scpseg.segmenters.base import normalise
-from scpseg.segmenters.encoders import encoder_problem, fetching, library_weights, weights_of, weights_problem
+from scpseg.segmenters.encoders import build_encoder, encoder_problem, weights_problem
 from scpseg.segmenters.fpn import FPN, WIDTH, Partner, initialise
 from scpseg.validation import Positive, Range
 
@@ -92,14 +92,14 @@ class Whole:
 class Branch(nn.Module):
     """An encoder with its pyramid."""
 
-    def __init__(self, encoder: nn.Module, fpn: FPN) -> None:
-        """Join both; the encoder's last four maps are used."""
+    def __init__(self, encoder: nn.Module, fpn: FPN, weights: Weights) -> None:
+        """Join both; the encoder, initialised from `weights`, gives its last four maps."""
         super().__init__()
-        self.encoder, self.fpn = encoder, fpn
+        self.encoder, self.fpn, self.weights = encoder, fpn, weights
 
     def stages(self, pixels: Tensor, partner: Partner | None = None) -> Iterator[list[Tensor]]:
         """The pyramid's stages for uint8 pixels (B, 3, H, W)."""
-        return self.fpn.stages(self.encoder(normalise(pixels))[-4:], partner)
+        return self.fpn.stages(self.encoder(normalise(pixels, self.weights))[-4:], partner)
 
     def joined(self, pixels: Tensor, partner: Partner | None = None) -> Tensor:
         """The last stage alone."""
@@ -122,7 +122,7 @@ class GLNet(Method):
         self.params = params
         self.needs = Needs(patch, patch, params.overview, params.overlap)
         self.overview_branch = _branch(segmenter, classes, params.width, shared=False)
-        self.weights = weights_of(segmenter, self.overview_branch.encoder)
+        self.weights = self.overview_branch.weights
         self.local_branch = _branch(segmenter, classes, params.width, shared=True)
         both = params.direction == "both"
         self.mutual_branch = _branch(segmenter, classes, params.width, shared=True) if both else None
@@ -310,11 +310,8 @@ def _seen(stages: list[list[Tensor]], place: Tensor) -> Partner:
 
 
 def _branch(params: SegmenterParams, classes: int, width: int, shared: bool) -> Branch:
-    import segmentation_models_pytorch as smp
-
-    with fetching(params):
-        encoder = smp.encoders.get_encoder(params.encoder, weights=library_weights(params))
-    return Branch(encoder, FPN(encoder.out_channels[-4:], classes, width, shared))
+    encoder, weights = build_encoder(params, params.encoder)
+    return Branch(encoder, FPN(encoder.out_channels[-4:], classes, width, shared), weights)
 
 
 def check(params: Params, benchmark: str) -> None:

@@ -93,7 +93,7 @@ class ISDNet(Method):
 
     def forward(self, views: Views, state: Any = None) -> Tensor:
         """Logits (B, K, H, W)."""
-        images = normalise(views.context)
+        images = normalise(views.context, self.weights)
         deep = self._deep(images)[-1]
         fine, coarse = self.shallow(torch.cat(residuals(images), dim=1))
         fused, _ = self.coarse_fusion(coarse, deep)
@@ -102,7 +102,7 @@ class ISDNet(Method):
 
     def losses(self, views: Views, labels: Labels, progress: float) -> dict[str, Tensor]:
         """Cross-entropy of five outputs, the predicted residuals, and the distilled structure."""
-        images = normalise(views.context)
+        images = normalise(views.context, self.weights)
         size = (images.shape[-2], images.shape[-1])
         detail = residuals(images)
         stage, deep = self._deep(images)

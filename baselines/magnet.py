@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scpseg import IGNORE_INDEX
-from scpseg.contract import ImageViews, Labels, Method, Needs, Phase, Recipe, Setting, Views, Window
+from scpseg.contract import ImageViews, Labels, Method, Needs, Phase, Recipe, Setting, Views, Weights, Window
 from scpseg.geometry import enlarge, resize
 from scpseg.losses import cross_entropy, nearest
 from scpseg.params import Params, SegmenterParams
@@ -91,7 +91,7 @@ class MagNet(Method):
     def begin_image(self, image: ImageViews) -> Tensor:
         """Probabilities (1, K, T, T) of the reduced image."""
         assert self.needs.overview is not None
-        return torch.softmax(self.base(normalise(image.overview(self.needs.overview))), dim=1)
+        return torch.softmax(self.base(normalise(image.overview(self.needs.overview), self.weights)), dim=1)
 
     def forward(self, views: Views, state: Any = None) -> Tensor:
         """Logarithms of probabilities (B, K, H, W)."""
@@ -146,7 +146,7 @@ class MagNet(Method):
     def _refine_crop(self, pixels: Tensor, likely: Tensor, unsure: Tensor) -> tuple[Tensor, Tensor]:
         """Refined probabilities (K, c, c) and scores (c, c) of uint8 `pixels` under `likely` (K, c, c)."""
         size = (self.params.side, self.params.side)
-        fine = torch.softmax(self.base(reduced(pixels[None], size)), dim=1)
+        fine = torch.softmax(self.base(reduced(pixels[None], self.weights, size)), dim=1)
         refined = torch.softmax(self.refiner(resize(likely[None], size), fine), dim=1)
         score = F.interpolate(unsure[None, None], size=size, mode="nearest")[0, 0] * margin(refined[0])
         smooth = F.interpolate(median(score)[None, None], size=unsure.shape, mode="nearest")[0, 0]
@@ -160,14 +160,14 @@ class MagNet(Method):
         inputs, targets, boxes = [], [], []
         for index, level in enumerate(levels):
             if level == 2:
-                inputs.append(normalise(views.overview[index, None]))
+                inputs.append(normalise(views.overview[index, None], self.weights))
                 targets.append(labels.overview[index, None])
                 continue
             # The window itself is a crop at half size; a crop at full size is anywhere in it.
             side = (2 - level) * self.crop
             top, left = (int(torch.randint(2 * self.crop - side + 1, ())) for _ in range(2))
             part = (slice(top, top + side), slice(left, left + side))
-            inputs.append(reduced(views.context[index, None, :, *part], size))
+            inputs.append(reduced(views.context[index, None, :, *part], self.weights, size))
             targets.append(nearest(labels.context[index, None, *part], size))
             boxes.append(box_in(views.place[index], (top, left, side, side), self.needs.patch))
         pixels, target = torch.cat(inputs), torch.cat(targets)
@@ -175,7 +175,7 @@ class MagNet(Method):
             return {"ce": cross_entropy(self.base(pixels), target)}
         with torch.no_grad():
             fine = torch.softmax(self.base(pixels), dim=1)
-            coarse = torch.softmax(self.base(normalise(views.overview)), dim=1)
+            coarse = torch.softmax(self.base(normalise(views.overview, self.weights)), dim=1)
             seen = torch.cat([enlarge(coarse[i : i + 1], place[None], size) for i, place in enumerate(boxes)])
         return {"ce": hard_cross_entropy(self.refiner(seen, fine), target)}
 
@@ -331,9 +331,9 @@ def spread(length: int, side: int) -> list[int]:
     return [round(number * (length - side) / max(count - 1, 1)) for number in range(count)]
 
 
-def reduced(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+def reduced(pixels: Tensor, weights: Weights, size: tuple[int, int]) -> Tensor:
     """Normalised (B, 3, *size) of uint8 crops (B, 3, c, c), by an antialiased bilinear kernel."""
-    images = normalise(pixels)
+    images = normalise(pixels, weights)
     if tuple(images.shape[-2:]) == size:
         return images
     return F.interpolate(images, size=size, mode="bilinear", antialias=True, align_corners=False)

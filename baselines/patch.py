@@ -33,12 +33,12 @@ class Patch(Method):
 
     def forward(self, views: Views, state: Any = None) -> Tensor:
         """Logits (B, K, L, L)."""
-        logits: Tensor = self.segmenter(normalise(views.context))
+        logits: Tensor = self.segmenter(normalise(views.context, self.weights))
         return logits
 
     def losses(self, views: Views, labels: Labels, progress: float) -> dict[str, Tensor]:
         """Those of the segmenter on the patch."""
-        encoded = self.segmenter.encode(normalise(views.context))
+        encoded = self.segmenter.encode(normalise(views.context, self.weights))
         return self.segmenter.losses(encoded, self.segmenter.decode(encoded), labels.context, progress)
 
 

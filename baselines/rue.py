@@ -105,12 +105,12 @@ class RUE(Method):
         """Logits (B, K, H, W)."""
         # A part of an image is cut by the grid of training, whose patches are the smaller ones.
         whole = views.context.shape[-1] % multiple(self.params.grid) == 0
-        found = self._run(normalise(views.context), self.params.grid if whole else self.params.train_grid)
+        found = self._run(normalise(views.context, self.weights), self.params.grid if whole else self.params.train_grid)
         return resize(found.logits, (views.context.shape[-2], views.context.shape[-1]))
 
     def losses(self, views: Views, labels: Labels, progress: float) -> dict[str, Tensor]:
         """Cross-entropy weighed by (1 + w)^6, that of the coarse logits and of the encoder's stage 3."""
-        found = self._run(normalise(views.context), self.params.train_grid)
+        found = self._run(normalise(views.context, self.weights), self.params.train_grid)
         size = (views.context.shape[-2], views.context.shape[-1])
         truth = labels.context
         valid = truth != IGNORE_INDEX

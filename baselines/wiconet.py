@@ -86,12 +86,12 @@ class WiCoNet(Method):
 
     def forward(self, views: Views, state: Any = None) -> Tensor:
         """Logits (B, K, L, L)."""
-        fused, _ = self._maps(normalise(views.context))
+        fused, _ = self._maps(normalise(views.context, self.weights))
         return self._classify(fused)
 
     def losses(self, views: Views, labels: Labels, progress: float) -> dict[str, Tensor]:
         """Cross-entropy of the patch, and of the reduced context with a weight that falls from 1 to 0."""
-        fused, context = self._maps(normalise(views.context))
+        fused, context = self._maps(normalise(views.context, self.weights))
         side = self.needs.context // REDUCTION
         guess = resize(self.context_head(context), (side, side))
         truth = nearest(labels.context, (side, side))

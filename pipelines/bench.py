@@ -105,7 +105,7 @@ def measure(patch: int, batch: int, repeats: int) -> list[tuple[str, str, str]]:
     features = torch.randn(batch, method.segmenter.feature_channels, cells, cells, requires_grad=True)
     detail = torch.randn(batch, 32, patch, patch)
     small = torch.randn(batch, 32, cells, cells)
-    squeezed = normalise(squeeze(views.context, method.sizes, "antialias"))
+    squeezed = normalise(squeeze(views.context, method.sizes, "antialias"), method.weights)
 
     def forward() -> None:
         with torch.no_grad():

@@ -210,10 +210,19 @@ class ImageViews(Protocol):
 
 @dataclass(frozen=True)
 class Weights:
-    """Where initial weights came from: a name with its revision or 'random'; SHA-256 of the loaded tensors or ''."""
+    """The initial weights of an encoder.
+
+    Attributes:
+        source: repository or package with its revision, or 'random'.
+        sha256: of the loaded tensors, '' for random weights.
+        mean: of the normalisation that the weights were trained with, per channel in 0..1; ImageNet's for random ones.
+        std: as `mean`.
+    """
 
     source: str
     sha256: str = ""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
 
 class Method(nn.Module, ABC):

@@ -35,7 +35,7 @@ class SCPSeg(Method):
 
     def forward(self, views: Views, state: Any = None) -> Tensor:
         """Logits (B, K, L, L) of the patches: squeezed, segmented, cut out of the frame and enlarged [ours]."""
-        logits: Tensor = self.segmenter(normalise(squeeze(views.context, self.sizes, self.csm.kernel)))
+        logits: Tensor = self.segmenter(normalise(squeeze(views.context, self.sizes, self.csm.kernel), self.weights))
         if self.sizes.frame == 0:
             return logits
         size = (self.sizes.patch, self.sizes.patch)
@@ -43,7 +43,7 @@ class SCPSeg(Method):
 
     def losses(self, views: Views, labels: Labels, progress: float) -> dict[str, Tensor]:
         """Weighted: the segmenter's own on the squeezed window, 'srd' and 'lfa' where their weight is not 0."""
-        window = normalise(squeeze(views.context, self.sizes, self.csm.kernel))
+        window = normalise(squeeze(views.context, self.sizes, self.csm.kernel), self.weights)
         encoded = self.segmenter.encode(window)
         features = self.segmenter.decode(encoded)
         target = squeeze_labels(labels.context, self.sizes)
@@ -53,7 +53,7 @@ class SCPSeg(Method):
         if self.srd is None:
             return losses
         detail = self.srd.features(self.segmenter.deep(encoded), self.segmenter.low(encoded), self.sizes)
-        truth = normalise(patch_of(views.context, self.sizes))
+        truth = normalise(patch_of(views.context, self.sizes), self.weights)
         losses["srd"] = self.srd_weight * F.l1_loss(self.srd(detail).float(), truth)
         if self.lfa.weight:
             losses["lfa"] = self.lfa.weight * alignment(centre(features, self.sizes), detail, self.lfa)

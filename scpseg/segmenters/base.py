@@ -11,9 +11,6 @@ from torch.nn import functional as F
 from scpseg.contract import Weights
 from scpseg.losses import cross_entropy
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
 
 class Segmenter(nn.Module, ABC):
     """An encoder, a decoder and a 1x1 classifier; strides are counted in input pixels.
@@ -89,10 +86,10 @@ class Segmenter(nn.Module, ABC):
         return self.classify(self.decode(self.encode(images)), (height, width))
 
 
-def normalise(windows: Tensor) -> Tensor:
-    """Windows (B, 3, H, W), uint8 or float, 0..255, by ImageNet statistics to float.
+def normalise(windows: Tensor, weights: Weights) -> Tensor:
+    """Windows (B, 3, H, W), uint8 or float, 0..255, normalised to float as the encoder's weights expect.
 
-    Plain numbers instead of a constant tensor: nothing has to travel to the device.
+    Plain numbers instead of a constant tensor: nothing has to be copied to the device.
     """
-    channels = zip(windows.unbind(1), IMAGENET_MEAN, IMAGENET_STD, strict=True)
+    channels = zip(windows.unbind(1), weights.mean, weights.std, strict=True)
     return torch.stack([channel * (1 / (255 * std)) - mean / std for channel, mean, std in channels], dim=1)

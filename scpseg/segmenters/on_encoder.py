@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from scpseg.geometry import resize
 from scpseg.losses import cross_entropy
 from scpseg.params import SegmenterParams
 from scpseg.segmenters.base import Segmenter
-from scpseg.segmenters.encoders import fetching, library_weights, weights_of
+from scpseg.segmenters.encoders import build_encoder
 
 AUXILIARY = 0.4
 """Weight of the auxiliary cross-entropy (Zhao et al., CVPR 2017)."""
@@ -26,14 +24,8 @@ class OnEncoder(Segmenter):
             UserError: ImageNet weights could not be fetched.
         """
         super().__init__()
-        import segmentation_models_pytorch as smp
-
-        with fetching(params):
-            encoder: Any = smp.encoders.get_encoder(
-                params.encoder, weights=library_weights(params), output_stride=params.output_stride
-            )
+        encoder, self.weights = build_encoder(params, params.encoder, params.output_stride)
         self.encoder = encoder
-        self.weights = weights_of(params, encoder)
         self.channels: list[int] = list(encoder.out_channels)
         self.deep_stride, self.deep_channels = params.output_stride, self.channels[-1]
         self.low_stride, self.low_channels = 4, self.channels[2]

@@ -35,7 +35,7 @@ def test_labels_are_those_of_the_reduced_image_enlarged_at_once(name: str, shape
     method = make(name).eval()
     image = noise(*shape)
     with torch.no_grad():
-        small = normalise(torch.from_numpy(reduce_image(image, 64))[None])
+        small = normalise(torch.from_numpy(reduce_image(image, 64))[None], method.weights)
         features = method.segmenter.decode(method.segmenter.encode(small))
         size = (features.shape[-2], features.shape[-1])
         # An untrained network finds one class everywhere.
@@ -69,7 +69,7 @@ def test_the_loss_is_that_of_whole_overviews() -> None:
     loss = method.losses(
         Views(context, torch.zeros(2, 4), overview), Labels(torch.zeros(2, 48, 48, dtype=torch.uint8), truth), 0.0
     )
-    expected = F.cross_entropy(method.segmenter(normalise(overview)), truth.long(), ignore_index=255)
+    expected = F.cross_entropy(method.segmenter(normalise(overview, method.weights)), truth.long(), ignore_index=255)
     torch.testing.assert_close(loss, {"ce": expected})
 
 

@@ -36,7 +36,7 @@ def test_it_is_the_segmenter_on_the_patch_alone() -> None:
     assert method.needs == Needs(patch=64, context=64)
     views = Views(torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8), torch.zeros(2, 4))
     truth = torch.randint(0, 2, (2, 64, 64), dtype=torch.uint8)
-    logits = method.segmenter(normalise(views.context))
+    logits = method.segmenter(normalise(views.context, method.weights))
     assert torch.equal(method(views), logits)
     losses = method.losses(views, Labels(truth), 0.0)
     assert losses.keys() == {"ce"} and torch.equal(losses["ce"], cross_entropy(logits, truth))

@@ -84,7 +84,7 @@ def test_forward_is_squeeze_segment_cut_enlarge() -> None:
     method = build().eval()
     views, _ = batch()
     size = Sizes(128, 64, 48)
-    logits = method.segmenter(normalise(squeeze(views.context, size, "antialias")))
+    logits = method.segmenter(normalise(squeeze(views.context, size, "antialias"), method.weights))
     expected = F.interpolate(logits[:, :, 8:56, 8:56], size=(64, 64), mode="bilinear", align_corners=False)
     torch.testing.assert_close(method(views), expected)
 
@@ -93,7 +93,7 @@ def test_forward_is_squeeze_segment_cut_enlarge() -> None:
 def test_cross_entropy_is_taken_where_it_is_asked_for(supervise: str) -> None:
     method = build(csm__supervise=supervise, srd__weight=0.0, lfa__weight=0.0).eval()
     views, labels = batch()
-    logits = method.segmenter(normalise(squeeze(views.context, method.sizes, "antialias")))
+    logits = method.segmenter(normalise(squeeze(views.context, method.sizes, "antialias"), method.weights))
     truth = squeeze_labels(labels.context, method.sizes)
     if supervise == "centre":
         logits, truth = logits[:, :, 8:56, 8:56], truth[:, 8:56, 8:56]
@@ -121,9 +121,9 @@ def test_srd_is_the_mean_error_against_the_normalised_patch() -> None:
     method = build(lfa__weight=0.0).eval()
     assert method.srd is not None
     views, labels = batch()
-    encoded = method.segmenter.encode(normalise(squeeze(views.context, method.sizes, "antialias")))
+    encoded = method.segmenter.encode(normalise(squeeze(views.context, method.sizes, "antialias"), method.weights))
     picture = method.srd(method.srd.features(encoded[-1], encoded[2], method.sizes))
-    truth = normalise(views.context[:, :, 32:96, 32:96])
+    truth = normalise(views.context[:, :, 32:96, 32:96], method.weights)
     torch.testing.assert_close(method.losses(views, labels, 0.0)["srd"], 0.5 * (picture - truth).abs().mean())
 
 

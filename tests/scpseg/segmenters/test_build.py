@@ -131,6 +131,9 @@ def fake_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[float
 
     def serve(value: float) -> None:
         state = smp.encoders.get_encoder("resnet18", weights=None).state_dict()
+        (tmp_path / "config.json").write_text(
+            '{"mean": [0.4, 0.5, 0.6], "std": [0.1, 0.2, 0.3], "input_range": [0, 1]}'
+        )
         save_file({key: torch.full_like(x, value) for key, x in state.items()}, tmp_path / "model.safetensors")
 
         def download(repo: str, filename: str, revision: str) -> str:
@@ -152,5 +155,6 @@ def test_loaded_weights_are_there_with_source_and_hash(
     assert all((p == 2).all() for p in first.encoder.parameters())
     assert re.fullmatch(r"smp-hub/resnet18\.imagenet@[0-9a-f]{40}", first.weights.source)
     assert re.fullmatch("[0-9a-f]{64}", first.weights.sha256) and first.weights == again.weights
+    assert (first.weights.mean, first.weights.std) == ((0.4, 0.5, 0.6), (0.1, 0.2, 0.3))
     fake_hub(3)
     assert build_segmenter(section, 2).weights.sha256 != first.weights.sha256

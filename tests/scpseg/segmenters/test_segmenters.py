@@ -165,11 +165,12 @@ class TestEverySegmenter:
             assert torch.equal(plain(images(1, 3, side, side)), before)
 
 
-def test_normalise_is_the_imagenet_rule_for_bytes_and_floats() -> None:
+@pytest.mark.parametrize("weights", [Weights("random"), Weights("x", "", (0.5, 0.4, 0.3), (0.5, 0.6, 0.7))])
+def test_normalise_uses_the_statistics_of_the_weights_for_bytes_and_floats(weights: Weights) -> None:
     windows = torch.randint(0, 256, (2, 3, 5, 4), dtype=torch.uint8)
     before = windows.clone()
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    mean, std = torch.tensor(weights.mean), torch.tensor(weights.std)
     expected = (windows.float() / 255 - mean[:, None, None]) / std[:, None, None]
-    torch.testing.assert_close(normalise(windows), expected)
-    assert torch.equal(normalise(windows), normalise(windows.float()))
+    torch.testing.assert_close(normalise(windows, weights), expected)
+    assert torch.equal(normalise(windows, weights), normalise(windows.float(), weights))
     assert torch.equal(windows, before)
