@@ -27,7 +27,7 @@ help:
 
 # The pinned set: versions for every platform that the suite supports, with the SHA-256 of their files.
 lock: .venv/installed
-	uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev --generate-hashes --no-annotate \
+	uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev --extra weights --generate-hashes --no-annotate \
 	  --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' pyproject.toml --output-file requirements.txt
 
 repro: .venv/installed

@@ -21,7 +21,8 @@ def test_every_package_is_pinned_with_hashes() -> None:
         assert rest and all(re.fullmatch(r"    --hash=sha256:[0-9a-f]{64}( \\)?", line) for line in rest), first
         names.add(canonical(first.partition("==")[0]))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    extras = project["optional-dependencies"].values()
+    wanted = [*project["dependencies"], *(text for extra in extras for text in extra)]
     missing = {canonical(re.match(r"[\w.-]+", text)[0]) for text in wanted} - names
     assert not missing, f"run `make lock`: {missing} are not in requirements.txt"
 
