@@ -7,13 +7,13 @@ checked against the original archives. No address of a source has been tried liv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:  # every command imports the benchmarks; what draws needs numpy and more
-    from scpseg.synthetic.canvas import Scene
+    from scpseg.synthetic.canvas import Bytes, Scene
     from scpseg.synthetic.miniatures import Pictures
 
 Colour = tuple[int, int, int]
@@ -101,12 +101,15 @@ class Miniature:
 
     Attributes:
         draw: (side in pixels, seed, number of the picture) -> the picture and its training ids.
-        pack: writes the pictures to a folder as upstream's archives; None = `scpseg.synthetic.miniatures.pack_folders`.
+        pack: the pictures as upstream's files: (zip archive, path in it, picture), the ending of the path decides the
+            format; None = `scpseg.synthetic.miniatures.pack_folders`.
+        wrap: changes the folder of zip archives where upstream packs otherwise.
         kept: training images that every miniature has.
     """
 
     draw: Callable[[int, int, int], Scene]
-    pack: Callable[[Path, Pictures], None] | None = None
+    pack: Callable[[Pictures], Iterator[tuple[str, str, Bytes]]] | None = None
+    wrap: Callable[[Path], None] | None = None
     kept: tuple[str, ...] = ()
 
 

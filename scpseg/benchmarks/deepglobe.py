@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from scpseg.benchmarks.base import Benchmark, Class, File, Layout, Miniature, Source
 
 if TYPE_CHECKING:
-    from scpseg.synthetic.canvas import Scene
+    from scpseg.synthetic.canvas import Bytes, Scene
     from scpseg.synthetic.miniatures import Pictures
 
 TERMS = (
     "By hand: read and accept the DeepGlobe rules (deepglobe.org); a Kaggle token (kaggle.com/settings/api), only if "
     "Kaggle asks for one."
 )
-NAMES = ("unknown", "urban_land", "agriculture_land", "rangeland", "forest_land", "water", "barren_land")
-"""Of the classes in class_dict.csv."""
-UNLABELLED = ("100000", "100001")
-"""Ids that no image of the benchmark has."""
 
 
 def draw(side: int, seed: int, number: int) -> Scene:
@@ -37,22 +33,14 @@ def draw(side: int, seed: int, number: int) -> Scene:
     return Scene(canvas.photograph(), zone, canvas.twin)
 
 
-def pack(folder: Path, pictures: Pictures) -> None:
-    """Every labelled image is in train/, whatever its split; valid/ has no masks."""
-    from scpseg.synthetic.miniatures import encoded, write_zips
-
-    members, rows = [], ["image_id,split,sat_image_path,mask_path"]
+def pack(pictures: Pictures) -> Iterator[tuple[str, str, Bytes]]:
+    """Every labelled image is in train/, whatever its split; valid/ has no masks and ids that no labelled image has."""
+    archive = "deepglobe-land-cover.zip"
     for _, name, image, label in pictures:
-        members += [(f"train/{name}_sat.jpg", encoded(image, "JPEG", quality=90))]
-        members += [(f"train/{name}_mask.png", encoded(pictures.colours(label), "PNG"))]
-        rows += [f"{name},train,{members[-2][0]},{members[-1][0]}"]
-    for k, name in enumerate(UNLABELLED):
-        members += [(f"valid/{name}_sat.jpg", encoded(pictures.unlabelled(k), "JPEG", quality=90))]
-        rows += [f"{name},valid,{members[-1][0]},"]
-    colours = [f"{name},{','.join(map(str, c.colour))}" for name, c in zip(NAMES, BENCHMARK.classes, strict=True)]
-    for path, lines in (("class_dict.csv", ["name,r,g,b", *colours]), ("metadata.csv", rows)):
-        members += [(path, "".join(f"{line}\n" for line in lines).encode())]
-    write_zips(folder, (("deepglobe-land-cover.zip", *member) for member in members))
+        yield archive, f"train/{name}_sat.jpg", image
+        yield archive, f"train/{name}_mask.png", pictures.colours(label)
+    for k in range(2):
+        yield archive, f"valid/{100_000 + k}_sat.jpg", pictures.unlabelled(k)
 
 
 BENCHMARK = Benchmark(

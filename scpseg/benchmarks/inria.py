@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 from scpseg.benchmarks.base import Benchmark, Class, File, Layout, Miniature, Source
 
 if TYPE_CHECKING:
-    from scpseg.synthetic.canvas import Scene
+    from scpseg.synthetic.canvas import Bytes, Scene
     from scpseg.synthetic.miniatures import Pictures
 
 PARTS = tuple(
@@ -28,8 +29,10 @@ PARTS = tuple(
 )
 PAGE = "https://project.inria.fr/aerialimagelabeling"
 
+INNER = "NEW2-AerialImageDataset.zip"
+"""The only member of the 7z archive."""
 SECONDS = 1577836800
-"""The date of the miniature's files, 2020-01-01 UTC in seconds since 1970."""
+"""Its date in the miniature: 2020-01-01 UTC in seconds since 1970."""
 
 
 def draw(side: int, seed: int, number: int) -> Scene:
@@ -44,33 +47,30 @@ def draw(side: int, seed: int, number: int) -> Scene:
     return Scene(canvas.photograph(), canvas.labels({Material.ROOF: 1}), canvas.twin)
 
 
-def pack(folder: Path, pictures: Pictures) -> None:
-    """A stored zip as the only member of a 7z cut into volumes; upstream's test half has no labels."""
+def pack(pictures: Pictures) -> Iterator[tuple[str, str, Bytes]]:
+    """Upstream's test half has no labels."""
+    for _, name, image, label in pictures:
+        yield INNER, f"AerialImageDataset/train/images/{name}.tif", image
+        yield INNER, f"AerialImageDataset/train/gt/{name}.tif", pictures.colours(label)[..., 0]
+    yield INNER, "AerialImageDataset/test/images/bellingham1.tif", pictures.unlabelled(0)
+
+
+def wrap(folder: Path) -> None:
+    """The zip as the only member of a 7z, cut into volumes."""
     import py7zr
 
-    from scpseg.synthetic.miniatures import encoded, write_zips
-
-    def members() -> Iterator[tuple[str, str, bytes]]:
-        for _, name, image, label in pictures:
-            yield inner.name, f"AerialImageDataset/train/images/{name}.tif", encoded(image, "TIFF")
-            truth = encoded(pictures.colours(label)[..., 0], "TIFF", compression="lzw")
-            yield inner.name, f"AerialImageDataset/train/gt/{name}.tif", truth
-        path = "AerialImageDataset/test/images/bellingham1.tif"
-        yield inner.name, path, encoded(pictures.unlabelled(0), "TIFF")
-
-    inner, whole = folder / "NEW2-AerialImageDataset.zip", folder / "aerialimagelabeling.7z"
-    write_zips(folder, members(), stored=True)
+    inner = folder / INNER
     # 7z keeps the member's date and permissions.
     os.utime(inner, (SECONDS, SECONDS))
     inner.chmod(0o644)
+    whole = io.BytesIO()
     with py7zr.SevenZipFile(whole, "w", filters=[{"id": py7zr.FILTER_COPY}]) as seven:
         seven.write(inner, inner.name)
     inner.unlink()
-    size = -(-whole.stat().st_size // len(PARTS))
-    with whole.open("rb") as stream:
-        for part in PARTS:
-            (folder / part.name).write_bytes(stream.read(size))
-    whole.unlink()
+    content = whole.getvalue()
+    size = -(-len(content) // len(PARTS))
+    for k, part in enumerate(PARTS):
+        (folder / part.name).write_bytes(content[k * size : (k + 1) * size])
 
 
 BENCHMARK = Benchmark(
@@ -139,6 +139,6 @@ BENCHMARK = Benchmark(
         ),
     ),
     archives=PARTS,
-    miniature=Miniature(draw, pack),
+    miniature=Miniature(draw, pack, wrap),
     by_hand=f"fetch the five parts that {PAGE} links in a browser",
 )

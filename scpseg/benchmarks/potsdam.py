@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scpseg import IGNORE_INDEX
@@ -45,22 +44,17 @@ def draw(side: int, seed: int, number: int) -> Scene:
     return Scene(canvas.photograph(), canvas.labels(classes), canvas.twin)
 
 
-def pack(folder: Path, pictures: Pictures) -> None:
+def pack(pictures: Pictures) -> Iterator[tuple[str, str, Bytes]]:
     """The image zip has a top folder, the label zips have none; two label tiles are faulty."""
-    from scpseg.synthetic.miniatures import encoded, write_zips
-
-    def members() -> Iterator[tuple[str, str, bytes]]:
-        for _, name, image, label in pictures:
-            yield FILES[0].name, f"2_Ortho_RGB/top_potsdam_{name}_RGB.tif", encoded(image, "TIFF")
-            for file, ending, ids in ((FILES[1], "_noBoundary", without_borders(label)), (FILES[2], "", label)):
-                colours = pictures.colours(ids)
-                if name == LOSSY:
-                    colours = lossy(colours, pictures.params.seed)
-                elif name == MISCODED:
-                    colours = miscoded(colours, ids == 4)
-                yield file.name, f"top_potsdam_{name}_label{ending}.tif", encoded(colours, "TIFF")
-
-    write_zips(folder, members())
+    for _, name, image, label in pictures:
+        yield FILES[0].name, f"2_Ortho_RGB/top_potsdam_{name}_RGB.tif", image
+        for file, ending, ids in ((FILES[1], "_noBoundary", without_borders(label)), (FILES[2], "", label)):
+            colours = pictures.colours(ids)
+            if name == LOSSY:
+                colours = lossy(colours)
+            elif name == MISCODED:
+                colours = miscoded(colours, ids == 4)
+            yield file.name, f"top_potsdam_{name}_label{ending}.tif", colours
 
 
 def without_borders(label: Bytes) -> Bytes:
@@ -77,17 +71,16 @@ def without_borders(label: Bytes) -> Bytes:
     return inner
 
 
-def lossy(colours: Bytes, seed: int) -> Bytes:
+def lossy(colours: Bytes) -> Bytes:
     """A label picture (H, W, 3) as lossy compression leaves it: thousands of colours, each channel 40 clear of 128."""
     import numpy as np
     from PIL import Image
 
-    from scpseg.synthetic.miniatures import encoded
-
-    squeezed = np.asarray(Image.open(io.BytesIO(encoded(colours, "JPEG", quality=60)))).astype(np.int16)
-    noise = np.random.default_rng(seed).integers(-9, 10, colours.shape)
+    squeezed = io.BytesIO()
+    Image.fromarray(colours).save(squeezed, "JPEG", quality=60)
+    noise = np.random.default_rng(0).integers(-9, 10, colours.shape)
     low, high = np.where(colours < 128, 0, 168), np.where(colours < 128, 87, 255)
-    result: Bytes = np.clip(squeezed + noise, low, high).astype(np.uint8)
+    result: Bytes = np.clip(np.asarray(Image.open(squeezed)) + noise, low, high).astype(np.uint8)
     return result
 
 

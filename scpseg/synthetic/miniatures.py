@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import shutil
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from scpseg.benchmarks.base import Benchmark, Ids
+from scpseg.benchmarks.base import Benchmark, Ids, Miniature
 from scpseg.data.splits import PARTS, read_split
 from scpseg.errors import UserError
 from scpseg.files import sha256, write_json
@@ -40,8 +40,7 @@ class Pictures:
         """(split, id, image, training ids) of every labelled picture."""
         for place, (split, ids) in enumerate(miniature_ids(self.spec, self.params).items()):
             for k, name in enumerate(ids):
-                scene = self.draw(10_000 * place + k)
-                yield split, name, scene.image, scene.label
+                yield split, name, *self.draw(10_000 * place + k)[:2]
 
     def unlabelled(self, k: int) -> Bytes:
         """Image `k` of those that upstream publishes without labels."""
@@ -49,8 +48,13 @@ class Pictures:
 
     def draw(self, number: int) -> Scene:
         """One scene of this miniature."""
-        assert self.spec.miniature
-        return self.spec.miniature.draw(self.params.side, self.params.seed, number)
+        side = self.params.side
+        scene = _miniature(self.spec).draw(side, self.params.seed, number)
+        got = [(array.shape, str(array.dtype)) for array in scene[:2]]
+        if got != [((side, side, 3), "uint8"), ((side, side), "uint8")]:
+            why = f"draws {got}; an image (side, side, 3) and training ids (side, side), both uint8, are needed"
+            raise UserError(f"scpseg/benchmarks/{self.spec.name}.py {why}")
+        return scene
 
     def colours(self, label: Bytes) -> Bytes:
         """(H, W) training ids as (H, W, 3) colours of the label files; ignored pixels are black."""
@@ -62,20 +66,19 @@ class Pictures:
 def write_miniature(spec: Benchmark, folder: Path, params: MirrorParams | None) -> list[dict[str, Any]]:
     """Write the archives of a miniature and archives.json to `folder`, which is there whole or not at all.
 
-    Without `params` there are no archives: the data come from elsewhere, and the stage's output must exist.
-
-    Returns:
-        Name, size (bytes) and sha256 of each archive, as archives.json lists them.
+    Without `params` there are no archives: the data come from elsewhere, and the stage's output must exist. Returns
+    name, size (bytes) and sha256 of each archive, as archives.json lists them.
 
     Raises:
-        UserError: the benchmark has no miniature.
+        UserError: the benchmark has no miniature, or it is not drawn as it should be.
     """
     note = "no miniature: data.source names another source"
     with _replacing(folder) as partial:
         if params:
-            if spec.miniature is None:
-                raise UserError(f"{spec.name} has no synthetic miniature; set data.source to where its files are")
-            (spec.miniature.pack or pack_folders)(partial, Pictures(spec, params))
+            miniature, pictures = _miniature(spec), Pictures(spec, params)
+            _write_zips(partial, (miniature.pack or pack_folders)(pictures))
+            if miniature.wrap:
+                miniature.wrap(partial)
             note = f"procedural miniature of {spec.title}: synthetic scenes, no statement about the real benchmark"
         files = sorted(partial.iterdir())
         archives = [{"name": path.name, "size": path.stat().st_size, "sha256": sha256(path)} for path in files]
@@ -89,45 +92,47 @@ def miniature_ids(spec: Benchmark, params: MirrorParams) -> Ids:
     lists = read_split(spec, next(iter(spec.splits)))
     if not lists:
         return {part: tuple(f"area{k + 1}_{n:03d}" for n in range(counts[part])) for k, part in enumerate(PARTS)}
-    kept = spec.miniature.kept if spec.miniature else ()
+    kept = _miniature(spec).kept
     others = [name for name in lists["train"] if name not in kept][: max(0, params.train - len(kept))]
     lists["train"] = tuple(name for name in lists["train"] if name in (*kept, *others))
     return {part: lists[part][: counts[part]] for part in PARTS}
 
 
-def pack_folders(folder: Path, pictures: Pictures) -> None:
+def pack_folders(pictures: Pictures) -> Iterator[tuple[str, str, Bytes]]:
     """<title>.zip with PNG pairs <Split>/image/<id>.png and <Split>/label/<id>.png."""
-    write_zips(
-        folder,
-        (
-            (f"{pictures.spec.title}.zip", f"{split.capitalize()}/{kind}/{name}.png", encoded(picture, "PNG"))
-            for split, name, image, label in pictures
-            for kind, picture in (("image", image), ("label", pictures.colours(label)))
-        ),
-    )
+    for split, name, image, label in pictures:
+        for kind, picture in (("image", image), ("label", pictures.colours(label))):
+            yield f"{pictures.spec.title}.zip", f"{split.capitalize()}/{kind}/{name}.png", picture
 
 
-def write_zips(folder: Path, members: Iterable[tuple[str, str, bytes]], stored: bool = False) -> None:
-    """Write (archive, path in it, content) to zips in `folder`; date and permissions are all they keep of a machine."""
+def _miniature(spec: Benchmark) -> Miniature:
+    if spec.miniature is None:
+        raise UserError(f"{spec.name} has no synthetic miniature; set data.source to where its files are")
+    return spec.miniature
+
+
+def _write_zips(folder: Path, members: Iterator[tuple[str, str, Bytes]]) -> None:
+    """Write (archive, path in it, picture); date and permissions are all that the zips keep of a machine."""
     with ExitStack() as stack:
         archives: dict[str, zipfile.ZipFile] = {}
-        for name, path, content in members:
+        for name, path, picture in members:
             if name not in archives:
-                archives[name] = stack.enter_context(zipfile.ZipFile(folder / name, "w"))
+                archives[name] = stack.enter_context(zipfile.ZipFile(folder / name, "w", zipfile.ZIP_DEFLATED))
             member = zipfile.ZipInfo(path, DATE)
             member.create_system, member.external_attr = 3, 0o644 << 16
-            archives[name].writestr(member, content, zipfile.ZIP_STORED if stored else zipfile.ZIP_DEFLATED)
+            member.compress_type = zipfile.ZIP_DEFLATED
+            archives[name].writestr(member, encoded(picture, path))
 
 
-def encoded(picture: Bytes, kind: str, **options: Any) -> bytes:
-    """`picture`, (H, W) or (H, W, 3), as a PNG, JPEG or TIFF file without metadata."""
+def encoded(picture: Bytes, path: str) -> bytes:
+    """`picture`, (H, W) or (H, W, 3), in the format that the ending of `path` names, without metadata."""
     stream = io.BytesIO()
-    if kind == "TIFF":
-        photometric = "rgb" if picture.ndim == 3 else "minisblack"
-        plain: dict[str, Any] = {"metadata": None, "software": False, "rowsperstrip": 16}
-        tifffile.imwrite(stream, picture, photometric=photometric, **plain, **options)
+    if path.endswith(".tif"):
+        photometric, compression = ("rgb", None) if picture.ndim == 3 else ("minisblack", "lzw")
+        tifffile.imwrite(stream, picture, photometric=photometric, compression=compression, metadata=None,
+                         software=False, rowsperstrip=16)  # fmt: skip
     else:
-        Image.fromarray(picture).save(stream, kind, **options)
+        Image.fromarray(picture).save(stream, "PNG" if path.endswith(".png") else "JPEG", quality=90)
     return stream.getvalue()
 
 

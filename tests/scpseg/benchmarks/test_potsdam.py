@@ -34,7 +34,7 @@ def test_a_label_of_one_class_has_no_border() -> None:
 def test_lossy_label_decodes_by_threshold_and_not_exactly() -> None:
     label = draw(256, 0, 0).label
     colours = PICTURES.colours(without_borders(label))
-    noisy = lossy(colours, 0)
+    noisy = lossy(colours)
     assert len(np.unique(noisy.reshape(-1, 3), axis=0)) > 2000
     assert np.abs(noisy.astype(int) - 127.5).min() >= 40
     assert np.array_equal(np.where(noisy >= 128, 255, 0), colours)

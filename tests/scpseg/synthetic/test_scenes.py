@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from scpseg.benchmarks import BENCHMARKS, REAL
+from scpseg.synthetic import NOTE
 from scpseg.synthetic.canvas import Scene
 
 SIDE = 384
@@ -54,10 +56,34 @@ def test_no_scored_class_is_rare_nor_rules(drawn: Drawn) -> None:
 
 def test_a_fair_share_of_surfaces_is_told_only_by_its_surroundings(drawn: Drawn) -> None:
     benchmark, scenes = drawn
-    if scenes[0].twin is None:
+    twins = [one.twin for one in scenes if one.twin is not None]
+    if not twins:
         pytest.skip(f"the scenes of {benchmark} do not say which surfaces two classes share")
-    share = np.mean([one.twin.mean() for one in scenes])
-    assert 0.1 < share < 0.4
+    assert 0.1 < np.mean(twins) < 0.4
+
+
+@pytest.mark.soak
+def test_the_note_says_how_much_only_a_wider_window_tells() -> None:
+    found: dict[int, list[float]] = {64: [], 128: []}
+    for benchmark in ("deepglobe", "inria", "potsdam", "blu"):
+        twins = np.array([draw(benchmark, SIDE, 0, number).twin for number in range(8)])
+        assert 0.15 < twins.mean() < 0.25
+        for window, shares in found.items():
+            shares.append(sum(held(twin, window) for twin in twins) / twins.sum())
+    for window, words in ((64, "2 to 6 %"), (128, "36 to 68 %")):
+        assert f"{100 * min(found[window]):.0f} to {100 * max(found[window]):.0f} %" == words and words in NOTE
+
+
+def held(twin: np.ndarray, window: int) -> int:
+    """Pixels of `twin` whose window, about their 64-pixel patch, holds their whole surface and 4 pixels around it."""
+    surfaces, _ = ndimage.label(twin)
+    count = 0
+    for index, box in enumerate(ndimage.find_objects(surfaces), 1):
+        first = np.maximum(0, [side.start - 4 for side in box])
+        end = np.minimum(SIDE, [side.stop + 4 for side in box])
+        start = np.argwhere(surfaces == index) // 64 * 64 - (window - 64) // 2
+        count += int(((start <= first) & (start + window >= end)).all(axis=1).sum())
+    return count
 
 
 @pytest.mark.parametrize(("benchmark", "one", "other"), [("inria", 0, 1), ("potsdam", 0, 1), ("potsdam", 2, 1)])
