@@ -14,8 +14,8 @@ from pipelines.methods import METHODS, module_of
 from pipelines.stage import run_stage
 from scpseg.benchmarks import BENCHMARKS
 from scpseg.benchmarks.checks import check_benchmark
-from scpseg.data.acquire.choice import check_upstream
-from scpseg.data.acquire.sources import MIRROR, UPSTREAM, is_address, root
+from scpseg.data.acquire.manifest import MIRROR, UPSTREAM, root
+from scpseg.data.acquire.sources import check_upstream, is_address
 from scpseg.data.splits import read_split
 from scpseg.environment import choose_device
 from scpseg.errors import UserError

@@ -7,26 +7,26 @@ from one source into the cache and stops there; the stage finds it then.
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
 
 from pipelines import paths
 from pipelines.stage import run_stage
 from scpseg.benchmarks import BENCHMARKS, get_benchmark
-from scpseg.data.acquire.fetch import fetch
-from scpseg.data.acquire.sources import UPSTREAM, from_network
+from scpseg.data.acquire.manifest import fetch, from_network
+from scpseg.data.acquire.sources import address, check_upstream, source_of, source_problem
 from scpseg.data.acquire.space import size_text
 from scpseg.errors import UserError
-from scpseg.params import DataParams, Params, UpstreamParams
+from scpseg.params import DataParams, Params
 
 
 def download(params: Params, benchmark: str) -> None:
     """Write data/manifests/<benchmark>.json; the files themselves stay outside the repository.
 
     Raises:
-        UserError: see `scpseg.data.acquire.fetch.fetch`.
+        UserError: see `check_upstream` and `fetch` of `scpseg.data.acquire`.
     """
+    check_upstream(params)
     spec, data = get_benchmark(benchmark), params.section("data", DataParams)
-    manifest = fetch(spec, params.benchmark(benchmark).labels, data, params.section("upstream", UpstreamParams))
+    manifest = fetch(spec, params.benchmark(benchmark).labels, data, params.upstream)
     manifest.write(paths.manifest(benchmark))
     total = sum(record.size for record in (*manifest.archives, *manifest.files))
     counts = f"{len(manifest.archives)} archives verified, {len(manifest.files)} loose files"
@@ -42,11 +42,10 @@ def check(params: Params, benchmarks: tuple[str, ...]) -> None:
         UserError: a mistaken parameter; what is missing or does not answer is part of the text.
     """
     from pipelines.plan import store_bytes
-    from scpseg.data.acquire.choice import check_upstream
     from scpseg.data.acquire.survey import survey
 
     check_upstream(params)
-    data, upstream = params.section("data", DataParams), params.section("upstream", UpstreamParams)
+    data, upstream = params.section("data", DataParams), params.upstream
     print(f"data.source is {data.source}; nothing is fetched or written; 'about' marks estimates")
     for benchmark in benchmarks:
         labels = params.benchmark(benchmark).labels
@@ -60,19 +59,15 @@ def bring(params: Params, benchmark: str, source: str) -> None:
     Raises:
         UserError: there is no such source, or it fails.
     """
-    from scpseg.data.acquire.acquire import acquire
-    from scpseg.data.acquire.choice import check_upstream, source_problem
+    from scpseg.data.acquire.http import Connection
+    from scpseg.data.acquire.upstream import acquire
 
-    if why := source_problem(benchmark, source):
-        raise UserError(f"--source {source}: {why}")
-    asked = {**asdict(params.section("upstream", UpstreamParams)), benchmark: [source]}
-    chosen = {name: list(value) for name, value in asked.items()}
-    data = {**params.values["data"], "source": UPSTREAM}
-    params = Params({**params.values, "upstream": chosen, "data": data}, params.path)
+    spec, data = get_benchmark(benchmark), params.section("data", DataParams)
+    if why := source_problem(spec, source):
+        raise UserError(f"--source {source if '://' not in source else address(source)}: {why}")
     check_upstream(params)
-    upstream = params.section("upstream", UpstreamParams)
-    labels = params.benchmark(benchmark).labels
-    print(acquire(get_benchmark(benchmark), labels, params.section("data", DataParams), upstream))
+    connection = Connection(params.upstream.unverified_hosts)
+    print(acquire(spec, params.benchmark(benchmark).labels, data, [source_of(spec, source)], connection))
 
 
 def main() -> None:

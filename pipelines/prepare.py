@@ -8,15 +8,13 @@ from pathlib import Path
 from pipelines import paths
 from pipelines.stage import run_stage
 from scpseg.benchmarks import BENCHMARKS, get_benchmark
-from scpseg.data.acquire.fetch import locate
-from scpseg.data.acquire.manifest import Manifest
-from scpseg.data.acquire.sources import root
+from scpseg.data.acquire.manifest import Manifest, locate, root
 from scpseg.data.prepare.fill import fill
 from scpseg.data.prepare.index import summary
 from scpseg.data.prepare.work import Choice
 from scpseg.data.splits import read_split
 from scpseg.errors import UserError
-from scpseg.params import DataParams, Params, UpstreamParams
+from scpseg.params import DataParams, Params
 
 
 def prepare(params: Params, benchmark: str, workers: int | None = None) -> None:
@@ -36,7 +34,7 @@ def prepare(params: Params, benchmark: str, workers: int | None = None) -> None:
     # A folder of the user's own lists is named without the way to it, which is this machine's.
     split = own.split if own.split in spec.splits else Path(own.split).name
     choice = Choice(split, read_split(spec, own.split), data.partial, own.labels == spec.masking)
-    folder = locate(spec, manifest, data, params.section("upstream", UpstreamParams))
+    folder = locate(spec, manifest, data, params.upstream)
     index = fill(spec, manifest, folder, choice, paths.store(benchmark), root() / "data", workers)
     for line in summary(spec, index):
         print(line)

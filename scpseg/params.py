@@ -7,7 +7,7 @@ with `Params.section`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -56,16 +56,27 @@ class UpstreamParams:
     `unverified_hosts` are hosts whose certificate is not checked; only files with a known SHA-256 come from there.
     """
 
-    deepglobe: Names
-    inria: Names
-    potsdam: Names
-    blu: Names
-    unverified_hosts: Names
+    sources: Mapping[str, tuple[str, ...]]
+    unverified_hosts: tuple[str, ...] = ()
 
     def of(self, benchmark: str) -> tuple[str, ...]:
-        """The list of one benchmark; a benchmark that the section does not name has none."""
-        names: tuple[str, ...] = getattr(self, benchmark, ())
-        return names
+        """The list of one benchmark."""
+        return self.sources.get(benchmark, ())
+
+
+UPSTREAM_KEYS = make_dataclass(
+    "UPSTREAM_KEYS",
+    [
+        ("unverified_hosts", Names),
+        *(
+            (name, Names, field(default=tuple(source.name for source in spec.sources)))
+            for name, spec in BENCHMARKS.items()
+            if not spec.invented
+        ),
+    ],
+    frozen=True,
+)
+"""Section `upstream` as it is written: a list for each benchmark that is not invented, by default all its sources."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +173,7 @@ class BenchmarkParams:
 GENERAL: dict[str, type] = {
     "suite": SuiteParams,
     "data": DataParams,
-    "upstream": UpstreamParams,
+    "upstream": UPSTREAM_KEYS,
     "mirror": MirrorParams,
     "segmenter": SegmenterParams,
     "train": SharedTrainParams,
@@ -231,6 +242,12 @@ class Params:
     def suite(self) -> SuiteParams:
         """What is compared."""
         return self.section("suite", SuiteParams)
+
+    @property
+    def upstream(self) -> UpstreamParams:
+        """Who serves the benchmarks."""
+        lists = dict(vars(self.section("upstream", UPSTREAM_KEYS)))
+        return UpstreamParams(unverified_hosts=lists.pop("unverified_hosts"), sources=lists)
 
     def benchmark(self, name: str) -> BenchmarkParams:
         """The section of one benchmark.

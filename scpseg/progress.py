@@ -10,6 +10,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from scpseg.errors import printable
+
 T = TypeVar("T")
 LINE_SECONDS = 10.0
 
@@ -68,7 +70,7 @@ def byte_progress(what: str, done: int = 0) -> Iterator[Callable[[int, int | Non
 
 def say(line: str) -> None:
     """Print a line for people beside the results, without tearing a bar that is on the screen."""
-    tqdm.write(line, file=sys.stderr)
+    tqdm.write(printable(line), file=sys.stderr)
     sys.stderr.flush()
 
 

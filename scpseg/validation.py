@@ -7,7 +7,7 @@ import math
 import sys
 import types
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ruamel.yaml import YAML
@@ -142,10 +142,11 @@ def build(cls: type[T], values: object, where: str, file: str = "params.yaml") -
             raise UserError(
                 f"{file}: unknown parameter {where}.{shorten(str(key))} ({nearest(key, names)}){advice(file)}"
             )
-    for name in names:
+    needed = [field.name for field in fields(cls) if field.default is MISSING]
+    for name in needed:
         if name not in values:
             raise UserError(f"{file}: {where}.{name} is missing; add it as in profiles/*.yaml{_whole(file)}")
-    made = {name: _value(hints[name], values[name], f"{where}.{name}", file) for name in names}
+    made = {name: _value(hints[name], values[name], f"{where}.{name}", file) for name in names if name in values}
     result: T = cls(**made)
     return result
 

@@ -137,7 +137,7 @@ def test_folder_with_an_archive(params: Params, capsys: pytest.CaptureFixture[st
 def test_folder_with_nothing_of_it(params: Params) -> None:
     Path("mine").mkdir()
     assert "data.source 'mine' holds no image and no label of inria" in refused(from_folder(params, "mine"))
-    assert "data.source is 'yours', which is no folder" in refused(from_folder(params, "yours"))
+    assert "data.source is 'yours', which is not a directory" in refused(from_folder(params, "yours"))
 
 
 class Quiet(SimpleHTTPRequestHandler):

@@ -1,13 +1,12 @@
-"""Kaggle, Hugging Face and Google Drive through their own clients, which are imported when used.
+"""Kaggle, Hugging Face and Google Drive through their own clients, which are imported only when used.
 
-Each function brings an offer's files into a folder of the cache, goes on where it stopped, and returns facts to keep
+Each function brings a source's files into a folder of the cache, goes on where it stopped, and returns facts to keep
 (a version, a revision). Whatever a client raises ends as one sentence; a lost connection is tried again.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib
 import os
 import time
 import zipfile
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from scpseg.benchmarks.base import Source
-from scpseg.data.acquire.connection import Connection
+from scpseg.data.acquire.http import Connection
 from scpseg.data.acquire.manifest import hash_files
 from scpseg.data.acquire.space import check_space, full_disk_named, size_text
 from scpseg.errors import UserError
@@ -40,100 +39,95 @@ OFFLINE = frozenset(
 """Classes, the clients' own and those below them, that mean: nobody answers or the line is cut."""
 
 
-def kaggle(offer: Source, labels: str, folder: Path, _: Connection) -> dict[str, str]:
+def kaggle(source: Source, labels: str, folder: Path, _: Connection) -> dict[str, str]:
     """Fetch and unpack a Kaggle data set below `folder`; its archive is checked by the MD5 that Kaggle sends.
 
     Raises:
-        UserError: no package kagglehub, no connection, no access, or a file that is not the known one.
+        UserError: no connection, no access, or a file that is not the known one.
     """
-    client = _client("kagglehub")
-    _check_space(offer, folder, offer.disk)
+    import kagglehub
+
+    _check_space(source, folder, source.disk)
     # With output_dir the client deletes a part that an interrupted download left; its cache goes on from there.
     with _environment(KAGGLEHUB_CACHE=str(folder), DISABLE_KAGGLE_CACHE="true", DISABLE_COLAB_CACHE="true"):
-        place = Path(_persistently(offer, folder, partial(client.dataset_download, offer.address)))
-    for file in offer.wanted(labels):
+        place = Path(_persistently(source, folder, partial(kagglehub.dataset_download, source.address)))
+    for file in source.wanted(labels):
         for path in place.rglob(file.name):
             _check_md5(path, file.md5)
     return {"version": place.name}
 
 
-def huggingface(offer: Source, labels: str, folder: Path, _: Connection) -> dict[str, str]:
-    """Fetch the part of a Hugging Face data set that `offer.pattern` names, each file checked by its SHA-256.
+def huggingface(source: Source, labels: str, folder: Path, _: Connection) -> dict[str, str]:
+    """Fetch the part of a Hugging Face data set that `source.pattern` names, each file checked by its SHA-256.
 
     Raises:
-        UserError: no package huggingface_hub, no connection, no access, nothing that fits, or a damaged file.
+        UserError: no connection, no access, nothing that fits, or a damaged file.
     """
-    client = _client("huggingface_hub")
+    import huggingface_hub
 
-    def listing() -> tuple[str, dict[str, Any]]:
+    def listing() -> tuple[Any, dict[str, Any]]:
         # Asked for first: without a connection the client would take the files that are there for the whole.
-        api = client.HfApi()
-        commit = api.dataset_info(offer.address).sha
-        tree = api.list_repo_tree(offer.address, repo_type="dataset", revision=commit, recursive=True)
+        api = huggingface_hub.HfApi()
+        commit = api.dataset_info(source.address).sha
+        tree = api.list_repo_tree(source.address, repo_type="dataset", revision=commit, recursive=True)
         return commit, {entry.path: entry for entry in tree if hasattr(entry, "size")}
 
-    commit, entries = _persistently(offer, folder, listing)
-    wanted = {path: entry for path, entry in entries.items() if fnmatch(path, offer.pattern)}
+    commit, entries = _persistently(source, folder, listing)
+    wanted = {path: entry for path, entry in entries.items() if fnmatch(path, source.pattern)}
     if not wanted:
-        raise UserError(f"{offer.page} holds nothing like {offer.pattern} at revision {commit}")
+        raise UserError(f"{source.page} holds nothing like {source.pattern} at revision {commit}")
     size = sum(entry.size for entry in wanted.values())
-    say(f"{offer.name}: revision {commit}, {len(wanted)} files, {size_text(size)}")
-    _check_space(offer, folder, size)
-    fetch = partial(client.snapshot_download, offer.address, repo_type="dataset", revision=commit)
-    _persistently(offer, folder, partial(fetch, allow_patterns=offer.pattern, local_dir=str(folder)))
+    say(f"{source.name}: revision {commit}, {len(wanted)} files, {size_text(size)}")
+    _check_space(source, folder, size)
+    fetch = partial(huggingface_hub.snapshot_download, source.address, repo_type="dataset", revision=commit)
+    _persistently(source, folder, partial(fetch, allow_patterns=source.pattern, local_dir=str(folder)))
     missing = [path for path in wanted if not (folder / path).is_file()]
     if missing:
-        raise UserError(f"{offer.name}: {len(missing)} files did not arrive, e.g. {missing[0]}; try again")
+        raise UserError(f"{source.name}: {len(missing)} files did not arrive, e.g. {missing[0]}; try again")
     hashed = [path for path, entry in wanted.items() if entry.lfs is not None]
-    for record in hash_files(folder, sorted(hashed), f"{offer.name}: checking files"):
+    for record in hash_files(folder, sorted(hashed), f"{source.name}: checking files"):
         if record.sha256 != wanted[record.path].lfs.sha256:
             (folder / record.path).unlink()
-            raise UserError(f"{offer.name}: {record.path} has the wrong SHA-256 and was removed; fetch it again")
+            raise UserError(f"{source.name}: {record.path} has the wrong SHA-256 and was removed; fetch it again")
     return {"revision": commit}
 
 
-def drive(offer: Source, labels: str, folder: Path, _: Connection) -> dict[str, str]:
+def drive(source: Source, labels: str, folder: Path, _: Connection) -> dict[str, str]:
     """Fetch the wanted archives of a Google Drive folder.
 
     Raises:
-        UserError: no package gdown, no connection, no access, a used-up quota, or a folder without the archives.
+        UserError: no connection, no access, a used-up quota, or a folder without the archives.
     """
-    client = _client("gdown")
-    list_folder = partial(client.download_folder, id=offer.address, skip_download=True, quiet=True, timeout=TIMEOUT)
-    listed = _persistently(offer, folder, list_folder)
+    import gdown
+
+    list_folder = partial(gdown.download_folder, id=source.address, skip_download=True, quiet=True, timeout=TIMEOUT)
+    listed: Any = _persistently(source, folder, list_folder)
     ids = {Path(file.path).name: file.id for file in listed}
-    _check_space(offer, folder, offer.disk)
-    names = [file.name for file in offer.wanted(labels)]
+    _check_space(source, folder, source.disk)
+    names = [file.name for file in source.wanted(labels)]
     lacking = [name for name in names if name not in ids]
     if lacking:
-        raise UserError(f"{offer.page} holds no {' and no '.join(lacking)}, only {', '.join(sorted(ids)) or 'nothing'}")
+        raise UserError(
+            f"{source.page} holds no {' and no '.join(lacking)}, only {', '.join(sorted(ids)) or 'nothing'}"
+        )
     for name in names:
         path = folder / name
-        fetch = partial(client.download, id=ids[name], output=str(path), resume=True, quiet=True, timeout=TIMEOUT)
-        _persistently(offer, folder, fetch)
+        fetch = partial(gdown.download, id=ids[name], output=str(path), resume=True, quiet=True, timeout=TIMEOUT)
+        _persistently(source, folder, fetch)
         if not zipfile.is_zipfile(path):
             path.unlink()
-            raise UserError(f"{offer.page}: what came as {name} is no zip archive and was removed; try again later")
+            raise UserError(f"{source.page}: what came as {name} is no zip archive and was removed; try again later")
     return {}
 
 
-def _client(package: str) -> Any:
-    try:
-        return importlib.import_module(package)
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"package {package} is missing ({error}); install it with `python -m pip install {package}`"
-        ) from error
+def _check_space(source: Source, folder: Path, size: int | None) -> None:
+    check_space(folder, max((size or 0) - _bytes_in(folder), 0), f"fetching from {source.name}")
 
 
-def _check_space(offer: Source, folder: Path, size: int | None) -> None:
-    check_space(folder, max((size or 0) - _bytes_in(folder), 0), f"fetching from {offer.name}")
-
-
-def _persistently(offer: Source, folder: Path, call: Callable[[], T]) -> T:
+def _persistently(source: Source, folder: Path, call: Callable[[], T]) -> T:
     """Call a client, again when the line is cut, until it has brought no byte in a row of attempts."""
     had, failed = _bytes_in(folder), 0
-    with full_disk_named(folder, offer.disk or 0, f"fetching from {offer.name}"):
+    with full_disk_named(folder, source.disk or 0, f"fetching from {source.name}"):
         while True:
             try:
                 return call()
@@ -146,9 +140,9 @@ def _persistently(offer: Source, folder: Path, call: Callable[[], T]) -> T:
                 failed = 1 if now > had else failed + 1
                 had = now
                 if failed >= ATTEMPTS or not _passing(error):
-                    raise UserError(f"{offer.name}: {reason(error, offer.page)}") from error
+                    raise UserError(f"{source.name}: {reason(error, source.page)}") from error
                 pause = PAUSE * 2 ** (failed - 1)
-                say(f"{offer.name}: {reason(error, offer.page)}; try {failed + 1} of {ATTEMPTS} in {pause:.0f} s")
+                say(f"{source.name}: {reason(error, source.page)}; try {failed + 1} of {ATTEMPTS} in {pause:.0f} s")
             time.sleep(pause)
 
 

@@ -1,15 +1,28 @@
-"""What a benchmark was prepared from: archives and files with size and SHA-256, without any place of this machine."""
+"""What a benchmark is prepared from: found on this machine or fetched, verified, and noted in a manifest.
+
+Archives stay packed: stage prepare unpacks and decodes in one go.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from scpseg.benchmarks.base import Benchmark
+from scpseg.data.acquire.archives import Group, Listing, group_archives, holds_wanted, list_members
+from scpseg.data.acquire.layout import role_of
+from scpseg.data.acquire.sources import chosen, is_address
 from scpseg.errors import UserError
-from scpseg.files import read_json, sha256, write_json
+from scpseg.files import damaged, read_json, sha256, write_json
+from scpseg.params import DataParams, UpstreamParams
 from scpseg.progress import progress
+
+MIRROR, UPSTREAM = "mirror", "upstream"
+MIRROR_LIST = "archives.json"
 
 
 @dataclass(frozen=True)
@@ -30,7 +43,7 @@ class Manifest:
         source: 'mirror' (synthetic miniatures), 'folder' (the user's) or 'upstream' (fetched from the network).
         labels: which variant of the label files.
         archives: those that images and labels are in, parts of split ones one by one; path is `name` in JSON.
-        files: images and labels that lie loose.
+        files: images and labels that are not in archives.
     """
 
     benchmark: str
@@ -42,7 +55,7 @@ class Manifest:
     @property
     def synthetic(self) -> bool:
         """Whether the images are procedural miniatures."""
-        return self.source == "mirror"
+        return self.source == MIRROR
 
     def write(self, path: Path) -> None:
         """Write as JSON."""
@@ -60,14 +73,234 @@ class Manifest:
         if not path.is_file():
             raise UserError(f"{path.as_posix()} is missing; run `dvc repro download@{benchmark}` first")
         values: dict[str, Any] = read_json(path, "benchmark", "source", "labels", "archives", "files")
-        archives = read_listed(values["archives"])
-        files = tuple(FileRecord(**entry) for entry in values["files"])
-        return cls(values["benchmark"], values["source"], values["labels"], archives, files)
+        words = (values["benchmark"], values["source"], values["labels"])
+        if not all(isinstance(word, str) for word in words):
+            raise damaged(path, "has another shape than it was written with")
+        return cls(*words, _records(path, values["archives"], "name"), _records(path, values["files"], "path"))
 
 
-def read_listed(entries: Sequence[dict[str, Any]]) -> tuple[FileRecord, ...]:
-    """Archives as lists of them name them: {"name", "size", "sha256"}."""
-    return tuple(FileRecord(entry["name"], entry["size"], entry["sha256"]) for entry in entries)
+def read_listed(path: Path) -> tuple[FileRecord, ...]:
+    """The archives that a list of a mirror on this machine names: {"archives": [{"name", "size", "sha256"}]}.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    return _records(path, read_json(path, "archives")["archives"], "name")
+
+
+def _records(path: Path, entries: object, name: str) -> tuple[FileRecord, ...]:
+    try:
+        found = tuple(FileRecord(entry[name], entry["size"], entry["sha256"]) for entry in entries)  # type: ignore[attr-defined]
+    except (TypeError, LookupError):
+        found = (FileRecord("", -1, ""),)
+    for record in found:
+        size, words = record.size, isinstance(record.path, str) and isinstance(record.sha256, str)
+        if not words or type(size) is not int or size < 0 or Path(record.path).is_absolute() or ".." in record.path:
+            raise damaged(path, "has another shape than it was written with")
+    return found
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a folder holds of a benchmark: loose files (relative posix paths) and archives worth unpacking."""
+
+    loose: tuple[str, ...]
+    groups: Mapping[Group, Listing]
+
+
+def fetch(spec: Benchmark, variant: str, data: DataParams, upstream: UpstreamParams) -> Manifest:
+    """Fetch or find the files of a benchmark and check them; `variant` is the kind of label files.
+
+    Archives are opened and their members listed, those of a zip inside a 7z excepted, which only unpacking tells.
+
+    Raises:
+        UserError: nothing usable is there, an archive is missing, damaged or unsafe, or a download fails.
+    """
+    folder = _folder(spec, variant, data, upstream)
+    found = find(spec, variant, data, folder)
+    listings = found.groups.values()
+    if not any(listing.hidden for listing in listings):
+        _expect_both(spec, variant, [*found.loose, *(path for listing in listings for path in listing.files)], data)
+    parts = [part for group in found.groups for part in group.parts]
+    archives = hash_files(folder, parts, f"{spec.name}: hashing archives")
+    files = hash_files(folder, found.loose, f"{spec.name}: hashing files")
+    return Manifest(spec.name, _kind(data), variant, archives, tuple(sorted(files, key=lambda record: record.path)))
+
+
+def locate(spec: Benchmark, manifest: Manifest, data: DataParams, upstream: UpstreamParams) -> Path:
+    """The folder that holds the files of the manifest, the archives verified; what the cache lacks is fetched again.
+
+    Raises:
+        UserError: a file is gone or has another size, an archive is not the manifest's, or a download fails.
+    """
+    again = f"run `dvc repro -f download@{spec.name}`"
+    if _kind(data) != manifest.source:
+        raise UserError(
+            f"the manifest of {spec.name} was made from source {manifest.source}, "
+            f"data.source is {data.source!r}; {again}"
+        )
+    folder = _folder(spec, manifest.labels, data, upstream)
+    for record in manifest.files:
+        path = folder / record.path
+        if not path.is_file() or path.stat().st_size != record.size:
+            now = (
+                f"has {path.stat().st_size} bytes, {record.size} when it was downloaded"
+                if path.is_file()
+                else "is gone"
+            )
+            raise UserError(f"{record.path} {now}; {again}")
+    verify_archives(folder, manifest.archives, f"restore it, or use what is there now: {again}")
+    return folder
+
+
+def find(spec: Benchmark, variant: str, data: DataParams, folder: Path | None = None) -> Found:
+    """Look for the images and the labels `variant` of a benchmark; the mirror's archives are verified.
+
+    Where both images and labels are loose files, archives beside them are left alone. `folder` is what was fetched from
+    upstream; without it the one that `data.source` means is searched.
+
+    Raises:
+        UserError: an archive, or the mirror's list of them, is missing, damaged, altered, unsafe or of an unsupported
+            kind; a folder or file cannot be read, or its name cannot be written down.
+    """
+    folder = folder or source_folder(spec.name, data)
+    if data.source == MIRROR:
+        listed = read_listed(folder / MIRROR_LIST)
+        verify_archives(folder, listed, f"write it again with {_remedy(spec.name)}")
+        return Found((), _usable(spec, variant, folder, [record.path for record in listed]))
+    paths = sorted(_walk(folder))
+    roles = {path: role for path in paths if (role := role_of(spec, variant, path))}
+    loose = len({role.kind for role in roles.values()}) == 2
+    _expect_readable(folder, roles)
+    return Found(tuple(roles), {} if loose else _usable(spec, variant, folder, paths))
+
+
+def _usable(spec: Benchmark, variant: str, folder: Path, paths: list[str]) -> dict[Group, Listing]:
+    groups = group_archives(paths)
+    _expect_readable(folder, [part for group in groups for part in group.parts])
+    listings = {group: list_members(group, folder) for group in groups}
+    return {
+        group: listing
+        for group, listing in listings.items()
+        if holds_wanted(listing, lambda path: role_of(spec, variant, path) is not None)
+    }
+
+
+def _expect_readable(folder: Path, paths: Iterable[str]) -> None:
+    for path in paths:
+        if not path.isprintable():
+            raise UserError(f"{path!a} in {folder} has a name that is not valid text; rename it")
+        if not (folder / path).is_file():
+            raise UserError(
+                f"{folder / path} is not a file that can be read, but a broken link, a pipe or a device; remove it"
+            )
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    """Relative posix paths of everything but directories, through links too, each real directory once."""
+
+    def unreadable(error: OSError) -> NoReturn:
+        raise UserError(
+            f"{error.filename} cannot be read ({error.strerror}); change its permissions, or move it out of {folder}"
+        ) from error
+
+    seen = set()
+    for here, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
+        real = os.path.realpath(here)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in files:
+            yield (Path(here) / name).relative_to(folder).as_posix()
+
+
+def _expect_both(spec: Benchmark, variant: str, paths: Iterable[str], data: DataParams) -> None:
+    """Reject a source without images or without labels; the message says what is expected where."""
+    kinds = {role.kind for path in paths if (role := role_of(spec, variant, path))}
+    lacking = " and ".join(f"no {kind}" for kind in ("image", "label") if kind not in kinds)
+    if lacking:
+        where = "expected is" if from_network(data) else f"expected there, or in its folder {spec.name}/, is"
+        raise UserError(
+            f"data.source {data.source!r} holds {lacking} of {spec.name}; {where} an archive (.zip, .7z, .7z.001, ...) "
+            f"or files with paths that end like {_readable(spec.layout.image)} and "
+            f"{_readable(spec.layout.labels[variant])}"
+        )
+
+
+def _readable(pattern: str) -> str:
+    """A layout pattern as people write it: train/images/<id>.tif."""
+    plain = re.sub(r"\(\?P<id>[^)]*\)", "<id>", pattern.removeprefix("(^|/)").removesuffix("$"))
+    return re.sub(r"\(\?P<split>([^)]*)\)", r"(\1)", plain).replace("s?/", "/").replace("\\", "")
+
+
+def _remedy(benchmark: str) -> str:
+    return f"`dvc repro -f mirror@{benchmark}`"
+
+
+def root() -> Path:
+    """The repository; inside a queued experiment the one that it was queued in."""
+    return Path(os.environ.get("DVC_ROOT") or ".")
+
+
+def cache_folder(benchmark: str, data: DataParams) -> Path:
+    """A benchmark's place in the cache; environment variable SCPSEG_CACHE overrides data.cache.
+
+    Raises:
+        UserError: a file is in the way, or there is no such home directory.
+    """
+    try:
+        folder = root() / Path(os.environ.get("SCPSEG_CACHE") or data.cache).expanduser() / benchmark
+    except RuntimeError as error:
+        raise unusable_cache(data, "there is no such home directory") from error
+    for part in (folder / UPSTREAM, folder, *folder.parents):
+        if part.exists():
+            if part.is_dir():
+                break
+            raise unusable_cache(data, f"{part} is not a directory")
+    return folder
+
+
+def unusable_cache(data: DataParams, why: str) -> UserError:
+    """The error for a cache that cannot be used, by the name under which the user chose it."""
+    asked = os.environ.get("SCPSEG_CACHE")
+    named = f"SCPSEG_CACHE is {asked!r}" if asked else f"data.cache is {data.cache!r}"
+    return UserError(f"{named}, but {why}; name another folder")
+
+
+def upstream_folder(benchmark: str, data: DataParams) -> Path:
+    """Where each source of a benchmark has its folder of what was fetched from it."""
+    return cache_folder(benchmark, data) / UPSTREAM
+
+
+def from_network(data: DataParams) -> bool:
+    """Whether the files are fetched into the cache (`scpseg.data.acquire.upstream`) before they are read."""
+    return data.source == UPSTREAM or is_address(data.source)
+
+
+def source_folder(benchmark: str, data: DataParams) -> Path:
+    """The folder that `data.source` means for a benchmark.
+
+    Raises:
+        UserError: it does not exist.
+    """
+    if data.source == MIRROR:
+        folder = Path("data") / MIRROR / benchmark
+        if not (folder / MIRROR_LIST).is_file():
+            raise UserError(f"{folder.as_posix()}/{MIRROR_LIST} is missing; run {_remedy(benchmark)}")
+        return folder
+    try:
+        folder = root() / Path(data.source).expanduser()
+        there = folder.is_dir()
+    except (RuntimeError, OSError, ValueError):
+        there = False
+    if not there:
+        raise UserError(
+            f"data.source is {data.source!r}, which is not a directory; give an existing one (a relative path counts "
+            f"from the repository's root) or set data.source: {UPSTREAM}, or {MIRROR}"
+        )
+    return folder / benchmark if (folder / benchmark).is_dir() else folder
 
 
 def hash_files(folder: Path, paths: Sequence[str], what: str) -> tuple[FileRecord, ...]:
@@ -93,9 +326,9 @@ def verify_archives(folder: Path, records: Sequence[FileRecord], remedy: str) ->
     """
     for record in records:
         path = folder / record.path
-        if not path.is_file():
+        size = path.stat().st_size if path.is_file() else None
+        if size is None:
             raise UserError(f"archive {record.path} is missing; {remedy}")
-        size = path.stat().st_size
         if size != record.size:
             why = "is truncated" if size < record.size else "is too long"
             raise UserError(f"archive {record.path} {why}: {size} bytes instead of {record.size}; {remedy}")
@@ -105,3 +338,17 @@ def verify_archives(folder: Path, records: Sequence[FileRecord], remedy: str) ->
                 f"archive {record.path} has the wrong checksum: SHA-256 {found.sha256} "
                 f"instead of {record.sha256}; {remedy}"
             )
+
+
+def _folder(spec: Benchmark, variant: str, data: DataParams, upstream: UpstreamParams) -> Path:
+    """Where the files are, fetched where they come from the network and the cache has not all of them."""
+    if not from_network(data):
+        return source_folder(spec.name, data)
+    from scpseg.data.acquire.http import Connection  # HTTP clients, which local files do not need
+    from scpseg.data.acquire.upstream import acquire
+
+    return acquire(spec, variant, data, chosen(spec, data, upstream), Connection(upstream.unverified_hosts))
+
+
+def _kind(data: DataParams) -> str:
+    return UPSTREAM if from_network(data) else MIRROR if data.source == MIRROR else "folder"

@@ -13,10 +13,8 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from scpseg.benchmarks.base import Source
-from scpseg.data.acquire.connection import Connection
-from scpseg.data.acquire.ranged import RangedFile, stored_member
+from scpseg.data.acquire.http import Connection, Remote, stored_members, transfer
 from scpseg.data.acquire.space import check_space
-from scpseg.data.acquire.transfer import Remote, transfer
 from scpseg.errors import UserError
 
 T = TypeVar("T")
@@ -24,37 +22,30 @@ SESSIONS = 6
 """Sessions that may end during one file before it is given up."""
 
 
-def share(offer: Source, labels: str, folder: Path, connection: Connection) -> dict[str, str]:
+def share(source: Source, labels: str, folder: Path, connection: Connection) -> dict[str, str]:
     """Fetch the share's one file whole.
 
     Raises:
         UserError: the share does not open, or the transfer fails.
     """
-    (file,) = offer.wanted(labels)
-    remote = Remote(_download(offer), file.name, size=file.size, sha256=file.sha256, md5=file.md5)
-    _in_session(offer, connection, lambda: transfer(remote, folder, connection))
+    (file,) = source.wanted(labels)
+    remote = Remote(f"{source.address}?dl=1", file.name, size=file.size, sha256=file.sha256, md5=file.md5)
+    _in_session(source, connection, lambda: transfer(remote, folder, connection))
     return {}
 
 
-def members(offer: Source, labels: str, folder: Path, connection: Connection) -> dict[str, str]:
+def members(source: Source, labels: str, folder: Path, connection: Connection) -> dict[str, str]:
     """Fetch the wanted members of the stored zip in the share, by ranges, each checked by its CRC-32.
 
     Raises:
         UserError: the share does not open, a member is missing or compressed, or a transfer fails.
     """
-
-    def look() -> list[Remote]:
-        with RangedFile(_download(offer), connection) as file:
-            found = [(wanted.name, *stored_member(file, wanted.name)) for wanted in offer.wanted(labels)]
-        return [
-            Remote(_download(offer), name, size=size, crc32=crc32, first=first) for name, _, first, size, crc32 in found
-        ]
-
-    remotes = _in_session(offer, connection, look)
+    url, names = f"{source.address}?dl=1", [file.name for file in source.wanted(labels)]
+    remotes = _in_session(source, connection, lambda: stored_members(url, connection, names))
     missing = [remote.size or 0 for remote in remotes if not (folder / remote.name).is_file()]
-    check_space(folder, sum(missing), f"fetching {len(missing)} archives from {offer.name}")
+    check_space(folder, sum(missing), f"fetching {len(missing)} archives from {source.name}")
     for remote in remotes:
-        _in_session(offer, connection, lambda remote=remote: transfer(remote, folder, connection))  # type: ignore[misc]
+        _in_session(source, connection, lambda remote=remote: transfer(remote, folder, connection))  # type: ignore[misc]
     return {}
 
 
@@ -64,7 +55,9 @@ def open_share(connection: Connection, url: str, password: str) -> None:
     Raises:
         UserError: there is no such share, no form token, or the password is refused.
     """
-    page = connection.get(url).text
+    page = connection.text(url)
+    if page is None:
+        raise UserError(f"there is no share at {url}; look at the benchmark's page")
     if not asks_password(page):
         return
     field = re.search(r"<input\b[^>]*\bname=[\"']csrfmiddlewaretoken[\"'][^>]*>", page)
@@ -73,9 +66,9 @@ def open_share(connection: Connection, url: str, password: str) -> None:
     if not token:
         raise UserError(f"the share {url} shows a password form without its token; look at it in a browser")
     form = {"csrfmiddlewaretoken": token, "token": urlsplit(url).path.rstrip("/").split("/")[-1], "password": password}
-    if asks_password(connection.post(url, data=form, headers={"Referer": url}).text):
+    if asks_password(connection.text(url, {"Referer": url}, data=form) or ""):
         raise UserError(
-            f"the share {url} does not take the known password; it may have changed: look at the benchmark's page"
+            f"the share {url} does not accept the known password; it may have changed: look at the benchmark's page"
         )
 
 
@@ -84,17 +77,13 @@ def asks_password(page: str) -> bool:
     return re.search(r"<input\b[^>]*\bname=[\"']password[\"']", page) is not None
 
 
-def _download(offer: Source) -> str:
-    return f"{offer.address}?dl=1"
-
-
-def _in_session(offer: Source, connection: Connection, work: Callable[[], T]) -> T:
+def _in_session(source: Source, connection: Connection, work: Callable[[], T]) -> T:
     """Do `work` in an open share; where it fails because the session ended, open the share and go on."""
     for left in reversed(range(SESSIONS)):
-        open_share(connection, offer.address, offer.password)
+        open_share(connection, source.address, source.password)
         try:
             return work()
         except UserError:
-            if not left or not asks_password(connection.get(offer.address).text):
+            if not left or not asks_password(connection.text(source.address) or ""):
                 raise
     raise AssertionError("unreachable")

@@ -9,11 +9,11 @@ from pathlib import Path
 import requests
 
 from scpseg.benchmarks.base import Benchmark, Source
-from scpseg.data.acquire.acquire import BY_HAND, CLIENTS, brought, by_hand, complete, rough
-from scpseg.data.acquire.choice import listed
-from scpseg.data.acquire.connection import Connection
-from scpseg.data.acquire.sources import cache_folder, find, from_network, source_folder, upstream_folder
+from scpseg.data.acquire.http import Connection
+from scpseg.data.acquire.manifest import cache_folder, find, from_network, source_folder, upstream_folder
+from scpseg.data.acquire.sources import chosen
 from scpseg.data.acquire.space import free_bytes, size_text
+from scpseg.data.acquire.upstream import BY_HAND, CLIENTS, brought, by_hand, complete, rough
 from scpseg.errors import UserError
 from scpseg.params import DataParams, UpstreamParams
 
@@ -46,70 +46,71 @@ def _sources(spec: Benchmark, labels: str, data: DataParams, upstream: UpstreamP
     base = upstream_folder(spec.name, data)
     lines = [f"  cache {cache_folder(spec.name, data)}: {size_text(free_bytes(base))} free"]
     if brought(base):
-        lines += _wrapped(f"what lies in {base / BY_HAND} goes before every source")
-    offers = listed(spec.name, data, upstream)
-    with ThreadPoolExecutor(max(len(offers), 1)) as pool:
-        answers = list(pool.map(lambda offer: reachable(offer, upstream), offers))
-    if offers:
+        lines += _wrapped(f"what is in {base / BY_HAND} is used before every source")
+    sources = chosen(spec, data, upstream)
+    with ThreadPoolExecutor(max(len(sources), 1)) as pool:
+        answers = list(pool.map(lambda source: reachable(source, upstream), sources))
+    if sources:
         lines.append(_row(HEAD))
     notes = []
-    for offer, answer in zip(offers, answers, strict=True):
-        lines.append(_row((offer.name, answer, *_there(base, offer, labels))))
-        lacking = _lacking(base, offer, labels)
-        if 0 < len(lacking) < len(offer.wanted(labels)):
-            notes += _wrapped(f"missing of {offer.name}: {', '.join(lacking)}")
-        if offer.notes:
-            notes += _wrapped(f"{offer.name}: {offer.notes}")
-    if not offers:
+    for source, answer in zip(sources, answers, strict=True):
+        lines.append(_row((source.name, answer, *_there(base, source, labels))))
+        lacking = _lacking(base, source, labels)
+        if 0 < len(lacking) < len(source.wanted(labels)):
+            notes += _wrapped(f"missing of {source.name}: {', '.join(lacking)}")
+        if source.notes:
+            notes += _wrapped(f"{source.name}: {source.notes}")
+    if not sources:
         lines += _wrapped(f"upstream.{spec.name} names no source")
-    return [*lines, *notes, *_wrapped(f"without any source, by hand: {by_hand(spec.name, base)}")]
+    return [*lines, *notes, *_wrapped(f"without any source, by hand: {by_hand(spec, base)}")]
 
 
-def reachable(offer: Source, upstream: UpstreamParams) -> str:
-    """Whether an offer's server answers, in a word or two."""
-    if offer.how == "files":
-        url = f"{offer.address}/{offer.files[0].name}"
+def reachable(source: Source, upstream: UpstreamParams) -> str:
+    """Whether an source's server answers, in a word or two."""
+    if source.how == "files":
+        url = f"{source.address}/{source.files[0].name}"
     else:
-        url = offer.address if "://" in offer.address else offer.page
+        url = source.address if "://" in source.address else source.page
     connection = Connection(upstream.unverified_hosts, connect=SECONDS, read=SECONDS, tries=1)
     try:
-        status = connection.head(url, allowed=range(400, 600)).status_code
+        with connection.open(url, method="HEAD", allowed=range(400, 600)) as response:
+            status = response.status_code
     except UserError as error:
         return "bad certificate" if isinstance(error.__context__, requests.exceptions.SSLError) else "no answer"
     return "yes" if status < 400 or status == 405 else f"answers {status}"
 
 
-def _there(base: Path, offer: Source, labels: str) -> tuple[str, str, str]:
+def _there(base: Path, source: Source, labels: str) -> tuple[str, str, str]:
     """In the cache, to fetch, disk."""
-    disk = "unknown" if offer.disk is None else rough(offer.disk, offer)
-    if complete(base, offer, labels):
+    disk = "unknown" if source.disk is None else rough(source.disk, source)
+    if complete(base, source, labels):
         return "complete, verified", "nothing", disk
-    have = _bytes_there(base, offer, labels)
+    have = _bytes_there(base, source, labels)
     # A file gets its name only when it is whole and verified.
-    wanted, lacking = len(offer.wanted(labels)), len(_lacking(base, offer, labels))
+    wanted, lacking = len(source.wanted(labels)), len(_lacking(base, source, labels))
     if not have:
         there = "nothing"
-    elif offer.how in CLIENTS or lacking == wanted:
+    elif source.how in CLIENTS or lacking == wanted:
         there = f"{size_text(have)} of a part"
     else:
         there = f"{wanted - lacking} of {wanted} files verified"
-    return there, "unknown" if offer.download is None else rough(max(offer.download - have, 0), offer), disk
+    return there, "unknown" if source.download is None else rough(max(source.download - have, 0), source), disk
 
 
-def _bytes_there(base: Path, offer: Source, labels: str) -> int:
+def _bytes_there(base: Path, source: Source, labels: str) -> int:
     """Bytes that need not be fetched again."""
-    folder = base / offer.folder
-    if offer.how in CLIENTS:
+    folder = base / source.folder
+    if source.how in CLIENTS:
         paths = list(folder.rglob("*"))
     else:
-        paths = [folder / f"{file.name}{end}" for file in offer.wanted(labels) for end in ("", ".part")]
+        paths = [folder / f"{file.name}{end}" for file in source.wanted(labels) for end in ("", ".part")]
     return sum(path.stat().st_size for path in paths if path.is_file())
 
 
-def _lacking(base: Path, offer: Source, labels: str) -> list[str]:
-    if offer.how in CLIENTS or complete(base, offer, labels):
+def _lacking(base: Path, source: Source, labels: str) -> list[str]:
+    if source.how in CLIENTS or complete(base, source, labels):
         return []
-    return [file.name for file in offer.wanted(labels) if not (base / offer.folder / file.name).is_file()]
+    return [file.name for file in source.wanted(labels) if not (base / source.folder / file.name).is_file()]
 
 
 def _local(spec: Benchmark, labels: str, data: DataParams) -> str:

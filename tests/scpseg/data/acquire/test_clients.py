@@ -21,13 +21,13 @@ from server import Request, Server, cut
 from scpseg.benchmarks import BENCHMARKS
 from scpseg.benchmarks.base import File
 from scpseg.data.acquire import clients
-from scpseg.data.acquire.connection import Connection
+from scpseg.data.acquire.http import Connection
 from scpseg.errors import UserError
 
 # kagglehub leaves the connections of refused calls to the collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 PINNED, LOOSE, DRIVE = (
-    replace(offer, disk=1 << 20) for offer in (*BENCHMARKS["deepglobe"].sources, BENCHMARKS["potsdam"].sources[2])
+    replace(source, disk=1 << 20) for source in (*BENCHMARKS["deepglobe"].sources, BENCHMARKS["potsdam"].sources[2])
 )
 KAGGLE = "/api.kaggle.com/v1/datasets.DatasetApiService/"
 BUNDLE = "/storage.test/bundle"
@@ -134,16 +134,6 @@ def test_kaggle_and_drive_are_not_there(led: Server, tmp_path: Path) -> None:
 def test_kaggle_damaged_bundle(led: Server, tmp_path: Path) -> None:
     serve_kaggle(led, b"no archive")
     assert "Unsupported archive type" in sentence(lambda: clients.kaggle(PINNED, "", tmp_path, UNUSED))
-
-
-@pytest.mark.parametrize(
-    ("package", "take"),
-    [("kagglehub", clients.kaggle), ("huggingface_hub", clients.huggingface), ("gdown", clients.drive)],
-)
-def test_missing_package(package: str, take: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, package, None)
-    said = sentence(lambda: take(DRIVE, "noBoundary", tmp_path, UNUSED))
-    assert f"package {package} is missing" in said and f"pip install {package}" in said
 
 
 def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

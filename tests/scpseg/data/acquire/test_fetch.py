@@ -8,15 +8,14 @@ import pytest
 
 from scpseg.benchmarks import BENCHMARKS
 from scpseg.benchmarks.base import Benchmark
-from scpseg.data.acquire.fetch import fetch, locate
-from scpseg.data.acquire.sources import UPSTREAM
+from scpseg.data.acquire.manifest import UPSTREAM, fetch, locate
 from scpseg.errors import UserError
 from scpseg.files import sha256
 from scpseg.params import DataParams, UpstreamParams
 
 SPEC = BENCHMARKS["deepglobe"]
 DATA = DataParams("sets", True, "cache")
-NOBODY = UpstreamParams((), (), (), (), ())
+NOBODY = UpstreamParams({})
 
 
 @pytest.fixture(autouse=True)
@@ -93,17 +92,17 @@ def test_what_the_network_brings_is_like_a_users_folder(
     pack(source)
     asked = []
 
-    def acquire(spec: Benchmark, variant: str, data: DataParams, upstream: UpstreamParams) -> Path:
-        asked.append((spec.name, variant, data.source, upstream))
+    def acquire(spec: Benchmark, variant: str, data: DataParams, *rest: object) -> Path:
+        asked.append((spec.name, variant, data.source))
         return source
 
-    monkeypatch.setattr("scpseg.data.acquire.acquire.acquire", acquire)
+    monkeypatch.setattr("scpseg.data.acquire.upstream.acquire", acquire)
     data = DataParams(address, True, "cache")
     manifest = fetch(SPEC, "unknown-as-class", data, NOBODY)
     assert (manifest.source, manifest.synthetic) == ("upstream", False)
     assert [record.path for record in manifest.archives] == ["a.zip"]
     assert locate(SPEC, manifest, data, NOBODY) == source
-    assert asked == [("deepglobe", "unknown-as-class", address, NOBODY)] * 2
+    assert asked == [("deepglobe", "unknown-as-class", address)] * 2
     with pytest.raises(UserError, match=r"made from source upstream, data\.source is 'sets'"):
         locate(SPEC, manifest, DATA, NOBODY)
 

@@ -5,7 +5,7 @@ import pytest
 
 from scpseg.data.acquire.manifest import FileRecord, Manifest, hash_files, read_listed, verify_archives
 from scpseg.errors import UserError
-from scpseg.files import read_json
+from scpseg.files import read_json, write_json
 
 
 def test_goes_to_disk_and_back_without_any_place(tmp_path: Path) -> None:
@@ -29,7 +29,8 @@ def test_verifies_size_and_checksum(tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(b"content")
     right = hashlib.sha256(b"content").hexdigest()
     assert hash_files(tmp_path, ["a.zip"], "hashing") == (FileRecord("a.zip", 7, right),)
-    verify_archives(tmp_path, read_listed([{"name": "a.zip", "size": 7, "sha256": right}]), "do it")
+    write_json(tmp_path / "archives.json", {"archives": [{"name": "a.zip", "size": 7, "sha256": right}]})
+    verify_archives(tmp_path, read_listed(tmp_path / "archives.json"), "do it")
     for record, why in (
         (FileRecord("b.zip", 7, right), r"archive b\.zip is missing; do it"),
         (FileRecord("a.zip", 8, right), r"archive a\.zip is truncated: 7 bytes instead of 8; do it"),
@@ -45,4 +46,14 @@ def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
     for text, why in (("{", "is no valid JSON"), ('{"benchmark": "inria"}', "lacks source, labels, archives, files")):
         path.write_text(text)
         with pytest.raises(UserError, match=f"inria.json {why}; delete it"):
+            Manifest.read(path, "inria")
+    Manifest("inria", "folder", "gt", (FileRecord("a.zip", 3, "ab"),), ()).write(path)
+    whole = read_json(path)
+    entry = whole["archives"][0]
+    for change in (
+        *({"benchmark": 3}, {"archives": 3}, {"archives": [3]}, {"archives": [{}]}, {"files": None}),
+        *({"archives": [entry | wrong]} for wrong in ({"size": "3"}, {"size": -1}, {"name": "../x"}, {"name": 1})),
+    ):
+        write_json(path, whole | change)
+        with pytest.raises(UserError, match=r"inria\.json has another shape"):
             Manifest.read(path, "inria")

@@ -1,115 +1,105 @@
-import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from scpseg.benchmarks import BENCHMARKS
-from scpseg.data.acquire.sources import cache_folder, expect_both, find, source_folder
+from scpseg.benchmarks import BENCHMARKS, REAL
+from scpseg.data.acquire.sources import check_upstream, chosen, source_problem
 from scpseg.errors import UserError
-from scpseg.params import DataParams
+from scpseg.params import DataParams, Params, UpstreamParams
 
-SPEC = BENCHMARKS["inria"]
-BOTH = ["train/images/austin1.tif", "train/gt/austin1.tif"]
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The repository is tmp_path/repository, as DVC says in a queued experiment; the process runs in another folder."""
-    for name in ("repository", "queued"):
-        (tmp_path / name).mkdir()
-    monkeypatch.chdir(tmp_path / "queued")
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "repository"))
-    monkeypatch.delenv("SCPSEG_CACHE", raising=False)
-    return tmp_path / "repository"
+ROOT = Path(__file__).parents[4]
 
 
-def data(source: str, cache: str = "cache") -> DataParams:
-    return DataParams(source, True, cache)
+def with_upstream(source: str = "upstream", **changes: Any) -> Params:
+    params = Params.load(ROOT / "profiles/paper.yaml")
+    upstream = {**params.values["upstream"], **changes}
+    return Params(
+        {**params.values, "upstream": upstream, "data": {**params.values["data"], "source": source}}, params.path
+    )
 
 
-def fill(folder: Path, names: list[str]) -> None:
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(b"x")
+@pytest.mark.parametrize("profile", ["paper", "sample", "folder"])
+def test_every_profile_names_known_sources(profile: str) -> None:
+    params = Params.load(ROOT / f"profiles/{profile}.yaml")
+    check_upstream(params)
+    assert set(params.upstream.sources) == set(REAL)
+    for name in REAL:
+        assert params.upstream.of(name) == tuple(source.name for source in BENCHMARKS[name].sources)
 
 
-def test_places(elsewhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (elsewhere / "sets").mkdir()
-    assert source_folder("inria", data("sets")) == elsewhere / "sets"
-    (elsewhere / "sets" / "inria").mkdir()
-    assert source_folder("inria", data("sets")) == elsewhere / "sets" / "inria"
-    assert source_folder("blu", data(str(elsewhere / "sets"))) == elsewhere / "sets"
-    assert cache_folder("blu", data("sets", "kept")) == elsewhere / "kept" / "blu"
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert cache_folder("blu", data("sets", "~/kept")) == tmp_path / "home" / "kept" / "blu"
-    monkeypatch.setenv("SCPSEG_CACHE", str(tmp_path / "other"))
-    assert cache_folder("blu", data("sets", "kept")) == tmp_path / "other" / "blu"
-
-
-def test_no_folder_and_no_mirror() -> None:
-    with pytest.raises(UserError, match=r"data\.source is 'nowhere', which is no folder"):
-        source_folder("inria", data("nowhere"))
-    with pytest.raises(UserError, match=r"data/mirror/inria/archives\.json is missing; run `dvc repro"):
-        source_folder("inria", data("mirror"))
-
-
-def test_loose_files_win_over_archives(elsewhere: Path) -> None:
-    fill(elsewhere / "sets", [*BOTH, "readme.txt", ".hidden/train/images/austin2.tif"])
-    (elsewhere / "sets" / "broken.zip").write_bytes(b"never opened")
-    found = find(SPEC, "gt", data("sets"))
-    assert (sorted(found.loose), found.groups) == (sorted(BOTH), {})
-
-
-def test_only_archives_with_something_wanted(elsewhere: Path) -> None:
-    fill(elsewhere / "sets", BOTH[1:])
-    for name, member in (("images.zip", BOTH[0]), ("other.zip", "x.txt"), ("outer.zip", "inner.zip")):
-        with zipfile.ZipFile(elsewhere / "sets" / name, "w", zipfile.ZIP_DEFLATED) as file:
-            file.writestr(member, b"x")
-    found = find(SPEC, "gt", data("sets"))
-    assert found.loose == (BOTH[1],)
-    assert [group.name for group in found.groups] == ["images.zip", "outer.zip"]
-
-
-def test_linked_folders_are_followed_once(elsewhere: Path, tmp_path: Path) -> None:
-    fill(tmp_path / "disk", BOTH)
-    (elsewhere / "sets").mkdir()
-    (elsewhere / "sets" / "data").symlink_to(tmp_path / "disk")
-    (tmp_path / "disk" / "round").symlink_to(elsewhere / "sets")
-    assert sorted(find(SPEC, "gt", data("sets")).loose) == sorted(f"data/{path}" for path in BOTH)
-
-
-def test_says_what_is_expected_where() -> None:
-    expect_both(SPEC, "gt", BOTH, data("sets"))
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"inria": ["huggingfase"]}, ["upstream.inria is 'huggingfase'", "did you mean 'huggingface'?"]),
+        ({"potsdam": ["ftp://x/y"]}, ["upstream.potsdam is 'ftp://x/y'", "no address (http://..., https://...)"]),
+        ({"blu": ["kaggle"]}, ["upstream.blu is 'kaggle'", "blu has no known source"]),
+        ({"unverified_hosts": ["https://files.inria.fr"]}, ["not a plain host name", "like files.inria.fr"]),
+        ({"unverified_hosts": ["files.inria.fr:443"]}, ["not a plain host name"]),
+        ({"deepglobe": "kaggle"}, ["upstream.deepglobe is 'kaggle'", "a list"]),
+        ({"deepglobe": ["kaggle", "kaggle"]}, ["duplicated"]),
+        ({"inra": []}, ["unknown parameter upstream.inra", "did you mean 'inria'?"]),
+        ({"source": "ftp://x"}, ["data.source is 'ftp://x'", "begin with http:// or https://"]),
+        ({"source": "http://"}, ["data.source is "]),
+        ({"source": "http://[::1/x"}, ["data.source is 'an invalid address'"]),
+        ({"source": "http://a.test:99999/x"}, ["data.source is "]),
+        ({"source": "https://u:secret@a.test/x"}, ["data.source is 'https://a.test/x'", "dvc.lock", "~/.netrc"]),
+        ({"blu": ["https://a.test/x.zip?sig=secret"]}, ["upstream.blu is 'https://a.test/x.zip'", "dvc.lock"]),
+        ({"probe": []}, ["unknown parameter upstream.probe"]),
+    ],
+)
+def test_a_mistake_is_one_sentence(changes: dict[str, Any], parts: list[str]) -> None:
     with pytest.raises(UserError) as caught:
-        expect_both(SPEC, "gt", BOTH[:1], data("sets"))
-    message = str(caught.value)
-    assert "data.source 'sets' holds no label of inria" in message
-    assert "train/images/<id" in message
-    assert "\n" not in message
-    with pytest.raises(UserError, match=r"holds no image and no label of blu.*\(train\|val\|test\)/image/<id>\.png"):
-        expect_both(BENCHMARKS["blu"], "label", [], data("sets"))
+        check_upstream(with_upstream(**changes))
+    assert str(caught.value).isprintable() and "secret" not in str(caught.value)
+    for part in parts:
+        assert part in str(caught.value)
 
 
-def test_a_cache_that_is_no_folder(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (elsewhere / "file").touch()
-    (elsewhere / "kept").mkdir()
-    (elsewhere / "kept/blu").touch()
-    for cache in ("file", "file/below"):
-        with pytest.raises(
-            UserError, match=f"^data.cache is '{cache}', but .*/file is no folder; name another folder$"
-        ):
-            cache_folder("blu", data("upstream", cache))
-    with pytest.raises(UserError, match="/kept/blu is no folder"):
-        cache_folder("blu", data("upstream", "kept"))
-    monkeypatch.setenv("SCPSEG_CACHE", "file")
-    with pytest.raises(UserError, match=r"^SCPSEG_CACHE is 'file', but"):
-        cache_folder("inria", data("upstream", "kept"))
+def test_why_a_name_is_no_source_speaks_of_no_file() -> None:
+    assert (
+        source_problem(BENCHMARKS["inria"], "s3") is None
+        and source_problem(BENCHMARKS["blu"], "https://a.test/x") is None
+    )
+    why = source_problem(BENCHMARKS["inria"], "huggingfase")
+    assert why is not None and why.startswith("that is no source of inria") and "did you mean 'huggingface'?" in why
+    assert str(source_problem(BENCHMARKS["probe"], "s3")).endswith("probe has no known source")
 
 
-def test_a_damaged_list_of_the_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
-    path = Path("data/mirror/inria/archives.json")
-    path.parent.mkdir(parents=True)
-    for text, why in (("[", "is no valid JSON"), ("{}", "lacks archives")):
-        path.write_text(text)
-        with pytest.raises(UserError, match=f"^{path} {why}; delete it"):
-            find(SPEC, "gt", data("mirror"))
+def test_addresses_are_accepted() -> None:
+    check_upstream(
+        with_upstream("https://mirror.test/sets", blu=["http://a.test/BLU.zip"], unverified_hosts=["a.test"])
+    )
+
+
+def test_names_and_addresses_in_their_order() -> None:
+    upstream = UpstreamParams({"inria": ("s3", "https://u:p@a.test/x/Set.ZIP?key=1", "https://a.test/sets/")})
+    s3, archive, mirror = chosen(BENCHMARKS["inria"], DataParams("upstream", False, "c"), upstream)
+    assert s3 == BENCHMARKS["inria"].sources[2]
+    assert (archive.how, [file.name for file in archive.files]) == ("archive", ["Set.ZIP"])
+    assert archive.address == "https://u:p@a.test/x/Set.ZIP?key=1" and archive.folder.startswith("a.test-")
+    assert archive.name == archive.page == "https://a.test/x/Set.ZIP"
+    assert (mirror.how, mirror.address, mirror.files) == (
+        "mirror",
+        "https://a.test/sets/inria",
+        BENCHMARKS["inria"].archives,
+    )
+    assert archive.folder != mirror.folder
+
+
+def test_an_address_as_source_goes_alone() -> None:
+    upstream = UpstreamParams({"deepglobe": ("kaggle",)})
+    (mirror,) = chosen(BENCHMARKS["deepglobe"], DataParams("http://a.test", False, "c"), upstream)
+    assert mirror.address == "http://a.test/deepglobe"
+
+
+def test_sources_are_whole() -> None:
+    for sources in (spec.sources for spec in BENCHMARKS.values()):
+        assert len({source.name for source in sources}) == len({source.folder for source in sources}) == len(sources)
+        assert all(source.page.startswith("https://") for source in sources)
+    inria = BENCHMARKS["inria"].sources[0]
+    assert sum(part.size or 0 for part in inria.files) == inria.download == 20957265875
+    assert all(len(part.sha256 or "") == 64 for part in inria.files)
+    for source in BENCHMARKS["potsdam"].sources:
+        names = [[file.name for file in source.wanted(labels)] for labels in ("noBoundary", "bordered")]
+        assert names[0] == names[1] == ["Potsdam.zip"] or [len(wanted) for wanted in names] == [2, 2]

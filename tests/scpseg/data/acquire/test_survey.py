@@ -7,13 +7,12 @@ from server import Server
 
 from scpseg.benchmarks import BENCHMARKS
 from scpseg.benchmarks.base import File
-from scpseg.data.acquire.acquire import acquire
+from scpseg.data.acquire.manifest import _folder
 from scpseg.data.acquire.survey import survey
 from scpseg.params import DataParams, UpstreamParams
 
-INRIA = BENCHMARKS["inria"]
 DATA = DataParams("upstream", False, "unused")
-UPSTREAM = UpstreamParams((), ("inria", "huggingface"), (), (), ())
+UPSTREAM = UpstreamParams({"inria": ("inria", "huggingface")})
 
 
 @pytest.fixture
@@ -37,7 +36,7 @@ def here(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def lines_of(store: Path, data: DataParams = DATA, upstream: UpstreamParams = UPSTREAM) -> list[str]:
-    lines = survey(INRIA, "gt", data, upstream, store, 18_000_000_000)
+    lines = survey(BENCHMARKS["inria"], "gt", data, upstream, store, 18_000_000_000)
     # A temporary folder may have a name that no line can hold.
     assert all(len(line) <= 120 or any(len(word) > 60 for word in line.split()) for line in lines)
     return lines
@@ -60,14 +59,14 @@ def test_nothing_there_yet(cache: Path, here: None, server: Server, tmp_path: Pa
 
 
 def test_part_then_all(cache: Path, here: None, tmp_path: Path) -> None:
-    folder = acquire(INRIA, "gt", DATA, UPSTREAM)
+    folder = _folder(BENCHMARKS["inria"], "gt", DATA, UPSTREAM)
     (folder / "set.7z.002").rename(folder / "set.7z.002.part")
     lines = lines_of(tmp_path / "store")
     assert row(lines, "inria")[1:4] == ["yes", "2 of 3 files verified", "0 bytes"]
     assert "  missing of inria: set.7z.002" in lines
     (folder / "set.7z.002.part").unlink()
     assert row(lines_of(tmp_path / "store"), "inria")[3] == "1.0 MiB"
-    acquire(INRIA, "gt", DATA, UPSTREAM)
+    _folder(BENCHMARKS["inria"], "gt", DATA, UPSTREAM)
     (tmp_path / "store").mkdir()
     (tmp_path / "store/index.json").touch()
     lines = lines_of(tmp_path / "store")
@@ -90,20 +89,20 @@ def test_a_part_of_a_client(cache: Path, here: None, tmp_path: Path) -> None:
 
 
 def test_no_source_and_long_names(cache: Path, server: Server, tmp_path: Path) -> None:
-    nobody = replace(UPSTREAM, inria=())
+    nobody = UpstreamParams({})
     assert "  upstream.inria names no source" in lines_of(tmp_path, upstream=nobody)
     address = server.url("/sets")
     lines = lines_of(tmp_path, replace(DATA, source=address), nobody)
     assert row(lines, address) == [address, "answers 404", "nothing", "unknown", "unknown"]
     (cache / "inria/upstream/by-hand").mkdir(parents=True)
     (cache / "inria/upstream/by-hand/x.zip").touch()
-    assert "goes before every source" in " ".join(line.strip() for line in lines_of(tmp_path, upstream=nobody))
+    assert "is used before every source" in " ".join(line.strip() for line in lines_of(tmp_path, upstream=nobody))
 
 
 def test_a_folder_of_the_user(cache: Path, tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     data = replace(DATA, source=str(mine))
-    assert "which is no folder" in " ".join(lines_of(tmp_path, data))
+    assert "which is not a directory" in " ".join(lines_of(tmp_path, data))
     mine.mkdir()
     assert f"source {mine}: nothing of inria" in " ".join(line.strip() for line in lines_of(tmp_path, data))
     with zipfile.ZipFile(mine / "set.zip", "w") as file:

@@ -14,7 +14,7 @@ from PIL import Image
 from scpseg.benchmarks import BENCHMARKS
 from scpseg.data import store
 from scpseg.data.acquire import space
-from scpseg.data.acquire.fetch import fetch, locate
+from scpseg.data.acquire.manifest import fetch, locate
 from scpseg.data.prepare import fill as filling
 from scpseg.data.prepare.fill import fill
 from scpseg.data.prepare.work import Choice, Record, Task
@@ -25,7 +25,7 @@ from scpseg.params import DataParams, UpstreamParams
 
 SPEC = BENCHMARKS["deepglobe"]
 DATA = DataParams("sets", True, "cache")
-NOBODY = UpstreamParams((), (), (), (), ())
+NOBODY = UpstreamParams({})
 LISTS = {"train": ("3", "1"), "val": ("2",), "test": ()}
 Pairs = dict[str, tuple[np.ndarray, np.ndarray]]
 TARGET, WORKING = Path("data/deepglobe"), Path("data")

@@ -21,7 +21,7 @@ from PIL import Image
 from scpseg.benchmarks import BENCHMARKS
 from scpseg.data.acquire import space
 from scpseg.data.acquire.archives import group_archives, list_members
-from scpseg.data.acquire.fetch import fetch
+from scpseg.data.acquire.manifest import fetch
 from scpseg.data.prepare import fill as filling
 from scpseg.data.prepare.fill import fill
 from scpseg.data.prepare.work import Choice, Record, Task
@@ -32,7 +32,7 @@ from scpseg.params import DataParams, UpstreamParams
 ROOT = Path(__file__).parents[4]
 SPEC = replace(BENCHMARKS["inria"], side=24)
 DATA = DataParams("sets", True, "cache")
-NOBODY = UpstreamParams((), (), (), (), ())
+NOBODY = UpstreamParams({})
 IDS = [f"austin{number}" for number in range(1, 13)]
 LISTS = {"train": tuple(IDS[:8]), "val": tuple(IDS[8:10]), "test": tuple(IDS[10:])}
 TARGET, WORKING = Path("data/inria"), Path("data")
@@ -315,7 +315,7 @@ from scpseg.data.prepare import fill as filling
 from scpseg.data.prepare.fill import fill
 from scpseg.data.prepare.work import Choice
 from scpseg.benchmarks import BENCHMARKS
-from scpseg.data.acquire.fetch import fetch
+from scpseg.data.acquire.manifest import fetch
 from scpseg.params import DataParams, UpstreamParams
 
 decode = filling.decode_file
@@ -328,7 +328,7 @@ filling.decode_file = slow
 ids = [f"austin{number}" for number in range(1, 13)]
 lists = {"train": tuple(ids[:8]), "val": tuple(ids[8:10]), "test": tuple(ids[10:])}
 spec = replace(BENCHMARKS["inria"], side=24)
-manifest = fetch(spec, "gt", DataParams("sets", True, "cache"), UpstreamParams((), (), (), (), ()))
+manifest = fetch(spec, "gt", DataParams("sets", True, "cache"), UpstreamParams({}))
 choice = Choice("mine", lists, False, False)
 fill(spec, manifest, Path("sets"), choice, Path("data/inria"), Path("data"), 2)
 """

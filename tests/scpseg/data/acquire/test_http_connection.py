@@ -1,14 +1,16 @@
 import datetime
 import email.utils
+import gc
 import ipaddress
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from server import Server, headers, page, redirect, status
+from server import Request, Server, headers, redirect, status
 
-from scpseg.data.acquire.connection import LONGEST_PAUSE, USER_AGENT, Connection
+from scpseg.data.acquire import http, space
+from scpseg.data.acquire.http import LONGEST_PAUSE, USER_AGENT, Connection, Remote, transfer
 from scpseg.errors import UserError
 
 
@@ -61,8 +63,8 @@ def test_the_suite_names_itself_and_keeps_cookies(server: Server, connection: Co
     server.on(
         "GET", "/page", lambda request: request.answer(200, b"hi", [("Set-Cookie", "a=1"), ("Set-Cookie", "b=2")])
     )
-    assert connection.get(server.url("/page")).content == b"hi"
-    connection.get(server.url("/page"), {"X-More": "y"})
+    assert connection.open(server.url("/page")).content == b"hi"
+    connection.open(server.url("/page"), {"X-More": "y"})
     first, second = server.requests
     assert first.headers["user-agent"] == USER_AGENT
     assert first.cookies == {} and second.cookies == {"a": "1", "b": "2"}
@@ -72,7 +74,7 @@ def test_the_suite_names_itself_and_keeps_cookies(server: Server, connection: Co
 def test_a_form_and_where_it_leads(server: Server, connection: Connection) -> None:
     server.on("POST", "/form", lambda request: request.answer(302, b"", {"Location": "/in", "Set-Cookie": "session=s"}))
     server.put("/in", b"welcome")
-    assert connection.post(server.url("/form"), {"password": "p q"}, {"Referer": "here"}).content == b"welcome"
+    assert connection.text(server.url("/form"), {"Referer": "here"}, data={"password": "p q"}) == "welcome"
     form, inside = server.requests
     assert form.form == {"password": "p q"} and form.headers["referer"] == "here"
     assert (inside.method, inside.form, inside.cookies) == ("GET", {}, {"session": "s"})
@@ -81,9 +83,9 @@ def test_a_form_and_where_it_leads(server: Server, connection: Connection) -> No
 def test_head_sends_no_body(server: Server, connection: Connection) -> None:
     server.put("/a", b"12345")
     server.play("/b", redirect("/a"))
-    assert connection.head(server.url("/b")).headers["Content-Length"] == "5"
+    assert connection.open(server.url("/b"), method="HEAD").headers["Content-Length"] == "5"
     assert server.sent["/a"] == 0
-    assert connection.head(server.url("/none"), allowed=(404,)).status_code == 404
+    assert connection.open(server.url("/none"), allowed=(404,), method="HEAD").status_code == 404
 
 
 def test_pauses_as_the_server_asks_or_longer_each_time(
@@ -92,7 +94,7 @@ def test_pauses_as_the_server_asks_or_longer_each_time(
     server.put("/a", b"x")
     later = email.utils.formatdate(time.time() + 30, usegmt=True)
     server.play("/a", status(429, "7"), status(503, later), status(500))
-    assert connection.get(server.url("/a?key=secret")).content == b"x"
+    assert connection.open(server.url("/a?key=secret")).content == b"x"
     seven, date, own = connection.pauses
     assert (seven, own) == (7, 4) and 27 < date <= 30
     lines = capsys.readouterr().err.splitlines()
@@ -100,7 +102,7 @@ def test_pauses_as_the_server_asks_or_longer_each_time(
     assert len(lines) == 3 and "secret" not in "".join(lines)
     past = email.utils.formatdate(time.time() - 99, usegmt=True)
     server.play("/a", status(503, "86400"), status(503, "soon"), status(503, past))
-    connection.get(server.url("/a"))
+    connection.open(server.url("/a"))
     assert connection.pauses[3:] == [LONGEST_PAUSE, 2, 0]
 
 
@@ -109,18 +111,18 @@ def test_gives_up_with_a_sentence(server: Server, connection: Patient) -> None:
     with pytest.raises(
         UserError, match=r"127.0.0.1 failed 4 times to send http://127.0.0.1:\d+/a \(502 Bad Gateway\); "
     ):
-        connection.get(server.url("/a"))
+        connection.open(server.url("/a"))
     assert len(server.requests) == 4 and connection.pauses == [1, 2, 4]
     server.server_close()
     with pytest.raises(UserError, match=r"\(Connection refused\)"):
-        Patient(tries=2).get(server.url("/a"))
+        Patient(tries=2).open(server.url("/a"))
 
 
 def test_a_silent_server_is_asked_again(server: Server) -> None:
     connection = Patient(read=0.2)
     server.put("/a", b"x")
     server.play("/a", lambda request, file: time.sleep(0.5))
-    assert connection.get(server.url("/a")).content == b"x"
+    assert connection.open(server.url("/a")).content == b"x"
     assert connection.pauses == [1]
 
 
@@ -137,34 +139,36 @@ def test_a_silent_server_is_asked_again(server: Server) -> None:
 def test_a_refusal_ends_at_once(server: Server, connection: Patient, code: int, words: str) -> None:
     server.play("/a", status(code), status(code))
     with pytest.raises(UserError, match=words):
-        connection.get(server.url("/a"))
+        connection.open(server.url("/a"))
     assert len(server.requests) == 1 and not connection.pauses
-    assert connection.get(server.url("/a"), allowed=(code,)).status_code == code
+    assert connection.open(server.url("/a"), allowed=(code,)).status_code == code
 
 
-def test_no_address(connection: Connection) -> None:
-    for url in ("ftp://127.0.0.1/a", "127.0.0.1/a", "http://"):
-        with pytest.raises(UserError, match="is no address that can be fetched"):
-            connection.get(url)
+@pytest.mark.parametrize(
+    "url", ["ftp://127.0.0.1/a", "127.0.0.1/a", "http://", "http://[::1/a", "http://a:99999/x", "http://\udce4/x"]
+)
+def test_an_address_that_is_none(connection: Connection, url: str) -> None:
+    with pytest.raises(UserError, match="check the address"):
+        connection.open(url)
 
 
 def test_redirects_to_another_host(server: Server, connection: Connection) -> None:
     server.put("/a", b"0123456789")
     server.play("/r", redirect(server.url("/a", "localhost")), redirect("/a"))
     sent = {"Authorization": "Bearer key", "Range": "bytes=2-3"}
-    assert connection.get(server.url("/r"), sent).content == b"23"
+    assert connection.open(server.url("/r"), sent).content == b"23"
     assert server.requests[1].headers["host"].startswith("localhost:")
     assert "authorization" not in server.requests[1].headers
-    connection.get(server.url("/r"), sent)
+    connection.open(server.url("/r"), sent)
     assert server.requests[3].headers["authorization"] == "Bearer key"
     server.play("/a", *[redirect("/a")] * 20)
     with pytest.raises(UserError, match="from one address to the next more than 10 times"):
-        connection.get(server.url("/a"))
+        connection.open(server.url("/a"))
 
 
 def test_an_unknown_certificate_is_refused_at_once(secure: Server, connection: Patient) -> None:
     with pytest.raises(UserError, match=r"certificate of 127.0.0.1 cannot .*name it in upstream.unverified_hosts"):
-        connection.get(secure.url("/a"))
+        connection.open(secure.url("/a"))
     assert not secure.requests and not connection.pauses
 
 
@@ -172,7 +176,7 @@ def test_a_known_certificate_is_accepted(
     secure: Server, connection: Connection, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
-    assert connection.get(secure.url("/a", "localhost")).content == b"secret"
+    assert connection.open(secure.url("/a", "localhost")).content == b"secret"
 
 
 def test_only_the_named_host_goes_unchecked(
@@ -180,33 +184,112 @@ def test_only_the_named_host_goes_unchecked(
 ) -> None:
     connection = Patient(["127.0.0.1"])
     for _ in range(2):
-        assert connection.get(secure.url("/a")).content == b"secret"
+        assert connection.open(secure.url("/a")).content == b"secret"
     assert capsys.readouterr().err == "127.0.0.1: its certificate is not checked, as upstream.unverified_hosts says\n"
     secure.play("/r", redirect(secure.url("/a", "localhost")), redirect("/a"))
     with pytest.raises(UserError, match="certificate of localhost cannot"):
-        connection.get(secure.url("/r"))
-    assert connection.get(secure.url("/r")).content == b"secret"
+        connection.open(secure.url("/r"))
+    assert connection.open(secure.url("/r")).content == b"secret"
     with pytest.raises(UserError, match="certificate of localhost cannot"):
-        connection.get(secure.url("/a", "localhost"))
+        connection.open(secure.url("/a", "localhost"))
     # The same host asked first by someone who does not trust it, then by someone who does.
     with pytest.raises(UserError, match=r"certificate of 127.0.0.1 cannot"):
-        Patient().get(secure.url("/a"))
+        Patient().open(secure.url("/a"))
 
 
 def test_encryption_may_begin_but_not_end(server: Server, secure: Server) -> None:
     connection = Patient(["127.0.0.1"])
     server.put("/plain", b"x")
     server.play("/up", redirect(secure.url("/a")))
-    assert connection.get(server.url("/up")).content == b"secret"
+    assert connection.open(server.url("/up")).content == b"secret"
     secure.play("/down", redirect(server.url("/plain")))
     with pytest.raises(UserError, match=r"leads to http://127.0.0.1:\d+/plain, which is not encrypted"):
-        connection.get(secure.url("/down"))
+        connection.open(secure.url("/down"))
     assert not server.asked("/plain")
 
 
-def test_a_page_is_an_answer_here(server: Server, connection: Connection) -> None:
-    server.play("/a", page())
-    assert b"log in" in connection.get(server.url("/a")).content
+def test_a_page_is_read_up_to_a_limit(server: Server, connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     server.put("/b", b"12345678")
     server.play("/b", headers(Content_Length="100"))
-    assert connection.get(server.url("/b")).content == b"12345678"  # asked again after the short body
+    assert connection.text(server.url("/b")) == "12345678"  # asked again after the short body
+    assert connection.text(server.url("/none")) is None
+    monkeypatch.setattr(http, "PAGE", 7)
+    with pytest.raises(UserError, match="more than 7 bytes"):
+        connection.text(server.url("/b"))
+
+
+LONG = "9" * 5000
+HOSTILE = {
+    **{
+        f"Location {value[:12]!r}": (302, {"Location": value})
+        for value in ("http://[", "//a:9999999", "\xff\xfe", LONG)
+    },
+    "Location empty": (302, {"Location": ""}),
+    "Location file": (302, {"Location": "file:///etc/passwd"}),
+    **{f"Retry-After {value[:9]}": (503, {"Retry-After": value}) for value in (LONG, "-1", "soon", "\xb2", "1e999")},
+    "Retry-After date": (503, {"Retry-After": "Wed, 01 Jan 99999 00:00:00 GMT"}),
+    **{f"Content-Length {value[:9]}": (200, {"Content-Length": value}) for value in (LONG, "-1", "\xb2", "1, 2", "x")},
+    "Set-Cookie": (200, {"Set-Cookie": "\x01=;;;=\xff; expires=never", "Content-Length": "-5"}),
+}
+"""Headers that no honest server sends."""
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of urllib3
+def test_hostile_headers_end_in_a_sentence(name: str, server: Server, connection: Patient, tmp_path: Path) -> None:
+    code, pairs = HOSTILE[name]
+    server.play("/a.zip", *[lambda request, file: raw_answer(request, code, pairs)] * 20)
+    with pytest.raises(UserError) as caught:
+        transfer(Remote(server.url("/a.zip?key=secret"), "a.zip"), tmp_path, connection)
+    assert str(caught.value).isprintable() and "secret" not in str(caught.value)
+    assert all(0 <= pause <= LONGEST_PAUSE for pause in connection.pauses)
+    del caught
+    gc.collect()
+
+
+def raw_answer(request: Request, code: int, pairs: dict[str, str]) -> None:
+    """Headers as they are, in Latin-1, and no body."""
+    lines = [f"HTTP/1.1 {code} \x1b[31mno", *(f"{name}: {value}" for name, value in pairs.items()), "", ""]
+    request.handler.wfile.write("\r\n".join(lines).encode("latin-1"))
+    request.handler.close_connection = True
+
+
+def test_an_answer_that_never_begins(server: Server) -> None:
+    def endless(request: Request, file: object) -> None:
+        for _ in range(400):
+            request.handler.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            time.sleep(0.01)
+
+    server.play("/a", *[endless] * 2)
+    connection = Patient(read=0.3, tries=2)
+    with pytest.raises(UserError, match="failed 2 times"):
+        connection.open(server.url("/a"))
+
+
+def test_a_body_that_drips(server: Server, tmp_path: Path) -> None:
+    def drip(request: Request, file: object) -> None:
+        request.handler.head(200, [("Content-Length", "100000")])
+        for _ in range(400):
+            request.handler.wfile.write(b"x")
+            time.sleep(0.01)
+
+    server.play("/a", *[drip] * 2)
+    connection = Patient(read=0.2, tries=2)
+    with pytest.raises(UserError, match=r"failed 2 times .*it sent \d+ bytes in"):
+        transfer(Remote(server.url("/a"), "a"), tmp_path, connection)
+
+
+def test_a_body_that_never_ends(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flood(request: Request, file: object) -> None:
+        request.handler.head(200, [("Transfer-Encoding", "chunked")])
+        while True:
+            request.handler.wfile.write(b"10000\r\n" + bytes(1 << 16) + b"\r\n")
+
+    server.play("/a", flood, flood)
+    monkeypatch.setattr(http, "UNKNOWN_LENGTH", 3 << 20)
+    with pytest.raises(UserError, match=f"more than {3 << 20} bytes"):
+        transfer(Remote(server.url("/a"), "a"), tmp_path, Patient())
+    monkeypatch.setattr(http, "UNKNOWN_LENGTH", 1 << 40)
+    monkeypatch.setattr(space, "free_bytes", lambda folder: space.MARGIN)
+    with pytest.raises(UserError, match="whose length is unknown"):
+        transfer(Remote(server.url("/a"), "b"), tmp_path, Patient())

@@ -7,10 +7,10 @@ import pytest
 from server import Server, cut, page, status
 
 from scpseg.benchmarks import BENCHMARKS
-from scpseg.benchmarks.base import File, Source
-from scpseg.data.acquire import acquire as module
-from scpseg.data.acquire.acquire import acquire
-from scpseg.data.acquire.connection import Connection
+from scpseg.benchmarks.base import Benchmark, File, Source
+from scpseg.data.acquire import upstream as module
+from scpseg.data.acquire.http import Connection
+from scpseg.data.acquire.sources import chosen
 from scpseg.errors import UserError
 from scpseg.params import DataParams, UpstreamParams
 
@@ -24,12 +24,10 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No waiting, and the cache below the test's folder."""
     monkeypatch.setenv("SCPSEG_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("DVC_ROOT", raising=False)
-    known = {"tries": 2, "read": 5.0, "sleep": lambda seconds: None}
-    monkeypatch.setattr(module, "Connection", lambda hosts: Connection(hosts, **known))
 
 
 @pytest.fixture
-def offers(server: Server, monkeypatch: pytest.MonkeyPatch) -> tuple[Source, Source]:
+def served(server: Server, monkeypatch: pytest.MonkeyPatch) -> tuple[Source, Source]:
     """Two sources of Inria, three files with checksums below /first and /second."""
     for place in ("first", "second"):
         for name, content in PARTS.items():
@@ -43,9 +41,13 @@ def offers(server: Server, monkeypatch: pytest.MonkeyPatch) -> tuple[Source, Sou
     return first, second
 
 
+def acquire(spec: Benchmark, variant: str, data: DataParams, upstream: UpstreamParams) -> Path:
+    connection = Connection(upstream.unverified_hosts, tries=2, read=5.0, sleep=lambda seconds: None)
+    return module.acquire(spec, variant, data, chosen(BENCHMARKS[spec.name], data, upstream), connection)
+
+
 def sources(*inria: str, hosts: tuple[str, ...] = (), **others: tuple[str, ...]) -> UpstreamParams:
-    lists = {"deepglobe": (), "potsdam": (), "blu": (), **others}
-    return UpstreamParams(inria=inria, unverified_hosts=hosts, **lists)
+    return UpstreamParams({"inria": inria, **others}, hosts)
 
 
 def held(folder: Path) -> dict[str, bytes]:
@@ -53,7 +55,7 @@ def held(folder: Path) -> dict[str, bytes]:
 
 
 def test_the_first_source_that_has_it_all(
-    server: Server, offers: tuple[Source, Source], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    server: Server, served: tuple[Source, Source], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = acquire(INRIA, "gt", DATA, sources("first", "second"))
     assert folder == tmp_path / "cache/inria/upstream/first"
@@ -65,7 +67,7 @@ def test_the_first_source_that_has_it_all(
 
 
 def test_what_is_complete_needs_no_network(
-    server: Server, offers: tuple[Source, Source], capsys: pytest.CaptureFixture[str]
+    server: Server, served: tuple[Source, Source], capsys: pytest.CaptureFixture[str]
 ) -> None:
     acquire(INRIA, "gt", DATA, sources("second"))
     capsys.readouterr()
@@ -76,7 +78,7 @@ def test_what_is_complete_needs_no_network(
     assert "inria: second is complete" in said and INRIA.terms not in said
 
 
-def test_what_was_lost_is_fetched_again_and_only_that(server: Server, offers: tuple[Source, Source]) -> None:
+def test_what_was_lost_is_fetched_again_and_only_that(server: Server, served: tuple[Source, Source]) -> None:
     folder = acquire(INRIA, "gt", DATA, sources("first"))
     (folder / "set.7z.002").unlink()
     server.requests.clear()
@@ -85,7 +87,7 @@ def test_what_was_lost_is_fetched_again_and_only_that(server: Server, offers: tu
 
 
 def test_the_next_source_takes_over_and_the_log_says_why(
-    server: Server, offers: tuple[Source, Source], capsys: pytest.CaptureFixture[str]
+    server: Server, served: tuple[Source, Source], capsys: pytest.CaptureFixture[str]
 ) -> None:
     del server.files["/first/set.7z.003"]
     assert acquire(INRIA, "gt", DATA, sources("first", "second")).name == "second"
@@ -93,7 +95,7 @@ def test_the_next_source_takes_over_and_the_log_says_why(
     assert "inria: first failed: there is nothing at" in said and "source 2 of 2: second" in said
 
 
-def test_the_next_run_goes_on(server: Server, offers: tuple[Source, Source]) -> None:
+def test_the_next_run_goes_on(server: Server, served: tuple[Source, Source]) -> None:
     server.play("/first/set.7z.002", cut(20_000), status(503), status(503))
     with pytest.raises(UserError):
         acquire(INRIA, "gt", DATA, sources("first"))
@@ -102,7 +104,7 @@ def test_the_next_run_goes_on(server: Server, offers: tuple[Source, Source]) -> 
     assert server.requests[-2].headers["range"] == "bytes=20000-"
 
 
-def test_all_failed_is_one_sentence(server: Server, offers: tuple[Source, Source], tmp_path: Path) -> None:
+def test_all_failed_is_one_sentence(server: Server, served: tuple[Source, Source], tmp_path: Path) -> None:
     server.play("/first/set.7z.001", page())
     server.put("/second/set.7z.001", b"x" * len(PARTS["set.7z.001"]))
     with pytest.raises(UserError) as caught:
@@ -122,7 +124,7 @@ def test_no_source_says_what_to_do(tmp_path: Path) -> None:
     assert "https://rslab.disi.unitn.it/dataset/BLU/" in said and f"{tmp_path}/cache/blu/upstream/by-hand" in said
 
 
-def test_what_a_person_brought_goes_first(server: Server, offers: tuple[Source, Source], tmp_path: Path) -> None:
+def test_what_a_person_brought_goes_first(server: Server, served: tuple[Source, Source], tmp_path: Path) -> None:
     place = tmp_path / "cache/inria/upstream/by-hand"
     place.mkdir(parents=True)
     (place / ".DS_Store").touch()
@@ -132,9 +134,9 @@ def test_what_a_person_brought_goes_first(server: Server, offers: tuple[Source, 
 
 
 def test_another_kind_of_labels_is_not_complete(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    offer = replace(BENCHMARKS["potsdam"].sources[0], how="files", address=server.url("/p"))
-    monkeypatch.setitem(BENCHMARKS, "potsdam", replace(BENCHMARKS["potsdam"], sources=(offer,)))
-    for file in offer.files:
+    source = replace(BENCHMARKS["potsdam"].sources[0], how="files", address=server.url("/p"))
+    monkeypatch.setitem(BENCHMARKS, "potsdam", replace(BENCHMARKS["potsdam"], sources=(source,)))
+    for file in source.files:
         server.put(f"/p/{file.name}", file.name.encode())
     upstream = sources(potsdam=("isprs",))
     assert len(held(acquire(BENCHMARKS["potsdam"], "noBoundary", DATA, upstream))) == 2
@@ -162,13 +164,21 @@ def test_a_mirror_with_its_list(server: Server) -> None:
     server.requests.clear()
     acquire(INRIA, "gt", data, sources())
     assert not server.requests
-    for wrong in (b"[]", b"{", b'{"archives": [{"name": "x"}]}'):
+    entry = {"name": "a.zip", "size": 1, "sha256": "0"}
+    for wrong in (
+        *(b"[]", b"{", b'{"archives": [{"name": "x"}]}', b'{"archives": 7}', b'{"archives": []}', b"[" * 100_000),
+        json.dumps({"archives": [entry, entry]}).encode(),
+        *(
+            json.dumps({"archives": [entry]}).replace("1,", f"{size},").encode()
+            for size in ("Infinity", "-1", "9" * 5000)
+        ),
+    ):
         server.put("/else/inria/archives.json", wrong)
-        with pytest.raises(UserError, match=r"archives\.json is no list of archives"):
+        with pytest.raises(UserError, match=r"archives\.json gives an answer that makes no sense"):
             acquire(INRIA, "gt", DATA, sources(server.url("/else")))
     entries[0]["name"] = "../outside.zip"
     server.put("/else/inria/archives.json", json.dumps({"archives": entries}).encode())
-    with pytest.raises(UserError, match="no safe relative path"):
+    with pytest.raises(UserError, match="not a safe file name"):
         acquire(INRIA, "gt", DATA, sources(server.url("/else")))
 
 
@@ -180,7 +190,7 @@ def test_a_mirror_without_list_and_a_single_archive(server: Server) -> None:
     assert held(acquire(BENCHMARKS["blu"], "label", DATA, sources(blu=(address,)))) == {"other.zip": b"7"}
 
 
-def test_an_unverified_host_needs_checksums(server: Server, offers: tuple[Source, Source]) -> None:
+def test_an_unverified_host_needs_checksums(server: Server, served: tuple[Source, Source]) -> None:
     address = server.url("/first/set.7z.001/a.zip")
     with pytest.raises(UserError, match=r"no SHA-256 of a\.zip is known, so nothing would vouch for it"):
         acquire(INRIA, "gt", DATA, sources(address, hosts=("127.0.0.1",)))
@@ -188,19 +198,19 @@ def test_an_unverified_host_needs_checksums(server: Server, offers: tuple[Source
     assert acquire(INRIA, "gt", DATA, sources("first", hosts=("127.0.0.1",))).name == "first"
 
 
-def test_too_little_disk(offers: tuple[Source, Source], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_disk(served: tuple[Source, Source], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scpseg.data.acquire.space.free_bytes", lambda folder: 100)
     with pytest.raises(UserError, match=r"fetching 3 files from first needs 150006 bytes .* and 100 bytes"):
         acquire(INRIA, "gt", DATA, sources("first"))
 
 
-def test_a_cache_that_cannot_be_made(offers: tuple[Source, Source], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_made(served: tuple[Source, Source], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SCPSEG_CACHE", "/proc/none")
     with pytest.raises(UserError, match=r"^SCPSEG_CACHE is '/proc/none', but .* cannot be made \(No such file"):
         acquire(INRIA, "gt", DATA, sources("inria"))
 
 
-def test_a_damaged_note_of_what_is_complete(offers: tuple[Source, Source], tmp_path: Path) -> None:
+def test_a_damaged_note_of_what_is_complete(served: tuple[Source, Source], tmp_path: Path) -> None:
     acquire(INRIA, "gt", DATA, sources("first"))
     note = tmp_path / "cache/inria/upstream/first.json"
     for text, why in (("", "is no valid JSON"), ("[]", "lacks facts, files")):

@@ -1,0 +1,193 @@
+"""A benchmark's archives or files from upstream into the cache: one source after another until one has them all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from scpseg.benchmarks.base import Benchmark, How, Source
+from scpseg.data.acquire import clients, seafile
+from scpseg.data.acquire.http import Connection, Remote, making_sense, number, transfer
+from scpseg.data.acquire.manifest import MIRROR_LIST, unusable_cache, upstream_folder
+from scpseg.data.acquire.space import check_space, size_text
+from scpseg.errors import UserError
+from scpseg.files import read_json, write_json
+from scpseg.params import DataParams
+from scpseg.progress import say
+
+BY_HAND = "by-hand"
+"""Folder beside those of the sources, for archives or files that a person brought; it is used before every source."""
+CLIENTS = ("kaggle", "huggingface")
+"""Ways of fetching whose files are known only afterwards."""
+UNFINISHED = (".part", ".part.json")
+MOST_LISTED = 1000
+"""Archives in the list of a mirror."""
+
+
+def acquire(spec: Benchmark, variant: str, data: DataParams, sources: Sequence[Source], connection: Connection) -> Path:
+    """The folder of the cache that holds a benchmark's archives or files, fetched where they are not there yet.
+
+    What a person put into the folder by-hand is used first, then a source that is complete in the cache, both without
+    any request; then the sources are tried in their order.
+
+    Args:
+        spec: the benchmark.
+        variant: the kind of label files that is needed.
+        data: where the cache is.
+        sources: which are tried, see `scpseg.data.acquire.sources`.
+        connection: asks the servers.
+
+    Raises:
+        UserError: the cache cannot be made; no source has it all (the sentence names each with its reason, and what a
+            person can do).
+    """
+    base = upstream_folder(spec.name, data)
+    if brought(base):
+        say(f"{spec.name}: using what is in {base / BY_HAND}")
+        return base / BY_HAND
+    for source in sources:
+        if complete(base, source, variant):
+            say(f"{spec.name}: {source.name} is complete in {base / source.folder}")
+            return base / source.folder
+    if sources:
+        say(f"{spec.name}: terms: {spec.terms}\n{spec.name}: please cite: {spec.citation}")
+    failed = []
+    for count, source in enumerate(sources, 1):
+        about = "" if source.download is None else f", {rough(source.download, source)} to fetch"
+        say(f"{spec.name}: source {count} of {len(sources)}: {source.name} ({source.page}){about}")
+        folder = base / source.folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unusable_cache(data, f"{folder} cannot be made ({error.strerror})") from error
+        try:
+            with making_sense(source.page):
+                facts = TAKE[source.how](source, variant, folder, connection)
+        except UserError as error:
+            say(f"{spec.name}: {source.name} failed: {error}")
+            failed.append(f"{source.name}: {error}")
+            continue
+        _record(base, source, facts)
+        return folder
+    why = f"({'; '.join(failed)})" if failed else f"(upstream.{spec.name} names no source)"
+    raise UserError(f"{spec.name} cannot be fetched {why}; by hand: {by_hand(spec, base)}")
+
+
+def files(source: Source, labels: str, folder: Path, connection: Connection) -> dict[str, str]:
+    """Fetch the files of a source, or its one archive.
+
+    Raises:
+        UserError: too little space, or a transfer fails.
+    """
+    single = source.how == "archive"
+    _fetch(
+        source,
+        [
+            Remote(source.address if single else f"{source.address}/{quote(f.name)}", f.name, f.size, f.sha256, f.md5)
+            for f in source.wanted(labels)
+        ],
+        folder,
+        connection,
+    )
+    return {}
+
+
+def mirror(source: Source, labels: str, folder: Path, connection: Connection) -> dict[str, str]:
+    """Fetch what archives.json lists at a mirror, checked by its sums; without that file the archives' usual names.
+
+    Returns:
+        {"listed": its name} where it is there.
+
+    Raises:
+        UserError: archives.json is not valid, too little space, or a transfer fails.
+    """
+    url = f"{source.address}/{MIRROR_LIST}"
+    text = connection.text(url)
+    if text is None:
+        return files(source, labels, folder, connection)
+    with making_sense(url):
+        entries = json.loads(text)["archives"]
+        found = [(str(entry["name"]), number(str(entry["size"])), str(entry["sha256"])) for entry in entries]
+        if not 0 < len({name for name, _, _ in found}) == len(found) <= MOST_LISTED:
+            raise ValueError(f"{len(found)} archives, of which some are duplicated, or too many")
+    remotes = [Remote(f"{source.address}/{quote(name)}", name, size, sha256) for name, size, sha256 in found]
+    _fetch(source, remotes, folder, connection)
+    return {"listed": MIRROR_LIST}
+
+
+TAKE: dict[How, Callable[[Source, str, Path, Connection], dict[str, str]]] = {
+    "files": files,
+    "archive": files,
+    "mirror": mirror,
+    "share": seafile.share,
+    "members": seafile.members,
+    "kaggle": clients.kaggle,
+    "huggingface": clients.huggingface,
+    "drive": clients.drive,
+}
+"""Each fetches what a source has for a kind of labels into a folder, verified, and returns facts to keep."""
+
+
+def _fetch(source: Source, remotes: Sequence[Remote], folder: Path, connection: Connection) -> None:
+    for remote in remotes:
+        host = urlsplit(remote.url).hostname
+        if host in connection.unverified and remote.sha256 is None:
+            raise UserError(
+                f"{host} is in upstream.unverified_hosts and no SHA-256 of {remote.name} is known, so nothing "
+                "would vouch for it; remove the host, or use another source"
+            )
+    lacking = [remote for remote in remotes if not (folder / remote.name).is_file()]
+    there = sum(_size(folder / f"{remote.name}.part") or 0 for remote in lacking)
+    needed = sum(remote.size or 0 for remote in lacking) - there
+    check_space(folder, needed, f"fetching {len(lacking)} files from {source.name}")
+    for remote in remotes:
+        transfer(remote, folder, connection)
+
+
+def brought(base: Path) -> bool:
+    """Whether a person put something into the folder by-hand."""
+    folder = base / BY_HAND
+    return folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
+
+
+def complete(base: Path, source: Source, variant: str) -> bool:
+    """Whether everything that this kind of labels needs was fetched from a source, verified, and is still there."""
+    record = base / f"{source.folder}.json"
+    if not record.is_file():
+        return False
+    values: dict[str, Any] = read_json(record, "facts", "files")
+    there: dict[str, int] = values["files"]
+    if any(_size(base / source.folder / path) != size for path, size in there.items()):
+        return False
+    # archives.json lists whatever its mirror has.
+    whole = source.how in CLIENTS or "listed" in values["facts"]
+    return whole or all(file.name in there for file in source.wanted(variant))
+
+
+def by_hand(spec: Benchmark, base: Path) -> str:
+    """What a person can do, in words."""
+    return (
+        f"{spec.by_hand}, and put the archives or the unpacked files into {base / BY_HAND}, "
+        f"or into a folder that data.source names; or add an address that mirrors them to upstream.{spec.name}"
+    )
+
+
+def rough(size: int, source: Source) -> str:
+    """A size in words, with 'about' where it is an estimate."""
+    return f"about {size_text(size)}" if source.estimated else size_text(size)
+
+
+def _record(base: Path, source: Source, facts: dict[str, str]) -> None:
+    """Note beside the folder what is complete in it."""
+    folder = base / source.folder
+    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    hidden = [name for name in sizes if any(part.startswith(".") for part in name.split("/"))]
+    there = {name: size for name, size in sizes.items() if name not in hidden and not name.endswith(UNFINISHED)}
+    write_json(base / f"{source.folder}.json", {"facts": facts, "files": there})
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
