@@ -14,7 +14,7 @@ from scpseg.contract import Labels, Method, Phase, Views, drop_training_parts
 from scpseg.errors import UserError
 from scpseg.evaluation.streaming import segment
 from scpseg.params import Params
-from scpseg.training.phases import enter, lengths
+from scpseg.training.phases import enter, learns, lengths
 
 VALUES = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text(encoding="utf-8"))
 BENCHMARK, CLASSES, PATCH = "inria", 2, 64
@@ -171,6 +171,22 @@ class TestContract:
             assert all(p.grad is None for p in method.parameters() if not p.requires_grad)
             moved |= moving.keys()
         assert moved == {key for key, _ in method.named_parameters()}
+
+    def test_each_phase_moves_its_parameters_and_nothing_else(self, name: str) -> None:
+        method = make(name)
+        stir(method)
+        for phase in method.phases():
+            moving = enter(method, phase)
+            before = {key: value.clone() for key, value in method.state_dict().items()}
+            torch.autograd.backward(list(train_losses(method, phase, *batch_for(method)).values()))
+            torch.optim.SGD(moving, lr=0.1).step()
+            method.zero_grad()
+            after = method.state_dict()
+            moved = {key for key, value in before.items() if not torch.equal(value, after[key])}
+            assert moved and all(learns(phase, key) for key in moved)
+            # Statistics of batch norm move with what learns.
+            for part in phase.learns or ("",):
+                assert any(key.startswith(part) for key in moved)
 
     def test_nothing_but_ignore_teaches_no_class(self, name: str) -> None:
         method = make(name)

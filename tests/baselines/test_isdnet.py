@@ -1,0 +1,183 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from baselines.isdnet import ISDNet, ISDNetParams, RelationAwareFusion, residuals, similarity
+from scpseg.contract import Labels, Views
+from scpseg.params import SegmenterParams
+from scpseg.segmenters.stdc import DetailBlock, STDCStem
+
+ENCODER, CLASSES = "tu-test_resnet.r160_in1k", 3
+
+
+def make(crop: int = 64) -> ISDNet:
+    torch.manual_seed(0)
+    segmenter = SegmenterParams("deeplabv3plus", ENCODER, 8, "random", True)
+    return ISDNet(ISDNetParams(ENCODER, 1.0, "suite"), segmenter, CLASSES, crop, "deepglobe")
+
+
+def shaken(module: nn.Module) -> nn.Module:
+    """In double precision, with statistics and gains that are no neutral ones."""
+    module = module.double().eval()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+        for name, buffer in module.named_buffers():
+            if "running" in name:
+                buffer.uniform_(0.5, 1.5)
+    return module
+
+
+def normed(norm: nn.BatchNorm2d, vector: np.ndarray) -> np.ndarray:
+    mean, variance, weight, bias = (
+        part.detach().numpy() for part in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+    )
+    return (vector - mean) / np.sqrt(variance + norm.eps) * weight + bias
+
+
+def test_fusion_equals_the_equations() -> None:
+    torch.manual_seed(0)
+    module = shaken(RelationAwareFusion(5))
+    sides = torch.randn(1, 5, 6, 8, dtype=torch.float64), torch.randn(1, 128, 3, 4, dtype=torch.float64)
+    fused, enlarged = (part[0].detach() for part in module(*sides))
+    maps, vectors = [], []
+    for reduce, vector, side in zip(module.reduce, module.vectors, sides, strict=True):
+        convolved = F.conv2d(side, reduce[0].weight, padding=1)[0].detach().numpy()
+        map_ = np.maximum(normed(reduce[1], convolved.transpose(1, 2, 0)), 0).transpose(2, 0, 1)
+        mean = np.array([map_[channel].sum() / map_[channel].size for channel in range(128)])
+        vectors.append(normed(vector[1], vector[0].weight.detach().numpy()[:, :, 0, 0] @ mean))
+        maps.append(map_)
+    relation = np.zeros(256)
+    for row, column in itertools.product(range(16), range(16)):
+        relation[16 * row + column] = sum(
+            vectors[0][8 * row + part] * vectors[1][8 * column + part] for part in range(8)
+        )
+    weighed = []
+    for index in range(2):
+        mlp, hidden = module.relations[index], relation
+        for layer in (mlp[0], mlp[2]):
+            hidden = np.maximum(layer.weight.detach().numpy() @ hidden + layer.bias.detach().numpy(), 0)
+        gate = 1 / (1 + np.exp(-(vectors[index] + float(module.gains[index].detach()) * hidden)))
+        weighed.append(torch.from_numpy(maps[index] * gate[:, None, None]))
+    big = F.interpolate(weighed[1][None], size=(6, 8), mode="bilinear")
+    expected = module.enlarge(big)[0]
+    torch.testing.assert_close(enlarged, expected.detach(), rtol=1e-9, atol=1e-10)
+    joined = F.conv2d((weighed[0] + expected)[None], module.join[0].weight, padding=1)[0].detach().numpy()
+    np.testing.assert_allclose(
+        fused.numpy(), normed(module.join[1], joined.transpose(1, 2, 0)).transpose(2, 0, 1), rtol=1e-9, atol=1e-10
+    )
+
+
+def reflected(index: int, size: int) -> int:
+    while not 0 <= index < size:
+        index = -index if index < 0 else 2 * (size - 1) - index
+    return index
+
+
+def blurred(image: np.ndarray) -> np.ndarray:
+    """The 5 x 5 binomial over 256, pixel by pixel."""
+    height, width = image.shape
+    result = np.zeros_like(image)
+    for row, column in itertools.product(range(height), range(width)):
+        for (down, y), (right, x) in itertools.product(enumerate((1, 4, 6, 4, 1)), repeat=2):
+            result[row, column] += (
+                y * x / 256 * image[reflected(row + down - 2, height), reflected(column + right - 2, width)]
+            )
+    return result
+
+
+def test_residuals_are_the_laplacian_pyramid_pixel_by_pixel() -> None:
+    image = torch.randn(1, 1, 16, 24, dtype=torch.float64)
+    levels = [image[0, 0].numpy()]
+    for _ in range(2):
+        levels.append(blurred(levels[-1])[::2, ::2])
+    expected = []
+    for level, below in itertools.pairwise(levels):
+        spread = np.zeros_like(level)
+        spread[::2, ::2] = below
+        expected.append(level - 4 * blurred(spread))
+    first, second = residuals(image.expand(1, 3, -1, -1).float())
+    np.testing.assert_allclose(first[0, 1].numpy(), expected[0], rtol=1e-4, atol=1e-5)
+    big = F.interpolate(torch.from_numpy(expected[1])[None, None], size=(16, 24), mode="bilinear")[0, 0]
+    np.testing.assert_allclose(second[0, 2].numpy(), big.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_similarity_is_normalised_along_space() -> None:
+    maps = torch.randn(1, 3, 2, 2)
+    flat = maps[0].flatten(1).double().numpy()
+    flat = flat / np.sqrt((flat**2).sum(axis=1, keepdims=True))
+    expected = [[sum(flat[c, i] * flat[c, j] for c in range(3)) for j in range(4)] for i in range(4)]
+    np.testing.assert_allclose(similarity(maps)[0].numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_detail_block_concatenates_four_maps(stride: int) -> None:
+    torch.manual_seed(0)
+    block = shaken(DetailBlock(8, 16, stride))
+    x = torch.randn(1, 8, 7, 6, dtype=torch.float64)
+    first = block.first(x)
+    on = first if stride == 1 else block.halve[1](F.conv2d(first, block.halve[0].weight, stride=2, padding=1, groups=8))
+    kept = first if stride == 1 else F.avg_pool2d(first, 3, 2, 1)
+    parts = [kept]
+    for step in block.rest:
+        on = step(on)
+        parts.append(on)
+    assert [part.shape[1] for part in parts] == [8, 4, 2, 2]
+    assert torch.equal(block(x), torch.cat(parts, dim=1))
+
+
+def test_the_stem_of_the_authors() -> None:
+    counts = [sum(parameter.numel() for parameter in STDCStem(inputs).parameters()) for inputs in (6, 3)]
+    assert counts == [1_278_976, 1_278_112]
+    fine, coarse = STDCStem(6).eval()(torch.randn(1, 6, 72, 100))
+    assert fine.shape == (1, 256, 9, 13) and coarse.shape == (1, 512, 5, 7)
+
+
+def test_a_marker_moves_with_its_place() -> None:
+    """Detail follows a square that moves by cells of the coarsest map; all else stays where it was."""
+    method = make().eval()
+    places = []
+    for top, left in ((32, 64), (96, 32)):
+        image = torch.full((1, 3, 160, 160), 90, dtype=torch.uint8)
+        plain = image.clone()
+        image[..., top : top + 16, left : left + 16] = 250
+        with torch.no_grad():
+            change = (method(Views(image, torch.zeros(1, 4))) - method(Views(plain, torch.zeros(1, 4)))).abs().sum(1)
+        rows, columns = change[0].mean(1), change[0].mean(0)
+        places.append((int(rows.argmax()), int(columns.argmax())))
+    for (row, column), (top, left) in zip(places, ((32, 64), (96, 32)), strict=True):
+        assert abs(row - top - 8) <= 24 and abs(column - left - 8) <= 24
+
+
+def test_structure_teaches_the_deep_map_and_not_the_decoder() -> None:
+    method = make()
+    context = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8)
+    losses = method.losses(Views(context, torch.zeros(2, 4)), Labels(context[:, 0] % CLASSES), 0.0)
+
+    def reached(key: str) -> set[str]:
+        method.zero_grad()
+        losses[key].backward(retain_graph=True)
+        return {name.split(".")[0] for name, p in method.named_parameters() if p.grad is not None and p.grad.any()}
+
+    assert reached("structure") == {"encoder", "pyramid"}
+    assert reached("detail") == {"encoder", "pyramid", "decoder"}
+    assert reached("ce_stage") == {"encoder", "stage_head"}
+    assert "deep_classifier" in reached("ce_deep") and "shallow" not in reached("ce_deep")
+    assert {"head", "shallow", "coarse_fusion", "fine_fusion"} <= reached("ce")
+
+
+def test_the_deep_branch_takes_every_fourth_pixel() -> None:
+    method = make().eval()
+    seen: list[Tensor] = []
+    method.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    context = torch.randint(256, (1, 3, 64, 64), dtype=torch.uint8)
+    other = context.clone()
+    other[..., 1::4, :] = 0
+    with torch.no_grad():
+        for given in (context, other):
+            method(Views(given, torch.zeros(1, 4)))
+    assert seen[0].shape == (1, 3, 16, 16) and torch.equal(seen[0], seen[1])
