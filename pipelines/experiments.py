@@ -90,7 +90,9 @@ def _sources(methods: Sequence[str]) -> list[Path]:
     stages = yaml.safe_load(pipeline.read_text(encoding="utf-8"))["stages"]
     named = {path for name, stage in stages.items() if name not in NUMBERLESS for path in stage.get("deps", [])}
     named |= {"scpseg/reporting/collect.py"}
-    roots = {Path(name.replace("${item.method}", method)) for name in named for method in methods}
+    patterns = {name.replace("${item.benchmark}", "*") for name in named}
+    names = {name.replace("${item.method}", method) for name in patterns for method in methods}
+    roots = {path for name in names for path in Path(".").glob(name)}
     files = {pipeline}
     for root in roots:
         found = root.rglob("*") if root.is_dir() else [root]
