@@ -5,11 +5,12 @@ PIP = .venv/bin/python -m pip --quiet --disable-pip-version-check
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help repro report profile memory gpu test soak lint bench lock
+.PHONY: help repro report publish profile memory gpu test soak lint bench lock
 
 help:
 	@echo "make repro    data, training, evaluation, profile and report as params.yaml says (sample: about 15 minutes)"
 	@echo "make report   the report from what is there; missing runs are named with their reason"
+	@echo "make publish  a report to commit, without real images: reports/published/sample, or NAME=..."
 	@echo "make profile  measure memory and speed anew, then the report"
 	@echo "make memory   memory of every method and segmenter at the paper's sizes, computed without a GPU, no DVC, no data"
 	@echo "make gpu      memory and speed of every method at the paper's sizes on an NVIDIA GPU, no DVC, no data"
@@ -35,6 +36,10 @@ repro: .venv/installed
 
 report: .venv/installed
 	python -m pipelines.report --available
+
+NAME ?= sample
+publish: .venv/installed
+	python -m pipelines.report --publish $(NAME)
 
 profile: .venv/installed
 	dvc repro --force --single-item --glob 'profile-*'

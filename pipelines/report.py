@@ -7,33 +7,53 @@ from pathlib import Path
 
 from pipelines.freshness import states
 from pipelines.stage import run_stage
+from scpseg.errors import UserError
+from scpseg.files import write_text
 from scpseg.params import Params, SuiteParams
-from scpseg.reporting.build import build_report
+from scpseg.reporting import columns
+from scpseg.reporting.build import BASE, build_report
 
 PAGE = Path("reports/README.md")
+RESULTS = Path("results")
+COLUMNS = Path("docs/columns.md")
 
 
-def build(suite: SuiteParams, available: bool) -> None:
+def build(suite: SuiteParams, available: bool, reference: str = BASE, publish: str | None = None) -> None:
     """Build the report and print what is missing in it.
 
     Args:
         suite: what is declared.
         available: build from the results that are current; else all must be there, as after every stage of DVC.
+        reference: method that differences are taken to.
+        publish: name of a folder in reports/published, for a report without real images.
 
     Raises:
-        UserError: a result is missing, or with `available` every one; a file is damaged.
+        UserError: a result is missing, or with `available` every one; a file is damaged; a name is not valid.
     """
+    if publish is not None and not all(part.isalnum() for part in publish.split("-")):
+        raise UserError(f"--publish {publish}: use letters, digits and hyphens, such as --publish sample")
+    if reference not in ("scpseg", *suite.baselines, BASE):
+        known = ", ".join(("scpseg", *suite.baselines))
+        raise UserError(f"--reference {reference}: not in this suite; choose one of {known}")
     lacking = states(suite) if available else {}
-    for sentence in build_report(Path("results"), PAGE.parent, suite, available, lacking):
+    folder = PAGE.parent / "published" / publish if publish else PAGE.parent
+    for sentence in build_report(RESULTS, folder, suite, available, lacking, reference, publish is not None):
         print(f"missing: {sentence}")
-    print(f"report: {PAGE}, results/summary.csv")
+    print(f"report: {folder}/index.html, {folder}/README.md, {RESULTS}/summary.csv")
 
 
 def main() -> None:
     """Read the command line and build the report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--available", action="store_true", help="build from what is there; name what is missing")
-    build(Params.load().suite, parser.parse_args().available)
+    parser.add_argument("--reference", default=BASE, metavar="METHOD", help="method that differences are taken to")
+    parser.add_argument("--publish", metavar="NAME", help="write to reports/published/NAME, without real images")
+    parser.add_argument("--columns", action="store_true", help=f"only write {COLUMNS}, the meaning of every column")
+    asked = parser.parse_args()
+    if asked.columns:
+        write_text(COLUMNS, columns.page())
+    else:
+        build(Params.load().suite, asked.available or bool(asked.publish), asked.reference, asked.publish)
 
 
 if __name__ == "__main__":

@@ -24,8 +24,7 @@ from scpseg.benchmarks import BENCHMARKS
 from scpseg.errors import UserError
 from scpseg.params import LAST_SEED, MachineParams, Params
 from scpseg.reporting.published import title_of
-from scpseg.reporting.sweep_page import write_sweep
-from scpseg.reporting.sweeps import Row, Status, Sweep, tidy
+from scpseg.reporting.sweeps import Row, Status, Sweep, tidy, write_sweep
 from scpseg.validation import ADVICE, nearest
 
 REPORTS = Path("reports/sweeps")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,53 +13,220 @@ from scpseg.benchmarks import get_benchmark
 from scpseg.errors import UserError
 from scpseg.files import write_json, write_text
 from scpseg.params import SuiteParams
-from scpseg.reporting.collect import States, collect
-from scpseg.reporting.examples import draw_examples
-from scpseg.reporting.figures import draw_tradeoff
-from scpseg.reporting.page import render
-from scpseg.reporting.probe import curves, read_answers
-from scpseg.reporting.probe_figure import draw_probe
-from scpseg.reporting.probe_page import section
-from scpseg.reporting.published import title_of
-from scpseg.reporting.reference import reference_section
-from scpseg.reporting.summary import Line, summarise
-from scpseg.reporting.timelines import draw_timelines, read_traces
-from scpseg.reporting.timelines import section as timeline_section
+from scpseg.reporting import views
+from scpseg.reporting.collect import States, collect, read_result
+from scpseg.reporting.contributed import contributed_table
+from scpseg.reporting.figures import Drawn, draw_curves, draw_pareto, draw_parts, draw_timelines
+from scpseg.reporting.memory import read_peaks
+from scpseg.reporting.pictures import album, draw_examples, examples
+from scpseg.reporting.probe import PROBE, probe_part
+from scpseg.reporting.published import PAPER
+from scpseg.reporting.reference import reference_tables
+from scpseg.reporting.summary import Line, records, summarise
+from scpseg.reporting.sweeps import finished_sweeps
+from scpseg.reporting.tables import Table, csv_text, latex, render
+from scpseg.reporting.views import Part
+
+BASE = "patch"
+"""The reference of differences, where it is part of the suite."""
+PICTURE_BUDGET = 1_600_000
+"""Bytes of pictures in the page."""
 
 
 def build_report(
-    results: Path, reports: Path, suite: SuiteParams, available: bool, states: States | None = None
+    results: Path,
+    reports: Path,
+    suite: SuiteParams,
+    available: bool,
+    states: States | None = None,
+    reference: str = BASE,
+    public: bool = False,
 ) -> list[str]:
-    """Write summary.csv and summary.json into `results`, README.md, figures/ and examples/ into `reports`.
+    """Write summary.csv and summary.json into `results`; index.html, README.md, tables/ and figures/ into `reports`.
+
+    Args:
+        results: folder of the result files.
+        reports: folder of the report.
+        suite: what is declared.
+        available: build from what is there; else a missing file is an error.
+        states: of runs that are not current.
+        reference: method that differences are taken to; where it is not part of the suite, the first method.
+        public: leave out pictures of real images, which the benchmarks' terms forbid to pass on.
 
     Returns what is missing, a sentence for runs and one for profiles.
 
     Raises:
         UserError: as `collect`; a reference table is damaged; nothing at all is there, so that a report of nothing
-            would take the place of an earlier one. Then nothing was written or deleted.
+            would replace an earlier one. Then nothing was written or deleted.
     """
     frame = collect(results, suite, available, states)
     if not (frame["status"].eq("ok") | frame["profile_status"].isin(("ok", "oom"))).any():
         raise UserError(
-            f"{results} holds neither scores nor profile of any declared run, so the report stays as it is; run "
+            f"{results} has neither scores nor profile of any declared run, so the report stays as it is; run "
             "`dvc repro` first"
         )
-    lines = summarise(frame)
-    reference = reference_section(results / "reference")
+    lines = summarise(frame, *read_peaks(results))
+    base = reference if reference in {line.method for line in lines} else lines[0].method
+    benchmarks = list(dict.fromkeys(line.benchmark for line in lines))
+    parts = [Part([line for line in lines if line.benchmark == name], results, base) for name in benchmarks]
+    methods = list(dict.fromkeys(line.method for line in lines))
+    context = _context(frame, lines, parts, methods, results, reports / "figures", public)
+    context["sweeps"] = finished_sweeps(reports / "sweeps")
+    page, readme = render("index.html.j2", **context), render("README.md.j2", **context)
     write_text(results / "summary.csv", frame.to_csv(index=False, lineterminator="\n"))
     write_json(results / "summary.json", metrics_file(lines))
-    drawn: set[Path] = set()
-    figures = _figures(frame, lines, reports, drawn)
-    examples = _examples(results, frame, reports, drawn)
-    probe = _probe(results, frame, lines, reports, drawn)
-    timelines = _timelines(results, frame, lines, reports, drawn)
-    page = render(frame, lines, figures, examples, reference, probe, timelines)
-    write_text(reports / "README.md", page)
-    for folder in (reports / "figures", reports / "examples"):
-        # Pictures of benchmarks that have left the suite would pass for current ones.
-        for old in {*folder.glob("*.png"), *folder.glob("*.svg")} - drawn:
+    write_text(reports / "index.html", page)
+    write_text(reports / "README.md", readme)
+    written = {path for drawn in _drawn(context) for path in drawn.files} | _write_tables(context, reports / "tables")
+    for folder in (reports / "figures", reports / "tables"):
+        # Files of methods and benchmarks that have left the suite would pass for current ones.
+        for old in set(folder.glob("*.*")) - written:
             old.unlink()
     return missing(frame)
+
+
+def _context(
+    frame: pd.DataFrame,
+    lines: Sequence[Line],
+    parts: Sequence[Part],
+    methods: Sequence[str],
+    results: Path,
+    folder: Path,
+    public: bool,
+) -> dict[str, Any]:
+    """What the templates show; figures are written on the way."""
+    shown = [part for part in parts if part.synthetic or not public]
+    chosen = {part.name: [(line, examples(line, results)) for line in part.lines] for part in shown}
+    specs = {part.name: part.spec for part in parts}
+    made, pictures = album(chosen, specs, PICTURE_BUDGET)
+    rows = records(frame)
+    common = views.common_settings(rows)
+    benchmarks = []
+    for part in parts:
+        name = part.name
+        benchmarks.append(
+            {
+                "name": name,
+                "spec": part.spec,
+                "facts": views.facts(part),
+                "synthetic": part.synthetic,
+                "hollow": part.hollow,
+                "outside": any(not cls.scored for cls in part.spec.classes),
+                "main": views.main_table(part),
+                "pairs": views.pair_table(part),
+                "classes": views.class_table(part),
+                "networks": views.network_table(part),
+                "published": views.published_table(part),
+                "settings": views.settings_table(part, common),
+                "pareto": draw_pareto([(part.lines, part.hollow)], methods, folder / name),
+                "curves": draw_curves(part.lines, results, methods, folder / f"{name}-training"),
+                "parts": draw_parts(part.lines, folder / f"{name}-memory"),
+                "pictures": pictures.get(name),
+                "examples": draw_examples(chosen.get(name, []), part.spec, folder / f"{name}-examples"),
+                "probe": probe_part(results, frame, part.lines, methods, folder) if name == PROBE else None,
+            }
+        )
+    several = [(part.lines, part.hollow) for part in parts]
+    return {
+        "benchmarks": benchmarks,
+        "album": made.found,
+        "notices": notices(rows),
+        "overview": views.overview_table(parts),
+        "headline": draw_pareto(several, methods, folder / "overview") if len(parts) > 1 else benchmarks[0]["pareto"],
+        "timelines": draw_timelines(_profiles(lines, results), methods, folder / "timelines"),
+        "reference": reference_tables(results / "reference"),
+        "contributed": contributed_table(results / "contributed"),
+        "unverified": unverified(parts, rows),
+        "common": [(views.plain(key), value) for key, value in common.items()],
+        "environments": views.environments(rows),
+        "specs": list(specs.values()),
+        "paper": PAPER,
+        "runs": views.command_table(lines),
+    }
+
+
+def _drawn(context: Any) -> list[Drawn]:
+    """Every figure in the context, wherever it is."""
+    if isinstance(context, Drawn):
+        return [context]
+    inside = context.values() if isinstance(context, dict) else context if isinstance(context, (list, tuple)) else ()
+    return [drawn for one in inside for drawn in _drawn(one)]
+
+
+def _write_tables(context: dict[str, Any], folder: Path) -> set[Path]:
+    """Every table as CSV, and those of results as LaTeX; returns the files."""
+    found = [context["overview"], context["runs"], *(context["reference"] or ())]
+    found += [table for part in context["benchmarks"] for table in part.values() if isinstance(table, Table)]
+    found += [table for part in context["benchmarks"] if part["probe"] for table in part["probe"]["tables"]]
+    found += [context["contributed"]] if context["contributed"] else []
+    files = set()
+    for table in found:
+        if table.rows:
+            for path, content in (
+                (folder / f"{table.name}.csv", csv_text(table)),
+                (folder / f"{table.name}.tex", latex(table)),
+            ):
+                write_text(path, content)
+                files.add(path)
+    return files
+
+
+def _profiles(lines: Sequence[Line], results: Path) -> list[tuple[Line, dict[str, Any]]]:
+    """Lines with the record of their profile, where it ended well."""
+    found = []
+    for line in lines:
+        if line.first["profile_status"] == "ok":
+            path = results / "profile" / line.benchmark / f"{line.method}.json"
+            record = read_result(path, {"benchmark": line.benchmark, "method": line.method}, True)
+            if record is not None:
+                found.append((line, record))
+    return found
+
+
+def notices(rows: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+    """What must be read before any number: title and sentence."""
+    done = [row for row in rows if row["status"] == "ok"]
+    found = []
+    invented = [row for row in done if row["synthetic"] in (True, "True")]
+    if invented:
+        names = ", ".join(dict.fromkeys(get_benchmark(row["benchmark"]).title for row in invented))
+        whole = len(invented) == len(done)
+        what = "The images behind this report" if whole else f"Images of {names}"
+        found.append(
+            ("Synthetic scenes.", f"{what} are procedural scenes; the numbers say nothing about the real benchmarks.")
+        )
+    random = [row for row in done if str(row.get("segmenter:weights")).startswith("random")]
+    if random:
+        who = ", ".join(dict.fromkeys(f"{row['method']} on {row['benchmark']}" for row in random))
+        who = "All networks" if len(random) == len(done) else f"Networks of {who}"
+        found.append(("Random weights.", f"{who} started training from random weights, not from ImageNet."))
+    gone = [row for row in rows if row["status"] != "ok"]
+    if gone:
+        many = ", ".join(f"{count} {status}" for status, count in Counter(str(row["status"]) for row in gone).items())
+        found.append(("Incomplete.", f"{len(gone)} of {len(rows)} declared runs have no current result ({many})."))
+    return found
+
+
+def unverified(parts: Sequence[Part], rows: Sequence[dict[str, Any]]) -> list[str]:
+    """What this report does not show, as sentences."""
+    found = []
+    if not any(part.source == "nvml" for part in parts):
+        found.append("No memory figure at real size was measured on an NVIDIA GPU.")
+    if any(part.source == "computed" for part in parts):
+        found.append("Computed memory leaves out the CUDA context, cuDNN workspaces and fragmentation.")
+    few = [part.spec.title for part in parts if max((line.mean_iou.n for line in part.lines), default=0) < 2]
+    if few:
+        found.append(f"One seed per method on {', '.join(few)}: no difference there is a statement about methods.")
+    partial = [row for row in rows if row["status"] == "ok" and row["images"] != row["images_of"]]
+    if partial:
+        names = ", ".join(dict.fromkeys(get_benchmark(row["benchmark"]).title for row in partial))
+        found.append(f"Not all images of the split were scored on {names}.")
+    unpaired = [part.spec.title for part in parts if len(part.ranked) > 1 and not part.pairs]
+    if unpaired:
+        found.append(f"No paired comparison on {', '.join(unpaired)}: matrices of the same single images are missing.")
+    if any(part.hollow for part in parts):
+        found.append("Published figures are as printed; nobody measured them again here.")
+    return found
 
 
 def missing(frame: pd.DataFrame) -> list[str]:
@@ -77,79 +245,12 @@ def missing(frame: pd.DataFrame) -> list[str]:
     return found
 
 
-def metrics_file(lines: list[Line]) -> dict[str, dict[str, dict[str, float | None]]]:
-    """What `dvc exp show` compares: mean over seeds of the mean IoU (share 0..1), headline memory in MiB."""
+def metrics_file(lines: Sequence[Line]) -> dict[str, dict[str, dict[str, float | None]]]:
+    """What `dvc exp show` compares: mean over seeds of the mean IoU (share 0..1), memory at real size in MiB."""
     found: dict[str, dict[str, dict[str, float | None]]] = {}
     for line in lines:
         miou = None if line.mean_iou.mean is None else round(line.mean_iou.mean, 4)
-        memory = None if line.memory is None else round(line.memory, 1)
+        memory = line.memory.mib if line.memory else line.first["memory_mib"]
+        memory = None if memory is None else round(memory, 1)
         found.setdefault(line.benchmark, {})[line.method] = {"miou": miou, "memory_mib": memory}
     return found
-
-
-def _figures(frame: pd.DataFrame, lines: list[Line], reports: Path, drawn: set[Path]) -> dict[str, str]:
-    """Draw one figure per benchmark and one of all; name -> path as seen from the page, without its ending."""
-    figures = {}
-    benchmarks = list(dict.fromkeys(line.benchmark for line in lines))
-    synthetic = {name: _synthetic(frame, name) for name in benchmarks}
-    for name in [*benchmarks, "overview"]:
-        mine = [line for line in lines if name in (line.benchmark, "overview")]
-        paths = draw_tradeoff(mine, synthetic, reports / "figures", name)
-        if paths:
-            drawn.update(paths)
-            figures[name] = f"figures/{name}"
-    return figures
-
-
-def _examples(results: Path, frame: pd.DataFrame, reports: Path, drawn: set[Path]) -> dict[str, tuple[str, str]]:
-    """Draw labels side by side; benchmark -> (path as seen from the page, caption)."""
-    examples = {}
-    for name, rows in frame.groupby("benchmark", sort=False):
-        benchmark = str(name)
-        pictures: dict[str, Path] = {}
-        seeds: dict[str, Any] = {}
-        for method, mine in rows.groupby("method", sort=False):
-            run = mine.loc[mine["status"] == "ok", "seed"]
-            seed = run.iloc[0] if len(run) else mine["seed"].iloc[0]
-            pictures[str(method)] = results / "metrics" / benchmark / str(method) / str(seed) / "pictures"
-            if len(run):
-                seeds[title_of(str(method))] = seed
-        invented = _synthetic(frame, benchmark)
-        place = f"figures/{benchmark}-examples.png" if invented else f"examples/{benchmark}.png"
-        ids = draw_examples(pictures, get_benchmark(benchmark), reports / place)
-        if not ids:
-            continue
-        drawn.add(reports / place)
-        used = sorted(set(seeds.values()))
-        caption = f"Image{'s' if len(ids) > 1 else ''} {', '.join(ids)}; seed {', '.join(map(str, used))}."
-        if not invented:
-            caption += (
-                " This picture is not part of the repository, since the benchmark's terms forbid passing its images "
-                "on; `make report` draws it from your own copy."
-            )
-        examples[benchmark] = (place, caption)
-    return examples
-
-
-def _probe(results: Path, frame: pd.DataFrame, lines: list[Line], reports: Path, drawn: set[Path]) -> str:
-    """The page's part about the probe with its picture drawn; empty where no run of it is finished."""
-    answers = read_answers(results, frame)
-    found = curves(answers, frame, lines)
-    if not found:
-        return ""
-    drawn.update(draw_probe(found, answers, results, reports / "figures"))
-    return section(found, answers["image"].nunique(), "figures/probe-distance")
-
-
-def _timelines(results: Path, frame: pd.DataFrame, lines: list[Line], reports: Path, drawn: set[Path]) -> str:
-    """The page's part about memory over time with its picture drawn; empty where nothing was sampled."""
-    traces = read_traces(results, frame)
-    paths = draw_timelines(traces, list(dict.fromkeys(line.method for line in lines)), reports / "figures")
-    drawn.update(paths)
-    return timeline_section(traces, "figures/timelines") if paths else ""
-
-
-def _synthetic(frame: pd.DataFrame, benchmark: str) -> bool:
-    """Whether all runs of a benchmark used procedural scenes."""
-    found = frame.loc[(frame["benchmark"] == benchmark) & (frame["status"] == "ok"), "synthetic"]
-    return len(found) > 0 and bool(found.astype(bool).all())

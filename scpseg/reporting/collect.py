@@ -12,75 +12,32 @@ from scpseg.benchmarks import get_benchmark
 from scpseg.errors import UserError
 from scpseg.files import read_json
 from scpseg.params import SuiteParams
+from scpseg.profiling.records import MIB
+from scpseg.reporting.columns import FIRST, LAST, SCHEMA
 
-MIB = 2**20
 SEPARATOR = " | "
 """Between the sentences of a cell."""
 HEADLINE = {"rss": "rss", "nvml": "nvml_process"}
 """Backend -> the memory channel that tables and figures show."""
 
-RUN_FIELDS = (
-    "split",
-    "split_list",
-    "labels",
-    "images",
-    "images_of",
-    "train_images",
-    "train_images_of",
-    "synthetic",
-    "source",
-    "mean_name",
-)
-PROFILE_FIELDS = (
-    "height",
-    "width",
-    "real_size",
-    "windows",
-    "windows_per_batch",
-    "seconds_per_image",
-    "megapixels_per_second",
-    "parameters",
-    "multiply_adds",
-    "samples",
-    "period_ms",
-)
-FIRST = (
-    "benchmark",
-    "method",
-    "seed",
-    "status",
-    "reason",
-    "revision",
-    *RUN_FIELDS,
-    "mean_iou",
-    "mean_f1",
-    "accuracy",
-    "chance",
-    "memory_mib",
-    "memory_backend",
-    "profile_status",
-    "profile_reason",
-    *PROFILE_FIELDS,
-)
-LAST = ("absent", "warnings")
-
-
+_NAMES = list(FIRST)
+RUN_FIELDS = _NAMES[_NAMES.index("split") : _NAMES.index("mean_iou")]
+PROFILE_FIELDS = _NAMES[_NAMES.index("height") :]
 State = tuple[str, str]
 """Status of a declared run that is not current ('stale', 'failed', 'missing') and its reason."""
 States = Mapping[tuple[str, str, int | None], State]
 """By (benchmark, method, seed); seed None = the profile. Runs that are current are not in it."""
-NO_METRICS = ("missing", "no metrics: the run was not trained and evaluated")
-NO_PROFILE = ("missing", "no profile: it was not measured")
+NO_METRICS = "no metrics: the run was not trained and evaluated"
+NO_PROFILE = "no profile: it was not measured"
 
 
 def collect(results: Path, suite: SuiteParams, available: bool, states: States | None = None) -> pd.DataFrame:
-    """One row per benchmark x (scpseg + baselines) x seed, in the declared order; what lies on disk besides is ignored.
+    """One row per declared benchmark x (scpseg + baselines) x seed, in the declared order; other files are ignored.
 
     A run without a current result keeps its row, with its status and the reason; no figure of an earlier run is in it.
-    Scores are shares 0..1, memory channels
-    (`memory:<channel>`) bytes, `memory_mib` the headline channel of the row's backend. Nested settings become columns
-    `model:patch`, `training:batch`, `environment:torch` and so on; `trained:<branch>:samples` is what a branch trained
-    on, `branch:<branch>` the mean IoU of a part that labels images alone.
+    Scores are shares 0..1 or None, memory channels (`memory:<channel>`) bytes, `memory_mib` the headline channel of
+    the row's backend. Nested settings become columns `model:patch`, `training:batch`, `environment:torch` and so on;
+    `trained:<branch>:samples` is what a branch trained on, `branch:<branch>` the mean IoU of a part that labels alone.
 
     Raises:
         UserError: a file is damaged or belongs to another run, or one is missing and `available` is not set.
@@ -88,16 +45,19 @@ def collect(results: Path, suite: SuiteParams, available: bool, states: States |
     rows, states = [], states or {}
     for benchmark in suite.benchmarks:
         for method in methods_of(suite):
+            names: dict[str, Any] = {"benchmark": benchmark, "method": method}
             path = results / "profile" / benchmark / f"{method}.json"
-            state = states.get((benchmark, method, None))
-            found = None if state else read_result(path, {"benchmark": benchmark, "method": method}, available)
-            profile = _columns_of(_profile_columns, found, path, state or NO_PROFILE)
+            state = states.get((benchmark, method, None), ("missing", NO_PROFILE))
+            outdated = (benchmark, method, None) in states
+            found = None if outdated else read_result(path, names, available)
+            profile = _columns_of(_profile_columns, found, path, state)
             for seed in suite.seeds:
                 path = results / "metrics" / benchmark / method / str(seed) / "metrics.json"
-                state = states.get((benchmark, method, seed))
-                found = None if state else read_run(results, benchmark, method, seed, available)
-                metrics = _columns_of(_metrics_columns, found, path, state or NO_METRICS)
-                rows.append({"benchmark": benchmark, "method": method, "seed": seed, **profile, **metrics})
+                state = states.get((benchmark, method, seed), ("missing", NO_METRICS))
+                outdated = (benchmark, method, seed) in states
+                found = None if outdated else read_run(results, benchmark, method, seed, available)
+                metrics = _columns_of(_metrics_columns, found, path, state)
+                rows.append({"schema": SCHEMA, **names, "seed": seed, **profile, **metrics})
     columns = _columns(rows, suite)
     # Kept as objects: integers stay integers and missing cells stay empty, whatever else the column holds.
     return pd.DataFrame([[row.get(name) for name in columns] for row in rows], columns=columns, dtype=object)
@@ -117,8 +77,9 @@ def _columns_of(
     """`make(found, state)`; a key that the file lacks becomes a sentence."""
     try:
         return make(found, state)
-    except KeyError as error:
-        raise UserError(f"{path} lacks {error}, so another version wrote it; delete it and run `dvc repro`") from None
+    except (KeyError, TypeError, AttributeError) as error:
+        what = f"lacks {error}" if isinstance(error, KeyError) else "has another form"
+        raise UserError(f"{path} {what}, so another version wrote it; delete it and run `dvc repro`") from None
 
 
 def _metrics_columns(found: dict[str, Any] | None, state: State) -> dict[str, Any]:

@@ -1,10 +1,14 @@
-"""Accuracy against peak memory as pictures at the width of a paper's column, byte-stable as PNG and SVG."""
+"""Figures as PNG, SVG and PDF, byte-stable, and as SVG inside the page, where they follow its light or dark colours."""
 
 from __future__ import annotations
 
+import html
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import re
+import zlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,62 +17,92 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLocator
 
 from scpseg.benchmarks import get_benchmark
 from scpseg.files import replacing
-from scpseg.reporting.labels import Named, place_names
-from scpseg.reporting.looks import looks_of
-from scpseg.reporting.published import title_of
-from scpseg.reporting.summary import Line
+from scpseg.profiling.records import MIB
+from scpseg.reporting.memory import AXES, one_source
+from scpseg.reporting.published import Published
+from scpseg.reporting.statistics import dominators
+from scpseg.reporting.summary import Line, Row, curve
 
 COLUMN = 3.45
 """Width of a paper's column in inches."""
-PANEL_HEIGHT = 2.45
 DPI = 200
-MARKER_SIZE = 5.5
-COVERED = 4.0
-"""Points that a marker is larger than the one that covers it, so that a ring of it stays in sight."""
-FONT_SIZE = 8.0
-AXIS_LABELS = {
-    "rss": "Peak resident memory above idle (MiB, CPU)",
-    "nvml": "Peak GPU process memory, NVML (MiB)",
+FONT = 8.0
+INK, MUTED, FAINT, PAPER = "#1d2733", "#5c6875", "#dde2e8", "#ffffff"
+THEME = {INK: "var(--ink)", MUTED: "var(--muted)", FAINT: "var(--line)", PAPER: "var(--card)"}
+"""Colour of a figure -> that of the page around it."""
+KINDS = ("png", "svg", "pdf")
+METADATA: dict[str, dict[str, None]] = {
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": None, "Format": None, "Type": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
 }
-LEAST_SPAN = 0.25
-"""Least width of the memory axis as a share of the largest value: equal memory must look equal."""
-LEAST_POINTS = 4.0
-"""Least height of the accuracy axis in points of per cent, for the same reason."""
 STYLE: Any = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so every machine draws the same bytes
-    "font.size": FONT_SIZE,
+    "font.size": FONT,
+    "text.color": INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
     "axes.linewidth": 0.6,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": "#444444",
-    "axes.labelsize": FONT_SIZE,
-    "axes.titlesize": FONT_SIZE,
+    "axes.titlesize": FONT,
     "axes.titleweight": "bold",
-    "axes.titlepad": 5.0,
+    "axes.titlelocation": "left",
     "axes.grid": True,
     "axes.axisbelow": True,
-    "grid.color": "#E4E4E4",
+    "grid.color": FAINT,
     "grid.linewidth": 0.5,
-    "xtick.labelsize": FONT_SIZE - 1,
-    "ytick.labelsize": FONT_SIZE - 1,
-    "xtick.color": "#444444",
-    "ytick.color": "#444444",
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelsize": FONT - 1,
+    "ytick.labelsize": FONT - 1,
     "xtick.major.size": 2.5,
     "ytick.major.size": 2.5,
-    "legend.fontsize": FONT_SIZE - 1,
+    "legend.fontsize": FONT - 1,
     "legend.frameon": False,
-    "svg.fonttype": "path",
+    "svg.fonttype": "none",
     "svg.hashsalt": "scpseg",
-    "savefig.facecolor": "white",
+    "pdf.fonttype": 42,
+    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
     "figure.dpi": DPI,
 }
+
+
+@dataclass(frozen=True)
+class Look:
+    """Colour and marker of the marks of a method, or of another series."""
+
+    colour: str
+    marker: str
+
+
+# Colours from Okabe and Ito's palette and near it, told apart by all common kinds of colour vision.
+METHODS = {
+    "scpseg": Look("#D55E00", "D"),
+    "patch": Look("#0072B2", "o"),
+    "downscale": Look("#009E73", "s"),
+    "glnet": Look("#B0578D", "^"),
+}
+"""Of the methods that every run has."""
+COLOURS = ["#3A9BD0", "#8465B0", "#A4672F", "#5E8F0F", "#C2366B", "#1F8A8A", "#A39A1E", "#64748B"]
+FURTHER = tuple(Look(colour, marker) for marker in "vX" for colour in COLOURS)
+"""Of all other methods."""
+OTHERS = tuple(Look(*pair) for pair in zip(("#7A8CA3", "#B87F00", "#4C78A8", "#A34A4A"), "ph<>", strict=True))
+"""Of series that are no methods, such as segmenters."""
+
+
+def looks_of(methods: Collection[str]) -> dict[str, Look]:
+    """Look by method: by its name alone, another only where two of these would share it."""
+    found = {method: METHODS[method] for method in methods if method in METHODS}
+    for method in sorted(set(methods) - METHODS.keys()):
+        first = zlib.crc32(method.encode())
+        mine = [FURTHER[(first + step) % len(FURTHER)] for step in range(len(FURTHER))]
+        found[method] = next((look for look in mine if look not in found.values()), mine[0])
+    return found
 
 
 @contextmanager
@@ -80,151 +114,296 @@ def style() -> Iterator[None]:
         yield
 
 
-def drawable(lines: Sequence[Line]) -> list[Line]:
-    """The lines that have a score and a memory."""
-    return [line for line in lines if line.mean_iou.mean is not None and line.memory is not None]
+def panels(width: float, height: float, across: int = 1, down: int = 1, **ratios: Any) -> tuple[Figure, list[Axes]]:
+    """A figure of `width` x `height` inches and its panels, row by row."""
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, list(figure.subplots(down, across, squeeze=False, **ratios).flat)
 
 
-def draw_tradeoff(lines: Sequence[Line], synthetic: Mapping[str, bool], folder: Path, name: str) -> list[Path]:
-    """Write `name`.png and .svg: one panel per benchmark and backend, so that backends never share an axis.
+@dataclass(frozen=True)
+class Drawn:
+    """A figure that was written: its files, what it shows, its SVG for the page."""
 
-    `lines` may span several benchmarks; `synthetic` says of each whether its scenes are procedural. Methods without
-    score or memory are not drawn; without any point nothing is written. Returns the paths written.
+    files: tuple[Path, ...]
+    about: str
+    svg: str = ""
+
+
+def save(
+    figure: Figure, path: Path, about: str, tips: Mapping[str, str] | None = None, kinds: Sequence[str] | None = None
+) -> Drawn:
+    """Write `path`.png, .svg and .pdf without date, software name or random ids.
+
+    `tips`: group id of an artist -> text that the page shows when it is pointed at.
     """
-    panels = list(dict.fromkeys((line.benchmark, line.backend) for line in drawable(lines)))
-    if not panels:
-        return []
-    methods = list(dict.fromkeys(line.method for line in lines))
-    across = min(len(panels), 2)
-    down = math.ceil(len(panels) / across)
-    with style():
-        figure = Figure(figsize=(COLUMN * across, PANEL_HEIGHT * down), dpi=DPI)
-        FigureCanvasAgg(figure)
-        grid = list(figure.subplots(down, across, squeeze=False).flat)
-        marks = []
-        for axes, (benchmark, backend) in zip(grid, panels, strict=False):
-            shown = [line for line in drawable(lines) if (line.benchmark, line.backend) == (benchmark, backend)]
-            marks.append(_panel(axes, shown, methods, synthetic[benchmark]))
-        for axes in grid[len(panels) :]:
-            axes.set_axis_off()
-        # Positions must be final before names are placed.
-        figure.set_layout_engine("constrained", w_pad=0.06, h_pad=0.06, wspace=0.05, hspace=0.03)
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")
-        for axes, key, mine in zip(grid, panels, marks, strict=False):
-            _uncover(axes, mine)
-            _names(axes, [line for line in drawable(lines) if (line.benchmark, line.backend) == key], methods)
-        return [save(figure, folder / f"{name}.{kind}") for kind in ("png", "svg")]
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # laid out once for all kinds
+    kinds = kinds or KINDS
+    files, svg = tuple(path.with_name(f"{path.name}.{kind}") for kind in kinds), ""
+    for kind, file in zip(kinds, files, strict=True):
+        with replacing(file) as temporary:
+            figure.savefig(temporary, dpi=DPI, metadata=METADATA[kind], facecolor="none" if kind == "svg" else PAPER)
+            if kind == "svg":
+                svg = inline(temporary.read_text(encoding="utf-8"), path.name, about, tips or {})
+    return Drawn(files, about, svg)
 
 
-def save(figure: Figure, path: Path) -> Path:
-    """Write a figure without date, software name or random ids."""
-    metadata = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}[path.suffix[1:]]
-    with replacing(path) as temporary, style():
-        figure.savefig(temporary, dpi=DPI, metadata=metadata)
-    return path
+def inline(svg: str, name: str, about: str, tips: Mapping[str, str]) -> str:
+    """An SVG file as an element of the page: ids of its own, colours of the page, a name for screen readers."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->|\s*<defs>\s*</defs>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg))
+    for group, tip in tips.items():
+        svg = svg.replace(f'<g id="{group}">', f"<g><title>{html.escape(tip)}</title>")
+    used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', svg))
+    svg = re.sub(r' id="([^"]+)"', lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "", svg)
+    svg = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", svg)
+    svg = re.sub(r"'DejaVu Sans'[^;\"]*", "'DejaVu Sans', Verdana, sans-serif", svg)
+    for colour, theme in THEME.items():
+        svg = svg.replace(colour, theme)
+    svg = re.sub(r"(\d+\.\d{2})\d+", r"\1", re.sub(r"\s*\n\s*", "\n", svg))
+    return svg.replace("<svg", f'<svg class="figure" role="img" aria-label="{html.escape(about)}"', 1).strip()
 
 
-def _panel(axes: Axes, lines: Sequence[Line], methods: Sequence[str], synthetic: bool) -> list[Line2D]:
-    """Everything but names; returns the marks."""
-    spec = get_benchmark(lines[0].benchmark)
-    looks, marks = looks_of(methods), []
-    for line in lines:
-        x, y, half = _point(line)
-        look = looks[line.method]
-        index = methods.index(line.method)
-        if half:
-            # Caps of different widths tell bars apart that lie on each other: patch and SCPSeg need the same memory.
-            axes.errorbar(
-                [x],
-                [y],
-                yerr=arms(y, half),
-                fmt="none",
-                ecolor=look.colour,
-                elinewidth=0.8,
-                capthick=0.8,
-                capsize=2 + index % 3,
-                zorder=3 - index / len(methods),
-            )
-        marks += axes.plot(
-            [x],
-            [y],
-            color=look.colour,
-            marker=look.marker,
-            markersize=MARKER_SIZE,
-            markeredgecolor="white",
-            markeredgewidth=0.5,
-            linestyle="none",
-            label=title_of(line.method),
-            zorder=4 - index / len(methods),  # SCPSeg, the first, on top
-        )
-    axes.set_title(spec.title, loc="left")
-    if synthetic:
-        axes.set_title("synthetic scenes", loc="right", fontweight="normal", fontsize=FONT_SIZE - 1, color="#777777")
-    axes.set_xlabel(AXIS_LABELS[lines[0].backend or ""])
-    axes.set_ylabel(f"{spec.mean_name[0].upper() if spec.mean_name != 'mIoU' else 'm'}{spec.mean_name[1:]} (%)")
-    _limits(axes, [_point(line) for line in lines])
-    return marks
+def arms(values: Sequence[float], halves: Sequence[float]) -> np.ndarray[Any, Any]:
+    """(2, n) how far intervals are drawn below and above scores, all in per cent: no share is below 0 or above 100."""
+    score, half = np.asarray(values, float), np.asarray(halves, float)
+    return np.stack([np.minimum(half, score), np.minimum(half, 100 - score)])
 
 
-def _point(line: Line) -> tuple[float, float, float]:
-    """Memory in MiB, score in per cent, half of its interval (0 for one seed)."""
-    assert line.memory is not None and line.mean_iou.mean is not None
-    return line.memory, 100 * line.mean_iou.mean, 100 * (line.mean_iou.half or 0.0)
-
-
-def arms(score: float, half: float) -> list[list[float]]:
-    """How far an interval is drawn below and above a score, all in per cent: no share is below 0 or above 100."""
-    return [[min(half, score)], [min(half, 100 - score)]]
-
-
-def _uncover(axes: Axes, marks: Sequence[Line2D]) -> None:
-    """Enlarge markers that lie under others, each by its own step, so that none hides another.
-
-    The axes' position and limits must be final.
-    """
-    scale = DPI / 72
-    below: list[tuple[float, float, float]] = []
-    for mark in sorted(marks, key=lambda line: -line.get_zorder()):
-        (x, y), size = axes.transData.transform(np.column_stack(mark.get_data()))[0], MARKER_SIZE
-        for at, up, width in below:
-            if math.hypot(x - at, y - up) < 0.6 * MARKER_SIZE * scale:
-                size = max(size, width + COVERED)
-        below.append((x, y, size))
-        mark.set_markersize(size)
-
-
-def _limits(axes: Axes, points: Sequence[tuple[float, float, float]]) -> None:
-    """Room around the points, never so little that equal things look different; logarithmic over more than 5 : 1."""
-    low, high = min(x for x, _, _ in points), max(x for x, _, _ in points)
-    if low > 0 and high / low > 5:
-        axes.set_xscale("log")
-        axes.set_xlim(low / 1.6, high * 1.6)
-        steps = [m * 10.0**e for e in range(-1, 8) for m in (1, 2, 5)]
-        axes.xaxis.set_major_locator(FixedLocator([s for s in steps if low / 1.6 <= s <= high * 1.6]))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.xaxis.set_major_formatter("{x:g}")
-    else:
-        axes.set_xlim(*_room(low, high, LEAST_SPAN * max(high, 1.0)))
-        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    axes.set_ylim(*_room(min(y - h for _, y, h in points), max(y + h for _, y, h in points), LEAST_POINTS))
-    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-
-
-def _room(low: float, high: float, least: float) -> tuple[float, float]:
-    """The interval with a quarter of its span added on either side, at least `least` wide before."""
+def room(low: float, high: float, least: float) -> tuple[float, float]:
+    """The interval with a fifth of its span added on either side, at least `least` wide before: equal looks equal."""
     middle, span = (low + high) / 2, max(high - low, least)
     return middle - 0.7 * span, middle + 0.7 * span
 
 
-def _names(axes: Axes, lines: Sequence[Line], methods: Sequence[str]) -> None:
-    """Names beside the points, or a legend where they do not fit."""
-    looks = looks_of(methods)
-    points = [
-        Named(x, y, title_of(line.method), looks[line.method].colour, half)
-        for line in lines
-        for x, y, half in [_point(line)]
+def memory_axis(axes: Axes, values: Sequence[float]) -> None:
+    """Limits and ticks of a memory axis: logarithmic over more than 4 : 1."""
+    low, high = min(values), max(values)
+    if low > 0 and high / low > 4:
+        axes.set_xscale("log")
+        axes.set_xlim(low / 1.35, high * 1.5)
+        steps = [m * 10.0**e for e in range(-1, 8) for m in (1, 2, 5)]
+        axes.xaxis.set_major_locator(FixedLocator([s for s in steps if low / 1.35 <= s <= high * 1.5]))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.xaxis.set_major_formatter("{x:g}")
+    else:
+        axes.set_xlim(*room(low, high, 0.25 * max(high, 1.0)))
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+
+
+def percent_axis(name: str) -> str:
+    """'mIoU' as 'mIoU (%)', 'building IoU' as 'Building IoU (%)'."""
+    return f"{name if name == 'mIoU' else name[0].upper() + name[1:]} (%)"
+
+
+def label_points(
+    axes: Axes, points: Sequence[tuple[float, float, str]], colour: str, size: float = FONT - 2
+) -> list[str]:
+    """Write each name right of its point, else left, above or below it, where it covers no name or point before it.
+
+    A name that finds no such place is left out: the table has it. Returns the names that were written.
+    """
+    if not points:
+        return []
+    figure = axes.get_figure(root=True)
+    assert isinstance(figure, Figure)
+    figure.draw_without_rendering()
+    scale, frame = DPI / 72, axes.get_window_extent()
+    places = [axes.transData.transform((x, y)) for x, y, _ in points]
+    taken = [(x - 2 * scale, y - 2 * scale, x + 2 * scale, y + 2 * scale) for x, y in places]
+    written = []
+    for (x, y), (at, up, name) in zip(places, points, strict=True):
+        width, height, gap = 0.62 * size * scale * len(name), 1.1 * size * scale, 3.5 * scale
+        for left, bottom, ha, va, offset in (
+            (x + gap, y - height / 2, "left", "center_baseline", (3.5, 0)),
+            (x - gap - width, y - height / 2, "right", "center_baseline", (-3.5, 0)),
+            (x - width / 2, y + gap, "center", "bottom", (0, 3.0)),
+            (x - width / 2, y - gap - height, "center", "top", (0, -3.0)),
+        ):
+            box = (left, bottom, left + width, bottom + height)
+            inside = box[0] > frame.x0 and box[1] > frame.y0 and box[2] < frame.x1 and box[3] < frame.y1
+            if inside and not any(_meet(box, other) for other in taken):
+                axes.annotate(name, (at, up), xytext=offset, textcoords="offset points", ha=ha, va=va, fontsize=size,
+                              color=colour)  # fmt: skip
+                taken.append(box)
+                written.append(name)
+                break
+    return written
+
+
+def _meet(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+Group = tuple[Sequence[Line], Sequence[Published]]
+"""Lines of one benchmark, and the published rows with both figures that are drawn hollow beside them."""
+
+
+def draw_pareto(groups: Sequence[Group], methods: Sequence[str], path: Path) -> Drawn | None:
+    """Score against memory, a panel per benchmark: frontier drawn, published points hollow.
+
+    Lines without score or memory are not drawn, benchmarks without a line have no panel; None without any.
+
+    Args:
+        groups: of one benchmark each.
+        methods: of the whole report, so that a method looks the same everywhere.
+        path: of the figure, without its ending.
+    """
+    kept = [
+        ([line for line in lines if line.mean_iou.mean is not None and line.memory], more) for lines, more in groups
     ]
-    if not place_names(axes, points, FONT_SIZE - 0.5, MARKER_SIZE):
-        axes.legend(loc="best", handletextpad=0.3, borderaxespad=0.2)
+    kept = [(lines, more) for lines, more in kept if one_source([line.memory for line in lines])]
+    if not kept:
+        return None
+    alone, across, tips = len(kept) == 1, min(2, len(kept)), dict[str, str]()
+    down = math.ceil(len(kept) / across)
+    with style():
+        size = (1.3 * COLUMN, 0.92 * COLUMN) if alone else (COLUMN * across, 2.2 * down + 0.4)
+        figure, grid = panels(*size, across, down)
+        for number, (axes, (lines, more)) in enumerate(zip(grid, kept, strict=False)):
+            tips |= _pareto(axes, lines, more, looks_of(methods), f"p{number}-")
+        legend(figure, grid, "outside right upper" if alone else "outside lower center", 1 if alone else 5)
+        for axes, (_, more) in zip(grid, kept, strict=False):
+            label_points(axes, [(float(row.memory or 0), float(row.miou or 0), row.method) for row in more], MUTED)
+        titles = ", ".join(get_benchmark(lines[0].benchmark).title for lines, _ in kept)
+        return save(
+            figure, path, f"{titles}: score against peak memory, one point per method, frontier as a line", tips
+        )
+
+
+def legend(figure: Figure, grid: Sequence[Axes], loc: Any, ncols: int) -> None:
+    """One legend for all panels, each name once; panels without content vanish."""
+    entries: dict[str, Any] = {}
+    for axes in grid:
+        handles, labels = axes.get_legend_handles_labels()
+        entries |= dict(zip(labels, handles, strict=True))
+        if not axes.has_data():
+            axes.set_axis_off()
+    figure.legend(list(entries.values()), list(entries), loc=loc, ncols=ncols, handletextpad=0.4, handlelength=1.2,
+                  columnspacing=1.2, labelspacing=0.45, borderaxespad=0.2)  # fmt: skip
+
+
+def _pareto(
+    axes: Axes, lines: Sequence[Line], hollow: Sequence[Published], looks: Mapping[str, Look], prefix: str
+) -> dict[str, str]:
+    """One panel without names of published points; returns the texts of its marks by group id."""
+    spec, tips, source = get_benchmark(lines[0].benchmark), {}, one_source([line.memory for line in lines])
+    published = [(float(row.memory or 0), float(row.miou or 0), row.method) for row in hollow]
+    points = [(line.memory.mib, 100 * line.mean_iou.mean, line) for line in lines if line.memory]  # type: ignore[operator]
+    halves = [100 * (line.mean_iou.half or 0.0) for line in lines]
+    worse = dominators({line.method: (x, y) for x, y, line in points})
+    best = sorted((x, y) for x, y, line in points if not worse[line.method])
+    for index, ((x, y, line), half) in enumerate(zip(points, halves, strict=True)):
+        look = looks[line.method]
+        if half:
+            axes.errorbar([x], [y], yerr=arms([y], [half]), fmt="none", ecolor=look.colour, elinewidth=0.8,
+                          capthick=0.8, capsize=2 + index % 3, zorder=2)  # fmt: skip
+        (mark,) = axes.plot([x], [y], color=look.colour, marker=look.marker, ms=6.5, mec=PAPER, mew=0.6, ls="none",
+                            label=line.title, zorder=4 - index / len(points))  # fmt: skip
+        mark.set_gid(f"{prefix}{index}")
+        interval = f" ± {half:.1f}" if half else ""
+        tips[f"{prefix}{index}"] = f"{line.title}: {y:.1f}{interval} %, {x:.0f} MiB"
+    for number, (x, y, name) in enumerate(published):
+        (mark,) = axes.plot([x], [y], color=MUTED, marker="o", ms=3.6, mfc="none", mew=0.8, ls="none", zorder=1.5,
+                            label="published" if number == 0 else None)  # fmt: skip
+        mark.set_gid(f"{prefix}hollow{number}")
+        tips[f"{prefix}hollow{number}"] = f"{name}, published: {y:.1f} %, {x:.0f} MB"
+    memory_axis(axes, [x for x, *_ in (*points, *published)])
+    # To the right and up: so much memory buys at least this score.
+    low, high = axes.get_xlim()
+    xs, ys = [x for x, _ in best], [y for _, y in best]
+    axes.plot([xs[0], *xs, high], [-1e3, *ys, ys[-1]], color=MUTED, lw=1.0, drawstyle="steps-post", zorder=1)
+    axes.set_xlim(low, high)
+    ends = [y + sign * half for (_, y, _), half in zip(points, halves, strict=True) for sign in (1, -1)]
+    ends += [y for _, y, _ in published]
+    axes.set_ylim(*room(min(ends), max(ends), 4.0))
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+    axes.set_title(spec.title)
+    if all(row["synthetic"] for line in lines for row in line.done):
+        axes.set_title("synthetic scenes", loc="right", fontweight="normal", fontsize=FONT - 1, color=MUTED)
+    axes.set_xlabel(AXES[source or ""])
+    axes.set_ylabel(percent_axis(spec.mean_name))
+    return tips
+
+
+def draw_curves(lines: Sequence[Line], results: Path, methods: Sequence[str], path: Path) -> Drawn | None:
+    """Training loss of every method of one benchmark, a line per seed; None where no history is there."""
+    found = [(line, row, curve(results, row)) for line in lines for row in line.done]
+    found = [(line, row, records) for line, row, records in found if len(records) > 1]
+    if not found:
+        return None
+    looks, named = looks_of(methods), set()
+    with style():
+        figure, (axes,) = panels(1.3 * COLUMN, 0.75 * COLUMN)
+        for line, _, records in found:
+            ends = [float(record["total"]) if record["total"] else math.nan for record in records]
+            label = None if line.method in named else line.title
+            named.add(line.method)
+            axes.plot([int(record["iteration"]) for record in records], ends, color=looks[line.method].colour, lw=0.9,
+                      ls="--" if looks[line.method].marker == "X" else "-",
+                      alpha=0.85, label=label)  # fmt: skip
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_title(f"{get_benchmark(lines[0].benchmark).title}: training loss")
+        axes.set_xlabel("training step")
+        axes.set_ylabel("loss (each method's own)")
+        legend(figure, [axes], "outside right upper", 1)
+        return save(figure, path, f"{get_benchmark(lines[0].benchmark).title}: training loss over the steps")
+
+
+def draw_parts(lines: Sequence[Line], path: Path) -> Drawn | None:
+    """What peak memory is made of, a stacked bar per method; None where no part is known."""
+    shown = [line for line in lines if line.memory is not None and line.memory.parts]
+    if not shown:
+        return None
+    names = list(dict.fromkeys(name for line in shown for name, _ in line.memory.parts))  # type: ignore[union-attr]
+    with style():
+        figure, (axes,) = panels(1.3 * COLUMN, 0.55 + 0.2 * len(shown))
+        left = np.zeros(len(shown))
+        for place, name in enumerate(names):
+            wide = np.array([dict(line.memory.parts).get(name, 0.0) for line in shown])  # type: ignore[union-attr]
+            axes.barh(
+                range(len(shown)), wide, left=left, height=0.62, color=OTHERS[place % len(OTHERS)].colour, label=name
+            )
+            left += wide
+        axes.set_yticks(range(len(shown)), [line.title for line in shown])
+        axes.set_ylim(len(shown) - 0.4, -0.6)
+        axes.grid(visible=False, axis="y")
+        axes.set_title(get_benchmark(lines[0].benchmark).title)
+        axes.set_xlabel(AXES[shown[0].memory.source])  # type: ignore[union-attr]
+        legend(figure, [axes], "outside upper right", len(names))
+        return save(figure, path, f"{get_benchmark(lines[0].benchmark).title}: what peak memory is made of")
+
+
+def draw_timelines(traces: Sequence[tuple[Line, Row]], methods: Sequence[str], path: Path) -> Drawn | None:
+    """Memory while whole images are labelled, a panel per benchmark; `traces` are lines with their profile records."""
+    sampled = [(line, record) for line, record in traces if len(record.get("timeline") or ()) > 1]
+    benchmarks = list(dict.fromkeys(line.benchmark for line, _ in sampled))
+    if not benchmarks:
+        return None
+    looks, across = looks_of(methods), min(2, len(benchmarks))
+    down = math.ceil(len(benchmarks) / across)
+    with style():
+        figure, grid = panels(COLUMN * across, 1.7 * down + 0.4, across, down)
+        for axes, benchmark in zip(grid, benchmarks, strict=False):
+            most = 1
+            for line, record in sampled:
+                if line.benchmark == benchmark:
+                    # The last sample was forced at the end of the stretch, so its time is that of all images.
+                    most = max(most, record["repeats"])
+                    scale = record["repeats"] / max(record["timeline"][-1][0], 1e-9)
+                    xs, ys = zip(*((at * scale, used / MIB) for at, used in record["timeline"]), strict=True)
+                    axes.plot(xs, ys, color=looks[line.method].colour, lw=0.8, label=line.title)
+            axes.set_title(get_benchmark(benchmark).title)
+            axes.set_xlim(0, most)
+            axes.set_ylim(bottom=0)
+            axes.xaxis.set_major_locator(MaxNLocator(min(most, 6), integer=True))
+            axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+            axes.set_xlabel("images labelled")
+            axes.set_ylabel("memory (MiB)")
+        legend(figure, grid, "outside lower center", 5)
+        return save(figure, path, "Memory while whole images are labelled")

@@ -1,20 +1,36 @@
-"""What the methods answered in the probe: accuracy by the cue's distance, and what geometry lets them see."""
+"""The probe: what methods answered by the cue's distance and what geometry lets them see."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.patches import Circle, Rectangle
+from PIL import Image
 
 from scpseg.errors import UserError
-from scpseg.reporting.summary import Estimate, Line, estimate, records
+from scpseg.reporting.figures import COLUMN, FONT, MUTED, Drawn, arms, looks_of, panels, save, style
+from scpseg.reporting.published import title_of
+from scpseg.reporting.statistics import Estimate, estimate
+from scpseg.reporting.summary import Line, records
+from scpseg.reporting.tables import Field, Table, mebibytes, points, render, share, table_of, words
 
 PROBE = "probe"
 CHANCE = 0.5
 BASE = "patch"
+HEIGHT = 2.9
+"""Inches."""
+DODGE = 1.8
+"""Pixels of distance between the markers of neighbouring methods, so that equal values do not hide each other."""
+DASHES = (0, (4, 2))
+RING = 13
+"""Radius of the ring round the example's disc in pixels."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +75,21 @@ class Curve:
     memory: float | None
 
 
+def probe_part(
+    results: Path, frame: pd.DataFrame, lines: Sequence[Line], methods: Sequence[str], folder: Path
+) -> dict[str, Any] | None:
+    """Pictures, (title, sentence) pairs and tables for the templates; None where no run of the probe is finished."""
+    answers = read_answers(results, frame)
+    found = curves(answers, frame, lines)
+    if not found:
+        return None
+    return {
+        "figures": [draw_probe(found, answers, results, methods, folder)],
+        "sentences": sentences(found, answers["image"].nunique()),
+        "tables": [distance_table(found), result_table(found)],
+    }
+
+
 def read_answers(results: Path, frame: pd.DataFrame) -> pd.DataFrame:
     """One row per disc of every finished run of the probe: the columns of objects.csv, method and seed.
 
@@ -89,7 +120,7 @@ def curves(answers: pd.DataFrame, frame: pd.DataFrame, lines: Sequence[Line]) ->
             right_grid=mine["grid"] == mine["kind"],
             seen=mine["visible"] > 0,
         )
-        patch, context, _, overview = line.sizes
+        patch, context, overview = (line.first.get(f"model:{name}") for name in ("patch", "context", "overview"))
         assert patch is not None and context is not None
         reach = math.inf if overview is not None else context / 2
         allowed = {distance: _allowed(part) for distance, part in _by_distance(mine)}
@@ -112,7 +143,7 @@ def curves(answers: pd.DataFrame, frame: pd.DataFrame, lines: Sequence[Line]) ->
                 missed=float(mine["centred"].isna().mean()),
                 mean_iou=line.mean_iou,
                 gain=_gain(scores, line.method),
-                memory=line.memory,
+                memory=line.memory.mib if line.memory else line.first["memory_mib"],
             )
         )
     return found
@@ -136,3 +167,211 @@ def _gain(scores: dict[tuple[str, int], float | None], method: str) -> Estimate:
         return Estimate(None, None, 0)
     pairs = [(score, scores.get((BASE, seed))) for (name, seed), score in scores.items() if name == method]
     return estimate(mine - base for mine, base in pairs if mine is not None and base is not None)
+
+
+def above_chance(value: Estimate) -> bool:
+    """Whether the lower end of the interval, or the only figure there is, lies above chance."""
+    return value.mean is not None and value.mean - (value.half or 0.0) > CHANCE
+
+
+def sentences(found: Sequence[Curve], scenes: int) -> list[tuple[str, str]]:
+    """(title, sentence) pairs: every sentence about a method follows from its numbers."""
+    made = render(
+        "probe.txt.j2",
+        curves=found,
+        scenes=scenes,
+        seeds=max(curve.mean_iou.n for curve in found),
+        base=title_of(BASE),
+        base_memory=next((curve.memory for curve in found if curve.method == BASE), None),
+        title=title_of,
+        reaches=_reaches,
+        percent=lambda value: share(value).text,
+        points=lambda value: points(value).text,
+        mib=lambda value: mebibytes(value).text,
+        math=math,
+    )
+    pairs = (line.partition("\t") for line in made.splitlines() if line.strip())
+    return [(title.strip(), sentence.strip()) for title, _, sentence in pairs]
+
+
+def _reaches(curve: Curve) -> dict[str, Any]:
+    """Where a method is above chance and where not, and what that says beside how far it looks."""
+    seen = [distance for distance, value in curve.centred.items() if above_chance(value)]
+    lost = [distance for distance in curve.centred if distance not in seen]
+    within = [distance for distance in curve.centred if distance < curve.reach]
+    if seen == within:
+        verdict = "reach" if lost else "image" if math.isinf(curve.reach) else "all"
+    else:
+        verdict = "less" if set(seen) < set(within) else "other"
+    return {"seen": _span(curve, seen), "lost": _span(curve, lost), "verdict": verdict}
+
+
+def _span(curve: Curve, some: Sequence[int]) -> dict[str, str] | None:
+    """Distances and the lowest and highest accuracy at them."""
+    if not some:
+        return None
+    values = [value.mean for value in (curve.centred[distance] for distance in some) if value.mean is not None]
+    whole = list(curve.centred)
+    first, last = whole.index(some[0]), whole.index(some[-1])
+    unbroken = len(some) > 2 and list(some) == whole[first : last + 1]
+    where = f"{some[0]} to {some[-1]}" if unbroken else " and ".join(map(str, some))
+    return {"where": where, "low": f"{100 * min(values):.1f}", "high": f"{100 * max(values):.1f}"}
+
+
+def distance_table(found: Sequence[Curve]) -> Table:
+    """Accuracy in centred windows by the cue's distance."""
+    fields: list[Field[Curve]] = [words("method", lambda curve: title_of(curve.method))]
+    fields += [Field(f"{d} px", lambda curve, d=d: share(curve.centred[d])) for d in found[0].centred]  # type: ignore[misc]
+    return table_of("probe-distance", "Accuracy (%) in centred windows by the cue's distance in pixels", fields, found)
+
+
+def result_table(found: Sequence[Curve]) -> Table:
+    """What each method looks at, what it costs and how much it answers."""
+    fields: list[Field[Curve]] = [
+        words("method", lambda curve: title_of(curve.method)),
+        words("looks at", lambda curve: curve.looks),
+        Field("peak memory MiB", lambda curve: mebibytes(curve.memory)),
+        Field("centred, cue within reach %", lambda curve: share(curve.within)),
+        Field("centred, beyond %", lambda curve: share(curve.beyond)),
+        Field("grid %", lambda curve: share(curve.all_grid)),
+        Field("mIoU %", lambda curve: share(curve.mean_iou)),
+        Field(f"mIoU minus {title_of(BASE)}, points", lambda curve: points(curve.gain)),
+    ]
+    return table_of("probe-results", "Reach, accuracy and memory", fields, found)
+
+
+def draw_probe(
+    found: Sequence[Curve], answers: pd.DataFrame, results: Path, methods: Sequence[str], folder: Path
+) -> Drawn:
+    """A scene with the windows, accuracy in centred windows, accuracy in the windows of whole-image inference.
+
+    The scene is left out where stage `evaluate` wrote no pictures.
+    """
+    example = _example(found, answers, results)
+    colours = {method: look.colour for method, look in looks_of(methods).items()}
+    ratios = ([0.8] if example else []) + [1.0, 1.0]
+    with style():
+        figure, grid = panels(2.2 * COLUMN, HEIGHT, len(ratios), 1, width_ratios=ratios)
+        if example:
+            _scene(grid[0], found, colours, *example)
+        centred, whole = grid[-2:]
+        _curves(centred, found, methods, {curve.method: curve.centred for curve in found})
+        _ends(centred, found, colours)
+        centred.set_title("centred windows")
+        centred.set_ylabel("correctly classified discs (%)")
+        _curves(whole, found, methods, {curve.method: curve.grid for curve in found})
+        for index, curve in enumerate(found):
+            xs = [distance + _shift(index, found) for distance in curve.allowed]
+            shares = [100 * allowed for allowed in curve.allowed.values()]
+            whole.plot(xs, shares, color=colours[curve.method], lw=0.9, ls=DASHES, zorder=1)
+        (allowed,) = whole.plot([], [], color=MUTED, lw=0.9, ls=DASHES)
+        whole.legend([allowed], ["what geometry allows"], loc="lower left", handlelength=2.2, borderaxespad=0.2)
+        whole.set_title("grid windows")
+        whole.tick_params(labelleft=False)
+        handles, labels = centred.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper right", ncols=min(5, len(labels)), columnspacing=1.6)
+        return save(figure, folder / "probe-distance", "Accuracy against the distance of the cue, by method")
+
+
+def _curves(
+    axes: Axes, found: Sequence[Curve], methods: Sequence[str], values: Mapping[str, Mapping[int, Estimate]]
+) -> None:
+    """One line per method with intervals, and the line of chance."""
+    axes.axhline(100 * CHANCE, color=MUTED, lw=0.8, ls=":", zorder=0)
+    for index, curve in enumerate(found):
+        found_points = [(distance, one) for distance, one in values[curve.method].items() if one.mean is not None]
+        memory = "" if curve.memory is None else f", {mebibytes(curve.memory).text} MiB"
+        axes.errorbar(
+            [distance + _shift(index, found) for distance, _ in found_points],
+            [100 * (one.mean or 0.0) for _, one in found_points],
+            yerr=arms(
+                [100 * (one.mean or 0.0) for _, one in found_points],
+                [100 * (one.half or 0.0) for _, one in found_points],
+            ),
+            color=looks_of(methods)[curve.method].colour,
+            marker=looks_of(methods)[curve.method].marker,
+            markersize=4.2,
+            markeredgecolor="white",
+            markeredgewidth=0.4,
+            lw=1.1,
+            elinewidth=0.8,
+            capsize=1.8,
+            label=f"{title_of(curve.method)}{memory}",
+            zorder=4 - index / len(found),
+        )
+    distances = list(found[0].centred)
+    axes.set_xticks(distances)
+    step = distances[1] - distances[0] if len(distances) > 1 else 16
+    axes.set_xlim(distances[0] - step * 0.75, distances[-1] + step * 0.75)
+    axes.set_ylim(42, 106)
+    axes.set_yticks([50, 60, 70, 80, 90, 100])
+    axes.set_xlabel("distance of the cue (pixels)")
+
+
+def _shift(index: int, found: Sequence[Curve]) -> float:
+    return DODGE * (index - (len(found) - 1) / 2)
+
+
+def _ends(axes: Axes, found: Sequence[Curve], colours: Mapping[str, str]) -> None:
+    """Where windows end, and the word for chance."""
+    axes.text(axes.get_xlim()[0] + 1.5, 100 * CHANCE - 1.2, "chance", va="top", color=MUTED, fontsize=FONT - 1.5)
+    ends: dict[float, Curve] = {}
+    for curve in reversed(found):
+        if math.isfinite(curve.reach):
+            ends[curve.reach] = curve
+    for reach, curve in ends.items():
+        name = "L/2" if reach == curve.patch / 2 else "G/2"
+        axes.axvline(reach, color=colours[curve.method], lw=0.9, ls=(0, (1, 1.2)), zorder=0)
+        axes.annotate(
+            f"{name} = {reach:g}",
+            (reach, 44),
+            xytext=(2.5, 0),
+            textcoords="offset points",
+            color=colours[curve.method],
+            fontsize=FONT - 1.5,
+        )
+
+
+def _example(
+    found: Sequence[Curve], answers: pd.DataFrame, results: Path
+) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.uint8]], tuple[int, int]] | None:
+    """A scene that was saved as a picture, and a disc in it whose cue lies beyond the smallest window only."""
+    reaches = sorted({curve.reach for curve in found})
+    for name in dict.fromkeys(answers["image"]):
+        for method, seed in dict.fromkeys(zip(answers["method"], answers["seed"], strict=True)):
+            path = results / "metrics" / PROBE / str(method) / str(seed) / "pictures" / f"{name}.image.png"
+            if not path.is_file():
+                continue
+            with Image.open(path) as picture:
+                pixels = np.asarray(picture.convert("RGB"))
+            mine = answers[(answers["image"] == name) & (answers["method"] == method) & (answers["seed"] == seed)]
+            between = mine[(mine["distance"] >= reaches[0]) & (mine["distance"] < reaches[-1])]
+            rows = (between if len(between) else mine)[["row", "column"]].to_numpy()
+            # The disc that is nearest to the middle of the picture, so that its windows lie inside.
+            row, column = rows[np.abs(rows - len(pixels) / 2).max(axis=1).argmin()]
+            return pixels, (int(row), int(column))
+    return None
+
+
+def _scene(
+    axes: Axes,
+    found: Sequence[Curve],
+    colours: Mapping[str, str],
+    pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]],
+    disc: tuple[int, int],
+) -> None:
+    """A scene, one disc ringed, and how far each method sees round it."""
+    height, width = pixels.shape[:2]
+    axes.imshow(pixels, extent=(0, width, height, 0), interpolation="nearest")
+    row, column = disc
+    axes.add_patch(Circle((column, row), RING, fill=False, lw=1.3, edgecolor="white"))
+    for curve in sorted(found, key=lambda one: one.reach):
+        reach = min(curve.reach, max(width, height))
+        # Clipped by hand, so that a window's edge stays visible where it leaves the scene.
+        left, top = max(column - reach, 1.0), max(row - reach, 1.0)
+        right, bottom = min(column + reach, width - 1.0), min(row + reach, height - 1.0)
+        colour = colours[curve.method]
+        axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, lw=1.5, edgecolor=colour))
+    axes.set_anchor("N")
+    axes.set_axis_off()
+    axes.set_title("a scene")

@@ -1,109 +1,82 @@
-"""The section on committed GPU measurements: results/reference/<gpu>/profile.csv, written by `make gpu`."""
+"""Committed GPU measurements, results/reference/<gpu>/profile.csv, as tables."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from scpseg.benchmarks import get_benchmark
+from scpseg.profiling.records import MIB
 from scpseg.reporting.published import title_of
 from scpseg.reporting.reference_table import INFERENCE, MEASURED, TRAINING, Row, number, read_table
-from scpseg.reporting.tables import DASH, markdown, megabytes, seconds
+from scpseg.reporting.tables import Cell, Field, Table, mebibytes, seconds, table_of, words
 
-NONE = (
-    "There is no committed reference table from an NVIDIA GPU yet (`make gpu` writes one), so nothing is claimed here "
-    "about GPU memory at the paper's sizes; figures of the meter `rss` say nothing about it."
-)
-ABOUT = (
-    "Measured by `make gpu` (`profiles/paper.yaml` unless another file was named): inference on one image, and one "
-    "training step at the benchmark's batch, random weights and pixels. Memory is the peak of the process as NVML "
-    "reports it / reserved by torch / allocated by torch, in MiB; no figure of another meter or machine stands beside "
-    "it."
-)
+CHANNELS = ("nvml_process", "torch_reserved", "torch_allocated")
 
 
-def reference_section(folder: Path) -> str:
-    """What is committed under `folder`, or plainly that nothing is.
+def reference_tables(folder: Path) -> list[Table]:
+    """A table per GPU in `folder`, none where nothing is committed.
 
     Raises:
         UserError: as `read_table`.
     """
-    parts = ["## Reference measurements"]
-    tables = [read_table(path) for path in sorted(folder.glob("*/profile.csv"))]
-    parts += [part for rows in tables for part in _table(rows)] if tables else [NONE]
-    if tables:
-        parts.insert(1, ABOUT)
-    return "\n\n".join(parts) + "\n"
+    return [_table(read_table(path), number) for number, path in enumerate(sorted(folder.glob("*/profile.csv")))]
 
 
-def _table(rows: list[Row]) -> list[str]:
+def _table(rows: list[Row], place: int) -> Table:
     first = rows[0]
-    software = [
-        f"{name} {first[key]}"
-        for name, key in (("torch", "torch"), ("CUDA", "cuda"), ("driver", "driver"))
-        if first[key]
-    ]
-    header = ["benchmark", "method", "inference MiB", "s / image", "training step MiB", "s / step"]
     found = {(row["workload"], row["benchmark"], row["method"]): row for row in rows}
+    fields: list[Field[tuple[str, str]]] = [
+        words("benchmark", lambda cell: get_benchmark(cell[0]).title),
+        words("method", lambda cell: title_of(cell[1])),
+    ]
+
+    def part(workload: str, clock: str, column: int) -> Callable[[tuple[str, str]], Cell]:
+        return lambda cell: _cells(found.get((workload, *cell)), clock, rows)[column]
+
+    for workload, clock in ((INFERENCE, "seconds_per_image"), (TRAINING, "seconds_per_step")):
+        for column, name in enumerate(("MiB (NVML)", "MiB (reserved)", "MiB (allocated)", "s")):
+            fields.append(Field(f"{workload} {name}", part(workload, clock, column)))
+    software = [f"{name} {first[name.lower()]}" for name in ("torch", "CUDA", "driver") if first[name.lower()]]
     # The file's order is that of measuring; a reader compares the methods of one benchmark.
     benchmarks = list(dict.fromkeys(row["benchmark"] for row in rows))
     cells = dict.fromkeys((row["benchmark"], row["method"]) for row in rows)
-    lines = [
-        [
-            get_benchmark(benchmark).title,
-            title_of(method),
-            *_cells(found.get((INFERENCE, benchmark, method)), "seconds_per_image"),
-            *_cells(found.get((TRAINING, benchmark, method)), "seconds_per_step"),
-        ]
-        for benchmark, method in sorted(cells, key=lambda cell: benchmarks.index(cell[0]))
-    ]
-    parts = [f"**{first['gpu']}** ({', '.join(software)}):", markdown(header, lines, left=2).rstrip("\n")]
-    notes = _notes(rows)
-    return [*parts, "\n".join(f"- {note}" for note in notes)] if notes else parts
+    items = sorted(cells, key=lambda cell: benchmarks.index(cell[0]))
+    return table_of(f"reference-{place}", f"{first['gpu']} ({', '.join(software)})", fields, items)
 
 
-def _cells(row: Row | None, clock: str) -> list[str]:
-    """Memory and seconds of a cell; a workload that did not fit is a result, not a gap."""
+def _cells(row: Row | None, clock: str, rows: list[Row]) -> list[Cell]:
+    """Memory by channel and seconds of a cell; a workload that did not fit is a result, not a gap."""
     if row is None or row["status"] not in MEASURED:
-        return [DASH, DASH]
+        reason = (row["reason"] or row["status"]) if row else ""
+        return [Cell(flags=(reason,) if reason else ()), Cell(), Cell(), Cell()]
     if row["status"] == "oom":
-        return ["OOM", DASH]
-    peaks = [number(row[name]) for name in ("nvml_process", "torch_reserved", "torch_allocated")]
-    memory = " / ".join(megabytes(None if peak is None else peak / 2**20) for peak in peaks)
-    return [memory, seconds(number(row[clock]))]
+        return [Cell("OOM", flags=(row["reason"],) if row["reason"] else ()), Cell(), Cell(), Cell()]
+    peaks = [number(row[name]) for name in CHANNELS]
+    notes = _notes(row, Counter(other["unavailable"] for other in rows))
+    return [
+        *(
+            mebibytes(None if peak is None else peak / MIB, notes if not place else ())
+            for place, peak in enumerate(peaks)
+        ),
+        seconds(number(row[clock])),
+    ]
 
 
-def _notes(rows: Sequence[Row]) -> list[str]:
-    """Sizes other than the real ones, missing figures, phases, company on the GPU, what was measured once for two."""
-    notes = []
-    for benchmark, side in dict.fromkeys((row["benchmark"], row["height"]) for row in rows):
-        spec = get_benchmark(benchmark)
-        if side != str(spec.side):
-            notes.append(
-                f"{spec.title}: images of {side} × {side} pixels, not the benchmark's {spec.side} × {spec.side}."
-            )
-    gaps = Counter(row["reason"] or row["status"] for row in rows if row["status"] not in MEASURED)
-    for reason, many in gaps.items():
-        notes.append(f"{many} of {len(rows)} workloads without a figure: {reason}.")
-    phases: dict[str, dict[str, None]] = {}
-    for row in rows:
-        if row["phase"] not in ("", "all"):
-            phases.setdefault(row["method"], {})[row["phase"]] = None
-    for method, names in phases.items():
-        notes.append(f"Training step of {title_of(method)}: of the phase with the highest peak ({', '.join(names)}).")
-    for why in dict.fromkeys(row["unavailable"] for row in rows if row["unavailable"]):
-        many = sum(row["unavailable"] == why for row in rows)
-        notes.append(f"Not seen in {many} of {len(rows)} workloads: {why}.")
-    shared = sum(row["exclusive"] == "False" for row in rows)
-    if shared:
-        notes.append(f"In {shared} of {len(rows)} workloads other processes used the GPU too.")
-    twins: dict[tuple[str, str, str], list[str]] = {}
-    for row in rows:
-        if row["same_as"]:
-            twins.setdefault((row["workload"], row["benchmark"], row["same_as"]), []).append(title_of(row["method"]))
-    for (workload, benchmark, same), methods in twins.items():
-        where, there = get_benchmark(benchmark).title, get_benchmark(same).title
-        named = ", ".join(methods)
-        notes.append(f"{workload.capitalize()} on {where}: the same workload as on {there}, measured once ({named}).")
+def _notes(row: Row, unavailable: Counter[str]) -> list[str]:
+    """Sizes other than the real ones, phases, company on the GPU, what was measured once for two benchmarks."""
+    spec, notes = get_benchmark(row["benchmark"]), []
+    if row["height"] != str(spec.side):
+        notes.append(
+            f"image of {row['height']} × {row['height']} pixels, not the benchmark's {spec.side} × {spec.side}"
+        )
+    if row["phase"] not in ("", "all"):
+        notes.append(f"of the phase with the highest peak ({row['phase']})")
+    if row["unavailable"]:
+        notes.append(f"not seen in {unavailable[row['unavailable']]} workloads: {row['unavailable']}")
+    if row["exclusive"] == "False":
+        notes.append("other processes used the GPU too")
+    if row["same_as"]:
+        notes.append(f"the same workload as on {get_benchmark(row['same_as']).title}, measured once")
     return notes

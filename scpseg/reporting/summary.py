@@ -1,168 +1,237 @@
-"""From rows to one line per benchmark and method: means over seeds with their interval, and what was measured once."""
+"""From rows to one line per benchmark and method: means over seeds, memory at real size, and the report's doubts."""
 
 from __future__ import annotations
 
-import math
-import statistics
+import csv
+import zipfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
 
 from scpseg.benchmarks import get_benchmark
+from scpseg.files import damaged
+from scpseg.reporting.memory import Peak
+from scpseg.reporting.published import title_of
+from scpseg.reporting.sceptic import flags
+from scpseg.reporting.statistics import Counts, Estimate, estimate
 
-
-@dataclass(frozen=True)
-class Estimate:
-    """Mean over n seeds; `half` is half the 95 % t-interval, None for n < 2."""
-
-    mean: float | None
-    half: float | None
-    n: int
+Row = dict[str, Any]
+Flag = tuple[str, str]
+"""The column beside whose number it is told, and what must be said."""
+_FOUND = "seconds weights_hash parameters_training log_every revision steps samples megapixels"
+NOT_SETTINGS = tuple(f"training:{name}" for name in _FOUND.split())
+"""Of a training's record, what it found or how it told it."""
+_SETTINGS = ("model:", "segmenter:", "inference:", "training:")
+_DATA = ("split", "split_list", "labels", "images")
+_PROFILED = {
+    **{name: f"profile_{name}" for name in ("segmenter:name", "segmenter:encoder", "segmenter:output_stride")},
+    "inference:overlap": "profile:overlap",
+    "inference:batch": "windows_per_batch",
+}
+"""Settings that shape memory and speed, and the column that says how they were when these were measured."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One benchmark and method. Scores are shares 0..1, sizes pixels, memory MiB of `backend`."""
+    """One benchmark and method.
+
+    Attributes:
+        benchmark: its name.
+        method: its name.
+        rows: of `collect`, one per declared seed.
+        mean_iou: share 0..1 over seeds; `mean_f1`, `accuracy` and `iou` (by class) likewise.
+        memory: peak at the benchmark's real size, None where it is not known.
+        flags: what must be said beside a number.
+    """
 
     benchmark: str
     method: str
-    declared: int
+    rows: tuple[Row, ...]
     mean_iou: Estimate
     mean_f1: Estimate
     accuracy: Estimate
     iou: dict[str, Estimate]
-    memory: float | None
-    profile_status: str
-    backend: str | None
-    seconds: float | None
-    megapixels: float | None
-    parameters: int | None
-    segmenter: str
-    encoder: str
-    sizes: tuple[int | None, ...]
-    split: str | None
-    trained_elsewhere: bool
-    profiled_elsewhere: bool
-    problems: tuple[str, ...]
+    memory: Peak | None
+    flags: tuple[Flag, ...]
+
+    @property
+    def first(self) -> Row:
+        """The first row with a result, else the first row."""
+        return next((row for row in self.rows if row["status"] == "ok"), self.rows[0])
+
+    @property
+    def title(self) -> str:
+        """The method's display name."""
+        return title_of(self.method)
+
+    @property
+    def done(self) -> list[Row]:
+        """Rows with a result."""
+        return [row for row in self.rows if row["status"] == "ok"]
+
+    def mean(self, column: str) -> float | None:
+        """Mean over seeds of a column of numbers, None where no row has one."""
+        found = [float(row[column]) for row in self.rows if is_number(row.get(column))]
+        return float(np.mean(found)) if found else None
+
+    def of(self, column: str) -> tuple[str, ...]:
+        """Texts beside the numbers of this column."""
+        return tuple(text for where, text in self.flags if where == column)
 
 
-def estimate(values: Iterable[float | None]) -> Estimate:
-    """Mean and half width of the 95 % t-interval of the values that are there."""
-    present = [float(value) for value in values if value is not None]
-    n = len(present)
-    if n == 0:
-        return Estimate(None, None, 0)
-    if n == 1:
-        return Estimate(present[0], None, 1)
-    half = float(stdtrit(n - 1, 0.975)) * statistics.stdev(present) / math.sqrt(n)
-    return Estimate(statistics.fmean(present), half, n)
+def is_number(value: Any) -> bool:
+    """Whether a cell is a number; truth values are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and bool(np.isfinite(value))
 
 
-def summarise(frame: pd.DataFrame) -> list[Line]:
-    """One line per benchmark and method, in the frame's order; missing runs leave empty estimates, never no line."""
-    usual_training = usual(_training_device(row) for row in records(frame))
-    usual_profile = usual(profile_device(row) for row in records(frame))
+def records(frame: pd.DataFrame) -> list[Row]:
+    """The frame's rows as plain mappings."""
+    return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
+
+
+def summarise(
+    frame: pd.DataFrame,
+    peaks: Mapping[tuple[str, str], Peak] | None = None,
+    unknown: Mapping[tuple[str, str], str] | None = None,
+) -> list[Line]:
+    """One line per benchmark and method, in the frame's order; a line without a result has empty estimates.
+
+    Args:
+        frame: of `collect`.
+        peaks: (benchmark, method) -> memory at the real size.
+        unknown: likewise why there is none.
+    """
+    rows = records(frame)
+    usual = {what: common(device(row, what) for row in rows) for what in ("environment", "profile_environment")}
     lines = []
-    for benchmark, method in dict.fromkeys(zip(frame["benchmark"], frame["method"], strict=True)):
-        rows = records(frame[(frame["benchmark"] == benchmark) & (frame["method"] == method)])
-        first = next((row for row in rows if row["status"] == "ok"), rows[0])
+    for benchmark, method in dict.fromkeys((row["benchmark"], row["method"]) for row in rows):
+        mine = [row for row in rows if (row["benchmark"], row["method"]) == (benchmark, method)]
+        found = [*_gaps(mine), *_settings(mine), *_hardware(mine, usual)]
+        found += [("published" if doubt.kind == "mode" else "mean_iou", doubt.text) for doubt in flags(mine)]
+        why = (unknown or {}).get((benchmark, method))
         lines.append(
             Line(
                 benchmark=benchmark,
                 method=method,
-                declared=len(rows),
-                mean_iou=estimate(row["mean_iou"] for row in rows),
-                mean_f1=estimate(row["mean_f1"] for row in rows),
-                accuracy=estimate(row["accuracy"] for row in rows),
+                rows=tuple(mine),
+                mean_iou=estimate(row["mean_iou"] for row in mine),
+                mean_f1=estimate(row["mean_f1"] for row in mine),
+                accuracy=estimate(row["accuracy"] for row in mine),
                 iou={
-                    cls.name: estimate(row[f"iou:{cls.name}"] for row in rows)
+                    cls.name: estimate(row.get(f"iou:{cls.name}") for row in mine)
                     for cls in get_benchmark(benchmark).classes
                 },
-                memory=first["memory_mib"],
-                profile_status=first["profile_status"],
-                backend=first["memory_backend"],
-                seconds=first["seconds_per_image"],
-                megapixels=first["megapixels_per_second"],
-                parameters=first["parameters"],
-                segmenter=first.get("segmenter:name") or "",
-                encoder=first.get("segmenter:encoder") or "",
-                sizes=tuple(first.get(f"model:{name}") for name in ("patch", "context", "squeezed", "overview")),
-                split=first.get("split"),
-                trained_elsewhere=any(_training_device(row) not in (None, usual_training) for row in rows),
-                profiled_elsewhere=profile_device(first) not in (None, usual_profile),
-                problems=tuple(_problems(rows)),
+                memory=(peaks or {}).get((benchmark, method)),
+                flags=tuple(dict.fromkeys([*found, *([("memory", why)] if why else [])])),
             )
         )
     return lines
 
 
-def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The frame's rows as plain mappings."""
-    return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
+def device(row: Row, kind: str = "profile_environment") -> str | None:
+    """What a row was computed on; the number of threads counts for memory and speed, which depend on it."""
+    name, threads = row.get(f"{kind}:device"), row.get(f"{kind}:threads")
+    return f"{name}, {threads} threads" if name and threads and kind.startswith("profile") else name
 
 
-def profile_device(row: dict[str, Any]) -> str | None:
-    """What memory and speed were measured on; the number of threads counts, since speed depends on it."""
-    name, threads = row.get("profile_environment:device"), row.get("profile_environment:threads")
-    return f"{name}, {threads} threads" if name and threads else name
-
-
-def _training_device(row: dict[str, Any]) -> str | None:
-    return row.get("environment:device")
-
-
-def usual(devices: Iterable[str | None]) -> str | None:
+def common(devices: Iterable[str | None]) -> str | None:
     """The device of most rows; of equals the one that comes first."""
-    counts = Counter(device for device in devices if device is not None)
+    counts = Counter(found for found in devices if found is not None)
     return counts.most_common(1)[0][0] if counts else None
 
 
-def _problems(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """What a reader must know before trusting the line, without the method's name."""
-    by_text: dict[str, list[str]] = {}
-    for row in rows:
-        if row["status"] != "ok":
-            by_text.setdefault(row["reason"], []).append(str(row["seed"]))
-        if row["absent"]:
-            text = f"in neither truth nor prediction, so left out of the mean: {row['absent']}"
-            by_text.setdefault(text, []).append(str(row["seed"]))
-    found = [f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}: {text}" for text, seeds in by_text.items()]
+def _seeds(rows: Sequence[Row], of: int) -> str:
+    """'seeds 1, 2: ', or '' where it concerns all of several."""
+    names = ", ".join(str(row["seed"]) for row in rows)
+    return "" if len(rows) == of > 1 else f"seed{'s' * (len(rows) > 1)} {names}: "
+
+
+def _gaps(rows: Sequence[Row]) -> list[Flag]:
+    """Runs and figures that are not there, with the reason."""
+    found: list[Flag] = []
+    for status, reason in dict.fromkeys((row["status"], row["reason"]) for row in rows if row["status"] != "ok"):
+        mine = [row for row in rows if (row["status"], row["reason"]) == (status, reason)]
+        found.append(("mean_iou", f"{_seeds(mine, len(rows))}{status}: {reason}"))
+    for absent in dict.fromkeys(row["absent"] for row in rows if row["absent"]):
+        mine = [row for row in rows if row["absent"] == absent]
+        text = f"in neither ground truth nor prediction, left out of the mean: {absent}"
+        found.append(("mean_iou", _seeds(mine, len(rows)) + text))
+    empty = [row for row in rows if row["status"] == "ok" and row["mean_iou"] is None]
+    if empty:
+        found.append(("mean_iou", f"{_seeds(empty, len(rows))}no scored class occurs in the images"))
     first = rows[0]
     if first["profile_status"] != "ok" or first["profile_reason"]:
-        what = {"ok": "memory", "oom": "out of memory (OOM)"} | dict.fromkeys(("missing", "stale"), "memory and speed")
-        found.append(f"{what.get(first['profile_status'], 'profile failed')}: {first['profile_reason']}")
-    run = [row for row in rows if row["status"] == "ok"]
-    same = [key for key in first if (key.startswith(_SETTINGS) and key not in NOT_SETTINGS) or key in _DATA]
-    for key in same:
-        values = list(dict.fromkeys(row[key] for row in run))
-        if len(values) > 1:
-            found.append(f"seeds differ in {key.replace(':', ' ')}: {', '.join(map(str, values))}")
-    # Memory does not depend on weights, but on everything else that shapes the network and its windows.
-    profiled_as = {key: f"profile_{key}" for key in first if key.startswith("model:")}
-    profiled_as |= {key: f"profile_{key}" for key in _SEGMENTER}
-    profiled_as |= {"inference:overlap": "profile:overlap", "inference:batch": "windows_per_batch"}
-    for key, of_profile in profiled_as.items():
-        profiled = first.get(of_profile)
-        if run and profiled is not None and profiled != run[0].get(key):
-            name = key.removeprefix("model:").replace(":", " ")
-            found.append(f"profile of other settings: {name} {profiled} against {run[0].get(key)}")
+        what = {"oom": "out of memory", "ok": "memory not measured"}.get(
+            first["profile_status"], first["profile_status"]
+        )
+        found.append(("seconds", f"memory and speed {what}: {first['profile_reason']}"))
     return found
 
 
-NOT_SETTINGS = (
-    "training:seconds",
-    "training:steps",
-    "training:samples",
-    "training:megapixels",
-    "training:weights_hash",
-    "training:parameters_training",
-    "training:log_every",
-)
-"""Of a training's record, what it found or how it told it."""
-_SETTINGS = ("model:", "segmenter:", "inference:", "training:")
-_SEGMENTER = ("segmenter:name", "segmenter:encoder", "segmenter:output_stride")
-_DATA = ("split", "split_list", "labels", "images")
+def _settings(rows: Sequence[Row]) -> list[Flag]:
+    """Seeds, or a run and its profile, that do not belong together."""
+    found: list[Flag] = []
+    run = [row for row in rows if row["status"] == "ok"]
+    for key in rows[0]:
+        if key in _DATA or (key.startswith(_SETTINGS) and not key.startswith(NOT_SETTINGS)):
+            values = list(dict.fromkeys(row[key] for row in run))
+            if len(values) > 1:
+                found.append(("mean_iou", f"seeds differ in {key.replace(':', ' ')}: {', '.join(map(str, values))}"))
+    first = rows[0]
+    pairs = {key: f"profile_{key}" for key in first if key.startswith("model:")} | _PROFILED
+    for key, other in pairs.items():
+        measured = first.get(other)
+        if run and measured is not None and measured != run[0].get(key):
+            name = key.removeprefix("model:").replace(":", " ")
+            text = f"profile of other settings: {name} {measured} against {run[0].get(key)}"
+            found.append(("seconds", text))
+    if run and run[0].get("model:recipe") not in (None, "suite"):
+        found.append(
+            ("method", f"recipe {run[0]['model:recipe']}: not the common one, so it takes no part in the ranking")
+        )
+    return found
+
+
+def _hardware(rows: Sequence[Row], usual: dict[str, str | None]) -> list[Flag]:
+    """Rows made on other hardware than most."""
+    found: list[Flag] = []
+    if any(device(row, "environment") not in (None, usual["environment"]) for row in rows):
+        found.append(("mean_iou", "trained on other hardware than most rows of this report"))
+    if device(rows[0]) not in (None, usual["profile_environment"]):
+        text = "speed and resident memory measured on other hardware, or with another number of threads, than most rows"
+        found.append(("seconds", f"{text}; not comparable with them"))
+    return found
+
+
+def curve(results: Path, row: Row) -> list[dict[str, str]]:
+    """Rows of a run's training history; none where the file is gone."""
+    path = results / "runs" / row["benchmark"] / row["method"] / str(row["seed"]) / "history.csv"
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def read_matrices(results: Path, row: Row) -> tuple[list[str], Counts] | None:
+    """Ids of the test images and a (images, K, K) confusion matrix of each; None where there is no file.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = results / "metrics" / row["benchmark"] / row["method"] / str(row["seed"]) / "confusion.npz"
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as found:
+            ids, matrices = [str(name) for name in found["ids"]], found["matrices"].astype(np.int64)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise damaged(path, "is damaged") from error
+    classes = len(get_benchmark(row["benchmark"]).classes)
+    if matrices.shape != (len(ids), classes, classes):
+        raise damaged(path, f"does not hold one {classes} x {classes} matrix per image")
+    return ids, matrices

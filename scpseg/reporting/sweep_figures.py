@@ -9,18 +9,27 @@ from pathlib import Path
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from scpseg.reporting.figures import COLUMN, DPI, FONT_SIZE, MARKER_SIZE, PANEL_HEIGHT, arms, save, style
-from scpseg.reporting.looks import Look, looks_of, other_look
+from scpseg.reporting.figures import (
+    COLUMN,
+    FONT,
+    MUTED,
+    OTHERS,
+    PAPER,
+    Drawn,
+    Look,
+    arms,
+    looks_of,
+    panels,
+    save,
+    style,
+)
 from scpseg.reporting.published import title_of
 from scpseg.reporting.sweeps import Key, Row, Sweep, miou, published
 
 LEAST_POINTS = 2.0
 """Least width of a score's axis in points of per cent: what chance does must not fill the panel."""
-GREY = "#777777"
 ROW_HEIGHT = 0.24
 """Inches of a row of marks."""
 APART = 0.26
@@ -60,37 +69,32 @@ class Frame:
     span: float
 
 
-def draw_sweep(sweep: Sweep, rows: Sequence[Row], folder: Path) -> list[Path]:
-    """Write `sweep.name`.png and .svg into `folder`; without a result nothing is drawn. Returns the paths."""
+def draw_sweep(sweep: Sweep, rows: Sequence[Row], folder: Path) -> Drawn | None:
+    """Write `sweep.name`.png, .svg and .pdf into `folder`; None where there is no result."""
     measured = {row.key: _mark(row) for row in rows if miou(row).mean is not None}
     if not measured:
-        return []
+        return None
     paper = {key: Mark(float(text)) for key, text in published(sweep.name).items()}
     xs = list(dict.fromkeys(row.x for row in rows))
     series = list(dict.fromkeys(row.series for row in rows))
     first = next(run for row in rows for run in row.runs)
-    mean = "mIoU" if first["mean_name"] == "mIoU" else first["mean_name"]
-    synthetic = first["synthetic"] == "True"
-    panels: list[tuple[str, Marks]] = [("this suite" if paper else "", measured)]
-    panels += [(f"paper, {sweep.source}", paper)] if paper else []
-    span = max(LEAST_POINTS, *(high - low for low, high in (_ends(marks) for _, marks in panels)))
-    frame = Frame(xs, series, _looks(rows), f"{mean} (%)", sweep.axes, span)
+    shown: list[tuple[str, Marks]] = [("this suite" if paper else "", measured)]
+    shown += [(f"paper, {sweep.source}", paper)] if paper else []
+    span = max(LEAST_POINTS, *(high - low for low, high in (_ends(marks) for _, marks in shown)))
+    frame = Frame(xs, series, _looks(rows), f"{first['mean_name']} (%)", sweep.axes, span)
     draw, height = _kind(sweep, xs, series)
     with style():
-        wide = COLUMN * len(panels) * (1.25 if sweep.figure in ("dots", "pairs") and len(panels) == 1 else 1)
-        figure = Figure(figsize=(wide, height), dpi=DPI)
-        FigureCanvasAgg(figure)
-        grid = list(figure.subplots(1, len(panels), squeeze=False).flat)
-        for number, (axes, (title, marks)) in enumerate(zip(grid, panels, strict=True)):
-            draw(axes, marks, frame, number == 0)
-            axes.set_title(title, loc="left")
-            if synthetic and number == 0:
-                axes.set_title("synthetic scenes", loc="right", fontweight="normal", fontsize=FONT_SIZE - 1, color=GREY)
+        wide = COLUMN * len(shown) * (1.25 if sweep.figure in ("dots", "pairs") and len(shown) == 1 else 1)
+        figure, grid = panels(wide, height, len(shown))
+        for place, (axes, (title, marks)) in enumerate(zip(grid, shown, strict=True)):
+            draw(axes, marks, frame, place == 0)
+            axes.set_title(title)
+            if first["synthetic"] == "True" and place == 0:
+                axes.set_title("synthetic scenes", loc="right", fontweight="normal", fontsize=FONT - 1, color=MUTED)
         if sweep.figure != "grid" and len(series) > 1:
             handles, labels = grid[0].get_legend_handles_labels()
             figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), handletextpad=0.3)
-        figure.set_layout_engine("constrained", w_pad=0.06, h_pad=0.05, wspace=0.05)
-        return [save(figure, folder / f"{sweep.name}.{kind}") for kind in ("png", "svg")]
+        return save(figure, folder / sweep.name, f"{sweep.title}: {first['mean_name']} of every point")
 
 
 Draw = Callable[[Axes, Marks, Frame, bool], None]
@@ -101,7 +105,7 @@ def _kind(sweep: Sweep, xs: Sequence[str], series: Sequence[str]) -> tuple[Draw,
     if sweep.figure == "grid":
         return _heat_map, 0.75 + 0.32 * len(series)
     if sweep.figure == "steps":
-        return _steps, PANEL_HEIGHT
+        return _steps, 2.45
     rows = 0.75 + ROW_HEIGHT * max(3, len(xs))
     return (_pairs if sweep.figure == "pairs" else _dots), rows + (0.15 if len(series) > 1 else 0.0)
 
@@ -130,7 +134,7 @@ def _looks(rows: Sequence[Row]) -> dict[str, Look]:
         if row.series == title_of(row.method):
             found[row.series] = methods[row.method]
         elif row.series not in found:
-            found[row.series] = other_look(others)
+            found[row.series] = OTHERS[others % len(OTHERS)]
             others += 1
     return found
 
@@ -139,8 +143,8 @@ def _style(look: Look) -> dict[str, object]:
     return {
         "color": look.colour,
         "marker": look.marker,
-        "markersize": MARKER_SIZE,
-        "markeredgecolor": "white",
+        "markersize": 5.5,
+        "markeredgecolor": PAPER,
         "markeredgewidth": 0.5,
     }
 
@@ -176,7 +180,7 @@ def _pairs(axes: Axes, marks: Marks, frame: Frame, own: bool) -> None:
             level = [marks[series[index], x].score for index in there]
             axes.plot(level, [place + _shift(index, series, spread) for index in there], color="#BBBBBB", zorder=1)
         else:
-            axes.text(0.5, place, "no figure", color=GREY, fontsize=FONT_SIZE - 1, ha="center", va="center",
+            axes.text(0.5, place, "no figure", color=MUTED, fontsize=FONT - 1, ha="center", va="center",
                       transform=axes.get_yaxis_transform())  # fmt: skip
     _rows(axes, marks, frame, own)
 
@@ -228,12 +232,12 @@ def _heat_map(axes: Axes, marks: Marks, frame: Frame, own: bool) -> None:
     for row, name in enumerate(series):
         for column, x in enumerate(xs):
             if (name, x) not in marks:
-                axes.text(column, row, "–", ha="center", va="center", color=GREY)
+                axes.text(column, row, "–", ha="center", va="center", color=MUTED)
                 continue
             mark = marks[name, x]
             text = f"{mark.score:.1f}" + (f" ± {mark.half:.1f}" if mark.half else "")
             best = "bold" if mark.score == high else "normal"
-            axes.text(column, row, text, ha="center", va="center", fontsize=FONT_SIZE - 0.5, fontweight=best)
+            axes.text(column, row, text, ha="center", va="center", fontsize=FONT - 0.5, fontweight=best, color="black")
     axes.set_xticks(range(len(xs)), xs)
     axes.set_yticks(range(len(series)), series)
     axes.tick_params(length=0)
@@ -245,7 +249,7 @@ def _heat_map(axes: Axes, marks: Marks, frame: Frame, own: bool) -> None:
 
 def _arms(found: Sequence[Mark]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     """How far the marks' intervals are drawn to either side."""
-    return np.hstack([arms(mark.score, mark.half) for mark in found])
+    return arms([mark.score for mark in found], [mark.half for mark in found])
 
 
 def _ends(marks: Marks) -> tuple[float, float]:

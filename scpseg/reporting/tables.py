@@ -1,173 +1,241 @@
-"""Markdown tables."""
+"""A table once, and its text as HTML, Markdown, LaTeX or CSV: one place where a number gets its digits."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+import io
+import re
+import string
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any, Generic, TypeVar
 
-from scpseg.benchmarks import get_benchmark
-from scpseg.reporting.published import Published, published_row, title_of
-from scpseg.reporting.summary import Estimate, Line
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from scpseg.reporting.statistics import Estimate
 
 DASH = "–"
-TRAINED_ELSEWHERE = "‡"
-PROFILED_ELSEWHERE = "†"
-ELSEWHERE = (
-    f"{PROFILED_ELSEWHERE} memory and speed measured on other hardware, or with another number of threads, than most "
-    "rows of this {page}; not comparable with them."
-)
+LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--", "—": "---", "−": "$-$",
+    "×": r"$\times$", "≥": r"$\ge$", "≤": r"$\le$", "·": r"$\cdot$", "→": r"$\to$", "²": r"$^2$", "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$", "<": r"$<$", ">": r"$>$", "|": r"$|$", '"': "''",
+}  # fmt: skip
+"""What LaTeX would not print as itself; other characters outside ASCII become a question mark."""
+FORMULA = re.compile(r"^[=+\-@\t\r](?![\d.]+(\s|$))")
+"""Start of a text that a spreadsheet would compute."""
 
 
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """A table; the first `left` columns are aligned left, all others right."""
-    assert all(len(row) == len(header) for row in rows)
-    marks = [":--" if index < left else "--:" for index in range(len(header))]
-    lines = [header, marks, *rows]
-    return "".join("| " + " | ".join(_cell(cell) for cell in line) + " |\n" for line in lines)
+@dataclass(frozen=True)
+class Column:
+    """Heading of a column: key (for links and the column picker), title, explanation; `shown` = before anyone picks."""
+
+    key: str
+    title: str
+    about: str = ""
+    left: bool = False
+    shown: bool = True
 
 
-def percent(value: Estimate) -> str:
-    """A share in per cent, '71.2 ± 0.5' for several seeds."""
+@dataclass(frozen=True)
+class Cell:
+    """Text of a cell; `value` is what it is sorted by, `flags` what must be said beside it, `shade` 0..1 a tint."""
+
+    text: str = DASH
+    value: float | str | None = None
+    flags: tuple[str, ...] = ()
+    best: bool = False
+    shade: float | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns and rows; `name` is that of its files and its anchor. The flags of its cells are its notes."""
+
+    name: str
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    notes: tuple[str, ...] = field(default=(), init=False)
+
+    def __post_init__(self) -> None:
+        """Number the flags in the order in which a reader meets them."""
+        flags = dict.fromkeys(flag for row in self.rows for cell in row for flag in cell.flags)
+        object.__setattr__(self, "notes", tuple(flags))
+
+    def marks(self, cell: Cell) -> list[str]:
+        """Letters of the cell's flags: a, b, ..., z, aa, ab, ..."""
+        return [letter(self.notes.index(flag)) for flag in cell.flags]
+
+    @property
+    def visible(self) -> Table:
+        """The columns that are shown before anyone picks."""
+        return self._only([place for place, column in enumerate(self.columns) if column.shown])
+
+    @property
+    def filled(self) -> Table:
+        """Without the columns that hold nothing in any row; the first stays."""
+        keep = [
+            place
+            for place in range(len(self.columns))
+            if place == 0 or any(row[place].text != DASH or row[place].flags for row in self.rows)
+        ]
+        return self._only(keep)
+
+    def _only(self, keep: Sequence[int]) -> Table:
+        return replace(
+            self,
+            columns=tuple(self.columns[place] for place in keep),
+            rows=tuple(tuple(row[place] for place in keep) for row in self.rows),
+        )
+
+
+def letter(number: int) -> str:
+    """0 -> a, 25 -> z, 26 -> aa."""
+    first = "" if number < 26 else letter(number // 26 - 1)
+    return first + string.ascii_lowercase[number % 26]
+
+
+def text(value: Any, about: str | None = None) -> Cell:
+    """A cell of any plain value; None and '' are a dash."""
+    if value is None or value == "":
+        return Cell(flags=(about,) if about else ())
+    return Cell(str(value), value if isinstance(value, (int, float)) else str(value), (about,) if about else ())
+
+
+def number(value: float | None, digits: int = 1, flags: Iterable[str] = ()) -> Cell:
+    """A number with `digits` after the point."""
+    return Cell(flags=tuple(flags)) if value is None else Cell(f"{value:.{digits}f}", value, tuple(flags))
+
+
+def share(value: Estimate, flags: Iterable[str] = (), best: bool = False) -> Cell:
+    """A share in per cent with its interval: '71.2 ± 0.5' for several seeds."""
     if value.mean is None:
-        return DASH
-    if value.half is None:
-        return f"{100 * value.mean:.1f}"
-    return f"{100 * value.mean:.1f} ± {100 * value.half:.1f}"
+        return Cell(flags=tuple(flags))
+    half = "" if value.half is None else f" ± {100 * value.half:.1f}"
+    return Cell(f"{100 * value.mean:.1f}{half}", value.mean, tuple(flags), best)
 
 
-def number(value: float | None, digits: int) -> str:
-    """A number with `digits` after the point, or a dash."""
-    return DASH if value is None else f"{value:.{digits}f}"
+def points(value: Estimate, flags: Iterable[str] = ()) -> Cell:
+    """A difference of shares in points of per cent, with its sign."""
+    if value.mean is None:
+        return Cell(flags=tuple(flags))
+    half = "" if value.half is None else f" ± {100 * value.half:.1f}"
+    return Cell(f"{100 * value.mean:+.1f}{half}".replace("-", "−"), value.mean, tuple(flags))
 
 
-def megabytes(value: float | None) -> str:
+def mebibytes(value: float | None, flags: Iterable[str] = ()) -> Cell:
     """MiB, with one digit after the point where a whole number would hide a per cent."""
-    return number(value, 1 if value is not None and value < 100 else 0)
+    return number(value, 1 if value is not None and value < 100 else 0, flags)
 
 
-def seconds(value: float | None) -> str:
-    """Two significant digits: images take from milliseconds to minutes, and no time is repeatable to a third."""
+def seconds(value: float | None, flags: Iterable[str] = ()) -> Cell:
+    """Two significant digits: images take milliseconds to minutes, and no time is repeatable to a third."""
     if value is None:
-        return DASH
+        return Cell(flags=tuple(flags))
     rounded = float(f"{value:.1e}")
-    return f"{rounded:.0f}" if rounded >= 10 else f"{rounded:#.2g}"
+    return Cell(f"{rounded:.0f}" if rounded >= 10 else f"{rounded:#.2g}", value, tuple(flags))
 
 
-def count(line: Line) -> str:
-    """Seeds found, 'k of n' when some are missing."""
-    return str(line.declared) if line.mean_iou.n == line.declared else f"{line.mean_iou.n} of {line.declared}"
+def markdown_text(value: object) -> str:
+    """Text that stays text in a Markdown page: no markup, no HTML, no new line, no cell of its own."""
+    plain = " ".join(str(value).split())
+    plain = plain.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    plain = re.sub(r"([\\`*\[\]|~])", r"\\\1", plain)
+    # Between letters and digits an underscore is no markup, as in tu-test_resnet.
+    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", plain)
 
 
-def main_table(lines: Sequence[Line]) -> str:
-    """Accuracy, memory and speed of the methods of one benchmark."""
-    mean, f1 = _means(lines)
-    memory, several = _unit(lines)
-    meters = ["meter"] if several else []
-    scores = [f"{mean} %", f"{f1} %", "accuracy %"]
-    header = ["method", *scores, f"peak memory {memory}", *meters, "s / image", "MPx / s", "seeds"]
-    rows = [
-        [
-            title_of(line.method),
-            percent(line.mean_iou) + _trained(line),
-            percent(line.mean_f1),
-            percent(line.accuracy),
-            _memory(line) + _profiled(line),
-            *([line.backend or DASH] if several else []),
-            seconds(line.seconds) + _profiled(line),
-            seconds(line.megapixels) + _profiled(line),
-            count(line),
-        ]
-        for line in lines
-    ]
-    return markdown(header, rows)
+def latex_text(value: object) -> str:
+    """Text that LaTeX prints as it is."""
+    plain = " ".join(str(value).split())
+    return "".join(LATEX.get(sign, sign if sign.isascii() else _letter(sign)) for sign in plain)
 
 
-def network_table(lines: Sequence[Line]) -> str:
-    """What each method of one benchmark consists of and looks at."""
-    rows = [
-        [
-            title_of(line.method),
-            f"{line.segmenter}, {line.encoder}" if line.segmenter else DASH,
-            " / ".join(DASH if size is None else str(size) for size in line.sizes),
-            number(None if line.parameters is None else line.parameters / 1e6, 2),
-        ]
-        for line in lines
-    ]
-    return markdown(["method", "segmenter", "patch / context / squeezed / overview", "parameters M"], rows, left=3)
+def _letter(sign: str) -> str:
+    """Latin letters with accents are known to every LaTeX since 2018; the rest is not."""
+    return sign if "À" <= sign <= "ſ" else "?"
 
 
-def published_table(lines: Sequence[Line]) -> str:
-    """What the paper prints for the methods of one benchmark; empty for a benchmark that it cannot have."""
-    if get_benchmark(lines[0].benchmark).invented:
-        return ""
-    mean, f1 = _means(lines)
-    names = ("segmenter", f"{mean} %", f"{f1} %", "accuracy %", "memory MB")
-    rows = []
-    for line in lines:
-        paper = paper_of(line)
-        cells = [paper.segmenter or "not stated", paper.miou, paper.mf1, paper.accuracy, paper.memory] if paper else []
-        rows.append([title_of(line.method), *(cell or DASH for cell in cells or [None] * len(names))])
-    return markdown(["method", *(f"paper: {name}" for name in names)], rows, left=2)
+def csv_field(value: str) -> str:
+    """Text that no spreadsheet takes for a formula."""
+    return f"'{value}" if FORMULA.match(value) else value
 
 
-def _means(lines: Sequence[Line]) -> tuple[str, str]:
-    """What the mean IoU and the mean F1 are called."""
-    mean = get_benchmark(lines[0].benchmark).mean_name
-    return mean, "mF1" if mean == "mIoU" else mean.replace("IoU", "F1")
+def csv_plain(value: str) -> str:
+    """What `csv_field` was given."""
+    return value[1:] if value.startswith("'") and FORMULA.match(value[1:]) else value
 
 
-def _unit(lines: Sequence[Line]) -> tuple[str, bool]:
-    """'MiB (rss)', or 'MiB' and True where there are several meters."""
-    backends = {line.backend for line in lines if line.memory is not None}
-    return (f"MiB ({backends.pop()})", False) if len(backends) == 1 else ("MiB", len(backends) > 1)
+def csv_text(table: Table) -> str:
+    """The table as CSV, cells as shown, their notes in a last column."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow([csv_field(column.title) for column in table.columns] + ["notes"] * bool(table.notes))
+    for row in table.rows:
+        notes = "; ".join(dict.fromkeys(flag for cell in row for flag in cell.flags))
+        writer.writerow([csv_field(cell.text) for cell in row] + [csv_field(notes)] * bool(table.notes))
+    return stream.getvalue()
 
 
-def paper_of(line: Line) -> Published | None:
-    """What the paper reports for a line, whose figures are of the test images: None beside scores of other images."""
-    if line.split not in (None, "test"):
-        return None
-    return published_row(line.benchmark, line.method, line.segmenter, line.encoder)
+@cache
+def templates() -> Environment:
+    """The templates of this folder: HTML is escaped by itself, other kinds by the filters `md` and `tex`."""
+    environment = Environment(
+        loader=PackageLoader("scpseg.reporting"),
+        autoescape=lambda name: name is not None and name.endswith((".html", ".html.j2")),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"md": markdown_text, "tex": latex_text}
+    environment.globals |= {"letter": letter, "DASH": DASH}
+    return environment
 
 
-def class_table(lines: Sequence[Line]) -> str:
-    """IoU of every class; those outside the mean stand in brackets."""
-    classes = get_benchmark(lines[0].benchmark).classes
-    header = ["method", *(cls.name if cls.scored else f"({cls.name})" for cls in classes)]
-    return markdown(header, [[title_of(line.method), *(percent(line.iou[c.name]) for c in classes)] for line in lines])
+def render(template: str, **values: Any) -> str:
+    """A template's text; in Markdown and LaTeX never more than one empty line in a row."""
+    made = templates().get_template(template).render(**values)
+    return made if template.startswith("index") else re.sub(r"\n{3,}", "\n\n", made).strip("\n") + "\n"
 
 
-def overview_table(lines: Sequence[Line]) -> str:
-    """Mean IoU and peak memory of every method on every benchmark."""
-    benchmarks = list(dict.fromkeys(line.benchmark for line in lines))
-    methods = list(dict.fromkeys(line.method for line in lines))
-    found = {(line.benchmark, line.method): line for line in lines}
-    unit, several = _unit(lines)
-    header = ["method"]
-    for name in benchmarks:
-        header += [f"{get_benchmark(name).title}: {get_benchmark(name).mean_name} %", unit]
-    rows = []
-    for method in methods:
-        row = [title_of(method)]
-        for name in benchmarks:
-            line = found[name, method]
-            meter = f" {line.backend}" if several and line.memory is not None else ""
-            row += [percent(line.mean_iou) + _trained(line), _memory(line) + meter + _profiled(line)]
-        rows.append(row)
-    return markdown(header, rows)
+def latex(table: Table) -> str:
+    """The table as a LaTeX `table` with booktabs rules."""
+    return render("table.tex.j2", table=table.visible)
 
 
-def _memory(line: Line) -> str:
-    """Peak memory; a workload that did not fit is a result, not a gap."""
-    return "OOM" if line.profile_status == "oom" else megabytes(line.memory)
+T = TypeVar("T")
 
 
-def _trained(line: Line) -> str:
-    return f" {TRAINED_ELSEWHERE}" if line.trained_elsewhere else ""
+@dataclass(frozen=True)
+class Field(Generic[T]):
+    """A column and what is in it for each item; arguments as in `Column`."""
+
+    title: str
+    cell: Callable[[T], Cell]
+    about: str = ""
+    left: bool = False
+    shown: bool = True
+    key: str = ""
 
 
-def _profiled(line: Line) -> str:
-    return f" {PROFILED_ELSEWHERE}" if line.profiled_elsewhere else ""
+def table_of(name: str, caption: str, fields: Sequence[Field[T]], items: Iterable[T]) -> Table:
+    """One row per item, columns without content left out; keys are the titles unless they have one of their own."""
+    columns = tuple(
+        Column(
+            one.key or re.sub(r"[^a-z0-9]+", "-", one.title.lower()).strip("-"),
+            one.title,
+            one.about,
+            one.left,
+            one.shown,
+        )
+        for one in fields
+    )
+    return Table(name, caption, columns, tuple(tuple(one.cell(item) for one in fields) for item in items)).filled
 
 
-def _cell(text: str) -> str:
-    """Text that cannot break out of its cell."""
-    return " ".join(text.replace("|", "\\|").split())
+def words(title: str, cell: Callable[[T], Any], about: str = "") -> Field[T]:
+    """A field of text, aligned left."""
+    return Field(title, lambda item: text(cell(item)), about, left=True)

@@ -41,7 +41,7 @@ def test_where_nothing_is_measured_the_report_stays(empty: Path) -> None:
         path.write_text("of an earlier run")
     ended = report(empty, "--available")
     assert ended.returncode == 1 and len(ended.stderr.splitlines()) == 1
-    assert ended.stderr.startswith("error: results holds neither scores nor profile")
+    assert ended.stderr.startswith("error: results has neither scores nor profile")
     assert [path.read_text() for path in kept] == ["of an earlier run"] * 2
     assert not (empty / "results").exists()
 
@@ -50,7 +50,7 @@ def test_available_builds_from_what_is_there(empty: Path) -> None:
     invented.put(empty / "results", invented.metrics("potsdam", "scpseg", 0))
     ended = report(empty, "--available")
     assert ended.returncode == 0, ended.stderr
-    assert "declared runs are missing" in (empty / "reports/README.md").read_text(encoding="utf-8")
+    assert "15 of 16 declared runs have no current result" in (empty / "reports/README.md").read_text(encoding="utf-8")
     assert (empty / "results/summary.csv").is_file() and (empty / "results/summary.json").is_file()
     first, second, last = ended.stdout.splitlines()
     assert first.startswith("missing: 15 of 16 runs without a result: 15 × no metrics")

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 from scpseg.benchmarks import BENCHMARKS
+from scpseg.evaluation.confusion import metrics as confusion_metrics
 from scpseg.params import SuiteParams
 
 GAIN = {"scpseg": 0.02, "patch": 0.0, "downscale": -0.09, "glnet": 0.008}
@@ -146,13 +148,43 @@ def out_of_memory(benchmark: str, method: str) -> dict[str, Any]:
     return found | {"memory": dict.fromkeys(found["memory"]), "samples": 0, "period_ms": None, "timeline": []}
 
 
-def pictures(folder: Path, ids: tuple[str, ...], seed: int, side: int = 96) -> None:
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(seed)
+def pictures(folder: Path, ids: tuple[str, ...], seed: int, side: int = 96, benchmark: str = "potsdam") -> None:
+    """Blobs of the benchmark's classes, a prediction that is wrong at their borders, and an image like the truth."""
+    folder.mkdir(parents=True, exist_ok=True)
+    spec = BENCHMARKS[benchmark]
+    palette = np.array([cls.colour for cls in spec.classes], dtype=np.uint8)
     for name in ids:
-        for kind in ("image", "truth", "prediction"):
-            pixels = np.kron(rng.integers(0, 256, (6, 6, 3)), np.ones((side // 6, side // 6, 1))).astype(np.uint8)
+        rng = np.random.default_rng(list(name.encode()))
+        fields = gaussian_filter(rng.normal(size=(len(palette), side, side)), (0, side / 16, side / 16))
+        truth = fields.argmax(0)
+        own = np.random.default_rng([seed, *name.encode()])
+        prediction = (fields + gaussian_filter(own.normal(size=fields.shape), (0, 2, 2)) * fields.std() * 1.5).argmax(0)
+        image = np.clip(palette[truth] * 0.6 + rng.normal(60, 14, (side, side, 1)), 0, 255).astype(np.uint8)
+        for kind, pixels in (("image", image), ("truth", palette[truth]), ("prediction", palette[prediction])):
             Image.fromarray(pixels).save(folder / f"{name}.{kind}.png")
+
+
+def matrices(benchmark: str, method: str, seed: int, images: int = 14, gain: float = 0.0) -> np.ndarray:
+    """(images, K, K) pixel counts: images differ from each other, methods a little."""
+    spec = BENCHMARKS[benchmark]
+    classes = len(spec.classes)
+    truth = np.random.default_rng([1, *benchmark.encode()]).dirichlet(np.ones(classes) * 2, images)
+    ease = np.random.default_rng([2, *benchmark.encode()]).normal(0, 0.05, images)
+    noise = np.random.default_rng([seed, *method.encode()]).normal(0, 0.012, images + 1)
+    right = np.clip(BASE[benchmark] + 0.1 + gain + ease + noise[:-1] + noise[-1], 0.02, 0.98)
+    wrong = (1 - right)[:, None, None] * truth[:, :, None] * np.full((classes, classes), 1 / max(classes - 1, 1))
+    found = wrong * (1 - np.eye(classes)) + np.eye(classes) * (right[:, None, None] * truth[:, :, None])
+    return np.round(1e5 * found).astype(np.int64)
+
+
+def history(phases: tuple[str, ...] = ("all",), start: float = 2.0, end: float = 0.4, seed: int = 0) -> str:
+    rng = np.random.default_rng(seed)
+    lines = ["phase,iteration,rate,total"]
+    for number, phase in enumerate(phases):
+        for step in range(1, 21):
+            loss = end + (start - end) * np.exp(-step / 6) * rng.uniform(0.93, 1.07)
+            lines.append(f"{phase},{20 * number * 10 + 10 * step},0.01,{loss:.6g}")
+    return "\n".join(lines) + "\n"
 
 
 def put(results: Path, value: dict[str, Any]) -> None:
@@ -181,11 +213,45 @@ def fill(results: Path, suite: SuiteParams, with_pictures: bool = False) -> Suit
         for number, method in enumerate(("scpseg", *suite.baselines)):
             put(results, profile(benchmark, method))
             for seed in suite.seeds:
-                record = metrics(benchmark, method, seed)
-                put(results, record)
+                put(results, metrics(benchmark, method, seed))
                 if with_pictures:
                     place = results / "metrics" / benchmark / method / str(seed) / "pictures"
                     pictures(place, ("a_1",), number)
+    return suite
+
+
+def fill_whole(results: Path, suite: SuiteParams, images: int = 14, **changes: Any) -> SuiteParams:
+    """Everything that stages write, consistent: scores from matrices, pictures of every image, curves, memory."""
+    for benchmark in suite.benchmarks:
+        spec = BENCHMARKS[benchmark]
+        ids = [f"{benchmark[:2]}_{number}" for number in range(images)]
+        for number, method in enumerate(("scpseg", *suite.baselines)):
+            gain = GAIN.get(method, -0.012 * number)
+            steps = [[round(0.01 * at, 3), int(9e6 + 3e6 * ((at % 12) / 12) + 4e5 * number)] for at in range(40)]
+            put(results, profile(benchmark, method, timeline=steps, timeline_of="rss"))
+            for seed in suite.seeds:
+                found = matrices(benchmark, method, seed, images, gain)
+                scores = confusion_metrics(found.sum(0), spec.scored)
+                names = [cls.name for cls in spec.classes]
+                record = metrics(benchmark, method, seed, images=images, branches={}, **changes)
+                record["metrics"] = {
+                    "mean_iou": scores.mean_iou,
+                    "mean_f1": scores.mean_f1,
+                    "accuracy": scores.accuracy,
+                    "chance": 0.1,
+                    "iou": dict(zip(names, scores.iou, strict=True)),
+                    "f1": dict(zip(names, scores.f1, strict=True)),
+                    "absent": [],
+                }
+                put(results, record)
+                place = results / "metrics" / benchmark / method / str(seed)
+                np.savez_compressed(place / "confusion.npz", ids=np.array(ids), matrices=found)
+                if seed == suite.seeds[0]:
+                    pictures(place / "pictures", tuple(ids[:6]), number, 192, benchmark)
+                run = results / "runs" / benchmark / method / str(seed)
+                run.mkdir(parents=True, exist_ok=True)
+                phases = ("overview", "local") if method == "glnet" else ("all",)
+                (run / "history.csv").write_text(history(phases, 2 + 0.1 * number, seed=seed), encoding="utf-8")
     return suite
 
 
@@ -199,6 +265,9 @@ class Invented:
     pictures = staticmethod(pictures)
     put = staticmethod(put)
     fill = staticmethod(fill)
+    fill_whole = staticmethod(fill_whole)
+    matrices = staticmethod(matrices)
+    history = staticmethod(history)
 
 
 @pytest.fixture

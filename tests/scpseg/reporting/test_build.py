@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,39 @@ import pytest
 
 from scpseg.benchmarks import BENCHMARKS, REAL
 from scpseg.errors import UserError
+from scpseg.reporting import build as module
 from scpseg.reporting.build import build_report
+from scpseg.reporting.memory import Peak
 
-ALL = REAL
+
+@pytest.fixture(autouse=True)
+def peaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Computed memory of every method."""
+    names = ("scpseg", "patch", "downscale", "glnet")
+    found = {(b, m): Peak(100.0 + 50 * n, "computed", training=999.0) for b in BENCHMARKS for n, m in enumerate(names)}
+    monkeypatch.setattr(module, "read_peaks", lambda results: (found, {}))
 
 
-def build(root: Path, chosen: Any, available: bool = False) -> str:
-    build_report(root / "results", root / "reports", chosen, available)
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Only the SVG of each figure, but where files are compared."""
+    if "bytes" not in request.node.name and "links" not in request.node.name:
+        monkeypatch.setattr("scpseg.reporting.figures.KINDS", ("svg",))
+
+
+def build(root: Path, chosen: Any, available: bool = False, **more: Any) -> str:
+    build_report(root / "results", root / "reports", chosen, available, **more)
     return (root / "reports/README.md").read_text(encoding="utf-8")
+
+
+def page(root: Path) -> str:
+    return (root / "reports/index.html").read_text(encoding="utf-8")
+
+
+def table(root: Path, name: str) -> dict[str, dict[str, str]]:
+    """Rows of a table's file by their first cell."""
+    with (root / f"reports/tables/{name}.csv").open(encoding="utf-8", newline="") as stream:
+        return {next(iter(row.values())): row for row in csv.DictReader(stream)}
 
 
 def written(root: Path) -> dict[str, bytes]:
@@ -25,100 +52,201 @@ def written(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in files}
 
 
+class Page(HTMLParser):
+    """Collects what a page would fetch, its anchors and their targets, and that tags are closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.fetched += [found[name] or "" for name in ("src", "srcset", "data", "poster", "action") if name in found]
+        self.ids += [found["id"] or ""] if "id" in found else []
+        self.links += [found["href"] or ""] if tag == "a" else []
+        if tag in ("link", "use", "image"):
+            self.fetched.append(found.get("href") or found.get("xlink:href") or "")
+        if tag not in ("meta", "link", "br", "img", "input"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if self.open and self.open[-1] == tag:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
 def test_first_line_says_that_scenes_are_synthetic(tmp_path: Path, invented: Any, suite: Any) -> None:
     chosen = invented.fill(tmp_path / "results", suite())
     first, *rest = build(tmp_path, chosen).splitlines()
-    assert re.search("synthetic.*no statement about the real benchmarks", first, re.IGNORECASE)
-    assert any("random weights" in line for line in rest[:4])
+    assert re.search("synthetic.*say nothing about the real benchmarks", first, re.IGNORECASE)
+    assert any("random weights" in line.lower() for line in rest[:4])
+    assert "Synthetic scenes." in page(tmp_path) and "not drawn beside scores of procedural scenes" in page(tmp_path)
 
 
-def test_real_scenes_and_trained_weights_have_no_such_line(tmp_path: Path, invented: Any, suite: Any) -> None:
-    chosen = invented.fill(tmp_path / "results", suite(baselines=()), with_pictures=True)
+def test_real_images_are_shown_at_home_and_left_out_of_what_is_published(
+    tmp_path: Path, invented: Any, suite: Any
+) -> None:
+    chosen = invented.fill_whole(tmp_path / "results", suite(("potsdam", "blu"), (), (0,)), synthetic=False)
     record = invented.metrics("potsdam", "scpseg", 0, synthetic=False)
     record["segmenter"] = record["segmenter"] | {"weights": "imagenet, torchvision"}
     invented.put(tmp_path / "results", record)
-    page = build(tmp_path, chosen)
-    assert page.startswith("# Accuracy against peak memory\n")
-    assert "Images of 6000 × 6000 pixels of 0.05 m, scored on 4 of 14 test images, trained on 8 of 18 (" in page
-    # The benchmark's terms: its images do not enter the repository.
-    assert (tmp_path / "reports/examples/potsdam.png").is_file()
+    readme = build(tmp_path, chosen)
+    assert "Synthetic" not in readme and "Networks of scpseg on blu started" in readme
+    assert "Images of 6000 × 6000 pixels of 0.05 m, scored on 4 of 14 test images, trained on 8 of 18 (" in readme
+    assert "](figures/potsdam-examples.png)" in readme and "data:image/webp" in page(tmp_path)
+    assert "data:image/webp" not in page(tmp_path).partition("</style>")[2]
+    readme = build(tmp_path, chosen, public=True)
+    assert "data:image/webp" not in page(tmp_path) and "examples.png" not in readme
     assert not list((tmp_path / "reports/figures").glob("*-examples.png"))
-    assert "](examples/potsdam.png)" in page and "not part of the repository" in page
+
+
+def test_published_points_are_hollow_beside_real_test_images_only(tmp_path: Path, invented: Any, suite: Any) -> None:
+    for changes, shown in (({}, False), ({"synthetic": False}, True), ({"synthetic": False, "split": "val"}, False)):
+        chosen = invented.fill_whole(tmp_path / "results", suite(("potsdam",), ("patch",), (0,)), **changes)
+        build(tmp_path, chosen)
+        assert ("PSPNet, published: 82.3 %, 6289 MB" in page(tmp_path)) == shown
+        paper = table(tmp_path, "main-potsdam")["SCPSeg"].get("paper mIoU %")
+        assert paper == (None if changes.get("split") == "val" else "87.6")
+    assert "PSPNet" in table(tmp_path, "published-potsdam")
 
 
 def test_two_builds_are_the_same_bytes(tmp_path: Path, invented: Any, suite: Any) -> None:
-    chosen = suite(("potsdam", "inria"), ("patch", "glnet"), (0, 1, 2))
+    chosen = suite(("potsdam", "inria"), ("patch", "glnet"), (0, 1))
     outputs = []
     for name in ("a", "b"):
-        invented.fill(tmp_path / name / "results", chosen, with_pictures=True)
+        invented.fill_whole(tmp_path / name / "results", chosen)
         build(tmp_path / name, chosen)
         outputs.append(written(tmp_path / name))
     assert outputs[0] == outputs[1]
-    assert {Path(name).suffix for name in outputs[0]} == {".png", ".svg", ".csv", ".json", ".md"}
+    assert {Path(name).suffix for name in outputs[0]} == {
+        *(".png", ".svg", ".pdf", ".csv", ".tex", ".json", ".md", ".html")
+    }
     build(tmp_path / "a", chosen)
     assert written(tmp_path / "a") == outputs[0]
+    assert not any(str(tmp_path).encode() in content for content in outputs[0].values())
 
 
-def test_tables_are_well_formed_and_links_lead_somewhere(tmp_path: Path, invented: Any, suite: Any) -> None:
-    chosen = invented.fill(tmp_path / "results", suite(ALL, ("patch", "glnet"), (0, 1)), with_pictures=True)
-    (tmp_path / "results/metrics/blu/glnet/1/metrics.json").unlink()
-    (tmp_path / "results/profile/inria/patch.json").unlink()
-    page = build(tmp_path, chosen, available=True)
-    tables = [block for block in page.split("\n\n") if block.startswith("| ")]
-    assert len(tables) == 1 + 4 * len(ALL) + 1
-    for table in tables:
-        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
-        assert re.fullmatch(r"(\| (:--|--:) )+\|", table.splitlines()[1])
-    links = re.findall(r"\]\(([^)]+)\)", page)
-    assert len(links) == 2 + 3 * len(ALL)
-    assert all((tmp_path / "reports" / link).is_file() for link in links)
-    assert "1 of 24 declared runs are missing" in page
-    assert "GLNet: seed 1: no metrics" in page
-    assert "Patch: memory and speed: no profile" in page
+def test_page_is_one_file_that_fetches_nothing_and_its_links_lead_somewhere(
+    tmp_path: Path, invented: Any, suite: Any
+) -> None:
+    chosen = invented.fill_whole(tmp_path / "results", suite(REAL, ("patch", "glnet"), (0, 1)))
+    readme = build(tmp_path, chosen)
+    text = page(tmp_path)
+    found = Page(re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL))
+    assert all(not address or address.startswith(("#", "data:")) for address in found.fetched)
+    assert len(found.ids) == len(set(found.ids))
+    assert all(link.startswith("#") and link[1:] in found.ids for link in found.links)
+    assert all(address.startswith("data:") for address in re.findall(r"url\((?!#)([^)]+)", text))
+    assert "default-src 'none'" in text and len(text) < 3_000_000
+    for name in ("Patch", "GLNet", "SCPSeg"):
+        assert text.count(f'<th scope="row" class="l" data-v="{name}">') >= 3 * len(REAL)
+    links = re.findall(r"\]\(([^)]+)\)", readme)
+    assert len(links) >= 2 * len(REAL) + 2 and all((tmp_path / "reports" / link).is_file() for link in links)
+    for block in (block for block in readme.split("\n\n") if block.startswith("| ")):
+        rows = [line for line in block.splitlines() if line.startswith("|")]
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in rows}) == 1
+        assert re.fullmatch(r"\|( (:--|--:) \|)+", rows[1])
 
 
-def test_page_tells_images_warnings_terms_and_environment(tmp_path: Path, invented: Any, suite: Any) -> None:
-    chosen = invented.fill(tmp_path / "results", suite(("deepglobe",)))
-    for method in ("scpseg", "patch"):
-        invented.put(tmp_path / "results", invented.metrics("deepglobe", method, 0, warnings=["a warning of the data"]))
-    page = build(tmp_path, chosen)
-    assert "Scored on 4 of 142 test images, trained on 8 of 454 (split `glnet`)." in page
-    assert "images of 384 × 384 pixels, not the benchmark's 2448 × 2448" in page
-    assert "- a warning of the data\n" in page
-    assert BENCHMARKS["deepglobe"].citation in page and BENCHMARKS["deepglobe"].terms in page
-    assert "Invented CPU" in page and "iterations `300`" in page and "``" not in page and "0123abc" in page
+def test_tables_hold_the_numbers(tmp_path: Path, invented: Any, suite: Any) -> None:
+    chosen = invented.fill_whole(tmp_path / "results", suite(("deepglobe", "inria"), ("patch", "glnet"), (0, 1, 2)))
+    build(tmp_path, chosen)
+    rows = table(tmp_path, "main-deepglobe")
+    scpseg, glnet = rows["SCPSeg"], rows["GLNet"]
+    scores = [
+        json.loads((tmp_path / f"results/metrics/deepglobe/scpseg/{seed}/metrics.json").read_text())["metrics"][
+            "mean_iou"
+        ]
+        for seed in (0, 1, 2)
+    ]
+    assert scpseg["mIoU %"].startswith(f"{100 * sum(scores) / 3:.1f} ± ")
+    assert (scpseg["memory MiB (computed)"], scpseg["paper mIoU %"], scpseg["paper MB"]) == ("100", "74.0", "2124")
+    assert (scpseg["s / image"], scpseg["MPx / s"], scpseg["seeds"]) == ("0.41", "0.36", "3")
+    assert (scpseg["training step MiB"], scpseg["profiled MiB"], scpseg["meter"]) == ("999", "214", "rss")
+    assert rows["Patch"]["to Patch"] == "reference" and "±" in glnet["to Patch"]
+    assert glnet["dominated by"].startswith("SCPSeg") and re.fullmatch(r"\d(–\d)?", glnet["place"])
+    assert table(tmp_path, "main-inria")["SCPSeg"]["building IoU %"]
+    pairs = table(tmp_path, "pairs-deepglobe")["SCPSeg"]
+    assert set(pairs) >= {"compared with", "difference", "p", "p (Holm)", "verdict", "detectable"}
+    overview = table(tmp_path, "overview")
+    assert list(overview) == ["SCPSeg", "Patch", "GLNet"] and overview["GLNet"]["mean place"]
+    assert not [column for column in overview["SCPSeg"] if "mean" in column and "place" not in column]
+    assert table(tmp_path, "classes-deepglobe")["SCPSeg"]["(unknown)"]
+    runs = list(csv.DictReader((tmp_path / "reports/tables/runs.csv").read_text().splitlines()))
+    assert {run["command"] for run in runs} >= {
+        *("dvc repro evaluate-scpseg@deepglobe-0", "dvc repro evaluate-baseline@inria-glnet-2"),
+    }
 
 
-def test_mixed_hardware_and_meters_are_explained(tmp_path: Path, invented: Any, suite: Any) -> None:
-    chosen = invented.fill(tmp_path / "results", suite(baselines=("patch", "glnet")))
-    gpu = invented.environment("Invented GPU")
-    invented.put(tmp_path / "results", invented.profile("potsdam", "glnet", backend="nvml", environment=gpu))
-    page = build(tmp_path, chosen)
-    assert "- † memory and speed measured on other hardware" in page
-    assert "different meters (nvml and rss)" in page
-    assert "2678 †" in page
+def test_one_seed_ranks_nothing(tmp_path: Path, invented: Any, suite: Any) -> None:
+    chosen = invented.fill_whole(tmp_path / "results", suite(("blu",), ("patch",), (0,)))
+    readme = build(tmp_path, chosen)
+    assert "nothing is ranked and nothing is bold" in readme
+    assert "place" not in table(tmp_path, "main-blu")["SCPSeg"] and "**7" not in readme
+    assert table(tmp_path, "pairs-blu")["SCPSeg"]["verdict"] == "one seed"
+    assert "<b>" not in re.sub(r"<(p|li|nav)[ >].*?</\1>", "", page(tmp_path))
+
+
+def test_gaps_are_rows_with_their_reason(tmp_path: Path, invented: Any, suite: Any) -> None:
+    chosen = invented.fill_whole(tmp_path / "results", suite(("potsdam",), ("patch", "glnet"), (0, 1)))
+    (tmp_path / "results/metrics/potsdam/glnet/1/metrics.json").unlink()
+    invented.put(tmp_path / "results", invented.out_of_memory("potsdam", "patch"))
+    record = invented.metrics("potsdam", "scpseg", 0)
+    record["metrics"] |= {"mean_iou": None, "mean_f1": None, "accuracy": None}
+    record["metrics"] |= {name: dict.fromkeys(record["metrics"][name]) for name in ("iou", "f1")}
+    invented.put(tmp_path / "results", record)
+    states = {
+        ("potsdam", "patch", 0): ("failed", "the loss <b>is</b> not finite"),
+        ("potsdam", "patch", 1): ("stale", "old"),
+    }
+    readme = build(tmp_path, chosen, available=True, states=states)
+    rows = table(tmp_path, "main-potsdam")
+    assert (rows["Patch"]["mIoU %"], rows["Patch"]["seeds"], rows["GLNet"]["seeds"]) == ("–", "0 of 2", "1 of 2")
+    assert (
+        "seed 0: failed: the loss <b>is</b> not finite" in rows["Patch"]["notes"] and "±" not in rows["GLNet"]["mIoU %"]
+    )
+    assert "it does not fit into 24564 MiB" in rows["Patch"]["notes"] and rows["Patch"]["profiled MiB"] == "OOM"
+    assert "no scored class" in rows["SCPSeg"]["notes"]
+    assert "<b>is</b>" not in readme and "<b>is</b>" not in page(tmp_path)
+    assert "3 of 6 declared runs have no current result (1 failed, 1 stale, 1 missing)" in readme
+    statuses = [
+        row["status"] for row in csv.DictReader((tmp_path / "reports/tables/runs.csv").read_text().splitlines())
+    ]
+    assert statuses == ["ok", "ok", "failed", "stale", "ok", "missing"]
 
 
 def test_metrics_file_is_small_and_nested_by_benchmark_and_method(tmp_path: Path, invented: Any, suite: Any) -> None:
     chosen = invented.fill(tmp_path / "results", suite(("potsdam", "blu"), ("patch",), (0, 1)))
-    (tmp_path / "results/profile/blu/patch.json").unlink()
     build(tmp_path, chosen, available=True)
     found = json.loads((tmp_path / "results/summary.json").read_text())
-    assert {name: sorted(methods) for name, methods in found.items()} == {
-        "potsdam": ["patch", "scpseg"],
-        "blu": ["patch", "scpseg"],
-    }
+    assert sorted((name, sorted(methods)) for name, methods in found.items()) == [
+        *(("blu", ["patch", "scpseg"]), ("potsdam", ["patch", "scpseg"])),
+    ]
     scores = [invented.metrics("potsdam", "scpseg", seed)["metrics"]["mean_iou"] for seed in (0, 1)]
-    assert found["potsdam"]["scpseg"] == {"miou": pytest.approx(sum(scores) / 2, abs=5e-5), "memory_mib": 214.0}
-    assert found["blu"]["patch"]["memory_mib"] is None
+    assert found["potsdam"]["scpseg"] == {"miou": pytest.approx(sum(scores) / 2, abs=5e-5), "memory_mib": 100.0}
 
 
-def test_pictures_of_benchmarks_that_left_the_suite_go(tmp_path: Path, invented: Any, suite: Any) -> None:
-    invented.fill(tmp_path / "results", suite(("potsdam", "blu")), with_pictures=True)
-    build(tmp_path, suite(("potsdam", "blu")))
-    build(tmp_path, suite(("potsdam",)))
-    names = {path.name for path in (tmp_path / "reports/figures").iterdir()}
-    assert names == {"potsdam.png", "potsdam.svg", "potsdam-examples.png", "overview.png", "overview.svg"}
+def test_what_left_the_suite_leaves_nothing_behind(tmp_path: Path, invented: Any, suite: Any) -> None:
+    invented.fill_whole(tmp_path / "results", suite(("potsdam", "blu"), ("patch", "glnet"), (0, 1)))
+    build(tmp_path, suite(("potsdam", "blu"), ("patch", "glnet"), (0, 1)))
+    build(tmp_path, suite(("potsdam",), ("patch",), (0, 1)))
+    for path, content in written(tmp_path).items():
+        assert "blu" not in Path(path).name
+        # The split list of that name, and the published figures of GLNet, stay.
+        if Path(path).name not in ("summary.csv", "published-potsdam.csv", "published-potsdam.tex", "index.html"):
+            assert b"glnet" not in content.lower().replace(b"split glnet", b""), path
+    assert (
+        '"v=GLNet"' not in page(tmp_path)
+        and 'data-v="GLNet">GLNet</th>' not in page(tmp_path).partition("Published")[0]
+    )
 
 
 def test_no_result_at_all_leaves_the_report_that_is_there(tmp_path: Path, invented: Any, suite: Any) -> None:
@@ -132,16 +260,12 @@ def test_no_result_at_all_leaves_the_report_that_is_there(tmp_path: Path, invent
     assert written(tmp_path) == before and len(before) > 8
     # A profile alone is a result, were it only that it did not fit.
     invented.put(tmp_path / "results", invented.out_of_memory("blu", "patch"))
-    page = build(tmp_path, chosen, available=True)
-    assert "4 of 4 declared runs are missing" in page.splitlines()[0]
-    assert page.count("Nothing of this benchmark is there yet.") == 1
+    assert "4 of 4 declared runs have no current result" in build(tmp_path, chosen, available=True)
 
 
 def test_what_is_missing_is_counted_by_reason(tmp_path: Path, invented: Any, suite: Any) -> None:
-    results, chosen = (
-        tmp_path / "results",
-        invented.fill(tmp_path / "results", suite(("potsdam", "blu"), ("patch",), (0, 1))),
-    )
+    results = tmp_path / "results"
+    chosen = invented.fill(results, suite(("potsdam", "blu"), ("patch",), (0, 1)))
     assert build_report(results, tmp_path / "reports", chosen, True) == []
     for seed in (0, 1):
         (results / f"metrics/blu/patch/{seed}/metrics.json").unlink()

@@ -1,87 +1,161 @@
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from scpseg.reporting.collect import collect
-from scpseg.reporting.figures import COVERED, DPI, MARKER_SIZE, _limits, _uncover, arms, draw_tradeoff
+from scpseg.reporting.figures import (
+    DPI,
+    FURTHER,
+    METHODS,
+    OTHERS,
+    arms,
+    draw_curves,
+    draw_pareto,
+    draw_parts,
+    draw_timelines,
+    label_points,
+    looks_of,
+    memory_axis,
+    room,
+    style,
+)
+from scpseg.reporting.memory import Peak
+from scpseg.reporting.published import published
 from scpseg.reporting.summary import Line, summarise
 
-METHODS = ("patch", "downscale", "glnet")
+RIVALS = ("patch", "downscale", "glnet")
+NAMES = ("scpseg", *RIVALS)
+PEAKS = {"scpseg": 160.0, "patch": 158.0, "downscale": 157.0, "glnet": 534.0}
 
 
 @pytest.fixture
 def lines(tmp_path: Path, invented: Any, suite: Any) -> list[Line]:
-    chosen = invented.fill(tmp_path / "results", suite(("potsdam", "blu"), METHODS, (0, 1, 2)))
-    invented.put(tmp_path / "results", invented.profile("blu", "glnet", backend="nvml"))
-    return summarise(collect(tmp_path / "results", chosen, available=False))
+    chosen = invented.fill(tmp_path / "results", suite(("potsdam", "blu"), RIVALS, (0, 1, 2)))
+    peaks = {
+        (benchmark, method): Peak(mib, "computed", parts=(("weights", mib / 2), ("activations", mib / 2)))
+        for benchmark in ("potsdam", "blu")
+        for method, mib in PEAKS.items()
+    }
+    return summarise(collect(tmp_path / "results", chosen, available=False), peaks=peaks)
 
 
-def test_pictures_are_the_same_bytes_twice_whatever_the_user_prefers(tmp_path: Path, lines: list[Line]) -> None:
-    synthetic = {"potsdam": True, "blu": True}
-    first = draw_tradeoff(lines, synthetic, tmp_path / "a", "overview")
+def test_figures_are_the_same_bytes_twice_whatever_the_user_prefers(tmp_path: Path, lines: list[Line]) -> None:
+    hollow = [row for row in published() if row.benchmark == "potsdam" and row.memory]
+    groups = [(lines[:4], hollow), (lines[4:], [])]
+    first = draw_pareto(groups, NAMES, tmp_path / "a/overview")
     with mpl.rc_context({"font.size": 20, "axes.facecolor": "pink", "svg.hashsalt": "other", "savefig.dpi": 30}):
-        second = draw_tradeoff(lines, synthetic, tmp_path / "b", "overview")
-    assert [path.name for path in first] == ["overview.png", "overview.svg"]
-    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+        second = draw_pareto(groups, NAMES, tmp_path / "b/overview")
+    assert first and second and [path.name for path in first.files] == [f"overview.{k}" for k in ("png", "svg", "pdf")]
+    assert [path.read_bytes() for path in first.files] == [path.read_bytes() for path in second.files]
+    assert first.svg == second.svg
 
 
-def test_pictures_tell_neither_date_nor_software(tmp_path: Path, lines: list[Line]) -> None:
-    png, svg = draw_tradeoff(lines[:4], {"potsdam": False}, tmp_path, "potsdam")
+def test_files_say_neither_date_nor_software(tmp_path: Path, lines: list[Line]) -> None:
+    drawn = draw_pareto([(lines[:4], [])], NAMES, tmp_path / "potsdam")
+    assert drawn
+    png, svg, pdf = drawn.files
     with Image.open(png) as image:
-        assert image.width == pytest.approx(3.45 * DPI, abs=1)
-        assert round(image.info["dpi"][0]) == DPI
-        assert not {"Software", "Creation Time"} & set(image.info)
-    text = svg.read_text(encoding="utf-8")
-    assert "dc:date" not in text and "matplotlib.org/" not in text.replace("http://www.w3.org", "")
+        assert round(image.info["dpi"][0]) == DPI and not {"Software", "Creation Time"} & set(image.info)
+    assert "<dc:date" not in svg.read_text() and b"CreationDate" not in pdf.read_bytes()
 
 
-def test_meters_have_panels_of_their_own(tmp_path: Path, lines: list[Line]) -> None:
-    (png, _), (single, _) = (
-        draw_tradeoff(some, {"potsdam": True, "blu": True}, tmp_path, name)
-        for some, name in ((lines[4:], "blu"), (lines[:4], "potsdam"))
-    )
-    with Image.open(png) as two, Image.open(single) as one:
-        assert two.width == 2 * one.width and two.height == one.height
+def test_svg_of_the_page_names_itself_follows_its_colours_and_shares_no_id(tmp_path: Path, lines: list[Line]) -> None:
+    drawn = [
+        draw_pareto([(some, [])], NAMES, tmp_path / name) for name, some in (("one", lines[:4]), ("two", lines[4:]))
+    ]
+    one, two = (found.svg for found in drawn if found)
+    assert 'role="img" aria-label="ISPRS Potsdam: ' in one and "var(--ink)" in one and "#1d2733" not in one
+    ids = [set(re.findall(r' id="([^"]+)"', svg)) for svg in (one, two)]
+    assert ids[0] and not ids[0] & ids[1]
+    assert set(re.findall(r'(?:url\(#|href="#)([^)"]+)', one)) <= ids[0]
+    assert not re.search(r"(?:src|href)=.(?!#)", one.replace("xmlns:xlink", "")) and "<style" not in one
+    assert "<title>SCPSeg: " in one and "MiB</title>" in one
+
+
+def test_hostile_names_are_escaped_in_the_svg(tmp_path: Path, lines: list[Line], monkeypatch: Any) -> None:
+    monkeypatch.setattr("scpseg.reporting.summary.title_of", lambda method: f"<script>{method}</script>$x$&")
+    drawn = draw_pareto([(lines[:4], [])], NAMES, tmp_path / "p")
+    assert drawn and "<script" not in drawn.svg and "&lt;script&gt;" in drawn.svg
+
+
+def test_memory_of_two_sources_never_shares_an_axis(tmp_path: Path, lines: list[Line]) -> None:
+    mixed = [replace(lines[0], memory=Peak(1818.0, "nvml")), *lines[1:4]]
+    assert draw_pareto([(mixed, [])], NAMES, tmp_path / "potsdam") is None
+    found = draw_pareto([(mixed, []), (lines[4:], [])], NAMES, tmp_path / "overview")
+    assert found and "BLU" in found.svg and "Potsdam" not in found.svg and "computed" in found.svg
 
 
 def test_nothing_to_draw_draws_nothing(tmp_path: Path, invented: Any, suite: Any) -> None:
     missing = summarise(collect(tmp_path, suite(), available=True))
-    assert draw_tradeoff(missing, {"potsdam": False}, tmp_path / "out", "potsdam") == []
+    assert draw_pareto([(missing, [])], NAMES, tmp_path / "out/potsdam") is None
+    assert draw_curves(missing, tmp_path, NAMES, tmp_path / "out/potsdam") is None
+    assert draw_parts(missing, tmp_path / "out/potsdam") is None
+    assert draw_timelines([(missing[0], {"timeline": []})], NAMES, tmp_path / "out/time") is None
     assert not (tmp_path / "out").exists()
 
 
-def test_equal_memory_looks_equal_and_far_apart_becomes_logarithmic() -> None:
-    from matplotlib.figure import Figure
+def test_curves_parts_and_timelines_name_every_method(tmp_path: Path, lines: list[Line], invented: Any) -> None:
+    for line in lines[:4]:
+        for row in line.rows:
+            path = tmp_path / f"results/runs/potsdam/{line.method}/{row['seed']}/history.csv"
+            path.parent.mkdir(parents=True)
+            path.write_text(invented.history())
+    record = {"timeline": [[0.0, 2**20], [1.0, 2**21]], "repeats": 3}
+    for drawn in (
+        draw_curves(lines[:4], tmp_path / "results", NAMES, tmp_path / "curves"),
+        draw_parts(lines[:4], tmp_path / "parts"),
+        draw_timelines([(line, record) for line in lines[:4]], NAMES, tmp_path / "time"),
+    ):
+        assert drawn and all(line.title in drawn.svg for line in lines[:4])
 
+
+def test_equal_memory_looks_equal_and_far_apart_becomes_logarithmic() -> None:
     axes = Figure().add_subplot()
-    _limits(axes, [(200.0, 70.0, 0.0), (201.0, 70.5, 0.0)])
+    memory_axis(axes, [200.0, 201.0])
     low, high = axes.get_xlim()
     assert 1.0 / (high - low) < 0.03
-    assert axes.get_ylim()[1] - axes.get_ylim()[0] > 4
-    _limits(axes, [(200.0, 70.0, 1.0), (9000.0, 75.0, 1.0)])
+    memory_axis(axes, [200.0, 9000.0])
     assert axes.get_xscale() == "log"
-
-
-def test_what_lies_under_another_marker_is_larger() -> None:
-    from matplotlib.figure import Figure
-
-    axes = Figure(figsize=(4, 3), dpi=DPI).add_subplot()
-    places = [(50.0, 50.0), (50.2, 50.0), (50.1, 50.1), (80.0, 80.0)]
-    marks = [axes.plot([x], [y], "o", zorder=4 - place)[0] for place, (x, y) in enumerate(places)]
-    axes.set_xlim(0, 100)
-    axes.set_ylim(0, 100)
-    _uncover(axes, marks)
-    top, second, third, alone = [mark.get_markersize() for mark in marks]
-    assert top == alone == MARKER_SIZE
-    assert (second, third) == (MARKER_SIZE + COVERED, MARKER_SIZE + 2 * COVERED)
+    assert room(70, 70.5, 4.0)[1] - room(70, 70.5, 4.0)[0] > 4
 
 
 def test_no_interval_is_drawn_beyond_what_a_share_can_be() -> None:
-    assert arms(98.0, 3.0) == [[3.0], [2.0]]
-    assert arms(1.0, 3.0) == [[1.0], [3.0]]
-    assert arms(50.0, 3.0) == [[3.0], [3.0]]
+    assert arms([98.0, 1.0, 50.0], [3.0, 3.0, 3.0]).tolist() == [[3, 1, 3], [2, 3, 3]]
+
+
+def test_names_cover_neither_each_other_nor_a_point() -> None:
+    with style():
+        figure = Figure(figsize=(4, 3), dpi=DPI)
+        axes = figure.add_subplot()
+        axes.set_xlim(0, 100)
+        axes.set_ylim(0, 100)
+        points = [(50.0, 50.0, "first"), (51.0, 50.0, "second"), (97.0, 90.0, "at the edge"), (50.5, 50.2, "third")]
+        written = label_points(axes, points, "black")
+        assert written[:3] == ["first", "second", "at the edge"]
+        boxes = [annotation.get_window_extent() for annotation in axes.texts]
+        frame = axes.get_window_extent()
+        for number, box in enumerate(boxes):
+            assert frame.x0 <= box.x0 and box.x1 <= frame.x1
+            assert not any(box.overlaps(other) for other in boxes[:number])
+        crowd = label_points(axes, [(20.0, 20.0, f"name {n}") for n in range(9)], "black")
+    assert 0 < len(crowd) < 9
+    assert label_points(axes, [], "black") == []
+
+
+def test_looks_do_not_depend_on_what_is_beside_them() -> None:
+    assert looks_of(["glnet", "scpseg"]) == {name: METHODS[name] for name in ("scpseg", "glnet")}
+    alone = looks_of(["fctl"])["fctl"]
+    assert looks_of(["fctl", "scpseg", "patch"])["fctl"] == alone and alone in FURTHER
+    many = looks_of([*METHODS, *(f"m{number}" for number in range(len(FURTHER)))])
+    assert len(set(many.values())) == len(many)
+    every = [*METHODS.values(), *FURTHER, *OTHERS]
+    assert len(set(every)) == len(every) and np.all([re.fullmatch("#[0-9A-F]{6}", look.colour) for look in every])

@@ -13,8 +13,7 @@ from PIL import Image
 from scpseg.errors import UserError
 from scpseg.reporting.build import build_report
 from scpseg.reporting.collect import collect
-from scpseg.reporting.probe import Curve, curves, read_answers
-from scpseg.reporting.probe_page import section, sentences
+from scpseg.reporting.probe import Curve, curves, read_answers, result_table, sentences
 from scpseg.reporting.summary import summarise
 
 DISTANCES = (24, 40, 56, 72, 88)
@@ -95,41 +94,41 @@ def test_the_gain_is_paired_by_seed(fill: Any) -> None:
     assert patch.gain.mean is None and glnet.gain.half == pytest.approx(0)
 
 
-def said(found: list[Curve], part: str) -> str:
-    (text,) = [text for text in sentences(found, 4) if part in text]
+def said(found: list[Curve], title: str) -> str:
+    (text,) = [text for name, text in sentences(found, 4) if name == title]
     return text
 
 
 def test_sentences_follow_from_the_numbers(fill: Any) -> None:
     found = fill()[1]
     assert len(sentences(found, 4)) == 11
-    assert "above chance at 24 pixels (100.0 %); at chance at 40 to 88 pixels (50.0 %); just as far as its window " in (
-        said(found, "**Patch** looks")
-    )
-    assert "at 24 to 56 pixels (100.0 %); at chance at 72 and 88 pixels" in said(found, "**SCPSeg** looks")
-    assert "at every distance tried, as it looks at the whole image" in said(found, "**GLNet** looks")
-    gain = said(found, "**Whole images**, over all discs, against Patch: SCPSeg +20.0 points of mIoU")
-    assert "+17.5 to +22.5, excludes zero" in gain and "GLNet +45.0 points" in gain
+    patch = said(found, "Patch")
+    assert "above chance at 24 pixels (100.0 %); at chance at 40 to 88 pixels (50.0 %); just as far as its win" in patch
+    assert "at 24 to 56 pixels (100.0 %); at chance at 72 and 88 pixels" in said(found, "SCPSeg")
+    assert "at every distance tried, as it looks at the whole image" in said(found, "GLNet")
+    gain = said(found, "Whole images,")
+    assert gain.startswith("over all discs, against Patch: SCPSeg +20.0 ± 2.5 points of mIoU")
+    assert "excludes zero" in gain and "GLNet +45.0 ± " in gain
 
 
 def test_other_numbers_make_other_sentences(fill: Any) -> None:
     answers = {"scpseg": objects(40), "patch": objects(60)}
     found = fill(answers=answers, gains=(-0.5, 0.3, 0.0))[1]
-    assert "less far than it looks" in said(found, "**SCPSeg** looks")
-    assert "not as its window would have it" in said(found, "**Patch** looks")
-    assert "includes zero" in said(found, "**Whole images**")
+    assert "less far than it looks" in said(found, "SCPSeg")
+    assert "not as its window would have it" in said(found, "Patch")
+    assert "includes zero" in said(found, "Whole images,")
 
 
 def test_one_seed_claims_no_interval(fill: Any) -> None:
     found = fill(seeds=(4,))[1]
-    text = " ".join(sentences(found, 4))
-    assert "one seed: no interval" in text and "t-interval" not in text and "excludes" not in text
+    text = " ".join(sentence for _, sentence in sentences(found, 4))
+    assert "one seed: no interval" in text and "t interval" not in text and "excludes" not in text
 
 
 def test_without_plain_patches_there_is_no_gain(fill: Any) -> None:
     found = fill(methods=("glnet",))[1]
-    page = section(found, 4, "figures/x")
-    assert "Whole images" not in page and "nan" not in page.lower()
+    assert "Whole images," not in dict(sentences(found, 4))
+    assert "mIoU minus Patch, points" not in [column.title for column in result_table(found).columns]
 
 
 def test_the_page_has_the_part_and_no_columns_of_the_paper(fill: Any, tmp_path: Path) -> None:
@@ -142,8 +141,8 @@ def test_the_page_has_the_part_and_no_columns_of_the_paper(fill: Any, tmp_path: 
         outputs.append((page, [path.read_bytes() for path in figures]))
     assert outputs[0] == outputs[1]
     assert {"probe-distance.png", "probe-distance.svg"} <= {path.name for path in figures}
-    assert "## How far each method sees" in page and "](figures/probe-distance.png)" in page
-    assert "paper:" not in page
+    assert "### How far each method sees" in page and "](figures/probe-distance.png)" in page
+    assert "paper mIoU" not in page
     tables = [line.count("|") for line in page.splitlines() if line.startswith("|")]
     assert tables and 0 not in tables
 
@@ -170,8 +169,8 @@ def test_missing_runs_are_left_out_and_no_run_is_no_part(fill: Any, tmp_path: Pa
     (tmp_path / "results/metrics/probe/patch/1/metrics.json").unlink()
     build_report(tmp_path / "results", tmp_path / "reports", chosen, True)
     page = (tmp_path / "reports/README.md").read_text()
-    part = page[page.index("## How far") : page.index("## Probe")]
-    assert "**GLNet**" not in part and "over 2 seeds" in part
+    part = page[page.index("### How far") : page.index("**Reach, accuracy and memory**")]
+    assert "**GLNet**" not in part and "2 seeds, the 95 % t interval" in part
     shutil.rmtree(tmp_path / "results/metrics")
     build_report(tmp_path / "results", tmp_path / "other", chosen, True)
     assert "How far" not in (tmp_path / "other/README.md").read_text()

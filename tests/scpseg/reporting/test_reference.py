@@ -1,4 +1,5 @@
 import csv
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ from scpseg.errors import UserError
 from scpseg.profiling.meter import CHANNELS, out_of_memory
 from scpseg.profiling.reference import COLUMNS, Table, ordered
 from scpseg.reporting.build import build_report
-from scpseg.reporting.reference import NONE, reference_section
+from scpseg.reporting.memory import read_peaks
+from scpseg.reporting.reference import reference_tables
+from scpseg.reporting.tables import csv_text
 
 MIB = 2**20
 SIDES = {"potsdam": 6000, "blu": 2048}
@@ -46,72 +49,60 @@ def put(folder: Path, gpu: str = "Invented GPU", side: int | None = None) -> Pat
     return place
 
 
-def test_without_a_table_it_says_so(tmp_path: Path) -> None:
-    assert reference_section(tmp_path / "nowhere") == f"## Reference measurements\n\n{NONE}\n"
-    assert "nothing is claimed" in NONE
+def shown(folder: Path) -> list[dict[str, str]]:
+    (table,) = reference_tables(folder)
+    return list(csv.DictReader(csv_text(table).splitlines()))
+
+
+def test_without_a_table_there_is_none(tmp_path: Path) -> None:
+    assert reference_tables(tmp_path / "nowhere") == [] and read_peaks(tmp_path) == ({}, {})
 
 
 def test_the_table_is_shown_with_what_is_missing(tmp_path: Path) -> None:
     put(tmp_path)
-    text = reference_section(tmp_path)
-    assert NONE not in text
-    assert "**Invented GPU** (torch 2.15.0, CUDA 13.2, driver 580.1):" in text
-    rows = [line for line in text.splitlines() if line.startswith("| ")]
-    cells = [[cell.strip() for cell in row.strip("| ").split("|")] for row in rows]
-    assert cells[2:] == [
-        ["ISPRS Potsdam", "SCPSeg", "2678 / – / 1411", "1.2", "2678 / – / 1411", "0.25"],
-        ["ISPRS Potsdam", "GLNet", "OOM", "–", "2678 / – / 1411", "0.25"],
-        ["BLU", "SCPSeg", "2678 / – / 1411", "1.2", "2678 / – / 1411", "0.25"],
-        ["BLU", "GLNet", "2678 / – / 1411", "1.2", "2678 / – / 1411", "0.25"],
-    ]
-    assert "- Training step on BLU: the same workload as on ISPRS Potsdam, measured once (SCPSeg, GLNet)." in text
-    assert "Not seen" not in text and "other processes" not in text
-    assert "- Training step of GLNet: of the phase with the highest peak (local)." in text
-    assert "pixels, not" not in text
+    (table,) = reference_tables(tmp_path)
+    assert table.caption == "Invented GPU (torch 2.15.0, CUDA 13.2, driver 580.1)"
+    rows = shown(tmp_path)
+    names = [(row["benchmark"], row["method"]) for row in rows]
+    assert names == [(b, m) for b in ("ISPRS Potsdam", "BLU") for m in ("SCPSeg", "GLNet")]
+    assert (rows[0]["inference MiB (NVML)"], rows[0]["inference MiB (allocated)"]) == ("2678", "1411")
+    assert (rows[0]["inference s"], rows[0]["training step s"]) == ("1.2", "0.25")
+    assert rows[1]["inference MiB (NVML)"] == "OOM" and "inference MiB (reserved)" not in rows[0]
+    assert "the same workload as on ISPRS Potsdam, measured once" in rows[2]["notes"]
+    assert "of the phase with the highest peak (local)" in rows[3]["notes"] and "not the benchmark's" not in str(rows)
 
 
-def test_what_was_not_measured_is_counted(tmp_path: Path) -> None:
+def test_what_was_not_measured_has_its_reason(tmp_path: Path) -> None:
     path = put(tmp_path)
-    text = path.read_text()
-    # The last cell as one that did not fit into the budget.
-    lines = text.splitlines()
-    header = lines[0].split(",")
-    last = dict(zip(header, lines[-1].split(","), strict=True)) | {"status": "not measured", "reason": "time budget"}
-    # A remark on a row that has its figures does not count.
-    first = dict(zip(header, lines[1].split(","), strict=True)) | {"reason": "time budget"}
-    path.write_text("\n".join([lines[0], ",".join(first.values()), *lines[2:-1], ",".join(last.values())]) + "\n")
-    shown = reference_section(tmp_path)
-    assert "- 1 of 8 workloads without a figure: time budget." in shown
-    assert "| BLU | GLNet | 2678 / – / 1411 | 1.2 | – | – |" in shown
+    rewrite(path, lambda rows: rows[-1].update({"status": "not measured", "reason": "time budget"}))
+    last = shown(tmp_path)[-1]
+    assert last["training step MiB (NVML)"] == "–" and "time budget" in last["notes"]
 
 
-def test_blind_channels_and_company_on_the_gpu_are_named(tmp_path: Path) -> None:
-    path = put(tmp_path)
-    rows = list(csv.DictReader(path.read_text().splitlines()))
-    for row in rows[:3]:
-        row |= {"nvml_process": "", "unavailable": "nvml_process: NVML lists no process on the device"}
-    for row, alone in zip(rows[:4], ("True", "False", "False", ""), strict=True):
-        row["exclusive"] = alone
-    with path.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    text = reference_section(tmp_path)
-    assert "- Not seen in 3 of 8 workloads: nvml_process: NVML lists no process on the device." in text
-    assert "- In 2 of 8 workloads other processes used the GPU too." in text
+def test_blind_channels_company_and_other_sizes_are_named(tmp_path: Path) -> None:
+    def change(rows: Rows) -> None:
+        rows[0] |= {"nvml_process": "", "unavailable": "nvml_process: NVML lists no process on the device"}
+        rows[0] |= {"exclusive": "False", "height": "384"}
+
+    rewrite(put(tmp_path), change)
+    notes = shown(tmp_path)[0]["notes"]
+    assert "NVML lists no process on the device" in notes and "other processes used the GPU too" in notes
+    assert "image of 384 × 384 pixels" in notes
 
 
-def test_miniatures_are_named(tmp_path: Path) -> None:
-    put(tmp_path, side=384)
-    assert "- BLU: images of 384 × 384 pixels, not the benchmark's 2048 × 2048." in reference_section(tmp_path)
+def test_headline_memory_is_of_real_sizes_that_ended_well(tmp_path: Path) -> None:
+    path = put(tmp_path / "reference")
+    found, _ = read_peaks(tmp_path)
+    assert set(found) == {("potsdam", "scpseg"), ("blu", "scpseg"), ("blu", "glnet")}
+    assert (found["blu", "glnet"].mib, found["blu", "glnet"].source) == (2678.0, "nvml")
+    rewrite(path, lambda rows: rows[0].update({"height": "384"}))
+    assert ("potsdam", "scpseg") not in read_peaks(tmp_path)[0]
 
 
 def test_several_gpus_in_a_fixed_order(tmp_path: Path) -> None:
     for name in ("Zeta", "Alpha"):
         put(tmp_path, name)
-    text = reference_section(tmp_path)
-    assert text.index("**Alpha**") < text.index("**Zeta**")
-    assert text == reference_section(tmp_path)
+    assert [table.caption.split()[0] for table in reference_tables(tmp_path)] == ["Alpha", "Zeta"]
 
 
 Rows = list[dict[str, str]]
@@ -154,10 +145,10 @@ def test_a_table_with_damaged_rows_is_refused(
 ) -> None:
     path = put(tmp_path)
     rewrite(path, lambda rows: None)
-    assert "**Invented GPU**" in reference_section(tmp_path)
+    assert len(reference_tables(tmp_path)) == 1
     rewrite(path, change)
     with pytest.raises(UserError, match=rf"invented-gpu/profile\.csv {words}.*; restore it with git"):
-        reference_section(tmp_path)
+        reference_tables(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -179,27 +170,52 @@ def test_a_damaged_file_is_refused(tmp_path: Path, change: Callable[[bytes], byt
     path = put(tmp_path)
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(UserError, match=rf"invented-gpu/profile\.csv {words}"):
-        reference_section(tmp_path)
+        reference_tables(tmp_path)
 
 
 def test_a_folder_in_the_place_of_a_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "gpu/profile.csv").mkdir(parents=True)
     with pytest.raises(UserError, match=r"gpu/profile\.csv is no readable text file"):
-        reference_section(tmp_path)
+        reference_tables(tmp_path)
 
 
-def test_the_page_has_the_section(tmp_path: Path, invented: Any, suite: Any) -> None:
+def test_a_damaged_table_leaves_all_files_as_they_are(tmp_path: Path, invented: Any, suite: Any) -> None:
     chosen = invented.fill(tmp_path / "results", suite(("potsdam",)))
     page = tmp_path / "reports/README.md"
     build_report(tmp_path / "results", tmp_path / "reports", chosen, False)
-    assert NONE in page.read_text()
+    assert "nothing is claimed about measured GPU memory" in page.read_text()
     path = put(tmp_path / "results/reference")
     build_report(tmp_path / "results", tmp_path / "reports", chosen, False)
-    assert "**Invented GPU**" in page.read_text()
-    # A damaged table leaves all files as they are.
+    assert "Invented GPU" in page.read_text()
     path.write_text("")
     invented.put(tmp_path / "results", invented.metrics("potsdam", "scpseg", 0, labels="other"))
     before = (tmp_path / "results/summary.csv").read_bytes()
     with pytest.raises(UserError, match="the reference table"):
         build_report(tmp_path / "results", tmp_path / "reports", chosen, False)
     assert (tmp_path / "results/summary.csv").read_bytes() == before
+
+
+def computed(method: str, benchmark: str = "blu", workload: str = "inference", mib: float = 100.0, **more: Any) -> Any:
+    parts = {"weights": 40 * MIB, "activations": 60 * MIB}
+    record = {"benchmark": benchmark, "method": method, "workload": workload, "backend": "computed", "status": "ok"}
+    return record | {"memory": {"computed": mib * MIB}, "parts": parts, "patch": 256, "parameters": None} | more
+
+
+def test_computed_memory_is_the_headline_unless_a_reference_has_every_method(tmp_path: Path) -> None:
+    failed = computed("fctl", status="failed", reason="sizes depend on values", memory={"computed": None})
+    steps = [computed("scpseg", workload="training step", mib=mib, phase=str(mib)) for mib in (700.0, 900.0)]
+    both = [computed("scpseg"), computed("glnet", mib=300.0)]
+    (tmp_path / "memory.json").write_text(json.dumps([*both, *steps, failed]))
+    peaks, reasons = read_peaks(tmp_path)
+    assert peaks["blu", "scpseg"].mib == 100.0 and peaks["blu", "scpseg"].training == 900.0
+    assert peaks["blu", "scpseg"].parts == (("weights", 40.0), ("activations", 60.0))
+    assert reasons == {("blu", "fctl"): "memory not computed: sizes depend on values"}
+    put(tmp_path / "reference")
+    assert {peak.source for peak in read_peaks(tmp_path)[0].values()} == {"computed"}  # FCtL was not measured
+    (tmp_path / "memory.json").write_text(json.dumps([*both, *steps]))
+    peaks, _ = read_peaks(tmp_path)
+    assert {(peak.source, peak.mib) for peak in peaks.values()} == {("nvml", 2678.0)}
+    assert peaks["blu", "scpseg"].training == 900.0 and peaks["blu", "scpseg"].parts == ()
+    # Measured networks of another patch are not these.
+    (tmp_path / "memory.json").write_text(json.dumps([one | {"patch": 64} for one in both]))
+    assert {peak.source for peak in read_peaks(tmp_path)[0].values()} == {"computed"}

@@ -1,31 +1,19 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from scpseg.errors import UserError
 from scpseg.reporting.collect import collect
-from scpseg.reporting.summary import estimate, summarise
+from scpseg.reporting.summary import Line, read_matrices, summarise
 
 
-def test_interval_equals_a_hand_computed_one() -> None:
-    # Mean 0.72; deviations -0.02, 0.00, 0.02, so s = 0.02; t(0.975, 2) = 4.30265; 4.30265 * 0.02 / sqrt(3) = 0.049683.
-    found = estimate([0.70, 0.72, 0.74])
-    assert found.n == 3
-    assert found.mean == pytest.approx(0.72)
-    assert found.half == pytest.approx(0.049683, abs=1e-6)
-
-
-def test_interval_of_two_uses_one_degree_of_freedom() -> None:
-    # s = 0.01 * sqrt(2); t(0.975, 1) = 12.7062; half = 12.7062 * 0.01 * sqrt(2) / sqrt(2).
-    assert estimate([0.5, 0.52]).half == pytest.approx(0.127062, abs=1e-6)
-
-
-def test_one_seed_has_no_interval_and_none_is_no_value() -> None:
-    assert (estimate([0.4]).mean, estimate([0.4]).half, estimate([0.4]).n) == (0.4, None, 1)
-    assert estimate([None, 0.4, None]) == estimate([0.4])
-    assert (estimate([None]).mean, estimate([]).n) == (None, 0)
+def texts(line: Line, column: str | None = None) -> list[str]:
+    return [text for where, text in line.flags if column in (None, where)]
 
 
 def test_line_averages_the_seeds_of_its_own_method(tmp_path: Path, invented: Any, suite: Any) -> None:
@@ -35,16 +23,15 @@ def test_line_averages_the_seeds_of_its_own_method(tmp_path: Path, invented: Any
         records = [invented.metrics("potsdam", line.method, seed)["metrics"] for seed in (0, 1, 2)]
         assert line.mean_iou.mean == pytest.approx(sum(record["mean_iou"] for record in records) / 3)
         assert line.iou["tree"].mean == pytest.approx(sum(record["iou"]["tree"] for record in records) / 3)
-    assert scpseg.sizes == (64, 128, 48, None)
 
 
 def test_other_hardware_is_noticed_where_it_differs(tmp_path: Path, invented: Any, suite: Any) -> None:
     chosen = invented.fill(tmp_path, suite(baselines=("patch", "glnet")))
     invented.put(tmp_path, invented.profile("potsdam", "glnet", environment=invented.environment("Another CPU")))
     invented.put(tmp_path, invented.metrics("potsdam", "patch", 0, environment=invented.environment("Another CPU")))
-    scpseg, patch, glnet = summarise(collect(tmp_path, chosen, available=False))
-    assert (scpseg.profiled_elsewhere, patch.profiled_elsewhere, glnet.profiled_elsewhere) == (False, False, True)
-    assert (scpseg.trained_elsewhere, patch.trained_elsewhere, glnet.trained_elsewhere) == (False, True, False)
+    lines = summarise(collect(tmp_path, chosen, available=False))
+    assert [any("other hardware" in text for text in texts(line, "seconds")) for line in lines] == [False, False, True]
+    assert [any("other hardware" in text for text in texts(line, "mean_iou")) for line in lines] == [False, True, False]
 
 
 def test_settings_that_differ_are_told(tmp_path: Path, invented: Any, suite: Any) -> None:
@@ -56,8 +43,8 @@ def test_settings_that_differ_are_told(tmp_path: Path, invented: Any, suite: Any
     profile["model"]["patch"] = 512
     invented.put(tmp_path, profile)
     scpseg, patch = summarise(collect(tmp_path, chosen, available=False))
-    assert scpseg.problems == ("seeds differ in model squeezed: 48, 32",)
-    assert patch.problems == ("profile of other settings: patch 512 against 64",)
+    assert texts(scpseg) == ["seeds differ in model squeezed: 48, 32"]
+    assert texts(patch) == ["profile of other settings: patch 512 against 64"]
 
 
 def test_memory_of_another_network_is_told(tmp_path: Path, invented: Any, suite: Any) -> None:
@@ -66,13 +53,13 @@ def test_memory_of_another_network_is_told(tmp_path: Path, invented: Any, suite:
     other["segmenter"] = other["segmenter"] | {"name": "fcn8s", "encoder": "resnet50", "weights": "none"}
     invented.put(tmp_path, other)
     scpseg, patch = summarise(collect(tmp_path, chosen, available=False))
-    assert scpseg.problems == ()
-    assert patch.problems == (
+    assert texts(scpseg) == []
+    assert texts(patch) == [
         "profile of other settings: segmenter name fcn8s against deeplabv3plus",
         "profile of other settings: segmenter encoder resnet50 against resnet18",
         "profile of other settings: inference overlap 0.5 against 0.0",
         "profile of other settings: inference batch 8 against 1",
-    )
+    ]
 
 
 def test_seeds_of_different_recipes_are_told(tmp_path: Path, invented: Any, suite: Any) -> None:
@@ -81,4 +68,61 @@ def test_seeds_of_different_recipes_are_told(tmp_path: Path, invented: Any, suit
     changed["training"] |= {"precision": "bf16", "seconds": 7.0, "weights_hash": "aa"}
     invented.put(tmp_path, changed)
     scpseg, _ = summarise(collect(tmp_path, chosen, available=False))
-    assert scpseg.problems == ("seeds differ in training precision: fp32, bf16",)
+    assert texts(scpseg) == ["seeds differ in training precision: fp32, bf16"]
+
+
+def test_gaps_name_seeds_and_reasons(tmp_path: Path, invented: Any, suite: Any) -> None:
+    chosen = invented.fill(tmp_path, suite(seeds=(0, 1, 2)))
+    (tmp_path / "metrics/potsdam/patch/1/metrics.json").unlink()
+    record = invented.metrics("potsdam", "patch", 2)
+    record["metrics"] |= {"absent": ["car"], "mean_iou": None, "mean_f1": None}
+    invented.put(tmp_path, record)
+    invented.put(tmp_path, invented.out_of_memory("potsdam", "scpseg"))
+    states = {
+        ("potsdam", "scpseg", 2): ("failed", "the loss is not finite"),
+        ("potsdam", "scpseg", 1): ("stale", "old"),
+    }
+    scpseg, patch = summarise(collect(tmp_path, chosen, True, states))
+    assert "seed 2: failed: the loss is not finite" in texts(scpseg, "mean_iou")
+    assert "seed 1: stale: old" in texts(scpseg, "mean_iou") and scpseg.mean_iou.n == 1
+    assert any("out of memory" in text and "24564 MiB" in text for text in texts(scpseg, "seconds"))
+    assert any(text.startswith("seed 1: missing: no metrics") for text in texts(patch))
+    assert any(text.startswith("seed 2: ") and text.endswith("left out of the mean: car") for text in texts(patch))
+    assert any("no scored class" in text for text in texts(patch)) and patch.mean_iou.n == 1
+
+
+def test_doubts_are_beside_the_number_that_they_are_about(tmp_path: Path, invented: Any, suite: Any) -> None:
+    chosen = invented.fill_whole(tmp_path, suite(("deepglobe",), ("patch", "glnet"), (0, 1)))
+    assert [texts(line, "mean_iou") for line in summarise(collect(tmp_path, chosen, False))] == [[], [], []]
+    record = invented.metrics("deepglobe", "glnet", 1)
+    record["metrics"]["mean_iou"] = 0.1
+    record["model"] |= {"direction": "to_local", "recipe": "author"}
+    invented.put(tmp_path, record | {"branches": {"overview": 0.6, "local": 0.05}})
+    glnet = summarise(collect(tmp_path, chosen, False))[2]
+    assert any("below its own overview branch alone" in text for text in texts(glnet, "mean_iou"))
+    assert not any("local branch" in text for text in texts(glnet, "mean_iou"))
+
+
+def test_published_figures_of_another_mode_and_recipe_are_told(tmp_path: Path, invented: Any, suite: Any) -> None:
+    chosen = invented.fill(tmp_path, suite(baselines=("glnet",)))
+    record = invented.metrics("potsdam", "glnet", 0)
+    record["model"] |= {"direction": "to_local", "recipe": "author"}
+    invented.put(tmp_path, record)
+    _, glnet = summarise(collect(tmp_path, chosen, False))
+    assert "to_local" in texts(glnet, "published")[0] and "author" in texts(glnet, "method")[0]
+
+
+def test_damaged_matrices_are_a_sentence_and_missing_ones_none(tmp_path: Path, invented: Any, suite: Any) -> None:
+    chosen = invented.fill_whole(tmp_path, suite(("blu",), (), (0,)))
+    (line,) = summarise(collect(tmp_path, chosen, False))
+    path = tmp_path / "metrics/blu/scpseg/0/confusion.npz"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"confusion\.npz is damaged"):
+        read_matrices(tmp_path, line.rows[0])
+    np.savez(path, ids=np.array(["a"]), matrices=np.zeros((1, 2, 2), np.int64))
+    with pytest.raises(UserError, match="6 x 6 matrix"):
+        read_matrices(tmp_path, line.rows[0])
+    path.unlink()
+    assert read_matrices(tmp_path, line.rows[0]) is None
+    assert replace(line, rows=()).done == []

@@ -13,22 +13,24 @@ import pytest
 from PIL import Image
 
 from scpseg.reporting.collect import collect
-from scpseg.reporting.looks import METHODS, OTHERS
-from scpseg.reporting.page import SYNTHETIC
+from scpseg.reporting.figures import METHODS, OTHERS
 from scpseg.reporting.sweep_figures import Mark, _limits, _looks, draw_sweep
-from scpseg.reporting.sweep_page import render, table, write_sweep
 from scpseg.reporting.sweeps import (
     Row,
     Sweep,
     csv_text,
     difference,
+    finished_sweeps,
     measured_elsewhere,
-    memory,
     miou,
     published,
     short,
+    sweep_page,
+    sweep_table,
     tidy,
+    write_sweep,
 )
+from scpseg.reporting.tables import csv_text as table_csv
 
 STEPS = Sweep("components", "What each part adds", "steps", ("parts", "segmenter"), "table 6")
 PAIRS = Sweep("segmenters", "Without and with SCPSeg", "pairs", ("segmenter", "method"), "table 5")
@@ -102,18 +104,21 @@ def test_values_as_people_write_them() -> None:
     assert [tidy(value) for value in (2.0, 0.625, True, 7, "k", 5e-4)] == ["2", "0.625", "true", "7", "k", "0.0005"]
 
 
+def cells(sweep: Sweep, rows: list[Row]) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(table_csv(sweep_table(sweep, rows)))))
+
+
+def page(sweep: Sweep, rows: list[Row]) -> str:
+    return sweep_page(sweep, rows, None)
+
+
 def test_table_has_a_line_per_row_with_effective_sizes_and_the_papers_figure(steps: list[Row]) -> None:
-    lines = table(STEPS, steps).splitlines()
-    assert len(lines) == 2 + 8
-    cells = [cell.strip() for cell in lines[3].strip("|").split("|")]
-    assert cells[:3] == ["FCN-8s", "+ CSM", "csm.ratio=+ CSM"]
-    assert "64 / 128 / 48" in cells and "+1.2 ± 0.5" in cells and cells[-1] == "85.6"
-    assert " reference " in lines[2]
-    size, meter = memory(steps[0])
-    assert meter == "rss" and f"{size:.0f}" in cells
-    assert "peak memory MiB (rss)" in lines[0] and "meter" not in lines[0]
-    steps[0].runs[0]["memory_backend"] = "nvml"
-    assert "| peak memory MiB | meter |" in table(STEPS, steps) and "| 214 | nvml |" in table(STEPS, steps)
+    lines = cells(STEPS, steps)
+    assert len(lines) == 8
+    assert (lines[1]["segmenter"], lines[1]["parts"], lines[1]["settings"]) == ("FCN-8s", "'+ CSM", "csm.ratio=+ CSM")
+    assert lines[1]["patch / context / squeezed"] == "64 / 128 / 48"
+    assert (lines[1]["difference"], lines[1]["paper: mIoU %"]) == ("+1.2 ± 0.5", "85.6")
+    assert (lines[0]["difference"], lines[0]["profiled MiB"], lines[0]["meter"]) == ("reference", "214", "rss")
 
 
 def test_rows_without_a_result_keep_their_place_and_say_why(make: Make, tmp_path: Path) -> None:
@@ -124,28 +129,30 @@ def test_rows_without_a_result_keep_their_place_and_say_why(make: Make, tmp_path
         make("+ LFA", "FCN-8s", {}),
     ]
     write_sweep(STEPS, rows, tmp_path / "out")
-    page = (tmp_path / "out/README.md").read_text()
-    assert "+ CSM: failed: it ran out of memory." in page and "+ SRD: refused: csm.ratio is 2." in page
-    assert "not run yet" in page and "**Incomplete.** 3 of 4 rows" in page
-    assert page.splitlines()[0] == SYNTHETIC
+    text = (tmp_path / "out/README.md").read_text()
+    assert "| failed <sup>a</sup> |" in text and "- a: failed: it ran out of memory\n" in text
+    assert "- b: refused: csm.ratio is 2\n" in text
+    assert "not run yet" in text and "**Incomplete.** 3 of 4 rows" in text
+    assert text.startswith("> **Synthetic scenes.** ")
+    (found,) = finished_sweeps(tmp_path)
+    assert found["title"] == STEPS.title and found["table"].rows[1][0].text == "+ CSM" and "<svg" in found["figure"].svg
     written = list(csv.DictReader(io.StringIO((tmp_path / "out/runs.csv").read_text())))
     assert [row["status"] for row in written] == ["ok", "failed", "refused", "missing"]
     assert written[0]["paper_miou"] == "84.5" and written[0]["model:squeezed"] == "48"
 
 
 def test_page_names_noise_meter_and_commands(steps: list[Row]) -> None:
-    page = render(STEPS, steps, drawn=True)
-    assert "0.6 mIoU" in page and "peak resident memory" in page and "table 6" in page
-    assert all(row.command in page for row in steps)
-    assert "](components.png)" in page and "SVG](components.svg)" in page
-    one = render(DOTS, [row for row in steps if row.series == "FCN-8s"], drawn=False)
-    assert "paper" not in one and ".png" not in one
+    text = page(STEPS, steps)
+    assert "0.6 mIoU" in text and "resident memory" in text and "table 6" in text
+    assert all(row.command in text for row in steps)
+    assert "Differences are of unrounded figures" in text and "[runs.csv](runs.csv)" in text
+    assert "paper" not in page(DOTS, [row for row in steps if row.series == "FCN-8s"])
 
 
 def test_one_seed_has_no_interval(make: Make) -> None:
     rows = [make("plain", "a", {0: 0.5}), make("+ CSM", "a", {0: 0.52})]
-    page = render(DOTS, rows, drawn=False)
-    assert "±" not in page and "differences may be chance" in page and "| +2.0 |" in page
+    text = page(DOTS, rows)
+    assert "±" not in text and "differences may be chance" in text and "| +2.0 |" in text
 
 
 def test_csv_has_a_line_per_seed(steps: list[Row]) -> None:
@@ -175,9 +182,9 @@ def test_every_kind_of_picture_is_the_same_bytes_twice(make: Make, steps: list[R
     kinds = [(STEPS, steps), (PAIRS, pair_rows(make)), (GRID, grid_rows(make, without=2)), (DOTS, steps[:4])]
     for sweep, rows in kinds:
         first, second = (draw_sweep(sweep, rows, tmp_path / folder) for folder in "ab")
-        assert [path.name for path in first] == [f"{sweep.name}.png", f"{sweep.name}.svg"]
-        assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
-        with Image.open(first[0]) as picture:
+        assert first and second and [path.suffix for path in first.files] == [".png", ".svg", ".pdf"]
+        assert [path.read_bytes() for path in first.files] == [path.read_bytes() for path in second.files]
+        with Image.open(first.files[0]) as picture:
             # The paper's figure has a panel of its own.
             assert (picture.width > 1200) == (sweep is not DOTS), (sweep.name, picture.width)
 
@@ -204,19 +211,11 @@ def test_both_panels_span_equally_many_points() -> None:
 
 def test_memory_of_other_threads_or_hardware_is_marked(make: Make) -> None:
     rows = [make(str(number), "a", {0: 0.5}) for number in range(4)]
-    assert measured_elsewhere(rows) == [] and "†" not in render(DOTS, rows, drawn=False)
+    assert measured_elsewhere(rows) == [] and "other hardware" not in page(DOTS, rows)
     rows[1].runs[0]["profile_environment:threads"] = "1"
     rows[3].runs[0]["profile_environment:device"] = "Another CPU"
     # Without a figure there is nothing to mark; equal counts go to what comes first.
     rows.append(make("5", "a", {0: 0.5}))
     rows[4].runs[0].update({"memory_mib": None, "profile_environment:threads": "9"})
     assert measured_elsewhere(rows) == [rows[1], rows[3]]
-    lines = table(DOTS, rows).splitlines()[2:]
-    assert [" †" in line for line in lines] == [False, True, False, True, False]
-    page = render(DOTS, rows, drawn=False)
-    assert "- † memory and speed measured on other hardware, or with another number of threads, than most rows" in page
-
-
-def test_page_says_that_differences_are_of_unrounded_figures_and_links_the_runs(steps: list[Row]) -> None:
-    page = render(STEPS, steps, drawn=True)
-    assert "Differences are of unrounded figures" in page and "[runs.csv](runs.csv)" in page
+    assert ["other hardware" in line["notes"] for line in cells(DOTS, rows)] == [False, True, False, True, False]

@@ -1,114 +1,145 @@
 from __future__ import annotations
 
+import csv
+import io
+import re
+import shutil
+import subprocess
 from pathlib import Path
-from typing import Any
 
-from scpseg.reporting.collect import collect
-from scpseg.reporting.sections import settings
-from scpseg.reporting.summary import Estimate, records, summarise
+import pytest
+
+from scpseg.reporting.statistics import Estimate
 from scpseg.reporting.tables import (
     DASH,
-    class_table,
-    main_table,
-    markdown,
-    network_table,
-    overview_table,
-    percent,
-    published_table,
+    Cell,
+    Column,
+    Table,
+    csv_text,
+    latex,
+    latex_text,
+    letter,
+    markdown_text,
+    mebibytes,
+    points,
+    render,
     seconds,
+    share,
+    templates,
+    text,
+)
+
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "[link](javascript:alert(1))",
+    "a|b",
+    "a_b_c",
+    "_emphasis_ *bold* `code`",
+    "100 % & $x$ # {y} ~z^2 \\write18{ls}",
+    "=HYPERLINK(1)",
+    "@x",
+    "two\nlines",
+    "\U0001f600 Ünïcode 中",
+    "\"quoted\" 'single'",
 )
 
 
-def cells(table: str) -> list[dict[str, str]]:
-    """Rows of a Markdown table by column name."""
-    lines = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines()]
-    return [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]
+def hostile() -> Table:
+    columns = (Column("m", "<b>method</b>", left=True), Column("x", "a|b_%", about='"><script>'))
+    rows = tuple((text(name), Cell(name, name, (f"flag {name}",), best=True)) for name in HOSTILE)
+    return Table("t", "<i>cap</i> 100 % _x_", columns, rows)
+
+
+def html(table: Table) -> str:
+    source = '{% from "table.html.j2" import table %}{{ table(t) }}'
+    made = templates().from_string(source)
+    return made.render(t=table)
+
+
+def markdown(table: Table) -> str:
+    return templates().from_string('{% from "table.md.j2" import table %}{{ table(t) }}').render(t=table)
 
 
 def test_numbers_for_people() -> None:
-    assert percent(Estimate(0.71234, 0.01266, 3)) == "71.2 ± 1.3"
-    assert percent(Estimate(0.71234, None, 1)) == "71.2"
-    assert percent(Estimate(None, None, 0)) == DASH
-    assert [seconds(value) for value in (None, 0.041234, 2.0, 9.96, 43.21, 123.4)] == [
+    assert share(Estimate(0.71234, 0.01266, 3)).text == "71.2 ± 1.3"
+    assert share(Estimate(0.71234, None, 1)).text == "71.2"
+    assert share(Estimate(None, None, 0)).text == DASH
+    assert [seconds(value).text for value in (None, 0.041234, 2.0, 9.96, 43.21, 123.4)] == [
         *(DASH, "0.041", "2.0", "10", "43", "120"),
     ]
+    assert [mebibytes(value).text for value in (None, 11.54, 157.9)] == [DASH, "11.5", "158"]
+    assert [points(Estimate(value, 0.01, 2)).text for value in (0.012, -0.03)] == ["+1.2 ± 1.0", "−3.0 ± 1.0"]
+    assert [letter(number) for number in (0, 25, 26, 27, 52)] == ["a", "z", "aa", "ab", "ba"]
 
 
-def test_a_bar_in_a_cell_does_not_make_a_column() -> None:
-    assert markdown(["a", "b"], [["1|2", "x\ny"]]).splitlines()[2] == r"| 1\|2 | x y |"
+def test_flags_are_numbered_once_and_follow_their_numbers() -> None:
+    rows = ((text("a"), Cell("1", 1.0, ("first", "second"))), (text("b"), Cell("2", 2.0, ("second",))))
+    table = Table("t", "c", (Column("m", "m"), Column("x", "x")), rows)
+    assert table.notes == ("first", "second") and table.marks(rows[1][1]) == ["b"]
+    assert "| 2 <sup>b</sup> |" in markdown(table) and "- b: second" in markdown(table)
+    assert '<sup title="first; second">a,b</sup>' in html(table)
 
 
-def test_what_is_measured_and_what_is_published_stand_in_tables_of_their_own(
-    tmp_path: Path, invented: Any, suite: Any
-) -> None:
-    chosen = invented.fill(tmp_path, suite(baselines=("patch", "glnet")))
-    lines = summarise(collect(tmp_path, chosen, available=False))
-    scpseg, *_ = cells(main_table(lines))
-    score = invented.metrics("potsdam", "scpseg", 0)["metrics"]["mean_iou"]
-    assert scpseg["mIoU %"] == f"{100 * score:.1f}"
-    assert (scpseg["peak memory MiB (rss)"], scpseg["seeds"]) == ("214", "1")
-    assert (scpseg["s / image"], scpseg["MPx / s"]) == ("0.41", "0.36")
-    scpseg, patch, glnet = cells(network_table(lines))
-    assert scpseg["patch / context / squeezed / overview"] == "64 / 128 / 48 / –"
-    assert (glnet["patch / context / squeezed / overview"], patch["parameters M"]) == ("64 / 64 / – / 128", "2.35")
-    scpseg, patch, glnet = cells(published_table(lines))
-    assert (scpseg["paper: mIoU %"], scpseg["paper: memory MB"]) == ("87.6", "1834")
-    assert (glnet["paper: mIoU %"], glnet["paper: segmenter"]) == ("84.0", "not stated")
-    assert {patch[name] for name in patch if name.startswith("paper: ")} == {DASH}
-    # As wide as a page of GitHub shows without a scroll bar.
-    assert all(len(row) <= 9 for table in (main_table, network_table, published_table) for row in cells(table(lines)))
+def test_empty_columns_vanish_and_hidden_ones_are_in_the_csv() -> None:
+    columns = (Column("m", "m"), Column("x", "x"), Column("y", "y", shown=False), Column("z", "z"))
+    table = Table("t", "c", columns, ((text("a"), Cell(), text("1"), Cell(flags=("why",))),)).filled
+    assert [column.title for column in table.columns] == ["m", "y", "z"]
+    assert [column.title for column in table.visible.columns] == ["m", "z"]
+    assert csv_text(table).splitlines() == ["m,y,z,notes", f"a,1,{DASH},why"]
+    assert "| m | z |" in markdown(table)
 
 
-def test_published_test_figures_do_not_stand_beside_other_images(tmp_path: Path, invented: Any, suite: Any) -> None:
-    chosen = invented.fill(tmp_path, suite(baselines=()))
-    invented.put(tmp_path, invented.metrics("potsdam", "scpseg", 0, split="val"))
-    (scpseg,) = cells(published_table(summarise(collect(tmp_path, chosen, available=False))))
-    assert {scpseg[name] for name in scpseg if name.startswith("paper: ")} == {DASH}
+def test_hostile_names_stay_text_in_html() -> None:
+    page = html(hostile())
+    assert not re.findall(r"<(?!/?(?:div|table|caption|thead|tbody|tr|th|td|b|sup|ol|li)\b)", page)
+    assert "<b>method" not in page and "<script" not in page and "onerror" not in re.sub(r"&lt;.*?&gt;", "", page)
+    assert all(re.fullmatch(r'[^"]*', value) for value in re.findall(r'title="([^"]*)"', page))
 
 
-def test_settings_have_a_line_each_and_equal_benchmarks_a_table(tmp_path: Path, invented: Any, suite: Any) -> None:
-    chosen = invented.fill(tmp_path, suite(("potsdam", "blu", "inria"), ("patch",)))
-    record = invented.metrics("inria", "patch", 0)
-    invented.put(tmp_path, record | {"training": record["training"] | {"batch": 4, "warm": 9}})
-    text = settings(records(collect(tmp_path, chosen, available=False)))
-    first, second = [part for part in text.split("\n\n") if part.startswith("| ")]
-    assert text.index("ISPRS Potsdam, BLU:\n") < text.index(first) < text.index("Inria Aerial:\n")
-    of = {row["setting"]: (row["SCPSeg"], row["Patch"]) for row in cells(first)}
-    assert of == {
-        **{"context": ("128", "64"), "csm_ratio": ("0.75", DASH), "squeezed": ("48", DASH)},
-        **{"batch": ("8", "8"), "revision": ("0123abc", "0123abc")},
-    }
-    of_inria = {row["setting"]: (row["SCPSeg"], row["Patch"]) for row in cells(second)}
-    assert of_inria == of | {"batch": ("8", "4"), "warm": (DASH, "9")}
-    assert "iterations `300`" in text
+def test_hostile_names_stay_cells_of_one_line_in_markdown() -> None:
+    made = markdown(hostile())
+    lines = [line for line in made.splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + len(HOSTILE)
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {3}
+    assert not re.search(r"<(?!/?sup>)", made) and not re.search(r"(?<!\\)\]\(", made)
+    assert markdown_text("tu-test_resnet.r160_in1k") == "tu-test_resnet.r160_in1k"
+    assert markdown_text("_a_ *b*") == r"\_a\_ \*b\*"
 
 
-def test_missing_cells_are_dashes_and_other_hardware_is_marked(tmp_path: Path, invented: Any, suite: Any) -> None:
-    chosen = invented.fill(tmp_path, suite(("inria",), ("patch", "glnet", "fctl"), (0, 1)))
-    for seed in (0, 1):
-        (tmp_path / f"metrics/inria/patch/{seed}/metrics.json").unlink()
-    (tmp_path / "metrics/inria/glnet/1/metrics.json").unlink()
-    invented.put(tmp_path, invented.out_of_memory("inria", "fctl"))
-    invented.put(tmp_path, invented.profile("inria", "glnet", environment=invented.environment("Another CPU")))
-    invented.put(tmp_path, invented.metrics("inria", "scpseg", 0, environment=invented.environment("Another CPU")))
-    lines = summarise(collect(tmp_path, chosen, available=True))
-    scpseg, patch, glnet, fctl = cells(main_table(lines))
-    assert (patch["building IoU %"], patch["seeds"], patch["peak memory MiB (rss)"]) == (DASH, "0 of 2", "213")
-    assert glnet["seeds"] == "1 of 2" and "±" not in glnet["building IoU %"]
-    assert glnet["peak memory MiB (rss)"].endswith("†") and glnet["s / image"].endswith("†")
-    assert scpseg["building IoU %"].endswith("‡") and "±" in scpseg["building IoU %"]
-    assert not scpseg["peak memory MiB (rss)"].endswith("†")
-    assert (fctl["peak memory MiB (rss)"], fctl["s / image"]) == ("OOM", DASH)
-    assert [row["building"] for row in cells(class_table(lines))][1] == DASH
-    assert [row["method"] for row in cells(overview_table(lines))] == ["SCPSeg", "Patch", "GLNet", "FCtL"]
+def test_hostile_names_are_read_back_from_csv_and_are_no_formula() -> None:
+    header, *rows = list(csv.reader(io.StringIO(csv_text(hostile()))))
+    assert header[-1] == "notes" and len(rows) == len(HOSTILE)
+    for name, row in zip(HOSTILE, rows, strict=True):
+        assert row[0].lstrip("'") == name and row[0][0] not in "=@"
+    assert csv_text(Table("t", "c", (Column("m", "m"),), ((points(Estimate(0.01, None, 1)),),))) == "m\n+1.0\n"
 
 
-def test_overview_names_the_meter_where_meters_differ(tmp_path: Path, invented: Any, suite: Any) -> None:
-    chosen = invented.fill(tmp_path, suite())
-    assert "MiB (rss)" in overview_table(summarise(collect(tmp_path, chosen, available=False)))
-    invented.put(tmp_path, invented.profile("potsdam", "patch", backend="nvml"))
-    lines = summarise(collect(tmp_path, chosen, available=False))
-    assert "| 214 rss |" in overview_table(lines) and "| 1828 nvml |" in overview_table(lines)
-    assert [(row["peak memory MiB"], row["meter"]) for row in cells(main_table(lines))] == [
-        *(("214", "rss"), ("1828", "nvml")),
-    ]
+def test_latex_has_nothing_that_tex_would_run() -> None:
+    made = latex(hostile())
+    for name in HOSTILE:
+        assert latex_text(name) in made
+    body = re.sub(
+        r"\\textbackslash\{\}|\\textasciitilde\{\}|\\textasciicircum\{\}|\\[&%$#_{}]", "", latex_text(" ".join(HOSTILE))
+    )
+    assert not re.findall(r"[\\&%#_{}~^]", re.sub(r"\$[<>|]\$", "", body)) and body.isprintable()
+    assert latex_text("é ± – −1 中") == r"é $\pm$ -- $-$1 ?"
+    rows = [line for line in made.splitlines() if line.endswith(r" \\")]
+    assert len(rows) == 1 + len(HOSTILE)
+    assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {1}
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex on this machine")
+def test_latex_compiles(tmp_path: Path) -> None:
+    source = r"\documentclass{article}\usepackage[T1]{fontenc}\usepackage{booktabs}\begin{document}"
+    (tmp_path / "t.tex").write_text(f"{source}\n{latex(hostile())}\n\\end{{document}}\n", encoding="utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert (tmp_path / "t.pdf").stat().st_size > 1000
+
+
+def test_a_template_lacks_nothing_without_a_word() -> None:
+    with pytest.raises(Exception, match="undefined"):
+        render("table.tex.j2")

@@ -1,0 +1,139 @@
+"""Results that others handed in, results/contributed/*.csv: read strictly, shown in a section of their own."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from scpseg.benchmarks import BENCHMARKS
+from scpseg.errors import UserError
+from scpseg.files import write_text
+from scpseg.reporting.tables import Field, Table, mebibytes, number, table_of, text, words
+from scpseg.validation import nearest
+
+MAPS, REPORTED, MEASURED = "label maps handed in", "reported by its authors", "measured around a command"
+KINDS = (MAPS, REPORTED, MEASURED)
+COLUMNS = {
+    "benchmark": "name of the benchmark",
+    "method": "display name",
+    "kind": f"one of: {', '.join(KINDS)}",
+    "split": "test or val",
+    "split_list": "name of the split list",
+    "images": "number of images scored",
+    "mean_iou": "share 0..1",
+    "mean_f1": "share 0..1",
+    "accuracy": "share 0..1",
+    "memory_mib": "peak memory in MiB",
+    "memory_kind": "how it was measured, such as nvml or rss",
+    "seconds": "of the measured command",
+    "hardware": "GPU or CPU",
+    "code": "https address of the code",
+    "revision": "of that code",
+    "note": "what a reader must know",
+}
+"""Columns of a contributed file, all of them, in this order; only the first three must be filled in every row."""
+SHARES, POSITIVE = ("mean_iou", "mean_f1", "accuracy"), ("images", "memory_mib", "seconds")
+Row = dict[str, str]
+
+
+def read_contributed(folder: Path) -> list[Row]:
+    """Rows of every file in `folder`, by name of the file.
+
+    Raises:
+        UserError: a file is not such a table; the sentence names file, row and column.
+    """
+    rows = []
+    for path in sorted(folder.glob("*.csv")):
+        try:
+            with io.StringIO(path.read_text(encoding="utf-8-sig")) as stream:
+                reader = csv.DictReader(stream, strict=True)
+                found, header = list(reader), list(reader.fieldnames or ())
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise UserError(f"{path.as_posix()} cannot be read as CSV in UTF-8 ({error}); save it as such") from None
+        problem = next(_problems(header, found), None)
+        if problem:
+            raise UserError(f"{path.as_posix()} {problem}")
+        rows += found
+    return rows
+
+
+def _problems(header: Sequence[str], rows: Sequence[Mapping[str | None, str | None]]) -> Iterator[str]:
+    """What is wrong with a file, and what to write instead."""
+    lacking = [name for name in COLUMNS if name not in header]
+    more = [name for name in header if name not in COLUMNS]
+    if lacking:
+        yield f"lacks the column {lacking[0]}; the header is {','.join(COLUMNS)}"
+    if more:
+        yield f"has the unknown column {more[0]!r}; {nearest(more[0], COLUMNS)}"
+    for place, row in enumerate(rows, 2):
+        if None in row or None in row.values():
+            many = "more" if None in row else "fewer"
+            yield f"line {place} has {many} cells than the header; quote texts with commas"
+            return
+        at = f"line {place}, column"
+        benchmark, kind = row["benchmark"] or "", row["kind"] or ""
+        if benchmark not in BENCHMARKS:
+            yield f"{at} benchmark: {benchmark!r} is unknown; {nearest(benchmark, BENCHMARKS)}"
+        if not (row["method"] or "").strip():
+            yield f"{at} method is empty; write the method's display name"
+        if kind not in KINDS:
+            yield f"{at} kind: {kind!r} is unknown; write one of: {', '.join(KINDS)}"
+        if row["split"] not in ("", "test", "val"):
+            yield f"{at} split: {row['split']!r} is unknown; write test or val"
+        for name in (*SHARES, *POSITIVE):
+            yield from (f"{at} {name}: {problem}" for problem in _number(name, row[name] or ""))
+        if row["memory_mib"] and not row["memory_kind"]:
+            yield f"{at} memory_kind is empty; say how memory_mib was measured, such as nvml"
+        if row["code"] and (urlsplit(row["code"]).scheme != "https" or re.search(r"\s", row["code"])):
+            yield f"{at} code: {row['code']!r} is not an https address"
+        if kind != MEASURED and not row["mean_iou"]:
+            yield f"{at} mean_iou is empty; a row of kind {kind!r} needs its score"
+
+
+def _number(name: str, written: str) -> Iterator[str]:
+    if not written:
+        return
+    try:
+        value = float(written)
+    except ValueError:
+        value = math.nan
+    if name in SHARES and not 0 <= value <= 1:
+        yield f"{written!r} is not a share from 0 to 1; write 0.713 for 71.3 %"
+    elif name in POSITIVE and not 0 < value < math.inf:
+        yield f"{written!r} is not a positive number"
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Write a contributed file; missing values stay empty."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, list(COLUMNS), lineterminator="\n", restval="", extrasaction="raise")
+    writer.writeheader()
+    writer.writerows([{key: "" if value is None else value for key, value in row.items()} for row in rows])
+    write_text(path, stream.getvalue())
+
+
+def contributed_table(folder: Path) -> Table | None:
+    """All contributed rows, None where there are none.
+
+    Raises:
+        UserError: as `read_contributed`.
+    """
+    fields: list[Field[Row]] = [
+        words("benchmark", lambda row: BENCHMARKS[row["benchmark"]].title),
+        Field("method", lambda row: text(row["method"], row["note"]), left=True),
+        words("what was handed in", lambda row: row["kind"]),
+        *(Field(title, lambda row, name=name: number(100 * float(row[name]) if row[name] else None, 2))  # type: ignore[misc]
+          for title, name in zip(("mean IoU %", "mean F1 %", "accuracy %"), SHARES, strict=True)),
+        Field("memory MiB", lambda row: mebibytes(float(row["memory_mib"]) if row["memory_mib"] else None)),
+        words("measured by", lambda row: row["memory_kind"]),
+        Field("images", lambda row: text(row["images"])),
+        words("split", lambda row: f"{row['split_list']} {row['split']}".strip()),
+        *(words(name, lambda row, name=name: row[name]) for name in ("hardware", "code", "revision")),  # type: ignore[misc]
+    ]  # fmt: skip
+    rows = read_contributed(folder)
+    return table_of("contributed", "Contributed results", fields, rows) if rows else None

@@ -1,0 +1,95 @@
+"""Peak memory at the benchmarks' real sizes: measured by NVML where a reference is committed, else computed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from scpseg.benchmarks import get_benchmark
+from scpseg.profiling.records import MIB, read_records
+from scpseg.reporting.reference_table import INFERENCE, TRAINING, number, read_table
+
+AXES = {
+    "nvml": "Peak GPU process memory at real size (MiB, NVML)",
+    "computed": "Peak memory at real size (MiB, computed: live tensors)",
+}
+"""Source of a peak -> what a figure's axis says."""
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Peak memory of whole-image inference at the benchmark's real size.
+
+    Attributes:
+        mib: the figure, MiB.
+        source: 'nvml' or 'computed'; the two never share an axis.
+        parts: (part, MiB) that make it up, where they are known: weights, state per image, activations.
+        training: peak of one training step, MiB.
+    """
+
+    mib: float
+    source: str
+    parts: tuple[tuple[str, float], ...] = ()
+    training: float | None = None
+
+
+Cell = tuple[str, str]
+"""Benchmark and method."""
+
+
+def read_peaks(results: Path) -> tuple[dict[Cell, Peak], dict[Cell, str]]:
+    """Peaks by benchmark and method, and why there is none.
+
+    Of one benchmark all are measured or all are computed: measured where a committed reference of the same networks
+    has every method. The first reference by name decides where there are several.
+
+    Raises:
+        UserError: a file is damaged.
+    """
+    path = results / "memory.json"
+    records = read_records(path) if path.is_file() else []
+    steps: dict[Cell, float] = {}
+    peaks: dict[Cell, Peak] = {}
+    reasons: dict[Cell, str] = {}
+    for record in records:
+        cell, total = (record["benchmark"], record["method"]), record["memory"].get("computed")
+        if record["workload"] == TRAINING and total:
+            steps[cell] = max(steps.get(cell, 0.0), total / MIB)
+        elif record["workload"] == INFERENCE and record["status"] == "ok" and total:
+            parts = tuple((name, size / MIB) for name, size in (record.get("parts") or {}).items())
+            peaks[cell] = Peak(total / MIB, "computed", parts)
+        elif record["workload"] == INFERENCE:
+            reasons[cell] = f"memory not computed: {record.get('reason') or record['status']}"
+    peaks = {cell: replace(peak, training=steps.get(cell)) for cell, peak in peaks.items()}
+    measured = _measured(results / "reference", {_network(record) for record in records})
+    for benchmark in {benchmark for benchmark, _ in measured}:
+        cells = [cell for cell in {*peaks, *reasons} if cell[0] == benchmark]
+        if all(cell in measured for cell in cells):
+            peaks |= {cell: replace(peaks.get(cell, measured[cell]), mib=measured[cell].mib, source="nvml", parts=())
+                      for cell in cells or [cell for cell in measured if cell[0] == benchmark]}  # fmt: skip
+    return peaks, {cell: reason for cell, reason in reasons.items() if cell not in peaks}
+
+
+def _measured(folder: Path, networks: Collection[tuple[str, ...]]) -> dict[Cell, Peak]:
+    """Process memory by NVML of inference at real sizes; of `networks` only, where there are any."""
+    found: dict[Cell, Peak] = {}
+    for path in sorted(folder.glob("*/profile.csv")):
+        for row in read_table(path):
+            real = row["height"] == str(get_benchmark(row["benchmark"]).side)
+            size = number(row["nvml_process"])
+            same = not networks or _network(row) in networks
+            if row["workload"] == INFERENCE and row["status"] == "ok" and real and size and same:
+                found.setdefault((row["benchmark"], row["method"]), Peak(size / MIB, "nvml"))
+    return found
+
+
+def _network(row: Mapping[str, object]) -> tuple[str, ...]:
+    """What tells networks apart that a reference and a computed record may be of."""
+    return tuple(str(row.get(name) or "") for name in ("benchmark", "method", "patch", "parameters"))
+
+
+def one_source(peaks: Sequence[Peak | None]) -> str | None:
+    """The source of these peaks, None where there are several or none: they would not be comparable."""
+    sources = {peak.source for peak in peaks if peak is not None}
+    return sources.pop() if len(sources) == 1 else None

@@ -1,0 +1,205 @@
+"""What the numbers can carry: intervals over seeds, paired differences over images, Holm's correction, ranks.
+
+A score depends on the seed of its training and on the test images. The interval of a mean is a t interval over seeds.
+The difference of two methods is paired twice: equal seeds start from equal weights, and all seeds see the same test
+images. Its variance has a part of the images (bootstrap: images are drawn with replacement, the same for both methods
+and all seeds, confusion matrices are summed, the mean IoU is computed anew) and a part of the seeds (in closed form:
+three seeds are too few to draw from). The two are added; Satterthwaite's degrees of freedom give the t quantile.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtr, stdtrit
+
+LEVEL = 0.05
+"""Differences with a corrected p value below this are told apart."""
+POWER = 0.8
+DRAWS = 1000
+Counts = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Mean over n seeds; `half` is half the 95 % t interval, None for n < 2."""
+
+    mean: float | None
+    half: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean IoU of one method minus that of another, shares -1..1.
+
+    Attributes:
+        value: mean over the seeds that both have.
+        error: standard error; 0 where the two answers are the same.
+        freedom: Satterthwaite's degrees of freedom.
+        seeds: how many both have; with one, the error is of the images alone and no conclusion about methods holds.
+        images: test images.
+    """
+
+    value: float
+    error: float
+    freedom: float
+    seeds: int
+    images: int
+
+    @property
+    def half(self) -> float:
+        """Half the 95 % interval."""
+        return self.error * _quantile(self.freedom, 1 - LEVEL / 2)
+
+    @property
+    def p(self) -> float:
+        """Two-sided p value of no difference."""
+        if self.error == 0:
+            return 1.0 if self.value == 0 else 0.0
+        return float(2 * stdtr(self.freedom, -abs(self.value) / self.error))
+
+    @property
+    def detectable(self) -> float:
+        """Smallest true difference found with a power of 80 %: a smaller one may well have been missed."""
+        return self.error * (_quantile(self.freedom, 1 - LEVEL / 2) + _quantile(self.freedom, POWER))
+
+
+def estimate(values: Iterable[float | None]) -> Estimate:
+    """Mean and half width of the 95 % t interval of the values that are there."""
+    present = [float(value) for value in values if value is not None]
+    n = len(present)
+    if n == 0:
+        return Estimate(None, None, 0)
+    if n == 1:
+        return Estimate(present[0], None, 1)
+    half = _quantile(n - 1, 1 - LEVEL / 2) * statistics.stdev(present) / math.sqrt(n)
+    return Estimate(statistics.fmean(present), half, n)
+
+
+def mean_iou(matrices: NDArray[np.number], scored: Sequence[int]) -> Floats:
+    """Mean IoU of (..., K, K) matrices (row = truth) over scored classes that occur; NaN where none does."""
+    hit = np.diagonal(matrices, axis1=-2, axis2=-1)[..., list(scored)].astype(float)
+    union = (matrices.sum(-1) + matrices.sum(-2))[..., list(scored)] - hit
+    there = union > 0
+    iou = np.divide(hit, union, out=np.zeros_like(hit), where=there)
+    total = there.sum(-1)
+    mean: Floats = np.divide(iou.sum(-1), total, out=np.full(total.shape, np.nan), where=total > 0)
+    return mean
+
+
+def draws(images: int, number: int = DRAWS) -> Counts:
+    """(number, images): how often each image is in each bootstrap sample; always the same for as many images."""
+    chosen = np.random.default_rng(images).integers(0, images, (number, images))
+    return np.stack([np.bincount(row, minlength=images) for row in chosen])
+
+
+def resampled(matrices: Counts, scored: Sequence[int], drawn: Counts) -> Floats:
+    """(draws,) mean over seeds of the mean IoU of each bootstrap sample; `matrices` is (seeds, images, K, K)."""
+    seeds, images, classes, _ = matrices.shape
+    # In floating point, where the product is a fast one; sums of pixels stay far below 2**53.
+    summed = drawn.astype(float) @ matrices.reshape(seeds, images, -1).astype(float)
+    means: Floats = mean_iou(summed.reshape(seeds, len(drawn), classes, classes), scored).mean(0)
+    return means
+
+
+def differences(
+    found: Mapping[str, Mapping[int, Counts]], scored: Sequence[int], number: int = DRAWS
+) -> dict[tuple[str, str], Difference]:
+    """Every ordered pair of methods that share images and a seed, by (method, compared with).
+
+    Args:
+        found: method -> seed -> (images, K, K), a matrix per test image, the images in the same order everywhere.
+        scored: classes that enter the mean.
+        number: of bootstrap samples.
+    """
+    result: dict[tuple[str, str], Difference] = {}
+    cache: dict[tuple[str, tuple[int, ...]], Floats] = {}
+
+    def samples(method: str, seeds: tuple[int, ...]) -> Floats:
+        if (method, seeds) not in cache:
+            stack = np.stack([found[method][seed] for seed in seeds])
+            cache[method, seeds] = resampled(stack, scored, draws(stack.shape[1], number))
+        return cache[method, seeds]
+
+    methods = list(found)
+    for place, first in enumerate(methods):
+        for second in methods[place + 1 :]:
+            seeds = tuple(sorted(found[first].keys() & found[second].keys()))
+            if not seeds or any(found[first][seed].shape != found[second][seed].shape for seed in seeds):
+                continue
+            images = len(found[first][seeds[0]])
+            each = [float(mean_iou(found[first][s].sum(0), scored) - mean_iou(found[second][s].sum(0), scored))
+                    for s in seeds]  # fmt: skip
+            spread = samples(first, seeds) - samples(second, seeds)
+            if images < 2 or not np.isfinite(each).all() or not np.isfinite(spread).all():
+                continue
+            parts = [(float(spread.var(ddof=1)) * images / (images - 1), images - 1)]
+            if len(seeds) > 1:
+                parts.append((statistics.variance(each) / len(seeds), len(seeds) - 1))
+            value, variance = statistics.fmean(each), sum(part for part, _ in parts)
+            squares = sum(part**2 / free for part, free in parts)
+            freedom = variance**2 / squares if squares > 0 else math.inf
+            made = Difference(value, math.sqrt(variance), freedom, len(seeds), images)
+            result[first, second] = made
+            result[second, first] = Difference(-value, made.error, freedom, len(seeds), images)
+    return result
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down corrected p values, in the order given."""
+    corrected = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = largest
+    return corrected
+
+
+def corrected(found: Mapping[tuple[str, str], Difference]) -> dict[tuple[str, str], float]:
+    """Holm's p value of every ordered pair; the family is all unordered pairs of one benchmark."""
+    pairs = list({frozenset(pair): pair for pair in found}.values())
+    values = dict(zip(pairs, holm([found[pair].p for pair in pairs]), strict=True))
+    return values | {pair[::-1]: value for pair, value in values.items()}
+
+
+def ranks(
+    methods: Sequence[str], found: Mapping[tuple[str, str], Difference], p_values: Mapping[tuple[str, str], float]
+) -> dict[str, tuple[int, int]]:
+    """Best and worst place that the comparisons leave open to each method; a tie widens both.
+
+    Empty unless every pair was compared with at least two seeds: one seed ranks weights, not methods.
+    """
+    pairs = [(one, other) for one in methods for other in methods if one != other]
+    if not pairs or any(pair not in found or found[pair].seeds < 2 for pair in pairs):
+        return {}
+    better = {pair: found[pair].value > 0 and p_values[pair] < LEVEL for pair in pairs}
+    return {
+        one: (
+            1 + sum(better[other, one] for other in methods if other != one),
+            len(methods) - sum(better[one, other] for other in methods if other != one),
+        )
+        for one in methods
+    }
+
+
+def dominators(points: Mapping[str, tuple[float, float]]) -> dict[str, list[str]]:
+    """Method -> those with at least its score at no more memory, and better in one; `points` are (memory, score)."""
+    return {
+        name: [
+            other
+            for other, (memory, score) in points.items()
+            if memory <= mine[0] and score >= mine[1] and (memory, score) != mine
+        ]
+        for name, mine in points.items()
+    }
+
+
+def _quantile(freedom: float, share: float) -> float:
+    return float(stdtrit(min(freedom, 1e9), share))
