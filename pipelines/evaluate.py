@@ -90,6 +90,7 @@ def work(benchmark: str, name: str, seed: int) -> None:
             "split": split,
             "split_list": index["split"],
             "images": len(ids),
+            "sizes": store.sizes(split),
             "images_of": index["expected"][split],
             "train_images": len(store.ids("train")),
             "train_images_of": index["expected"]["train"],
@@ -113,7 +114,8 @@ def work(benchmark: str, name: str, seed: int) -> None:
         },
     )
     write_provenance(benchmark, name, seed, "evaluation", device, revision=revision())
-    print(f"{benchmark} {name} seed {seed}: {spec.mean_name} {result.mean_iou:.4f} on {len(ids)} {split} images")
+    mean = "none, no scored class in truth or prediction" if result.mean_iou is None else f"{result.mean_iou:.4f}"
+    print(f"{benchmark} {name} seed {seed}: {spec.mean_name} {mean} on {len(ids)} {split} images")
 
 
 def read_trained(folder: Path, method: Method, segmenter: dict[str, Any]) -> dict[str, Any]:

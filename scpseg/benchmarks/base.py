@@ -123,7 +123,7 @@ class Benchmark:
         side: side of an image in pixels; images are square. With `any_size`, the side of a square whose area is that of
             the largest image, at which memory is measured.
         counts: labelled images in (train, val, test).
-        ground_sampling: metres per pixel.
+        ground_sampling: metres per pixel; None = not published.
         classes: in the order of the training ids.
         ignored: colours of pixels that are neither trained on nor counted.
         decoding: 'exact' colours, or 'threshold' = each channel cut at 128 first.
@@ -149,7 +149,7 @@ class Benchmark:
     title: str
     side: int
     counts: tuple[int, int, int]
-    ground_sampling: float
+    ground_sampling: float | None
     classes: tuple[Class, ...]
     decoding: Literal["exact", "threshold"]
     layout: Layout

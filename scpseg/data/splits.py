@@ -6,14 +6,18 @@ The committed lists are in `scpseg/benchmarks/splits`; docs/data.md says where t
 from __future__ import annotations
 
 import os
+import re
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from importlib import resources
 from importlib.resources.abc import Traversable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from scpseg.benchmarks.base import Benchmark, Ids
 from scpseg.errors import UserError
 
 PARTS = ("train", "val", "test")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".npy")
+"""Of file names that a list has instead of ids."""
 
 
 def read_split(spec: Benchmark, name: str) -> Ids:
@@ -23,13 +27,14 @@ def read_split(spec: Benchmark, name: str) -> Ids:
     a missing list is an empty one). Empty mapping: the folders of the unpacked images give the split (BLU).
 
     Raises:
-        UserError: neither a known name nor a folder, no list in the folder, or an id that stands twice.
+        UserError: neither a known name nor a folder, no list in the folder, or a list that is not text or has an id
+            twice.
     """
     if name not in spec.splits:
-        return _checked(_read(_own_folder(spec, name)), f"{spec.name}.split folder {name}")
+        return _read(spec, _own_folder(spec, name), f"{spec.name}.split folder {name}")
     if not spec.splits[name]:
         return {}
-    return _checked(_read(resources.files("scpseg.benchmarks").joinpath("splits", spec.splits[name])), f"split {name}")
+    return _read(spec, resources.files("scpseg.benchmarks").joinpath("splits", spec.splits[name]), f"split {name}")
 
 
 def _own_folder(spec: Benchmark, name: str) -> Path:
@@ -47,23 +52,57 @@ def _own_folder(spec: Benchmark, name: str) -> Path:
     )
 
 
-def _read(folder: Traversable | Path) -> Ids:
-    """The lists of a folder; blank lines do not count."""
+def _read(spec: Benchmark, folder: Traversable | Path, where: str) -> Ids:
+    """The lists of a folder; blank lines and lines that begin with # do not count, and file names count as their ids.
+
+    Raises:
+        UserError: a list cannot be read as text, or has an id twice.
+    """
     ids: Ids = {}
-    for part in PARTS:
-        file = folder / f"{part}.txt"
-        lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-        ids[part] = tuple(line.strip() for line in lines if line.strip())
-    return ids
-
-
-def _checked(ids: Ids, where: str) -> Ids:
     seen: dict[str, str] = {}
-    for part, names in ids.items():
-        for name in names:
-            if name in seen:
-                raise UserError(
-                    f"{where}: id {name!r} stands in {seen[name]}.txt and again in {part}.txt; keep it once"
-                )
-            seen[name] = part
+    for part in PARTS:
+        file, names = folder / f"{part}.txt", []
+        for line in _text(file, f"{where}: {file.name}").splitlines() if _is_list(file, where) else ():
+            if not (name := line.strip()) or name.startswith("#"):
+                continue
+            names.append(_id_of(spec, name))
+            first = seen.setdefault(names[-1].lower(), part)
+            if first != part or len(seen) != sum(map(len, ids.values())) + len(names):
+                raise UserError(f"{where}: id {names[-1]!r} is in {first}.txt and again in {part}.txt; keep it once")
+        ids[part] = tuple(names)
     return ids
+
+
+def _is_list(file: Traversable | Path, where: str) -> bool:
+    if not file.is_file() and isinstance(file, Path) and os.path.lexists(file):
+        raise UserError(f"{where}: {file.name} is not a file; make it a text file of ids")
+    return file.is_file()
+
+
+def _text(file: Traversable | Path, where: str) -> str:
+    """The text of a list in UTF-8, or in UTF-16 with its mark, as editors on Windows write them."""
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{where} cannot be read ({error.strerror}); change its permissions") from error
+    coding = "utf-16" if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        text = data.decode(coding)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{where} is not {'UTF-8' if coding == 'utf-8-sig' else 'UTF-16'} text; save it as UTF-8"
+        ) from error
+    if unprintable := next((letter for letter in text if not letter.isprintable() and letter not in "\r\n\t"), ""):
+        raise UserError(f"{where} has the character {unprintable!r}, so it is not plain text; save it as UTF-8")
+    return text
+
+
+def _id_of(spec: Benchmark, name: str) -> str:
+    """The id that a line means: itself, or that of the image or label file that it names."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.suffix.lower() not in SUFFIXES:
+        return name
+    for pattern in (spec.layout.image, *spec.layout.labels.values()):
+        if match := re.search(pattern, path.as_posix(), re.IGNORECASE):
+            return match["id"]
+    return path.stem

@@ -1,4 +1,6 @@
+import codecs
 import hashlib
+import os
 from importlib import resources
 from itertools import combinations
 from pathlib import Path
@@ -113,7 +115,7 @@ def test_own_folder_relative_to_the_repository_of_a_queued_run(tmp_path: Path, m
 def test_an_id_that_stands_twice_is_refused(tmp_path: Path, train: str, val: str) -> None:
     (tmp_path / "train.txt").write_text(train)
     (tmp_path / "val.txt").write_text(val)
-    with pytest.raises(UserError, match=r"'[ab]' stands in train\.txt"):
+    with pytest.raises(UserError, match=r"'[ab]' is in train\.txt"):
         read_split(BENCHMARKS["inria"], str(tmp_path))
 
 
@@ -122,3 +124,54 @@ def test_unknown_name_and_empty_folder(tmp_path: Path) -> None:
         read_split(BENCHMARKS["inria"], "fctle")
     with pytest.raises(UserError, match="holds no list"):
         read_split(BENCHMARKS["inria"], str(tmp_path))
+
+
+def own_list(folder: Path, content: bytes, benchmark: str = "deepglobe") -> tuple[str, ...]:
+    (folder / "train.txt").write_bytes(content)
+    return read_split(BENCHMARKS[benchmark], str(folder))["train"]
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "content"),
+    [
+        ("deepglobe", codecs.BOM_UTF8 + b"101\r\n102\r\n"),
+        ("deepglobe", "101\r\n102\r\n".encode("utf-16")),
+        ("deepglobe", codecs.BOM_UTF16_BE + "101\n102\n".encode("utf-16-be")),
+        ("deepglobe", b"101\r102\r"),
+        ("deepglobe", "# für\n101\n\n102 \n".encode()),
+        ("deepglobe", b"101_sat.jpg\n102_mask.png\n"),
+        ("deepglobe", b"train/101_sat.jpg\ntrain\\102_sat.JPG\n"),
+    ],
+    ids=["utf-8 mark", "utf-16", "utf-16 big", "old mac", "comment", "file names", "paths"],
+)
+def test_lists_as_editors_write_them(tmp_path: Path, benchmark: str, content: bytes) -> None:
+    assert own_list(tmp_path, content, benchmark) == ("101", "102")
+
+
+def test_file_names_of_other_benchmarks(tmp_path: Path) -> None:
+    assert own_list(tmp_path, b"austin1.tif\ntrain/gt/kitsap2.tif\n", "inria") == ("austin1", "kitsap2")
+    assert own_list(tmp_path, b"top_potsdam_2_10_RGB.tif\n2_11\n", "potsdam") == ("2_10", "2_11")
+    assert own_list(tmp_path, b"a.b.png\n", "blu") == ("a.b",)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["für\n".encode("latin-1"), b"101\0\n", "101\n".encode("utf-16-le"), codecs.BOM_UTF16_LE + b"1"],
+    ids=["latin-1", "zero byte", "utf-16 without mark", "half a letter"],
+)
+def test_a_list_that_is_not_text_is_named(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(UserError, match=r"train\.txt .*save it as UTF-8") as caught:
+        own_list(tmp_path, content)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_name_and_its_id_are_the_same_id(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"'101' is in train\.txt and again in train\.txt"):
+        own_list(tmp_path, b"101\n101_sat.jpg\n")
+
+
+def test_a_list_that_is_a_pipe_or_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "val.txt").write_text("1\n")
+    os.mkfifo(tmp_path / "train.txt")
+    with pytest.raises(UserError, match=r"train\.txt is not a file"):
+        read_split(BENCHMARKS["deepglobe"], str(tmp_path))
