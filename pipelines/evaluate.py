@@ -29,6 +29,7 @@ from scpseg.evaluation.streaming import segment
 from scpseg.files import damaged, read_json, replacing, write_json, write_text
 from scpseg.params import EvaluationParams, InferenceParams, MachineParams, Params
 from scpseg.progress import progress
+from scpseg.training.checkpoint import digest
 
 PICTURE_SIDE = 1024
 """Longest side of a picture in pixels; larger images are thinned out."""
@@ -128,7 +129,9 @@ def read_trained(folder: Path, method: Method, segmenter: dict[str, Any]) -> dic
     for name in (path, folder / "training.json"):
         if not name.is_file():
             raise UserError(f"{name.as_posix()} is missing; run `dvc repro`, which trains first")
-    training: dict[str, Any] = read_json(folder / "training.json", "model", "segmenter", "initial_weights")
+    training: dict[str, Any] = read_json(
+        folder / "training.json", "model", "segmenter", "initial_weights", "weights_hash"
+    )
     trained, asked = {**training["segmenter"], **training["model"]}, {**segmenter, **method.describe()}
     other = [key for key in asked if key in trained and trained[key] != asked[key]]
     if other:
@@ -141,6 +144,8 @@ def read_trained(folder: Path, method: Method, segmenter: dict[str, Any]) -> dic
     shapes = [{key: value.shape for key, value in state.items()} for state in (weights, method.state_dict())]
     if shapes[0] != shapes[1]:
         raise UserError(f"{path.as_posix()} holds another network than params.yaml describes; run `dvc repro`")
+    if digest(weights) != training["weights_hash"]:
+        raise damaged(path, f"is not what was trained (its SHA-256 differs from {folder.as_posix()}/training.json)")
     method.load_state_dict(weights)
     return training
 

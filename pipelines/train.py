@@ -47,6 +47,7 @@ def work(benchmark: str, name: str, seed: int) -> None:
     store = Store(paths.store(benchmark))
     if not store.ids("train"):
         raise UserError(f"{benchmark} has no training image in its store: check {benchmark}.split and data.source")
+    store.check("train")
     torch.manual_seed(seed)
     method = build_method(params, benchmark, name)
     sizes = params.benchmark(benchmark)

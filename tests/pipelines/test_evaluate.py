@@ -1,6 +1,7 @@
 import csv
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -11,11 +12,12 @@ from pipelines.methods import build_method
 from pipelines.mirror import mirror
 from pipelines.prepare import prepare
 from scpseg.contract import drop_training_parts
-from scpseg.data.store import Store
+from scpseg.data.store import Store, label_path, save_array
 from scpseg.errors import UserError
 from scpseg.evaluation.probe import read_scene
 from scpseg.files import read_json, write_json
 from scpseg.params import Params
+from scpseg.training.checkpoint import digest
 
 PROFILE = Path(__file__).parents[2] / "profiles/probe.yaml"
 
@@ -42,8 +44,10 @@ def prepared(benchmark: str, params: Params) -> Path:
     folder.mkdir(parents=True)
     torch.manual_seed(0)
     method = drop_training_parts(build_method(params, benchmark, "patch"))
-    save_file({key: value.contiguous() for key, value in method.state_dict().items()}, folder / "weights.safetensors")
+    weights = {key: value.contiguous() for key, value in method.state_dict().items()}
+    save_file(weights, folder / "weights.safetensors")
     record = {
+        "weights_hash": digest(weights),
         "model": method.describe(),
         "segmenter": params.values["segmenter"],
         "initial_weights": {"source": "random", "sha256": ""},
@@ -108,3 +112,28 @@ def test_weights_of_other_shapes_are_refused(params: Params) -> None:
     folder = prepared("blu", params)
     save_file({"a": torch.zeros(2)}, folder / "weights.safetensors")
     assert "weights.safetensors holds another network than params.yaml describes" in refused()
+
+
+def test_weights_that_changed_since_the_training_are_rejected(params: Params) -> None:
+    path = prepared("blu", params) / "weights.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+    message = refused()
+    assert message.startswith(f"{path} is not what was trained") and "run `dvc repro`" in message
+
+
+def test_a_set_without_a_scored_class_has_no_mean(params: Params, capsys: pytest.CaptureFixture[str]) -> None:
+    """As an all-ignored test set leaves it: null in metrics.json, and a word for it."""
+    prepared("blu", params)
+    store = Store(paths.store("blu"))
+    for id in store.ids("test"):
+        label = np.full(store.label("test", id).shape, 255, np.uint8)
+        store.index["images"][f"test/{id}"]["label_sha256"] = save_array(label_path(store.folder, "test", id), label)
+    write_json(store.folder / "index.json", store.index)
+    evaluate.work("blu", "patch", 0)
+    found = read_json(paths.scores("blu", "patch", 0) / "metrics.json")
+    assert (found["metrics"]["mean_iou"], found["metrics"]["accuracy"]) == (None, None)
+    assert found["metrics"]["iou"]["road"] is None and len(found["metrics"]["absent"]) == 6
+    assert found["sizes"] == [[64, 64, 2]]
+    assert "mIoU none, no scored class" in capsys.readouterr().out

@@ -1,10 +1,13 @@
+import hashlib
 import os
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from scpseg.data.store import Store, image_path, label_path, save_array
+from scpseg.data import store as store_module
+from scpseg.data.store import Store, array_hash, image_path, label_path, save_array
 from scpseg.errors import UserError
 from scpseg.files import write_json
 
@@ -12,9 +15,13 @@ from scpseg.files import write_json
 def made(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     image = np.random.default_rng(0).integers(0, 256, (7, 5, 3), dtype=np.uint8)
     label = np.arange(35, dtype=np.uint8).reshape(7, 5)
-    save_array(image_path(folder, "val", "a 1"), image)
-    save_array(label_path(folder, "val", "a 1"), label)
-    images = {"val/a 1": {"height": 7, "width": 5}}
+    record = {
+        "height": 7,
+        "width": 5,
+        "image_sha256": save_array(image_path(folder, "val", "a 1"), image),
+        "label_sha256": save_array(label_path(folder, "val", "a 1"), label),
+    }
+    images = {"val/a 1": record}
     write_json(folder / "index.json", {"benchmark": "blu", "ids": {"train": [], "val": ["a 1"]}, "images": images})
     return image, label
 
@@ -67,3 +74,57 @@ def test_damaged_index_and_empty_array_are_named(tmp_path: Path) -> None:
         (tmp_path / "index.json").write_text(text)
         with pytest.raises(UserError, match=f"index.json {why}; delete it"):
             Store(tmp_path)
+
+
+def test_hashes_are_those_of_the_data(tmp_path: Path) -> None:
+    image, _ = made(tmp_path)
+    path = image_path(tmp_path, "val", "a 1")
+    assert Store(tmp_path).index["images"]["val/a 1"]["image_sha256"] == hashlib.sha256(image.tobytes()).hexdigest()
+    assert array_hash(path) == hashlib.sha256(image.tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize("kind", ["image", "label"])
+@pytest.mark.parametrize("all_at_once", [True, False])
+def test_a_flipped_bit_is_found(kind: str, all_at_once: bool, tmp_path: Path) -> None:
+    made(tmp_path)
+    path = (image_path if kind == "image" else label_path)(tmp_path, "val", "a 1")
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 4
+    path.write_bytes(data)
+    store = Store(tmp_path)
+    with pytest.raises(UserError, match=rf"a 1\.{kind}\.npy has changed .* run `dvc repro -f prepare@blu`"):
+        store.check("val") if all_at_once else getattr(store, kind)("val", "a 1")
+
+
+def test_each_array_is_hashed_once_and_again_when_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(tmp_path)
+    hashed: list[Path] = []
+    monkeypatch.setattr(store_module, "array_hash", lambda path: (hashed.append(path), array_hash(path))[1])
+    store = Store(tmp_path)
+    store.check("val")
+    copied = pickle.loads(pickle.dumps(store))  # as a process that loads data gets it
+    for opened in (store, store, copied):
+        opened.image("val", "a 1")
+        opened.label("val", "a 1")
+    assert len(hashed) == 2
+    path = label_path(tmp_path, "val", "a 1")
+    save_array(path, np.ones((7, 5), np.uint8))
+    with pytest.raises(UserError, match="has changed"):
+        store.label("val", "a 1")
+
+
+def test_sizes_are_counted(tmp_path: Path) -> None:
+    made(tmp_path)
+    assert Store(tmp_path).sizes("val") == [[7, 5, 1]]
+    assert Store(tmp_path).sizes("train") == []
+
+
+def test_an_npz_and_a_pickle_are_named(tmp_path: Path) -> None:
+    made(tmp_path)
+    path = label_path(tmp_path, "val", "a 1")
+    np.savez(tmp_path / "a.npz", a=np.zeros(3))
+    np.save(tmp_path / "b.npy", np.array([{}], dtype=object), allow_pickle=True)
+    for other in ("a.npz", "b.npy"):
+        path.write_bytes((tmp_path / other).read_bytes())
+        with pytest.raises(UserError, match=r"label\.npy is missing or damaged"):
+            Store(tmp_path).label("val", "a 1")
