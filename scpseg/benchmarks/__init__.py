@@ -12,6 +12,7 @@ NAMES = (
     "inria",
     "potsdam",
     "blu",
+    "dubai",
     "probe",
 )
 

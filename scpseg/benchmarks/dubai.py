@@ -1,11 +1,63 @@
-"""Dubai, eight satellite scenes in the public domain: classes, files, folds, sources, terms."""
+"""Dubai, eight satellite scenes in the public domain: classes, files, folds, sources, terms, and its miniature."""
 
 from __future__ import annotations
 
-from scpseg.benchmarks.base import Benchmark, Class, File, Layout, Source
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scpseg.benchmarks.base import Benchmark, Class, File, Layout, Miniature, Source
+
+if TYPE_CHECKING:
+    from scpseg.synthetic.canvas import Scene
+    from scpseg.synthetic.miniatures import Pictures
 
 FOLDS = 4
 HANDLE = "humansintheloop/semantic-segmentation-of-aerial-imagery"
+ROOT = "Semantic segmentation dataset"
+UNLABELLED = (0x9B, 0x9B, 0x9B)
+
+
+def draw(side: int, seed: int, number: int) -> Scene:
+    """Towns between sand, gardens and the sea; a corner of every fourth image is unlabelled."""
+    from scpseg import IGNORE_INDEX
+    from scpseg.synthetic.canvas import Canvas, Material, Scene
+    from scpseg.synthetic.land import Country, Zone, draw_country
+    from scpseg.synthetic.town import Town
+
+    district = Town(block=(84, 110), street=8, lot=42, house=(15, 11), houses=2, tree=2.6, garden=1, car=(5, 2.6),
+                    lots={"house": 3, "hall": 2, "yard": 2})  # fmt: skip
+    zones = (Zone.URBAN, Zone.BARREN, Zone.WATER, Zone.BARREN, Zone.URBAN, Zone.FOREST)
+    country = Country(region=130, parcel=58, furrow=4, zones=zones, town=district, road=7, crown=3, river=18, twins=0.5)
+    canvas = Canvas(side, (seed, 6, number), tilt=0.6)
+    draw_country(canvas, country)
+    green = dict.fromkeys((Material.TREE, Material.SHRUBLAND, Material.FIELD, Material.LAWN), 3)
+    land = dict.fromkeys((Material.SOIL, Material.PAVED, Material.CLUTTER), 1)
+    label = canvas.labels({Material.ROOF: 0, **land, Material.ROAD: 2, **green, Material.WATER: 4})
+    if number % 4 == 1:
+        label[canvas.x + 0.5 * canvas.y < side * 0.1] = IGNORE_INDEX
+    return Scene(canvas.photograph(), label)
+
+
+def pack(folder: Path, pictures: Pictures) -> None:
+    """Every picture cut into nine parts of nearly one size, in a folder of its own."""
+    import numpy as np
+
+    from scpseg import IGNORE_INDEX
+    from scpseg.synthetic.miniatures import encoded, write_zips
+
+    rows, columns = BENCHMARK.layout.rows, BENCHMARK.layout.columns
+    members = []
+    for _, id, image, label in pictures:
+        colours = pictures.colours(label)
+        colours[label == IGNORE_INDEX] = UNLABELLED
+        for kind, picture, ending in (("images", image, "jpg"), ("masks", colours, "png")):
+            parts = [part for row in np.array_split(picture, rows) for part in np.array_split(row, columns, axis=1)]
+            for number, part in enumerate(parts, 1):
+                path = f"{ROOT}/Tile {id}/{kind}/image_part_{number:03d}.{ending}"
+                data = encoded(part, "JPEG", quality=90) if kind == "images" else encoded(part, "PNG")
+                members.append(("Dubai.zip", path, data))
+    write_zips(folder, members)
+
 
 BENCHMARK = Benchmark(
     name="dubai",
@@ -21,7 +73,7 @@ BENCHMARK = Benchmark(
         Class("vegetation", (0xFE, 0xDD, 0x3A)),
         Class("water", (0xE2, 0xA9, 0x29)),
     ),
-    ignored=((0x9B, 0x9B, 0x9B), (0, 0, 0)),
+    ignored=(UNLABELLED, (0, 0, 0)),
     decoding="exact",
     layout=Layout(
         image=r"(^|/)tile (?P<id>[1-8])/images/image_part_(?P<part>00[1-9])\.jpg$",
@@ -53,5 +105,6 @@ BENCHMARK = Benchmark(
         ),
     ),
     archives=(File("Dubai.zip"),),
+    miniature=Miniature(draw, pack),
     by_hand=f"fetch the data set at kaggle.com/datasets/{HANDLE} in a browser",
 )
