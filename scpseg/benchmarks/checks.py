@@ -70,6 +70,8 @@ def _layout_problems(spec: Benchmark) -> Iterator[str]:
             continue
         if "id" not in groups:
             yield f"{field} has no group (?P<id>...); put it round the part of the path that image and label share"
+        if spec.layout.rows * spec.layout.columns > 1 and "part" not in groups:
+            yield f"{field} has no group (?P<part>...), but an image has several parts; put it round their number"
         if by_folder and "split" not in groups:
             yield f"{field} has no group (?P<split>...), but a split is given by folders; add it, or name a list"
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from scpseg.benchmarks.base import Benchmark, Class, File, Layout, Miniature, Source
 
 if TYPE_CHECKING:
-    from scpseg.synthetic.canvas import Scene
+    from scpseg.synthetic.canvas import Bytes, Scene
     from scpseg.synthetic.miniatures import Pictures
 
 FOLDS = 4
@@ -38,25 +38,20 @@ def draw(side: int, seed: int, number: int) -> Scene:
     return Scene(canvas.photograph(), label)
 
 
-def pack(folder: Path, pictures: Pictures) -> None:
+def pack(pictures: Pictures) -> Iterator[tuple[str, str, Bytes]]:
     """Every picture cut into nine parts of nearly one size, in a folder of its own."""
     import numpy as np
 
     from scpseg import IGNORE_INDEX
-    from scpseg.synthetic.miniatures import encoded, write_zips
 
     rows, columns = BENCHMARK.layout.rows, BENCHMARK.layout.columns
-    members = []
     for _, id, image, label in pictures:
         colours = pictures.colours(label)
         colours[label == IGNORE_INDEX] = UNLABELLED
         for kind, picture, ending in (("images", image, "jpg"), ("masks", colours, "png")):
             parts = [part for row in np.array_split(picture, rows) for part in np.array_split(row, columns, axis=1)]
             for number, part in enumerate(parts, 1):
-                path = f"{ROOT}/Tile {id}/{kind}/image_part_{number:03d}.{ending}"
-                data = encoded(part, "JPEG", quality=90) if kind == "images" else encoded(part, "PNG")
-                members.append(("Dubai.zip", path, data))
-    write_zips(folder, members)
+                yield "Dubai.zip", f"{ROOT}/Tile {id}/{kind}/image_part_{number:03d}.{ending}", part
 
 
 BENCHMARK = Benchmark(

@@ -36,7 +36,7 @@ def test_every_parameter_is_used_by_a_stage() -> None:
     for section, values in params.items():
         for key in values:
             name = f"{section}.{key}"
-            if section in ("deepglobe", "inria", "potsdam", "blu", "probe"):
+            if section in BENCHMARKS:
                 assert "" in generic or f".{key}" in generic
             elif section != "suite" and name not in free:
                 rivals = section in METHODS and "${item.method}" in used

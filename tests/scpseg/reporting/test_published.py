@@ -32,7 +32,7 @@ def test_no_row_for_our_own_baselines_or_for_another_segmenter() -> None:
 
 
 def test_every_row_is_of_a_known_benchmark_and_every_remark_of_a_row() -> None:
-    assert {row.benchmark for row in published()} == set(REAL)
+    assert {row.benchmark for row in published()} == set(REAL) - {"dubai"}
     assert {(row.benchmark, row.method, row.segmenter) for row in published()} >= set(REMARKS)
 
 

@@ -52,8 +52,7 @@ def write_scene(folder: Path, id: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def prepared(folder: Path, lists: dict[str, tuple[str, ...]], workers: int = 1) -> Store:
-    nobody = UpstreamParams(*((),) * len(UpstreamParams.__dataclass_fields__))
-    manifest = fetch(BENCHMARK, "masks", DataParams(str(folder), True, "cache"), nobody)
+    manifest = fetch(BENCHMARK, "masks", DataParams(str(folder), True, "cache"), UpstreamParams({}))
     fill(BENCHMARK, manifest, folder, Choice("mine", lists, True, False), Path("data/dubai"), Path("data"), workers)
     return Store(Path("data/dubai"))
 
