@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from scpseg.benchmarks.dubai import BENCHMARK, FOLDS
-from scpseg.data.acquire.fetch import fetch
+from scpseg.data.acquire.manifest import fetch
 from scpseg.data.prepare.fill import fill
 from scpseg.data.prepare.work import Choice
 from scpseg.data.splits import read_split
