@@ -15,6 +15,8 @@ METHODS: dict[str, str] = {
     "scpseg": "scpseg.method.scpseg",
     "patch": "baselines.patch",
     "downscale": "baselines.downscale",
+    "resize": "baselines.resize",
+    "large": "baselines.large",
     "glnet": "baselines.glnet",
     "fctl": "baselines.fctl",
     "isdnet": "baselines.isdnet",

@@ -30,8 +30,8 @@ BENCHMARK = Benchmark(
     ground_sampling=1.0,
     classes=(
         Class("ground", (96, 104, 84), scored=False),
-        Class("orange cue", (214, 120, 32), scored=False),
-        Class("blue cue", (40, 112, 214), scored=False),
+        Class("cue of orange centre", (214, 120, 32), scored=False),
+        Class("cue of blue centre", (40, 112, 214), scored=False),
         Class("disc of orange", (255, 208, 150)),
         Class("disc of blue", (160, 205, 255)),
     ),

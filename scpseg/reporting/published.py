@@ -18,7 +18,7 @@ REMARKS: dict[tuple[str, str, str], str] = {
     ("inria", "SCPSeg", ""): "The paper does not say which segmenter this figure belongs to.",
 }
 """What a reader of a published row must know: (benchmark, method, segmenter) -> sentence."""
-TITLES = {"caswit_like": "CASWiT-like"}
+TITLES = {"caswit_like": "CASWiT-like", "large": "Large patch"}
 """Names of methods that no published row spells."""
 
 

@@ -1,8 +1,10 @@
 """The probe's scenes: look-alike discs whose class is told by one cue at a known distance. All of this file is ours.
 
-A scene holds one cue, a square of one of two colours, and every disc of the scene is of the cue's kind; so no other
-cue can be nearer. Scenes come in twins that differ in nothing but the cue's colour (and so in the truth): a method
-that does not see the cue answers alike in both and is right in exactly one, which makes chance 1/2 to the last digit.
+A scene holds one cue, a square of rings in two colours, and every disc of the scene is of the cue's kind; so no other
+cue can be nearer. Both kinds of cue have as many pixels of each colour, so that the mean colour of an image, or of any
+window with the whole cue, tells nothing: the cue must be resolved. Scenes come in twins that differ in nothing but the
+order of the cue's colours (and so in the truth): a method that does not see the cue answers alike in both and is right
+in exactly one, which makes chance 1/2 an identity, not an estimate.
 
 A disc's distance is the Chebyshev one between its centre and the cue's. Distances are odd multiples of half a cue, so
 that the rings that cues can cover tile the plane: a cue at distance d lies wholly inside a window round the disc of
@@ -12,6 +14,7 @@ half side d + 8 and wholly outside one of d - 8, and no window whose half side i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +40,9 @@ EACH = 3
 TRIES = 60
 """Places tried for a disc before the scene is begun anew."""
 CUE_COLOURS = ((214, 120, 32), (40, 112, 214))
+"""Of the centre of either kind, and of the band round it of the other."""
+CORE, BAND = 4, 12
+"""Sides of the squares where the centre ends and the band round it; 4² + 16² - 12² = 12² - 4² pixels."""
 DISC_COLOUR = (206, 202, 190)
 GROUND_COLOUR = (104, 112, 92)
 NOISE = 7.0
@@ -88,10 +94,18 @@ def probe_scene(side: int, seed: int, number: int) -> ProbeScene:
     for disc in discs:
         inside = (y - disc.row) ** 2 + (x - disc.column) ** 2 < (DISC / 2) ** 2
         label[inside], picture[inside] = DISCS[kind], DISC_COLOUR
-    rows, columns = (slice(centre - CUE // 2, centre + CUE // 2) for centre in cue)
-    label[rows, columns], picture[rows, columns] = CUES[kind], CUE_COLOURS[kind]
+    _paint(picture, cue, CUE, CUE_COLOURS[kind])
+    _paint(picture, cue, BAND, CUE_COLOURS[1 - kind])
+    _paint(picture, cue, CORE, CUE_COLOURS[kind])
+    _paint(label, cue, CUE, CUES[kind])
     picture += _noise(side, rng)[..., None]
     return ProbeScene(np.clip(picture, 0, 255).astype(np.uint8), label, kind, cue, discs)
+
+
+def _paint(canvas: NDArray[Any], centre: tuple[int, int], side: int, value: int | tuple[int, int, int]) -> None:
+    """Fill the square of `side` pixels round a centre."""
+    rows, columns = (slice(middle - side // 2, middle + side // 2) for middle in centre)
+    canvas[rows, columns] = value
 
 
 def _places(side: int, rng: np.random.Generator) -> tuple[tuple[int, int], tuple[Disc, ...]]:

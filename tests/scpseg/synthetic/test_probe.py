@@ -53,6 +53,8 @@ def test_twins_differ_in_the_cue_alone() -> None:
     assert (one.cue, one.discs) == (other.cue, other.discs)
     differs = (one.image != other.image).any(axis=2)
     assert differs.any() and not differs[one.label != CUES[0]].any()
+    # Every pixel of the cue is of the other colour in the twin.
+    assert differs[one.label == CUES[0]].all()
     swap = np.array([0, 2, 1, 4, 3])
     assert np.array_equal(swap[one.label], other.label)
 
@@ -71,3 +73,18 @@ def test_training_ids_are_those_of_the_spec() -> None:
         (False, True),
     ]
     assert BENCHMARKS["probe"].scored == DISCS
+
+
+@pytest.mark.parametrize("number", range(0, 12, 2))
+def test_no_mean_colour_tells_the_kind(number: int) -> None:
+    """Of the image, of the cue, and so of any window that holds the whole cue."""
+    one, other = probe_scene(192, 0, number), probe_scene(192, 0, number + 1)
+    assert not np.array_equal(one.image, other.image)
+    assert np.array_equal(one.image.sum((0, 1), dtype=np.int64), other.image.sum((0, 1), dtype=np.int64))
+    # Nor does the image turned or mirrored have another cue.
+    rows, columns = np.nonzero(one.label == CUES[0])
+    cue = one.image[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1].astype(int)
+    redder = cue[..., 0] > cue[..., 2]
+    assert redder.sum() == redder.size / 2
+    assert all(np.array_equal(np.rot90(redder, turn), redder) for turn in range(4))
+    assert np.array_equal(redder[:, ::-1], redder)
