@@ -124,7 +124,7 @@ class GatedAttention(nn.Module):
             layer(part).unflatten(2, (self.heads, -1)).transpose(1, 2)
             for layer, part in ((self.query, mine), (self.key, read), (self.value, read))
         )
-        weights = torch.softmax(query @ key.transpose(2, 3) * query.shape[-1] ** -0.5, dim=-1)
+        weights = torch.softmax((query * query.shape[-1] ** -0.5) @ key.transpose(2, 3), dim=-1)
         found = self.output((weights @ value).transpose(1, 2).flatten(2))
         fused: Tensor = own + torch.tanh(self.gate) * found.transpose(1, 2).reshape(own.shape)
         return fused

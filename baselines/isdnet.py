@@ -95,10 +95,12 @@ class ISDNet(Method):
         """Logits (B, K, H, W)."""
         images = normalise(views.context, self.weights)
         deep = self._deep(images)[-1]
-        fine, coarse = self.shallow(torch.cat(residuals(images), dim=1))
+        detail = torch.cat(residuals(images), dim=1)
+        del images  # of the size of the whole image, and used up
+        fine, coarse = self.shallow(detail)
         fused, _ = self.coarse_fusion(coarse, deep)
         fused, _ = self.fine_fusion(fine, fused)
-        return resize(self.head(fused), (images.shape[-2], images.shape[-1]))
+        return resize(self.head(fused), (views.context.shape[-2], views.context.shape[-1]))
 
     def losses(self, views: Views, labels: Labels, progress: float) -> dict[str, Tensor]:
         """Cross-entropy of five outputs, the predicted residuals, and the distilled structure."""

@@ -4,8 +4,8 @@ A segmenter that knows every scale labels the reduced image; at half and at full
 it is unsure and the refinement is sure. Trained in two phases: the segmenter on crops of three scales, then the
 refiner. Ours, where the released code contradicts the paper: the least sure crops come first, coarse and fine maps
 keep one order in training and at test, and overlapping crops are averaged. Also ours: finest crops are drawn anywhere
-(the released code always takes the top left corner), crops count pixels of the patch's side, ImageNet statistics,
-shortened gradients with recipe 'suite'.
+(the released code always takes the top left corner); images of any size are refined at half and at full size; gradients
+are shortened with recipe 'suite'.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class MagNetParams:
         encoder: of the segmenter; resnet50 in the paper. It starts from `segmenter.weights`.
         width: channels of its pyramid; 256 in the paper.
         side: of the segmenter's input in pixels; 508 in the paper, 512 with the encoders here.
-        crop: side of a crop over the benchmark's patch; 1.1953125 of 512 is the paper's 612.
+        crop: side of a crop in pixels of the half or full size image, resized to `side`; 612 in the paper.
         fast: refine only the 3 least sure crops of each size.
         recipe: 'suite' trains as every method; 'author' uses their optimiser, rates, batches and epochs.
     """
@@ -63,7 +63,7 @@ class MagNetParams:
     encoder: str
     width: Annotated[int, Range(2)]
     side: Annotated[int, Range(2 * STRIDE)]
-    crop: Annotated[float, Range(0.5, 16)]
+    crop: Annotated[int, Range(16)]
     fast: bool
     recipe: Literal["suite", "author"]
 
@@ -74,11 +74,11 @@ SECTIONS: dict[str, type] = {"magnet": MagNetParams}
 class MagNet(Method):
     """A segmenter `base` and a `refiner`; a training window is a crop at half size, twice the crop's side."""
 
-    def __init__(self, params: MagNetParams, segmenter: SegmenterParams, classes: int, crop: int) -> None:
-        """Build both; `crop` in pixels."""
+    def __init__(self, params: MagNetParams, segmenter: SegmenterParams, classes: int) -> None:
+        """Build both."""
         super().__init__()
-        self.params, self.crop = params, crop
-        self.needs = Needs(patch=2 * crop, context=2 * crop, overview=params.side)
+        self.params, self.crop = params, params.crop
+        self.needs = Needs(patch=2 * params.crop, context=2 * params.crop, overview=params.side)
         self.base = Base(segmenter, params, classes)
         self.weights = self.base.weights
         self.refiner = Refiner(classes)
@@ -367,10 +367,6 @@ def hard_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.where(hard, -log_likely, 0.0).sum() / hard.sum().clamp(min=1)
 
 
-def _crop(params: MagNetParams, patch: int) -> int:
-    return max(1, round(params.crop * patch))
-
-
 def check(params: Params, benchmark: str) -> None:
     """Reject impossible values.
 
@@ -390,4 +386,4 @@ def check(params: Params, benchmark: str) -> None:
 def build(setting: Setting) -> Method:
     """The method from checked parameters."""
     params = setting.params.section("magnet", MagNetParams)
-    return MagNet(params, setting.segmenter, setting.classes, _crop(params, setting.patch))
+    return MagNet(params, setting.segmenter, setting.classes)

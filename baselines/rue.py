@@ -126,13 +126,19 @@ class RUE(Method):
 
     def _run(self, images: Tensor, grid: int) -> Found:
         encoded = self.encoder(images[..., ::REDUCTION, ::REDUCTION])
+        tiles = tiled(images, grid)
+        batch = len(images)
+        del images  # of the size of the whole image, and used up
         deep = self.pyramid(encoded[-1])
         coarse = self.coarse_classifier(self.dropout(deep))
         unsure = entropy(coarse.detach()) / TEMPERATURE
         lost = self.estimator(encoded[-3], encoded[-4])
         score = torch.sigmoid(resize(lost, (grid, grid))) + resize(unsure, (grid, grid))
         chosen = select(score.detach().flatten(1), self.params.share)
-        detail, taken = self._detail(images, chosen, grid)
+        index = (chosen + grid**2 * torch.arange(batch, device=chosen.device)[:, None]).flatten()
+        picked = tiles.index_select(0, index)
+        del tiles
+        detail, taken = self._detail(picked, index, batch, grid)
         size = (detail.shape[-2], detail.shape[-1])
         weight = (resize(torch.sigmoid(lost), size) + resize(unsure, size)) / 2
         if self.params.clamp:
@@ -141,22 +147,25 @@ class RUE(Method):
         blended = torch.where(taken, (1 - weight) * smooth + weight * detail, smooth)
         return Found(self.head(blended), coarse, encoded[-2], weight)
 
-    def _detail(self, images: Tensor, chosen: Tensor, grid: int) -> tuple[Tensor, Tensor]:
-        """Features (B, 64, H/8, W/8) of the chosen patches, 0 elsewhere, and where they are (B, 1, H/8, W/8).
+    def _detail(self, patches: Tensor, index: Tensor, batch: int, grid: int) -> tuple[Tensor, Tensor]:
+        """Features (B, 64, H/8, W/8) of patches, 0 elsewhere, and where they are (B, 1, H/8, W/8).
 
         Each patch passes the stem by itself: nothing is known of its neighbours.
+
+        Args:
+            patches: (N, 3, h, w) of all images.
+            index: (N,) where they are among the `grid` x `grid` patches of the `batch` images, one image after another.
+            batch: B.
+            grid: patches a side.
         """
-        batch, count = len(images), grid * grid
-        high, wide = (side // grid for side in images.shape[-2:])
-        tiles = images.reshape(batch, -1, grid, high, grid, wide).permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
-        index = (chosen + count * torch.arange(batch, device=images.device)[:, None]).flatten()
-        fine, coarse = self.stem(tiles.index_select(0, index))
+        fine, coarse = self.stem(patches)
         fine, coarse = self.reduce[0](fine), self.reduce[1](coarse)
         features = fine + resize(coarse, (fine.shape[-2], fine.shape[-1]))
-        empty = features.new_zeros((batch * count, *features.shape[1:]))
+        count = batch * grid**2
+        empty = features.new_zeros((count, *features.shape[1:]))
         maps = empty.index_copy(0, index, features).view(batch, grid, grid, *features.shape[1:])
         rows, columns = features.shape[-2:]
-        taken = torch.zeros(batch * count, dtype=torch.bool, device=images.device).index_fill_(0, index, True)
+        taken = torch.zeros(count, dtype=torch.bool, device=index.device).index_fill_(0, index, True)
         where = taken.view(batch, 1, grid, 1, grid, 1).expand(-1, -1, -1, rows, -1, columns)
         return maps.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3), where.flatten(4, 5).flatten(2, 3)
 
@@ -199,6 +208,13 @@ class Estimator(nn.Module):
         gap = (self.align(resize(deeper, (finer.shape[-2], finer.shape[-1]))) - finer).abs()
         bias: Tensor = self.join(torch.cat([gap.mean(dim=1, keepdim=True), gap.amax(dim=1, keepdim=True)], dim=1))
         return bias
+
+
+def tiled(images: Tensor, grid: int) -> Tensor:
+    """(B, C, H, W) cut into (B * grid * grid, C, H / grid, W / grid), row by row, one image after another."""
+    batch, channels, height, width = images.shape
+    tiles = images.view(batch, channels, grid, height // grid, grid, width // grid)
+    return tiles.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
 
 
 def entropy(logits: Tensor) -> Tensor:

@@ -171,7 +171,7 @@ class ContextLayer(nn.Module):
             layer(part).unflatten(2, (HEADS, -1)).transpose(1, 2)
             for layer, part in ((self.query, own), (self.key, other), (self.value, other))
         )
-        weights = torch.softmax(query @ key.transpose(2, 3) * (WIDTH // HEADS) ** -0.5, dim=-1)
+        weights = torch.softmax((query * (WIDTH // HEADS) ** -0.5) @ key.transpose(2, 3), dim=-1)
         tokens = tokens + self.output((weights @ value).transpose(1, 2).flatten(2))
         moved: Tensor = tokens + self.mlp(self.norms[2](tokens))
         return moved

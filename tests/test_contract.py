@@ -31,6 +31,7 @@ def params(batch: int = 2) -> Params:
         "auxiliary": True,
     }
     values["isdnet"]["crop"] = values["rue"]["crop"] = 1.0
+    values["magnet"]["crop"] = PATCH // 2
     return Params(values, Path("params.yaml"))
 
 

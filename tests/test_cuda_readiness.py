@@ -42,7 +42,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in MET
 CASES |= {
     "glnet both": ("glnet", {"glnet.direction": "both", "glnet.recipe": "author", "glnet.windows": 1}),
     "fctl, eight views": ("fctl", {"fctl.views": 8}),
-    "magnet fast": ("magnet", {"magnet.fast": True, "magnet.crop": 0.5}),
+    "magnet fast": ("magnet", {"magnet.fast": True, "magnet.crop": 20}),
     "half of rue": ("rue", {"rue.share": 0.5, "rue.clamp": True}),
     "no frame": ("scpseg", {"csm.ratio": 1.0}),
     "bilinear": ("scpseg", {"csm.kernel": "bilinear", "csm.supervise": "centre"}),
@@ -80,7 +80,7 @@ def built(case: str) -> tuple[Method, TrainParams]:
     values["lfa"]["window"] = 4
     values["downscale"]["side"] = 64
     values["glnet"] |= {"overview": 64, "width": 16}
-    values["magnet"] |= {"side": 64, "width": 16}
+    values["magnet"] |= {"side": 64, "width": 16, "crop": 32}
     values["isdnet"]["crop"] = values["rue"]["crop"] = 1.0
     kind = KINDS[changes.get("segmenter.name", "deeplabv3plus")]
     values["segmenter"]["output_stride"] = kind.output_strides[0]

@@ -19,7 +19,7 @@ ENCODER, CLASSES, CROP, SIDE = "tu-test_resnet.r160_in1k", 3, 40, 64
 def make(fast: bool = False) -> MagNet:
     torch.manual_seed(0)
     segmenter = SegmenterParams("deeplabv3plus", ENCODER, 8, "random", True)
-    method = MagNet(MagNetParams(ENCODER, 8, SIDE, 1.0, fast, "suite"), segmenter, CLASSES, CROP)
+    method = MagNet(MagNetParams(ENCODER, 8, SIDE, CROP, fast, "suite"), segmenter, CLASSES)
     with torch.no_grad():
         for parameter in method.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))

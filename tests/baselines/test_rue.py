@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from baselines.rue import RUE, RUEParams, entropy, multiple, select
+from baselines.rue import RUE, RUEParams, entropy, multiple, select, tiled
 from scpseg.contract import Labels, Views
 from scpseg.params import SegmenterParams
 from scpseg.segmenters.base import normalise
@@ -91,9 +91,8 @@ def test_detail_of_a_patch_knows_nothing_of_its_neighbours_and_keeps_its_place()
     plain = normalise(images(), method.weights)
     marked = plain.clone()
     marked[0, :, 64:96, 96:144] = 3.0  # row 2, column 2 of four by four
-    everything = torch.arange(16).expand(2, -1)
     with torch.no_grad():
-        before, after = (method._detail(x, everything, 4)[0] for x in (plain, marked))
+        before, after = (method._detail(tiled(x, 4), torch.arange(32), 2, 4)[0] for x in (plain, marked))
     changed = (before != after).any(1)
     expected = torch.zeros_like(changed)
     expected[0, 8:12, 12:18] = True
@@ -102,8 +101,9 @@ def test_detail_of_a_patch_knows_nothing_of_its_neighbours_and_keeps_its_place()
 
 def test_where_nothing_is_chosen_there_is_no_detail() -> None:
     method = make()
+    index = torch.tensor([5, 16 + 10])
     with torch.no_grad():
-        detail, taken = method._detail(normalise(images(), method.weights), torch.tensor([[5], [10]]), 4)
+        detail, taken = method._detail(tiled(normalise(images(), method.weights), 4)[index], index, 2, 4)
     for index, (row, column) in enumerate(((1, 1), (2, 2))):
         cells = torch.zeros(16, 24, dtype=torch.bool)
         cells[4 * row : 4 * row + 4, 6 * column : 6 * column + 6] = True
