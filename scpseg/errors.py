@@ -1,5 +1,10 @@
 """The one exception that means: the user can mend this."""
 
+import re
+
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Control characters, which could rewrite a terminal, and the halves of characters that stand for undecodable bytes."""
+
 
 class UserError(Exception):
     """A mistake in parameters, data or set-up.
@@ -14,5 +19,5 @@ class UserError(Exception):
 
 
 def printable(text: str) -> str:
-    """A text without control characters, which could rewrite a terminal, and without halves of characters."""
-    return "".join(letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text)
+    """A text with its control characters escaped, but for line ends."""
+    return CONTROL.sub(lambda match: match[0] if match[0] == "\n" else ascii(match[0])[1:-1], text)

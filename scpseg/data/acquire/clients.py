@@ -6,23 +6,21 @@ Each function brings a source's files into a folder of the cache, goes on where 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from scpseg.benchmarks.base import Source
-from scpseg.data.acquire.http import Connection
-from scpseg.data.acquire.manifest import hash_files
+from scpseg.data.acquire.http import Connection, Remote
+from scpseg.data.acquire.sources import without_secrets
 from scpseg.data.acquire.space import check_space, full_disk_named, size_text
 from scpseg.errors import UserError
-from scpseg.files import FULL
 from scpseg.progress import say
 
 T = TypeVar("T")
@@ -49,11 +47,12 @@ def kaggle(source: Source, labels: str, folder: Path, _: Connection) -> dict[str
 
     _check_space(source, folder, source.disk)
     # With output_dir the client deletes a part that an interrupted download left; its cache goes on from there.
-    with _environment(KAGGLEHUB_CACHE=str(folder), DISABLE_KAGGLE_CACHE="true", DISABLE_COLAB_CACHE="true"):
-        place = Path(_persistently(source, folder, partial(kagglehub.dataset_download, source.address)))
+    os.environ |= {"KAGGLEHUB_CACHE": str(folder), "DISABLE_KAGGLE_CACHE": "true", "DISABLE_COLAB_CACHE": "true"}
+    place = Path(_persistently(source, folder, partial(kagglehub.dataset_download, source.address)))
     for file in source.wanted(labels):
         for path in place.rglob(file.name):
-            _check_md5(path, file.md5)
+            if why := Remote(source.page, file.name, file.size, file.sha256, file.md5).differs(path):
+                raise UserError(f"{file.name} of {source.page} is another file: {why}; remove {path} to fetch it again")
     return {"version": place.name}
 
 
@@ -84,11 +83,10 @@ def huggingface(source: Source, labels: str, folder: Path, _: Connection) -> dic
     missing = [path for path in wanted if not (folder / path).is_file()]
     if missing:
         raise UserError(f"{source.name}: {len(missing)} files did not arrive, e.g. {missing[0]}; try again")
-    hashed = [path for path, entry in wanted.items() if entry.lfs is not None]
-    for record in hash_files(folder, sorted(hashed), f"{source.name}: checking files"):
-        if record.sha256 != wanted[record.path].lfs.sha256:
-            (folder / record.path).unlink()
-            raise UserError(f"{source.name}: {record.path} has the wrong SHA-256 and was removed; fetch it again")
+    for path, entry in wanted.items():
+        if entry.lfs and (why := Remote(source.page, path, sha256=entry.lfs.sha256).differs(folder / path)):
+            (folder / path).unlink()
+            raise UserError(f"{source.name}: {path} is damaged: {why}; it was removed, run the same command again")
     return {"revision": commit}
 
 
@@ -105,8 +103,7 @@ def drive(source: Source, labels: str, folder: Path, _: Connection) -> dict[str,
     ids = {Path(file.path).name: file.id for file in listed}
     _check_space(source, folder, source.disk)
     names = [file.name for file in source.wanted(labels)]
-    lacking = [name for name in names if name not in ids]
-    if lacking:
+    if lacking := [name for name in names if name not in ids]:
         raise UserError(
             f"{source.page} holds no {' and no '.join(lacking)}, only {', '.join(sorted(ids)) or 'nothing'}"
         )
@@ -116,7 +113,7 @@ def drive(source: Source, labels: str, folder: Path, _: Connection) -> dict[str,
         _persistently(source, folder, fetch)
         if not zipfile.is_zipfile(path):
             path.unlink()
-            raise UserError(f"{source.page}: what came as {name} is no zip archive and was removed; try again later")
+            raise UserError(f"{source.page}: what came as {name} is not a zip archive and was removed; try again later")
     return {}
 
 
@@ -127,23 +124,21 @@ def _check_space(source: Source, folder: Path, size: int | None) -> None:
 def _persistently(source: Source, folder: Path, call: Callable[[], T]) -> T:
     """Call a client, again when the line is cut, until it has brought no byte in a row of attempts."""
     had, failed = _bytes_in(folder), 0
-    with full_disk_named(folder, source.disk or 0, f"fetching from {source.name}"):
-        while True:
-            try:
+    while True:
+        try:
+            with full_disk_named(folder, source.disk or 0, f"fetching from {source.name}"):
                 return call()
-            except (UserError, MemoryError):
-                raise
-            except Exception as error:  # the clients and what they are built on raise errors of dozens of types
-                if isinstance(error, OSError) and error.errno in FULL:
-                    raise
-                now = _bytes_in(folder)
-                failed = 1 if now > had else failed + 1
-                had = now
-                if failed >= ATTEMPTS or not _passing(error):
-                    raise UserError(f"{source.name}: {reason(error, source.page)}") from error
-                pause = PAUSE * 2 ** (failed - 1)
-                say(f"{source.name}: {reason(error, source.page)}; try {failed + 1} of {ATTEMPTS} in {pause:.0f} s")
-            time.sleep(pause)
+        except (UserError, MemoryError):
+            raise
+        except Exception as error:  # the clients and what they are built on raise errors of dozens of types
+            now = _bytes_in(folder)
+            failed, had = 1 if now > had else failed + 1, now
+            why = f"{source.name}: {reason(error, source.page)}"
+            if failed >= ATTEMPTS or not _passing(error):
+                raise UserError(why) from error
+        pause = PAUSE * 2 ** (failed - 1)
+        say(f"{why}; try {failed + 1} of {ATTEMPTS} in {pause:.0f} s")
+        time.sleep(pause)
 
 
 def reason(error: BaseException, page: str) -> str:
@@ -165,7 +160,7 @@ def reason(error: BaseException, page: str) -> str:
 
 
 def _said(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+    return without_secrets(" ".join(str(error).split()))[:300].rstrip(".") or type(error).__name__
 
 
 def _passing(error: BaseException) -> bool:
@@ -198,25 +193,3 @@ def _bytes_in(folder: Path) -> int:
         with suppress(FileNotFoundError):  # a client's threads may still be renaming
             total += path.stat().st_size if path.is_file() else 0
     return total
-
-
-def _check_md5(path: Path, md5: str | None) -> None:
-    with path.open("rb") as stream:
-        found = hashlib.file_digest(stream, "md5").hexdigest()
-    if md5 is not None and found != md5:
-        raise UserError(f"{path.name} has the md5 {found} instead of {md5}; remove {path} to fetch it again")
-
-
-@contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    """Environment variables for the time of a block."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

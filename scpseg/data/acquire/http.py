@@ -1,18 +1,19 @@
 """Asking servers and fetching files: bounded in size and time, tried again, resumed after any interruption, verified.
 
-Beside a file `<name>` are, while it is fetched, `<name>.part` and `<name>.part.json`, and a hidden lock, which one
-process at a time holds. A file has its name only when it is whole and right.
+Beside a file `<name>` are, while it is fetched, `<name>.part` and `<name>.part.json`; it has its name only when it is
+whole and right.
 """
 
 from __future__ import annotations
 
 import hashlib
 import http.client
-import io
+import itertools
 import re
 import socket
 import ssl
 import struct
+import tempfile
 import threading
 import time
 import warnings
@@ -29,10 +30,10 @@ import requests
 import urllib3
 from urllib3.util import Retry
 
-from scpseg.data.acquire.sources import address
+from scpseg.data.acquire.sources import address, without_secrets
 from scpseg.data.acquire.space import check_space, full_disk_named
 from scpseg.errors import UserError
-from scpseg.files import locked, read_json, write_json
+from scpseg.files import read_json, write_json
 from scpseg.progress import byte_progress, say
 
 USER_AGENT = "scpseg-suite (benchmark downloader)"
@@ -45,8 +46,8 @@ SLOWEST = 1 << 10
 """Bytes a second; a server that sends less for READ seconds is treated as one that broke off."""
 PROGRESS = 1 << 13
 """Bytes that a try must bring so that it does not count as a failure."""
-CHUNK, PAGE, LARGEST = 1 << 20, 4 << 20, 1 << 40
-"""Bytes: of a piece, the largest page or list, the largest file."""
+CHUNK, TABLE, PAGE, LARGEST = 1 << 20, 1 << 20, 4 << 20, 1 << 40
+"""Bytes: of a piece, of the end of a remote zip, the largest page or list, the largest file."""
 UNKNOWN_LENGTH = 1 << 36
 """Bytes that are taken of a file whose length nobody says."""
 PASSING = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
@@ -59,6 +60,9 @@ SENSELESS = (
 MARKUP = re.compile(rb"\s*<(!doctype|!--|html|head|body|\?xml)", re.IGNORECASE)
 LOCAL_HEADER, SIGNATURE, ENCRYPTED = 30, b"PK\x03\x04", 0x1
 """Of a zip's member: bytes of its header before name and extra field, how it begins, a flag."""
+
+
+Show = Callable[[int, int | None], None]
 
 
 class Lost(Exception):
@@ -86,7 +90,7 @@ def cause(error: BaseException) -> str:
     while inner := error.__cause__ or error.__context__:
         error = inner
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return re.sub(r"https?://\S+", lambda match: address(match[0]), " ".join(str(text).split()))[:200]
+    return without_secrets(" ".join(str(text).split()))[:200]
 
 
 class _Session(requests.Session):
@@ -173,9 +177,8 @@ class Connection:
         Raises:
             UserError: the server cannot be reached, refuses, answers nonsense or has no such thing.
         """
-        failed = 0
         with making_sense(url):
-            while True:
+            for failed in itertools.count(1):
                 try:
                     response = self._follow(method, url, dict(headers or {}), data)
                 except PASSING as error:
@@ -189,8 +192,8 @@ class Connection:
                     if status != 429 and status < 500:
                         raise UserError(_refusal(response))
                     reason, asked = f"{status} {response.reason}", _retry_after(response)
-                failed += 1
                 self.pause(url, reason, failed, asked)
+        raise AssertionError("unreachable")
 
     def text(
         self, url: str, headers: Mapping[str, str] | None = None, *, data: Mapping[str, str] | None = None
@@ -200,8 +203,7 @@ class Connection:
         Raises:
             UserError: as `open`, or it is longer than 4 MiB.
         """
-        failed = 0
-        while True:
+        for failed in itertools.count(1):
             with self.open(url, headers, method="POST" if data else "GET", data=data, allowed=(404,)) as response:
                 if response.status_code == 404:
                     return None
@@ -209,8 +211,8 @@ class Connection:
                     return b"".join(self.pieces(response, PAGE, decode=True)).decode("utf-8", "replace")
                 except Lost as error:
                     reason = str(error)
-            failed += 1
             self.pause(url, reason, failed)
+        raise AssertionError("unreachable")
 
     def pieces(self, response: requests.Response, most: int, decode: bool = False) -> Iterator[bytes]:
         """The body of an answer as it comes.
@@ -302,29 +304,27 @@ class Connection:
             )
 
 
-def _reject_certificate(url: str, error: BaseException) -> None:
+def _reject_certificate(url: str, error: requests.RequestException) -> None:
     """Raise a UserError where a certificate is the reason: trying again would not help."""
     inner: BaseException | None = error
     while inner is not None and not isinstance(inner, ssl.SSLCertVerificationError):
         inner = inner.__cause__ or inner.__context__
-    if inner is None:
-        return
-    request = getattr(error, "request", None)
-    raise UserError(
-        f"the certificate of {urlsplit(request.url if request is not None else url).hostname} cannot be verified "
-        f"({inner.verify_message}); if you trust that host nevertheless, name it in upstream.unverified_hosts, "
-        "checksums that are known are still enforced"
-    ) from error
+    if inner is not None:
+        host = urlsplit((error.request.url if error.request else None) or url).hostname
+        raise UserError(
+            f"the certificate of {host} cannot be verified ({inner.verify_message}); if you trust that host "
+            "nevertheless, name it in upstream.unverified_hosts, checksums that are known are still enforced"
+        ) from error
 
 
 def _refusal(response: requests.Response) -> str:
     what = f"{response.status_code} {response.reason}".strip()
-    place = address(response.url)
+    why, todo = "cannot be fetched", "check the address"
     if response.status_code in (401, 403):
-        return f"{place} is refused ({what}); log in or accept the terms there in a browser, or use another source"
-    if response.status_code in (404, 410):
-        return f"there is nothing at {place} ({what}); check the address or use another source"
-    return f"{place} cannot be fetched ({what}); check the address or use another source"
+        why, todo = "is refused", "log in or accept the terms there in a browser"
+    elif response.status_code in (404, 410):
+        why = "has nothing"
+    return f"{address(response.url)} {why} ({what}); {todo}, or use another source"
 
 
 def _retry_after(response: requests.Response) -> float | None:
@@ -350,7 +350,7 @@ def _content_range(response: requests.Response) -> tuple[int, int, int | None]:
     """First and last byte that follow, and the whole length where it is known."""
     value = response.headers.get("Content-Range", "").strip()
     match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", value, re.ASCII)
-    if not match or number(match[1]) > number(match[2]):
+    if not match or not number(match[1]) <= number(match[2]) < (LARGEST if match[3] == "*" else number(match[3])):
         raise ValueError(f"Content-Range: {value[:80] or 'none'}")
     return number(match[1]), number(match[2]), None if match[3] == "*" else number(match[3])
 
@@ -458,7 +458,8 @@ def transfer(remote: Remote, folder: Path, connection: Connection) -> None:
         UserError: it cannot be fetched, is not what it should be, or the disk is too small.
     """
     target = folder / remote.name
-    with making_sense(remote.url), locked(target.with_name(f".{target.name}.lock"), f"fetching {remote.name}"):
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with making_sense(remote.url):
         if target.is_file():
             if not (why := remote.differs(target)):
                 return
@@ -477,73 +478,59 @@ def transfer(remote: Remote, folder: Path, connection: Connection) -> None:
 
 
 class _Part:
-    """The unfinished file: its bytes so far, and beside them what they are of, so that a later run can go on.
-
-    Attributes:
-        have: bytes that are there.
-        total: bytes that there will be, None as long as nobody said.
-        version: of the file that they are of.
-    """
+    """The unfinished file, `have` bytes of `total` (None as long as nobody said), that a later run can go on with."""
 
     def __init__(self, remote: Remote, target: Path) -> None:
         """Take over what an earlier run left, if it can be told to be a part of the same file."""
-        self.remote = remote
+        self.remote, self.host = remote, urlsplit(remote.url).hostname
         self.path = target.with_name(f"{target.name}.part")
         self.origin = target.with_name(f"{target.name}.part.json")
-        self.host = urlsplit(remote.url).hostname
-        self.have, self.total, self.version, self.changes = 0, remote.size, Version(), 0
+        self.have, self.total, self.version = 0, remote.size, Version()
         # Addresses may hold secrets, so only their hash is written.
         self.key = hashlib.sha256(remote.url.encode("utf-8", "surrogatepass")).hexdigest()
         size = self.path.stat().st_size if self.path.is_file() else 0
-        if not size:
-            return
-        why = self._strange(size)
-        if why:
+        if size and (why := self._strange(size)):
             say(f"{remote.name}: {size} bytes of an earlier run are not used ({why}); starting from zero")
             self.discard()
-            return
-        say(f"{remote.name}: going on after {size} bytes of an earlier run")
-        self.have = size
+            self.total, self.version = remote.size, Version()
+        elif size:
+            say(f"{remote.name}: going on after {size} bytes of an earlier run")
+            self.have = size
 
     def _strange(self, size: int) -> str | None:
-        """Why the part on disk cannot be used, or None; sets `version` and `total` from its origin."""
+        """Why the bytes on disk cannot be used, or None; sets `version` and `total` from what is noted beside them."""
         try:
             origin = read_json(self.origin, "first", "key", "etag", "modified", "size")
-            same, known = origin["first"] == self.remote.first, origin["size"]
         except (UserError, OSError):
             return "what they are of is not known"
-        if not same or (None not in (self.total, known) and self.total != known):
+        if origin["first"] != self.remote.first or (self.total or origin["size"]) != origin["size"]:
             return "they are of another file"
         if origin["key"] == self.key:
             self.version = Version(origin["etag"], origin["modified"])
         if not self.provable:
             return "neither the server nor a checksum can tell whether the file is still the same"
-        self.total = known if self.total is None else self.total
+        self.total = origin["size"]
         return f"it has only {self.total}" if self.total is not None and size > self.total else None
 
     @property
     def provable(self) -> bool:
         """Whether bytes of two answers can be told to belong together."""
-        remote = self.remote
-        return self.version != Version() or any((remote.sha256, remote.md5, remote.crc32))
+        return self.version != Version() or any((self.remote.sha256, self.remote.md5, self.remote.crc32))
 
     def receive(self, connection: Connection, stream: BinaryIO) -> None:
         """Ask for what is missing until nothing is; tries that bring hardly any new bytes are counted."""
         furthest, failed = self.have, 0
         with byte_progress(self.remote.name, self.have) as show:
             while self.have != self.total:
-                with connection.open(self.remote.url, self._request(), allowed=(416,)) as response:
-                    reason = None
-                    if self._accept(response, stream):
-                        try:
-                            self._take(response, connection, stream, show)
-                        except Lost as error:
-                            reason = str(error)
-                if self.have >= furthest + PROGRESS or self.have == self.total:
-                    furthest, failed = self.have, 0
-                if reason:
+                try:
+                    with connection.open(self.remote.url, self._request(), allowed=(416,)) as response:
+                        self._accept(response, stream)
+                        self._take(response, connection, stream, show)
+                except Lost as error:
+                    if self.have >= furthest + PROGRESS:
+                        furthest, failed = self.have, 0
                     failed += 1
-                    connection.pause(self.remote.url, reason, failed)
+                    connection.pause(self.remote.url, str(error), failed)
 
     def _request(self) -> dict[str, str]:
         remote, start = self.remote, self.remote.first + self.have
@@ -556,61 +543,54 @@ class _Part:
             headers["If-Range"] = self.version.condition
         return headers
 
-    def _accept(self, response: requests.Response, stream: BinaryIO) -> bool:
-        """Whether the body that comes is to be appended; back to zero where the answer demands it."""
+    def _accept(self, response: requests.Response, stream: BinaryIO) -> None:
+        """Prepare to append the body that comes, from zero where the answer demands it."""
         remote, version, place = self.remote, Version.of(response), address(self.remote.url)
-        if response.status_code == 416:
+        code, ranged = response.status_code, "Range" in response.request.headers
+        if code == 416:
             match = re.fullmatch(r"bytes \*/(\d+)", response.headers.get("Content-Range", "").strip(), re.ASCII)
-            whole = number(match[1]) if match else None
-            if remote.first or (whole is not None and remote.size not in (None, whole)):
-                raise self._wrong_length(whole)
-            if whole == self.have and version.agrees(self.version):
-                self.total = whole
-            else:
-                self._changed(stream)
-            return False
-        _reject_page(response)
-        if response.status_code == 206:
-            first, last, whole = _content_range(response)
-            other = not remote.first and self.total is not None and whole not in (None, self.total)
-            if not version.agrees(self.version) or other:
-                self._changed(stream)
-                return False
-            end = last if self.total is None else remote.first + self.total - 1
-            asked = "Range" in response.request.headers
-            if not asked or first != remote.first + self.have or not first <= last <= end:
-                raise UserError(
-                    f"{place} sends bytes {first} to {last} where bytes from {remote.first + self.have} were asked "
-                    "for; use another source"
-                )
-            if not self.have:
-                self._begin(stream, version, remote.size)
-            self.total = whole if self.total is None else self.total
-        elif remote.first:
-            raise UserError(f"{place} does not send parts of the file, as is needed here; use another source")
+            first, length = remote.first + self.have, number(match[1]) if match else None
+        elif code == 206:
+            _reject_page(response)
+            first, _, length = _content_range(response)
         else:
+            _reject_page(response)
             given = response.headers.get("Content-Length")
-            length = None if given is None else number(given)
-            if remote.size is not None and length not in (None, remote.size):
-                raise self._wrong_length(length)
-            if self.have and (not version.agrees(self.version) or length not in (None, self.total)):
-                self._changed(stream)
-            elif self.have:
+            first, length = 0, None if given is None else number(given)
+        if code != 206 and remote.first:
+            raise UserError(f"{place} does not send bytes {remote.first} and following; use another source")
+        if not remote.first and length is not None and remote.size not in (None, length):
+            raise UserError(
+                f"{place} has {length} bytes where {remote.size} bytes are expected; check the address or use another "
+                "source"
+            )
+        total = self.total if remote.first or length is None else length
+        same = version.agrees(self.version) and total == (self.total or total) and (code != 416 or length is not None)
+        if self.have and not same:
+            self._begin(stream, version if code == 200 else Version(), length if code == 200 else remote.size)
+            if code != 200:
+                raise Lost(f"{remote.name} changed: starting it again from zero")
+            say(f"{self.host}: {remote.name} changed: starting it again from zero")
+        elif code == 200:
+            if self.have:
                 say(f"{self.host} cannot go on in the middle of {remote.name}: starting it again from zero")
-            self._begin(stream, version, length if remote.size is None else remote.size)
-        if self.total is not None:
-            check_space(self.path.parent, self.total - self.have, f"fetching {remote.name}")
-        return True
+            self._begin(stream, version, total)
+        elif not ranged or first != remote.first + self.have:
+            raise UserError(
+                f"{place} sends bytes from {first} where bytes from {remote.first + self.have} were asked for; "
+                "use another source"
+            )
+        elif not self.have:
+            self._begin(stream, version, total)
+        self.total = total
+        if total is not None:
+            check_space(self.path.parent, total - self.have, f"fetching {remote.name}")
 
-    def _take(
-        self,
-        response: requests.Response,
-        connection: Connection,
-        stream: BinaryIO,
-        show: Callable[[int, int | None], None],
-    ) -> None:
+    def _take(self, response: requests.Response, connection: Connection, stream: BinaryIO, show: Show) -> None:
         """Append the body of an answer."""
-        for piece in connection.pieces(response, LARGEST if self.total is not None else UNKNOWN_LENGTH):
+        for piece in connection.pieces(response, UNKNOWN_LENGTH if self.total is None else LARGEST):
+            if response.status_code == 416:
+                break
             if not self.have and not self.remote.first:
                 _reject_page(response, piece)
             if self.total is not None and self.have + len(piece) > self.total:
@@ -632,27 +612,6 @@ class _Part:
         origin = {"key": self.key, "first": self.remote.first, "size": total}
         write_json(self.origin, {**origin, "etag": version.etag, "modified": version.modified})
 
-    def _changed(self, stream: BinaryIO) -> None:
-        """Start from zero because the file on the server is another one now, once."""
-        self.changes += 1
-        if self.changes > 1:
-            self.discard()
-            raise UserError(
-                f"{self.remote.name} changed on {self.host} twice while it was being fetched; wait until it is "
-                "complete there and run the same command again, or use another source"
-            )
-        say(f"{self.remote.name} changed on {self.host}: starting it again from zero")
-        self._begin(stream, Version(), self.remote.size)
-
-    def _wrong_length(self, length: int | None) -> UserError:
-        remote = self.remote
-        end = remote.first + (remote.size or 0)
-        expected = f"bytes {remote.first} to {end}" if remote.first else f"{remote.size} bytes"
-        has = "fewer" if length is None else f"{length} bytes"
-        return UserError(
-            f"{address(remote.url)} has {has} where {expected} are expected; check the address or use another source"
-        )
-
     def rejected(self, why: str) -> UserError:
         """Remove it, and the sentence for it."""
         self.discard()
@@ -667,84 +626,21 @@ class _Part:
         self.origin.unlink(missing_ok=True)
 
 
-class RangedFile(io.RawIOBase):
-    """A file behind an address that can be read and sought in; its end is kept, other reads are requests."""
-
-    def __init__(self, url: str, connection: Connection, tail: int = CHUNK) -> None:
-        """Ask for the first byte, which tells size and version, and for the last `tail` bytes.
-
-        Raises:
-            UserError: the server cannot be reached or does not send parts; later also where the file has changed.
-        """
-        super().__init__()
-        self.url, self.connection = url, connection
-        self.at, self.size, self.version = 0, 0, Version()
-        self._fetch(0, 0)
-        self.end = max(self.size - tail, 0)
-        self.tail = self._fetch(self.end, self.size - 1)
-
-    def readable(self) -> bool:
-        """It can be read."""
-        return True
-
-    def seekable(self) -> bool:
-        """It can be sought in."""
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a byte position without asking the server."""
-        self.at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.at, io.SEEK_END: self.size}[whence]
-        if self.at < 0:
-            raise ValueError("seek before the start of the file")
-        return self.at
-
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        """Fill `buffer` as far as the file goes; 0 at the end."""
-        view = memoryview(buffer).cast("B")[: max(self.size - self.at, 0)]
-        if not view:
-            return 0
-        if self.at >= self.end:
-            view[:] = self.tail[self.at - self.end :][: len(view)]
-        else:
-            view[:] = self._fetch(self.at, self.at + len(view) - 1)
-        self.at += len(view)
-        return len(view)
-
-    def _fetch(self, first: int, last: int) -> bytes:
-        """Bytes `first` to `last`, both included; asked for again where the connection breaks off."""
-        headers = {"Range": f"bytes={first}-{last}", "Accept-Encoding": "identity"}
-        failed, place = 0, address(self.url)
-        while True:
-            with self.connection.open(self.url, headers) as response:
-                _reject_page(response)
-                if response.status_code != 206:
-                    raise UserError(f"{place} does not send parts of the file, as is needed here; use another source")
-                found, version = _content_range(response), Version.of(response)
-                if found[:2] != (first, last) or found[2] is None:
-                    raise ValueError(f"bytes {found[0]} to {found[1]} where {first} to {last} were asked for")
-                if not self.size:
-                    self.size, self.version = found[2], version
-                elif found[2] != self.size or not version.agrees(self.version):
-                    raise UserError(f"{place} changed while it was being read; run the same command again")
-                try:
-                    content = b"".join(self.connection.pieces(response, last - first + 1))
-                    if len(content) == last - first + 1:
-                        return content
-                    reason = "the answer ended early"
-                except Lost as error:
-                    reason = str(error)
-            failed += 1
-            self.connection.pause(self.url, reason, failed)
-
-
 def stored_members(url: str, connection: Connection, names: Sequence[str]) -> list[Remote]:
     """The one member of a remote zip whose path ends with each name, as a window of the zip's address.
+
+    Only the end of the zip is fetched, which holds its table, and the header of each member.
 
     Raises:
         UserError: it is not a zip, there is no such member or more than one, or it is compressed or encrypted.
     """
     place, found = address(url), []
-    with making_sense(url), RangedFile(url, connection) as file:
+    with making_sense(url), tempfile.TemporaryFile() as file:
+        _, size, version = _range(url, connection, 0, 0)
+        first = max(size - TABLE, 0)
+        file.truncate(first)  # a file with a hole in front: it has the size of the zip and takes no room
+        file.seek(first)
+        file.write(_range(url, connection, first, size - 1, size, version)[0])
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
         for name in names:
@@ -757,10 +653,36 @@ def stored_members(url: str, connection: Connection, names: Sequence[str]) -> li
                 raise UserError(
                     f"{name} in {place} is compressed or encrypted, so it cannot be fetched alone; fetch the whole"
                 )
-            file.seek(member.header_offset)
-            header = file.read(LOCAL_HEADER) or b""
+            start, end = member.header_offset, member.header_offset + LOCAL_HEADER
+            header = _range(url, connection, start, end - 1, size, version)[0]
             if header[:4] != SIGNATURE:
                 raise zipfile.BadZipFile(f"{name} is not where the table of the zip says")
-            first = member.header_offset + LOCAL_HEADER + sum(struct.unpack("<HH", header[-4:]))
-            found.append(Remote(url, name, size=member.file_size, crc32=member.CRC, first=first))
+            data = end + sum(struct.unpack("<HH", header[-4:]))
+            found.append(Remote(url, name, size=member.file_size, crc32=member.CRC, first=data))
     return found
+
+
+def _range(
+    url: str, connection: Connection, first: int, last: int, size: int | None = None, version: Version | None = None
+) -> tuple[bytes, int, Version]:
+    """Bytes `first` to `last` of a file, both included, its size and version, which must be those given."""
+    place = address(url)
+    for failed in itertools.count(1):
+        with connection.open(url, {"Range": f"bytes={first}-{last}", "Accept-Encoding": "identity"}) as response:
+            _reject_page(response)
+            if response.status_code != 206:
+                raise UserError(f"{place} does not send parts of the file, as is needed here; use another source")
+            start, end, whole = _content_range(response)
+            if (start, end) != (first, last) or whole is None:
+                raise ValueError(f"bytes {start} to {end} where {first} to {last} were asked for")
+            if (size or whole) != whole or not (version or Version()).agrees(Version.of(response)):
+                raise UserError(f"{place} changed while it was being read; run the same command again")
+            try:
+                content = b"".join(connection.pieces(response, last - first + 1))
+                if len(content) == last - first + 1:
+                    return content, whole, Version.of(response)
+                reason = "the answer ended early"
+            except Lost as error:
+                reason = str(error)
+        connection.pause(url, reason, failed)
+    raise AssertionError("unreachable")

@@ -16,7 +16,7 @@ from scpseg.benchmarks.base import Benchmark
 from scpseg.data.acquire.archives import Group, Listing, group_archives, holds_wanted, list_members
 from scpseg.data.acquire.layout import role_of
 from scpseg.data.acquire.sources import chosen, is_address
-from scpseg.errors import UserError
+from scpseg.errors import CONTROL, UserError
 from scpseg.files import damaged, read_json, sha256, write_json
 from scpseg.params import DataParams, UpstreamParams
 from scpseg.progress import progress
@@ -188,7 +188,7 @@ def _usable(spec: Benchmark, variant: str, folder: Path, paths: list[str]) -> di
 
 def _expect_readable(folder: Path, paths: Iterable[str]) -> None:
     for path in paths:
-        if not path.isprintable():
+        if CONTROL.search(path):
             raise UserError(f"{path!a} in {folder} has a name that is not valid text; rename it")
         if not (folder / path).is_file():
             raise UserError(

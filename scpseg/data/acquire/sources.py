@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
@@ -30,6 +31,11 @@ def address(url: str) -> str:
         return f"{parts.scheme}://{parts.hostname}{port}{parts.path}"
     except ValueError:
         return "an invalid address"
+
+
+def without_secrets(text: str) -> str:
+    """What a library says, its addresses without user, password and query."""
+    return re.sub(r"https?://[^\s'\"<>]+", lambda match: address(match[0]), text)
 
 
 def chosen(spec: Benchmark, data: DataParams, upstream: UpstreamParams) -> tuple[Source, ...]:

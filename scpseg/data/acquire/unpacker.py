@@ -16,10 +16,11 @@ import struct
 import sys
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from pathlib import PurePosixPath
 from threading import Semaphore, Thread
 from typing import Any, BinaryIO, cast
+
+from scpseg.errors import CONTROL
 
 CHUNK = 1 << 20
 MEMORY = 8 << 30
@@ -101,7 +102,7 @@ def safe_name(name: str, known: set[str], kind: str, folder: bool) -> str:
         why = "has an absolute path"
     elif ".." in plain.split("/"):
         why = "points outside with '..'"
-    elif not plain.isprintable():
+    elif CONTROL.search(plain):
         why = "has a control character in its name"
     elif kind:
         why = f"is {kind}"
@@ -160,7 +161,7 @@ class _Zip:
     def extract(self, targets: dict[str, str], begin: Callable[[str], _Output]) -> None:
         """Write members to their files, in the archive's order."""
         for name in sorted(targets, key=lambda name: self.infos[name].header_offset):
-            with closing(begin(name)) as output, self.file.open(self.infos[name]) as stream:
+            with begin(name) as output, self.file.open(self.infos[name]) as stream:
                 while chunk := stream.read(CHUNK):
                     output.write(chunk)
                 if output.count != self.infos[name].file_size:
@@ -214,34 +215,25 @@ class _SevenZip:
         self.file.extract(targets=[self.infos[name].filename for name in targets], factory=Factory())
 
 
-class _Output:
-    """The file that a member is written to; has the methods of `py7zr.io.Py7zIO`."""
+class _Output(io.FileIO):
+    """The file that a member is written to."""
 
     def __init__(self, path: str, tell: Callable[..., None]) -> None:
-        self.tell, self.count, self.told = tell, 0, 0
-        self.file = open(path, "xb")  # noqa: SIM115
+        super().__init__(path, "xb")
+        self.report, self.count, self.told = tell, 0, 0
 
-    def write(self, data: bytes | bytearray) -> int:
+    def seekable(self) -> bool:  # or py7zr would rewind it
+        return False
+
+    def write(self, data: Any) -> int:
+        left = memoryview(data)
+        while left:
+            left = left[super().write(left) :]
         self.count += len(data)
         if self.count - self.told >= TOLD:
             self.told = self.count
-            self.tell(at=self.count)
-        return self.file.write(data)
-
-    def close(self) -> None:
-        self.file.close()
-
-    def read(self, size: int | None = None) -> bytes:
-        return b""
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self.count
-
-    def flush(self) -> None:
-        self.file.flush()
-
-    def size(self) -> int:
-        return self.count
+            self.report(at=self.count)
+        return len(data)
 
 
 class _Spool:

@@ -14,7 +14,7 @@ from scpseg.data.acquire.http import Connection, Remote, making_sense, number, t
 from scpseg.data.acquire.manifest import MIRROR_LIST, unusable_cache, upstream_folder
 from scpseg.data.acquire.space import check_space, size_text
 from scpseg.errors import UserError
-from scpseg.files import read_json, write_json
+from scpseg.files import locked, read_json, write_json
 from scpseg.params import DataParams
 from scpseg.progress import say
 
@@ -31,7 +31,8 @@ def acquire(spec: Benchmark, variant: str, data: DataParams, sources: Sequence[S
     """The folder of the cache that holds a benchmark's archives or files, fetched where they are not there yet.
 
     What a person put into the folder by-hand is used first, then a source that is complete in the cache, both without
-    any request; then the sources are tried in their order.
+    any request; then the sources are tried in their order,
+    each by one process at a time.
 
     Args:
         spec: the benchmark.
@@ -64,14 +65,13 @@ def acquire(spec: Benchmark, variant: str, data: DataParams, sources: Sequence[S
         except OSError as error:
             raise unusable_cache(data, f"{folder} cannot be made ({error.strerror})") from error
         try:
-            with making_sense(source.page):
-                facts = TAKE[source.how](source, variant, folder, connection)
+            with locked(base / f".{source.folder}.lock", f"fetching from {source.name}"), making_sense(source.page):
+                if not complete(base, source, variant):
+                    _record(base, source, TAKE[source.how](source, variant, folder, connection))
+                return folder
         except UserError as error:
             say(f"{spec.name}: {source.name} failed: {error}")
             failed.append(f"{source.name}: {error}")
-            continue
-        _record(base, source, facts)
-        return folder
     why = f"({'; '.join(failed)})" if failed else f"(upstream.{spec.name} names no source)"
     raise UserError(f"{spec.name} cannot be fetched {why}; by hand: {by_hand(spec, base)}")
 

@@ -59,8 +59,8 @@ def part(server: Server, fetch: Fetch, target: Path) -> Path:
 
 
 def left(target: Path) -> list[str]:
-    """Names in the folder, but for the lock."""
-    return sorted(path.name for path in target.parent.iterdir() if path.name != ".a.7z.lock")
+    """Names in the folder."""
+    return sorted(path.name for path in target.parent.iterdir())
 
 
 def test_a_file_is_fetched_once(server: Server, fetch: Fetch, target: Path) -> None:
@@ -162,7 +162,7 @@ def test_the_file_changed_between_two_runs(
     server.put("/a.7z", OTHER)
     fetch()
     assert target.read_bytes() == OTHER and server.sent["/a.7z"] == SIZE
-    assert "sub/a.7z changed on 127.0.0.1: starting it again from zero" in capsys.readouterr().err
+    assert "sub/a.7z changed: starting it again from zero" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("changes", [{"ETag": ""}, {"ETag": 'W/"weak"'}, {"ETag": "", "Last-Modified": ""}])
@@ -196,9 +196,8 @@ def test_the_file_changes_in_the_middle(server: Server, fetch: Fetch, target: Pa
     assert server.sent["/a.7z"] == 100_000 + SIZE
     target.unlink()
     server.play("/a.7z", cut(100_000), swap(DATA, '"3"', cut(9)), swap(OTHER, '"4"'))
-    with pytest.raises(UserError, match=r"sub/a.7z changed on 127.0.0.1 twice while it was being fetched; wait"):
-        fetch()
-    assert left(target) == []
+    fetch()
+    assert target.read_bytes() == OTHER
 
 
 def test_the_file_shrinks(server: Server, fetch: Fetch, part: Path, target: Path) -> None:
@@ -211,7 +210,7 @@ def test_a_server_without_ranges(server: Server, fetch: Fetch, capsys: pytest.Ca
     server.play("/a.7z", cut(100_000), cut(90_000), cut(110_000))
     assert fetch(**SUMS) == DATA
     assert "cannot go on in the middle of sub/a.7z: starting it again from zero" in capsys.readouterr().err
-    with pytest.raises(UserError, match=r"/a.7z does not send parts of the file"):
+    with pytest.raises(UserError, match=r"/a.7z does not send bytes 7 and following"):
         fetch(size=10, first=7, md5="0")
 
 
@@ -325,7 +324,7 @@ def test_a_window(server: Server, fetch: Fetch, target: Path) -> None:
     asked = [request.headers["range"] for request in server.requests]
     assert asked == ["bytes=1000-250999", "bytes=101000-250999"]
     target.unlink()
-    with pytest.raises(UserError, match="has 300000 bytes where bytes 299000 to 301000 are expected"):
+    with pytest.raises(UserError, match=r"does not send bytes 299000 and following"):
         fetch(first=299_000, size=2000)
 
 
@@ -393,12 +392,3 @@ def test_killed(server: Server, fetch: Fetch, tmp_path: Path, target: Path) -> N
         assert f"going on after {have} bytes of an earlier run" in process.communicate()[1]
     assert process.returncode == 0 and len(server.requests) == 2
     assert server.requests[1].sent == SIZE - have and target.read_bytes() == DATA
-
-
-def test_two_processes_fetch_one_file_once(server: Server, fetch: Fetch, tmp_path: Path, target: Path) -> None:
-    server.files["/a.7z"].rate = 1_000_000
-    with child(server, tmp_path) as first, child(server, tmp_path) as second:
-        first.communicate()
-        second.communicate()
-    assert (first.returncode, second.returncode) == (0, 0)
-    assert len(server.requests) == 1 and target.read_bytes() == DATA

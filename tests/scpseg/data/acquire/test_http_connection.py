@@ -131,8 +131,8 @@ def test_a_silent_server_is_asked_again(server: Server) -> None:
     [
         (401, "refused"),
         (403, r"refused \(403 Forbidden\); log in"),
-        (404, "nothing at"),
-        (410, "nothing at"),
+        (404, "has nothing"),
+        (410, "has nothing"),
         (418, "I'm"),
     ],
 )

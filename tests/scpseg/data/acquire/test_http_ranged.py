@@ -8,22 +8,15 @@ from pathlib import Path
 import pytest
 from server import Server, cut, headers, page, status, swap
 
-from scpseg.data.acquire.http import Connection, RangedFile, stored_members, transfer
+from scpseg.data.acquire.http import Connection, stored_members, transfer
 from scpseg.errors import UserError
 
-BLOCK = 1000
 DATA = random.Random(1).randbytes(10_500)
 
 
 @pytest.fixture
 def connection() -> Connection:
     return Connection(tries=3, sleep=lambda seconds: None)
-
-
-@pytest.fixture
-def file(server: Server, connection: Connection) -> RangedFile:
-    server.put("/a", DATA)
-    return RangedFile(server.url("/a"), connection, BLOCK)
 
 
 def zipped(*members: tuple[zipfile.ZipInfo, bytes], before: bytes = b"") -> bytes:
@@ -41,44 +34,34 @@ def member(name: str, compression: int = zipfile.ZIP_STORED, extra: bytes = b"")
     return info
 
 
-def test_reads_like_a_file(file: RangedFile) -> None:
-    plain, random_place = io.BytesIO(DATA), random.Random(2)
-    assert file.size == len(DATA) and file.readable() and file.seekable()
-    for _ in range(200):
-        offset, length = random_place.randrange(len(DATA) + 50), random_place.choice([0, 1, 700, BLOCK, 2500])
-        assert file.seek(offset) == plain.seek(offset)
-        assert file.read(length) == plain.read(length) and file.tell() == plain.tell()
-    assert file.seek(-9, io.SEEK_END) == len(DATA) - 9 and file.seek(4, io.SEEK_CUR) == len(DATA) - 5
-    assert file.read() == DATA[-5:] and file.read(5) == b""
-    with pytest.raises(ValueError, match="before the start"):
-        file.seek(-1)
-
-
-def test_goes_on_after_losses(server: Server, file: RangedFile) -> None:
-    server.play("/a", cut(10), status(503))
-    assert file.read(2000) == DATA[:2000]
-    server.play("/a", *[cut(10)] * 3)
+def test_goes_on_after_losses_and_notices_changes(server: Server, connection: Connection) -> None:
+    content, url = zipped((member("x"), b"1")), server.url("/a")
+    server.put("/a", content)
+    server.play("/a", None, cut(10), status(503))
+    assert stored_members(url, connection, ["x"])[0].size == 1
+    server.play("/a", None, *[cut(10)] * 3)
     with pytest.raises(UserError, match=r"failed 3 times to send .* \(the connection broke off \(IncompleteRead"):
-        file.read(2000)
+        stored_members(url, connection, ["x"])
+    for change in (swap(content[::-1], '"2"'), swap(content + b"x", '"2"')):
+        server.play("/a", None, change)
+        with pytest.raises(UserError, match="/a changed while it was being read; run the same command again"):
+            stored_members(url, connection, ["x"])
 
 
-def test_another_version_is_refused(server: Server, file: RangedFile) -> None:
-    server.play("/a", swap(DATA[::-1], '"2"'))
-    with pytest.raises(UserError, match="/a changed while it was being read; run the same command again"):
-        file.read(1)
-    server.put("/a", DATA + b"x", etag=None)
-    with pytest.raises(UserError, match="changed"):
-        file.read(1)
-
-
-def test_answers_that_are_none(server: Server, file: RangedFile, connection: Connection) -> None:
-    server.play("/a", page(), headers(Content_Range="bytes 1-1000/10500"), headers(Content_Range="bytes 0-999/*"))
-    for words in ("web page instead", "bytes 1 to 1000 where", "bytes 0 to 999 where"):
-        with pytest.raises((UserError, ValueError), match=words):
-            file.read(1)
+def test_answers_that_are_none(server: Server, connection: Connection) -> None:
+    server.put("/a", DATA)
+    for fault, words in (
+        (page(), "web page instead"),
+        (headers(Content_Range="bytes 1-1/10500"), "bytes 1 to 1 where"),
+        (headers(Content_Range="bytes 0-0/*"), "bytes 0 to 0 where"),
+        (None, "makes no sense"),
+    ):
+        server.play("/a", fault)
+        with pytest.raises(UserError, match=words):
+            stored_members(server.url("/a"), connection, ["x"])
     server.put("/whole", DATA, ranges=False)
     with pytest.raises(UserError, match="/whole does not send parts of the file"):
-        RangedFile(server.url("/whole"), connection)
+        stored_members(server.url("/whole"), connection, ["x"])
 
 
 def test_one_member_of_a_big_zip(server: Server, connection: Connection, tmp_path: Path) -> None:
@@ -134,5 +117,5 @@ def test_a_huge_answer_is_not_read(server: Server, connection: Connection) -> No
     """A server without ranges must not cost the whole file before it is noticed."""
     server.put("/whole", bytes(64 << 20), ranges=False)
     with pytest.raises(UserError, match="does not send parts"):
-        RangedFile(server.url("/whole"), connection)
+        stored_members(server.url("/whole"), connection, ["x"])
     assert server.requests[0].sent < 32 << 20

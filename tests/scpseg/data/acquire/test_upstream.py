@@ -1,5 +1,6 @@
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,6 +79,14 @@ def test_what_is_complete_needs_no_network(
     assert "inria: second is complete" in said and INRIA.terms not in said
 
 
+def test_two_processes_fetch_once(server: Server, served: tuple[Source, Source], tmp_path: Path) -> None:
+    server.files["/first/set.7z.001"].rate = 200_000
+    with ThreadPoolExecutor(2) as pool:  # locks are per open file, so threads are like processes
+        folders = list(pool.map(lambda _: acquire(INRIA, "gt", DATA, sources("first")), range(2)))
+    assert folders[0] == folders[1] and held(folders[0]) == PARTS
+    assert len(server.requests) == len(PARTS)
+
+
 def test_what_was_lost_is_fetched_again_and_only_that(server: Server, served: tuple[Source, Source]) -> None:
     folder = acquire(INRIA, "gt", DATA, sources("first"))
     (folder / "set.7z.002").unlink()
@@ -92,7 +101,7 @@ def test_the_next_source_takes_over_and_the_log_says_why(
     del server.files["/first/set.7z.003"]
     assert acquire(INRIA, "gt", DATA, sources("first", "second")).name == "second"
     said = capsys.readouterr().err
-    assert "inria: first failed: there is nothing at" in said and "source 2 of 2: second" in said
+    assert "inria: first failed: http://" in said and "has nothing (404" in said and "source 2 of 2: second" in said
 
 
 def test_the_next_run_goes_on(server: Server, served: tuple[Source, Source]) -> None:
