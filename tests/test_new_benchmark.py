@@ -85,6 +85,15 @@ def test_it_goes_from_its_one_file_to_a_row_of_the_report(project: Path) -> None
     assert "Islands" in (project / "reports/README.md").read_text()
 
 
+@pytest.mark.soak
+def test_the_style_the_types_and_the_tests_pass_with_it(project: Path) -> None:
+    shutil.copytree(ROOT / "tests", project / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    every = ["tests/scpseg/benchmarks", "tests/scpseg/synthetic", "tests/pipelines/test_check.py"]
+    for command in (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"], ["pytest", "-q", *every]):
+        code, output = run(project, "-m", *command)
+        assert code == 0, output[-3000:]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "parts"),
     [

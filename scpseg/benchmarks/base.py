@@ -10,12 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:  # every command imports the benchmarks; what draws needs numpy and more
-    from scpseg.synthetic.canvas import Bytes, Scene
-    from scpseg.synthetic.miniatures import Pictures
+    import numpy as np
+    from numpy.typing import NDArray
 
+    from scpseg.synthetic import miniatures
+
+Bytes: TypeAlias = "NDArray[np.uint8]"
+Mask: TypeAlias = "NDArray[np.bool_]"
+Pictures: TypeAlias = "miniatures.Pictures"
+Packed: TypeAlias = "Iterator[tuple[str, str, Bytes]]"
+"""Zip archive, path in it, picture; the ending of the path decides the format."""
 Colour = tuple[int, int, int]
 Ids = dict[str, tuple[str, ...]]
 """Image ids by split: 'train', 'val', 'test'."""
@@ -95,20 +102,27 @@ class Source:
         return tuple(file for file in self.files if file.labels in ("", labels))
 
 
+class Scene(NamedTuple):
+    """A drawn picture and its truth."""
+
+    image: Bytes  # (H, W, 3)
+    label: Bytes  # (H, W) training ids, 255 = ignored
+    twin: Mask | None = None  # (H, W) True where the surface looks the same in two classes
+
+
 @dataclass(frozen=True)
 class Miniature:
     """A small synthetic stand-in for a benchmark. The functions import what they need when they are called.
 
     Attributes:
         draw: (side in pixels, seed, number of the picture) -> the picture and its training ids.
-        pack: the pictures as upstream's files: (zip archive, path in it, picture), the ending of the path decides the
-            format; None = `scpseg.synthetic.miniatures.pack_folders`.
+        pack: the pictures as upstream's files; None = PNG pairs <Split>/image/<id>.png and <Split>/label/<id>.png.
         wrap: changes the folder of zip archives where upstream packs otherwise.
         kept: training images that every miniature has.
     """
 
     draw: Callable[[int, int, int], Scene]
-    pack: Callable[[Pictures], Iterator[tuple[str, str, Bytes]]] | None = None
+    pack: Callable[[Pictures], Packed] | None = None
     wrap: Callable[[Path], None] | None = None
     kept: tuple[str, ...] = ()
 
@@ -141,8 +155,7 @@ class Benchmark:
         archives: what <address>/<name>/ of a mirror without archives.json holds.
         by_hand: how a person gets it in a browser; completes a sentence that begins with 'by hand: '.
         miniature: its synthetic stand-in for data.source `mirror`; None = it cannot be used without the real files.
-        cues: training ids of the things that tell the kind of the discs (the probe).
-        discs: training ids of things whose kind only a cue tells; evaluation judges each of them.
+        discs: training ids of things whose kind only a cue tells; evaluation judges each of them (the probe).
     """
 
     name: str
@@ -167,7 +180,6 @@ class Benchmark:
     archives: tuple[File, ...] = ()
     by_hand: str = ""
     miniature: Miniature | None = None
-    cues: tuple[int, ...] = ()
     discs: tuple[int, ...] = ()
 
     @property

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from scpseg.benchmarks.base import Benchmark, Class, File, Layout, Miniature
-
-if TYPE_CHECKING:
-    from scpseg.synthetic.canvas import Scene
+from scpseg.benchmarks.base import Benchmark, Class, File, Layout, Miniature, Scene
 
 
 def draw(side: int, seed: int, number: int) -> Scene:
     """Towns in open country; a corner of every fourth image is outside the survey."""
-    from scpseg.synthetic.canvas import Canvas, Material, Scene
+    from scpseg.synthetic.canvas import Canvas, Material
     from scpseg.synthetic.land import Country, Zone, draw_country
     from scpseg.synthetic.town import Town
 
@@ -56,7 +51,7 @@ BENCHMARK = Benchmark(
     terms="No licence is published with the data; ask its authors (rslab.disi.unitn.it/dataset/BLU) about terms.",
     citation="Ding et al., Looking Outside the Window: Wide-Context Transformer for the Semantic Segmentation of "
     "High-Resolution Remote Sensing Images, IEEE TGRS 60, 2022, doi 10.1109/TGRS.2022.3168697.",
-    notes=("Counts of 196/28/32 and 192/28/32 are both reported; the counts found stand in every row.",),
+    notes=("Counts of 196/28/32 and 192/28/32 are both reported; every row names the counts found.",),
     archives=(File("BLU.zip"),),
     miniature=Miniature(draw),
     by_hand="fetch it at https://rslab.disi.unitn.it/dataset/BLU/ or "

@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
-
-from scpseg.benchmarks.base import Benchmark, Class, File, Layout, Miniature, Source
-
-if TYPE_CHECKING:
-    from scpseg.synthetic.canvas import Bytes, Scene
-    from scpseg.synthetic.miniatures import Pictures
+from scpseg.benchmarks.base import Benchmark, Class, File, Layout, Miniature, Packed, Pictures, Scene, Source
 
 TERMS = (
     "By hand: read and accept the DeepGlobe rules (deepglobe.org); a Kaggle token (kaggle.com/settings/api), only if "
@@ -19,7 +12,7 @@ TERMS = (
 
 def draw(side: int, seed: int, number: int) -> Scene:
     """Open country; some images have a cloud, below which the land cover is unknown."""
-    from scpseg.synthetic.canvas import Canvas, Scene
+    from scpseg.synthetic.canvas import Canvas
     from scpseg.synthetic.land import Country, Zone, draw_country
     from scpseg.synthetic.town import Town
 
@@ -33,7 +26,7 @@ def draw(side: int, seed: int, number: int) -> Scene:
     return Scene(canvas.photograph(), zone, canvas.twin)
 
 
-def pack(pictures: Pictures) -> Iterator[tuple[str, str, Bytes]]:
+def pack(pictures: Pictures) -> Packed:
     """Every labelled image is in train/, whatever its split; valid/ has no masks and ids that no labelled image has."""
     archive = "deepglobe-land-cover.zip"
     for _, name, image, label in pictures:

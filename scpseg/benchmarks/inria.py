@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from scpseg.benchmarks.base import Benchmark, Class, File, Layout, Miniature, Source
-
-if TYPE_CHECKING:
-    from scpseg.synthetic.canvas import Bytes, Scene
-    from scpseg.synthetic.miniatures import Pictures
+from scpseg.benchmarks.base import Benchmark, Class, File, Layout, Miniature, Packed, Pictures, Scene, Source
 
 PARTS = tuple(
     File(f"aerialimagelabeling.7z.{number:03d}", size, sha256)
@@ -37,7 +31,7 @@ SECONDS = 1577836800
 
 def draw(side: int, seed: int, number: int) -> Scene:
     """A suburb of houses, and of halls whose roofs look like paved yards."""
-    from scpseg.synthetic.canvas import Canvas, Material, Scene
+    from scpseg.synthetic.canvas import Canvas, Material
     from scpseg.synthetic.town import Town, draw_town
 
     suburb = Town(block=(100, 140), street=9, lot=70, house=(14, 10.5), houses=4, tree=4.5, garden=2, car=(6.5, 3.2),
@@ -47,7 +41,7 @@ def draw(side: int, seed: int, number: int) -> Scene:
     return Scene(canvas.photograph(), canvas.labels({Material.ROOF: 1}), canvas.twin)
 
 
-def pack(pictures: Pictures) -> Iterator[tuple[str, str, Bytes]]:
+def pack(pictures: Pictures) -> Packed:
     """Upstream's test half has no labels."""
     for _, name, image, label in pictures:
         yield INNER, f"AerialImageDataset/train/images/{name}.tif", image

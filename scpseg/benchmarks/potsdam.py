@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from scpseg import IGNORE_INDEX
-from scpseg.benchmarks.base import Benchmark, Class, File, Layout, Miniature, Source
-
-if TYPE_CHECKING:
-    from scpseg.synthetic.canvas import Bytes, Mask, Scene
-    from scpseg.synthetic.miniatures import Pictures
+from scpseg.benchmarks.base import (
+    Benchmark,
+    Bytes,
+    Class,
+    File,
+    Layout,
+    Mask,
+    Miniature,
+    Packed,
+    Pictures,
+    Scene,
+    Source,
+)
 
 FILES = (
     File("2_Ortho_RGB.zip"),
@@ -22,7 +28,7 @@ SHARE = "https://seafile.projekt.uni-hannover.de/f/429be50cc79d423ab6c4/"
 PAGE = "https://www.isprs.org/resources/datasets/benchmarks/UrbanSemLab/Default.aspx"
 WHOLE = File("Potsdam.zip", 13324219686)
 PASSWORD = "CjwcipT4-P8g"
-"""Stands openly on PAGE."""
+"""Published on PAGE."""
 TERMS = "By hand: read the terms on the download page."
 LOSSY, MISCODED = "4_12", "6_7"
 """The two label tiles that are faulty upstream; both are in the train list."""
@@ -32,7 +38,7 @@ BORDER = 2.0
 
 def draw(side: int, seed: int, number: int) -> Scene:
     """Large houses and gardens; flat roofs look like paved yards and like lawns."""
-    from scpseg.synthetic.canvas import Canvas, Material, Scene
+    from scpseg.synthetic.canvas import Canvas, Material
     from scpseg.synthetic.town import Town, draw_town
 
     quarter = Town(block=(168, 204), street=24, lot=84, house=(50, 33), houses=1, tree=10.5, garden=7, car=(23, 11),
@@ -44,7 +50,7 @@ def draw(side: int, seed: int, number: int) -> Scene:
     return Scene(canvas.photograph(), canvas.labels(classes), canvas.twin)
 
 
-def pack(pictures: Pictures) -> Iterator[tuple[str, str, Bytes]]:
+def pack(pictures: Pictures) -> Packed:
     """The image zip has a top folder, the label zips have none; two label tiles are faulty."""
     for _, name, image, label in pictures:
         yield FILES[0].name, f"2_Ortho_RGB/top_potsdam_{name}_RGB.tif", image

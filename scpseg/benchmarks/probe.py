@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from scpseg.benchmarks.base import Benchmark, Class, Layout, Miniature
-
-if TYPE_CHECKING:
-    from scpseg.synthetic.canvas import Scene
+from scpseg.benchmarks.base import Benchmark, Class, Layout, Miniature, Scene
 
 CUES, DISCS = (1, 2), (3, 4)
 """Training ids of the two kinds of cue, and of the discs whose kind a cue tells."""
@@ -15,7 +10,6 @@ CUES, DISCS = (1, 2), (3, 4)
 
 def draw(side: int, seed: int, number: int) -> Scene:
     """One cue and look-alike discs; images 2 k and 2 k + 1 are twins."""
-    from scpseg.synthetic.canvas import Scene
     from scpseg.synthetic.probe import probe_scene
 
     made = probe_scene(side, seed, number)
@@ -45,6 +39,5 @@ BENCHMARK = Benchmark(
     citation="A controlled experiment of this suite (scpseg/synthetic/probe.py).",
     invented=True,
     miniature=Miniature(draw),
-    cues=CUES,
     discs=DISCS,
 )

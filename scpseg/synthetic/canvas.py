@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from scpseg import IGNORE_INDEX
+from scpseg.benchmarks.base import Bytes, Mask
 
-Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
-Mask = NDArray[np.bool_]
 Pair = tuple[float, float]
 Colour = tuple[float, float, float] | NDArray[np.floating]
 LEAVES = ((0.20, 0.34, 0.14), (0.24, 0.39, 0.16), (0.17, 0.30, 0.15), (0.28, 0.40, 0.18))
@@ -38,14 +37,6 @@ class Area(NamedTuple):
     inside: Mask
 
 
-class Scene(NamedTuple):
-    """A drawn picture and its truth."""
-
-    image: Bytes  # (H, W, 3)
-    label: Bytes  # (H, W) training ids, 255 = ignored
-    twin: Mask | None = None  # (H, W) True where the surface looks the same in two classes
-
-
 class Canvas:
     """A square scene of `side` pixels while it is drawn; all its maps are (H, W) or (H, W, 3)."""
 
@@ -56,7 +47,7 @@ class Canvas:
         self.height: Floats = np.zeros((side, side), np.float32)  # above ground; casts shadows
         self.relief: Floats = np.zeros((side, side), np.float32)  # its slope is lit; a flat roof has none
         self.material: Bytes = np.zeros((side, side), np.uint8)
-        self.twin: Mask = np.zeros((side, side), bool)  # see `Scene`
+        self.twin: Mask = np.zeros((side, side), bool)  # as in `Scene`
         self.y, self.x = np.mgrid[:side, :side].astype(np.float32)
         self._fields: dict[float, Floats] = {}
         self.angle = self.rng.uniform(-tilt, tilt)

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from scpseg.synthetic.canvas import Bytes, Canvas, Floats, Mask, Material
+from scpseg.benchmarks.base import Bytes, Mask
+from scpseg.synthetic.canvas import Canvas, Floats, Material
 from scpseg.synthetic.town import Town, draw_town
 
 Whole = NDArray[np.int64]

@@ -19,12 +19,11 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from scpseg.benchmarks.base import Benchmark, Ids, Miniature
+from scpseg.benchmarks.base import Benchmark, Bytes, Ids, Miniature, Packed, Scene
 from scpseg.data.splits import PARTS, read_split
 from scpseg.errors import UserError
 from scpseg.files import sha256, write_json
 from scpseg.params import MirrorParams
-from scpseg.synthetic.canvas import Bytes, Scene
 
 DATE = (2020, 1, 1, 0, 0, 0)
 
@@ -98,7 +97,7 @@ def miniature_ids(spec: Benchmark, params: MirrorParams) -> Ids:
     return {part: lists[part][: counts[part]] for part in PARTS}
 
 
-def pack_folders(pictures: Pictures) -> Iterator[tuple[str, str, Bytes]]:
+def pack_folders(pictures: Pictures) -> Packed:
     """<title>.zip with PNG pairs <Split>/image/<id>.png and <Split>/label/<id>.png."""
     for split, name, image, label in pictures:
         for kind, picture in (("image", image), ("label", pictures.colours(label))):
@@ -111,7 +110,7 @@ def _miniature(spec: Benchmark) -> Miniature:
     return spec.miniature
 
 
-def _write_zips(folder: Path, members: Iterator[tuple[str, str, Bytes]]) -> None:
+def _write_zips(folder: Path, members: Packed) -> None:
     """Write (archive, path in it, picture); date and permissions are all that the zips keep of a machine."""
     with ExitStack() as stack:
         archives: dict[str, zipfile.ZipFile] = {}

@@ -12,7 +12,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from scpseg.synthetic.canvas import Canvas, Floats, Mask, Material, Pair
+from scpseg.benchmarks.base import Mask
+from scpseg.synthetic.canvas import Canvas, Floats, Material, Pair
 
 CAR_COLOURS = ((0.85, 0.86, 0.88), (0.15, 0.16, 0.18), (0.62, 0.12, 0.10), (0.18, 0.26, 0.50), (0.55, 0.57, 0.60))
 ROOF_COLOURS = ((0.62, 0.33, 0.24), (0.56, 0.38, 0.30), (0.45, 0.30, 0.26), (0.40, 0.41, 0.44), (0.68, 0.45, 0.34))

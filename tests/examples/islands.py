@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from scpseg.benchmarks.base import Benchmark, Class, File, Layout, Miniature
-
-if TYPE_CHECKING:
-    from scpseg.synthetic.canvas import Scene
+from scpseg.benchmarks.base import Benchmark, Class, File, Layout, Miniature, Scene
 
 
 def draw(side: int, seed: int, number: int) -> Scene:
     """Islands of sand or wood in the sea; the same arguments give the same picture."""
     import numpy as np
-
-    from scpseg.synthetic.canvas import Scene
 
     rng = np.random.default_rng((seed, number))
     y, x = np.mgrid[:side, :side]

@@ -1,5 +1,7 @@
 import dataclasses
 import re
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -53,3 +55,8 @@ def test_a_mistake_is_one_sentence_that_names_file_and_field(
     assert re.match(rf"scpseg/benchmarks/{spec.name}\.py: ", message) and "\n" not in message
     for part in parts:
         assert part in message
+
+
+def test_benchmarks_are_imported_without_what_draws_them() -> None:
+    code = "import sys, scpseg.benchmarks; sys.exit(not {'numpy', 'scipy', 'PIL', 'py7zr'}.isdisjoint(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -12,13 +12,12 @@ import tifffile
 from PIL import Image
 
 from scpseg.benchmarks import BENCHMARKS
-from scpseg.benchmarks.base import Benchmark, Miniature
+from scpseg.benchmarks.base import Benchmark, Miniature, Scene
 from scpseg.benchmarks.potsdam import without_borders
 from scpseg.data.splits import read_split
 from scpseg.errors import UserError
 from scpseg.files import read_json, sha256
 from scpseg.params import MirrorParams
-from scpseg.synthetic.canvas import Scene
 from scpseg.synthetic.miniatures import Pictures, miniature_ids, write_miniature
 
 PARAMS = MirrorParams(seed=3, side=96, train=3, val=1, test=2)
