@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
-
-from scpseg.benchmarks.base import Benchmark, Class, File, Layout, Miniature, Source
-
-if TYPE_CHECKING:
-    from scpseg.synthetic.canvas import Bytes, Scene
-    from scpseg.synthetic.miniatures import Pictures
+from scpseg import IGNORE_INDEX
+from scpseg.benchmarks.base import Benchmark, Class, File, Layout, Miniature, Packed, Pictures, Scene, Source
 
 FOLDS = 4
 HANDLE = "humansintheloop/semantic-segmentation-of-aerial-imagery"
@@ -19,8 +13,7 @@ UNLABELLED = (0x9B, 0x9B, 0x9B)
 
 def draw(side: int, seed: int, number: int) -> Scene:
     """Towns between sand, gardens and the sea; a corner of every fourth image is unlabelled."""
-    from scpseg import IGNORE_INDEX
-    from scpseg.synthetic.canvas import Canvas, Material, Scene
+    from scpseg.synthetic.canvas import Canvas, Material
     from scpseg.synthetic.land import Country, Zone, draw_country
     from scpseg.synthetic.town import Town
 
@@ -38,11 +31,9 @@ def draw(side: int, seed: int, number: int) -> Scene:
     return Scene(canvas.photograph(), label)
 
 
-def pack(pictures: Pictures) -> Iterator[tuple[str, str, Bytes]]:
+def pack(pictures: Pictures) -> Packed:
     """Every picture cut into nine parts of nearly one size, in a folder of its own."""
     import numpy as np
-
-    from scpseg import IGNORE_INDEX
 
     rows, columns = BENCHMARK.layout.rows, BENCHMARK.layout.columns
     for _, id, image, label in pictures:
