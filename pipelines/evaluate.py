@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from scpseg.data.windows import Bytes
 from scpseg.environment import configure
 from scpseg.errors import UserError
 from scpseg.evaluation import probe
-from scpseg.evaluation.confusion import Matrix, Metrics, confusion, metrics
+from scpseg.evaluation.confusion import Matrix, confusion, described, metrics
 from scpseg.evaluation.streaming import segment
 from scpseg.files import damaged, read_json, replacing, write_json, write_text
 from scpseg.params import EvaluationParams, InferenceParams, MachineParams, Params
@@ -58,6 +59,7 @@ def work(benchmark: str, name: str, seed: int) -> None:
     branches = method.branches()
     alone: dict[str, Matrix] = {name: np.zeros((classes, classes), dtype=np.int64) for name in branches}
     answers: dict[str, list[probe.Answer]] = {}
+    kept: dict[str, bytes] = {}  # of images that may turn out to be the worst, the median or the best
 
     def each() -> Iterator[str]:
         for number, image_id in enumerate(ids):
@@ -71,11 +73,19 @@ def work(benchmark: str, name: str, seed: int) -> None:
                 answers[image_id] = probe.answers(method, image, truth, prediction, device, inference.overlap)
             if number < evaluation.pictures:
                 write_pictures(out / "pictures", image_id, spec, image, truth, prediction)
+            elif evaluation.pictures:
+                step = step_of(prediction)
+                kept[image_id] = zlib.compress(prediction[::step, ::step].tobytes(), 1)
             yield image_id
 
     (out / "pictures").mkdir(parents=True, exist_ok=True)
     for _ in progress(each(), len(ids), f"evaluating {benchmark} {name}"):
         pass
+    for image_id in ends(ids, matrices, spec) & kept.keys():
+        image, truth = store.image(split, image_id), store.label(split, image_id)
+        step = step_of(truth)
+        thin = np.frombuffer(zlib.decompress(kept[image_id]), np.uint8).reshape(truth[::step, ::step].shape)
+        write_pictures(out / "pictures", image_id, spec, image, truth, thin)
     result = metrics(np.sum(matrices, axis=0), spec.scored)
     with replacing(out / "confusion.npz") as temporary:
         np.savez_compressed(temporary, ids=np.array(ids), matrices=np.stack(matrices))
@@ -156,30 +166,32 @@ def without_download(params: Params) -> Params:
     return Params({**params.values, "segmenter": segmenter}, params.path)
 
 
-def described(result: Metrics, spec: Benchmark) -> dict[str, Any]:
-    """Metrics with class names."""
-    names = [cls.name for cls in spec.classes]
-    return {
-        "mean_iou": result.mean_iou,
-        "mean_f1": result.mean_f1,
-        "chance": result.chance,
-        "accuracy": result.accuracy,
-        "iou": dict(zip(names, result.iou, strict=True)),
-        "f1": dict(zip(names, result.f1, strict=True)),
-        "absent": [names[index] for index in result.absent],
-    }
+def ends(ids: Sequence[str], matrices: Sequence[Matrix], spec: Benchmark) -> set[str]:
+    """The images with the lowest, the median and the highest mean IoU of their own."""
+    scores = [(metrics(matrix, spec.scored).mean_iou, name) for name, matrix in zip(ids, matrices, strict=True)]
+    order = [name for _, name in sorted((score, name) for score, name in scores if score is not None)]
+    return {order[0], order[(len(order) - 1) // 2], order[-1]} if order else set()
+
+
+def step_of(pixels: Bytes) -> int:
+    """Every so many pixels of an image are in its picture."""
+    longest: int = max(pixels.shape[:2])
+    return max(1, -(-longest // PICTURE_SIDE))
 
 
 def write_pictures(folder: Path, name: str, spec: Benchmark, image: Bytes, truth: Bytes, prediction: Bytes) -> None:
-    """<name>.{image,truth,prediction}.png at most PICTURE_SIDE wide, classes in the benchmark's own colours."""
+    """<name>.{image,truth,prediction}.png at most PICTURE_SIDE wide, classes in the benchmark's own colours.
+
+    `prediction` has the size of the truth, or is thinned out already.
+    """
     palette = np.zeros((256, 3), dtype=np.uint8)
     palette[: len(spec.classes)] = [cls.colour for cls in spec.classes]
     palette[IGNORE_INDEX] = 0
-    step = max(1, -(-max(truth.shape) // PICTURE_SIDE))
-    views = {"image": image, "truth": palette[truth[::step, ::step]], "prediction": palette[prediction[::step, ::step]]}
+    step = step_of(truth)
+    own = step if prediction.shape == truth.shape else 1
+    reduced = np.asarray(Image.fromarray(np.ascontiguousarray(image)).reduce(step))
+    views = {"image": reduced, "truth": palette[truth[::step, ::step]], "prediction": palette[prediction[::own, ::own]]}
     for kind, pixels in views.items():
-        if kind == "image":
-            pixels = np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).reduce(step))
         with replacing(folder / f"{name}.{kind}.png") as temporary:
             Image.fromarray(np.ascontiguousarray(pixels)).save(temporary)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scpseg.benchmarks.base import Benchmark
 from scpseg.data.windows import Bytes
 
 Matrix = NDArray[np.int64]
@@ -81,3 +83,17 @@ def _chance(truth: NDArray[np.int64], scored: tuple[int, ...]) -> float | None:
 def _mean(values: list[float | None]) -> float | None:
     present = [value for value in values if value is not None]
     return sum(present) / len(present) if present else None
+
+
+def described(result: Metrics, spec: Benchmark) -> dict[str, Any]:
+    """Metrics with class names."""
+    names = [cls.name for cls in spec.classes]
+    return {
+        "mean_iou": result.mean_iou,
+        "mean_f1": result.mean_f1,
+        "chance": result.chance,
+        "accuracy": result.accuracy,
+        "iou": dict(zip(names, result.iou, strict=True)),
+        "f1": dict(zip(names, result.f1, strict=True)),
+        "absent": [names[index] for index in result.absent],
+    }

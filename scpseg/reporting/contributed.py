@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from scpseg.benchmarks import BENCHMARKS
@@ -45,24 +46,30 @@ def read_contributed(folder: Path) -> list[Row]:
     """Rows of every file in `folder`, by name of the file.
 
     Raises:
-        UserError: a file is not such a table; the sentence names file, row and column.
+        UserError: as `read_file`.
     """
-    rows = []
-    for path in sorted(folder.glob("*.csv")):
-        try:
-            with io.StringIO(path.read_text(encoding="utf-8-sig")) as stream:
-                reader = csv.DictReader(stream, strict=True)
-                found, header = list(reader), list(reader.fieldnames or ())
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise UserError(f"{path.as_posix()} cannot be read as CSV in UTF-8 ({error}); save it as such") from None
-        problem = next(_problems(header, found), None)
-        if problem:
-            raise UserError(f"{path.as_posix()} {problem}")
-        rows += found
-    return rows
+    return [row for path in sorted(folder.glob("*.csv")) for row in read_file(path)]
 
 
-def _problems(header: Sequence[str], rows: Sequence[Mapping[str | None, str | None]]) -> Iterator[str]:
+def read_file(path: Path) -> list[Row]:
+    """Rows of one file.
+
+    Raises:
+        UserError: it is not such a table; the sentence names file, line and column.
+    """
+    try:
+        with io.StringIO(path.read_text(encoding="utf-8-sig")) as stream:
+            reader = csv.DictReader(stream, strict=True)
+            found, header = list(reader), list(reader.fieldnames or ())
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path.as_posix()} cannot be read as CSV in UTF-8 ({error}); save it as such") from None
+    problem = next(_problems(header, found), None)
+    if problem:
+        raise UserError(f"{path.as_posix()} {problem}")
+    return found
+
+
+def _problems(header: Sequence[str], rows: Sequence[Mapping[Any, str | None]]) -> Iterator[str]:
     """What is wrong with a file, and what to write instead."""
     lacking = [name for name in COLUMNS if name not in header]
     more = [name for name in header if name not in COLUMNS]
@@ -108,12 +115,22 @@ def _number(name: str, written: str) -> Iterator[str]:
         yield f"{written!r} is not a positive number"
 
 
-def write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Write a contributed file; missing values stay empty."""
+def add_row(path: Path, row: Mapping[str, object]) -> None:
+    """Put a row into a contributed file, in place of one of the same benchmark, method, kind and split.
+
+    Raises:
+        UserError: as `read_contributed`; the file stays as it is.
+    """
+    made = {name: "" if row.get(name) is None else str(row[name]) for name in COLUMNS}
+    identity = ("benchmark", "method", "kind", "split")
+    others = [old for old in read_file(path) if any(old[key] != made[key] for key in identity)] if path.exists() else []
+    problem = next(_problems(list(COLUMNS), [{**made}]), None)
+    if problem:
+        raise UserError(f"{path.as_posix()}: {problem.partition(', ')[2]}")
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(COLUMNS), lineterminator="\n", restval="", extrasaction="raise")
+    writer = csv.DictWriter(stream, list(COLUMNS), lineterminator="\n")
     writer.writeheader()
-    writer.writerows([{key: "" if value is None else value for key, value in row.items()} for row in rows])
+    writer.writerows(sorted([*others, made], key=lambda one: [one[key] for key in identity]))
     write_text(path, stream.getvalue())
 
 
