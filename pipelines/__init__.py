@@ -5,13 +5,19 @@ from types import TracebackType
 
 from scpseg.errors import UserError
 
+POSIX = ("fcntl", "resource", "termios")
+"""Modules of Python that Windows lacks."""
+
 
 def _quiet(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Ctrl-C or a user's mistake while a stage still imports: one line as from `run_stage`, which is not there yet."""
+    """One line for Ctrl-C, a user's mistake or a system without a module, where `run_stage` is not there yet."""
     if issubclass(kind, KeyboardInterrupt):
         print("interrupted", file=sys.stderr, flush=True)
     elif issubclass(kind, UserError):
         print(f"error: {error}", file=sys.stderr, flush=True)
+    elif isinstance(error, ModuleNotFoundError) and error.name in POSIX:
+        why = f"this system has no module {error.name}"
+        print(f"error: this command needs Linux or macOS ({why}): on Windows use WSL 2", file=sys.stderr, flush=True)
     else:
         sys.__excepthook__(kind, error, trace)
 

@@ -11,13 +11,13 @@ from dataclasses import make_dataclass
 from pathlib import Path
 
 from pipelines.methods import METHODS, module_of
+from pipelines.preflight import check_surroundings
 from pipelines.stage import run_stage
 from scpseg.benchmarks import BENCHMARKS
 from scpseg.benchmarks.checks import check_benchmark
 from scpseg.data.acquire.manifest import MIRROR, UPSTREAM, root
 from scpseg.data.acquire.sources import check_upstream, is_address
 from scpseg.data.splits import read_split
-from scpseg.environment import choose_device
 from scpseg.errors import UserError
 from scpseg.files import write_text
 from scpseg.params import (
@@ -82,6 +82,8 @@ def check(params: Params) -> None:
 
 
 def _check_machine(params: Params) -> None:
+    from scpseg.environment import choose_device  # torch: not before the mistakes that are found without it
+
     device = choose_device(params.section("machine", MachineParams).device)
     precision = params.section("train", SharedTrainParams).precision
     if precision != "fp32" and device.type != "cuda":
@@ -125,9 +127,11 @@ def _check_split(params: Params, benchmark: str) -> None:
 
 
 def work() -> None:
-    """Check params.yaml and write the constant output."""
+    """Check params.yaml and what is around it, and write the constant output."""
     argparse.ArgumentParser(description=__doc__).parse_args()
-    check(Params.load())
+    params = Params.load()
+    check_surroundings(params)
+    check(params)
     write_text(OUTPUT, "params.yaml is valid\n")
     print("params.yaml is valid")
 

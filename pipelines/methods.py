@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from scpseg.benchmarks import get_benchmark
-from scpseg.contract import Method, Setting
 from scpseg.errors import UserError
 from scpseg.params import Params, SegmenterParams
 from scpseg.validation import nearest
+
+if TYPE_CHECKING:
+    from scpseg.contract import Method
 
 METHODS: dict[str, str] = {
     "scpseg": "scpseg.method.scpseg",
@@ -45,6 +48,8 @@ def build_method(params: Params, benchmark: str, name: str) -> Method:
     Raises:
         UserError: the method or benchmark is not known, or a parameter of it is not valid.
     """
+    from scpseg.contract import Setting  # torch: whoever only asks for names needs none
+
     module = module_of(name)
     module.check(params, benchmark)
     setting = Setting(

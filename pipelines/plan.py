@@ -17,6 +17,7 @@ import pandas as pd
 
 from pipelines import paths
 from pipelines.check import check
+from pipelines.preflight import check_surroundings
 from pipelines.stage import run_stage
 from scpseg.benchmarks import BENCHMARKS
 from scpseg.data.acquire.space import free_bytes, size_text
@@ -214,6 +215,7 @@ def work() -> None:
     """Print the plan."""
     argparse.ArgumentParser(description=__doc__).parse_args()
     params = Params.load()
+    check_surroundings(params)
     check(params)
     print(report(params, pending()))
 

@@ -16,6 +16,7 @@ import psutil  # type: ignore[import-untyped]
 
 from pipelines.check import check
 from pipelines.freshness import Key, states
+from pipelines.preflight import check_surroundings
 from pipelines.report import PAGE, build
 from pipelines.stage import run_stage
 from scpseg.errors import UserError
@@ -33,6 +34,7 @@ def work() -> None:
     """
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     params = Params.load()
+    check_surroundings(params)
     check(params)
     code = run_dvc()
     if code == 0:

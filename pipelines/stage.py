@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -24,6 +25,8 @@ LOADING = (
     "out of shared memory",
 )
 """How torch tells that memory ran out in a process that loads data, or that the kernel ended it."""
+SHARED = ("unable to allocate shared memory", "unable to open shared memory", "unable to mmap", "torch_shm_manager")
+"""How torch tells that /dev/shm is too small or cannot be written."""
 
 RECORDED = ("mirror", "download", "prepare", "train", "evaluate", "profile")
 """Stages whose last error the report shows."""
@@ -38,6 +41,9 @@ def run_stage(work: Callable[[], None], less: str = "close other programs, or ta
         work: the stage.
         less: what to do where memory does not suffice.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # an ASCII console has no multiplication sign
     if "DVC_STAGE" in os.environ:
         end_with_parent()
     words = [Path(sys.argv[0]).stem, *sys.argv[1:]]
@@ -75,6 +81,16 @@ def explained(error: Exception, less: str) -> str | None:
     if isinstance(error, UserError):
         # From a process that loads data torch brings the whole trace as text.
         return str(error).rpartition("scpseg.errors.UserError: ")[2].strip()
+    if any(words in str(error) for words in SHARED):
+        return (
+            "the loading processes (machine.workers) found no room in /dev/shm: give more (docker run --shm-size=8g) "
+            "or set machine.workers to 0"
+        )
+    if isinstance(error, RuntimeError) and "home directory" in str(error):
+        return (
+            "a folder that begins with ~ has no home directory here: name it without ~ in data.cache or data.source "
+            "(params.yaml) or in SCPSEG_CACHE, or set HOME"
+        )
     if _out_of_memory(error):
         first = " ".join((str(error).strip() or "no more to have").splitlines()[0].split())
         return f"memory does not suffice ({first}): {less}"

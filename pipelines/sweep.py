@@ -19,6 +19,7 @@ from pipelines import experiments, grids
 from pipelines.check import check
 from pipelines.methods import METHODS
 from pipelines.plan import counted, device_name, duration, training_seconds
+from pipelines.preflight import check_experiments, check_repository
 from pipelines.stage import run_stage
 from scpseg.benchmarks import BENCHMARKS
 from scpseg.errors import UserError
@@ -74,6 +75,8 @@ def main() -> None:
     if asked.dry:
         print(plan(sweep, jobs, asked.benchmark))
     else:
+        check_repository()
+        check_experiments()
         go(sweep, jobs, REPORTS / sweep.name, before)
 
 
@@ -169,6 +172,9 @@ def go(sweep: Sweep, jobs: list[Job], folder: Path, before: tuple[str, str]) -> 
                 failures[job.identity] = reason
                 print(f"{what}: failed: {reason}", flush=True)
             results |= found_for([job])
+            if not reason and job.identity not in results:
+                failures[job.identity] = "it ended well, but DVC saved no experiment: see its log"
+                print(f"{what}: failed: {failures[job.identity]}", flush=True)
             write_sweep(sweep, list(rows_of(jobs, results, failures)), folder)
     rows = list(rows_of(jobs, results, failures))
     print(f"{folder}/README.md: {sum(row.status == 'ok' for row in rows)} of {len(rows)} rows have a result")

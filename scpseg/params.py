@@ -6,6 +6,7 @@ with `Params.section`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, make_dataclass
 from pathlib import Path
@@ -202,6 +203,14 @@ class Params:
         try:
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
+            above = next(
+                (up for up in Path.cwd().parents if (up / path).is_file() and (up / "dvc.yaml").is_file()), None
+            )
+            if above and not path.is_absolute():
+                where = os.path.relpath(above)
+                raise UserError(
+                    f"{path} is in {where}, not here: run this in the repository's root ({where})"
+                ) from None
             todo = "copy one of profiles/*.yaml to it" if path.name == "params.yaml" else "name an existing file"
             raise UserError(f"{path} is missing; {todo}") from None
         except OSError as error:

@@ -52,6 +52,7 @@ NOT_NEEDED = {
     "pipelines/methods.py": ("(?!check)", "the list of methods: a new one must rerun nothing of the others"),
     "pipelines/paths.py": (EVERY, "where results are: the outputs in dvc.yaml say the same"),
     "pipelines/plan.py": (EVERY, "what `download --check` says of time and space"),
+    "pipelines/preflight.py": (EVERY, "what is around the project, no result"),
     "pipelines/runs.py": (EVERY, "command line and provenance, no result"),
     "pipelines/stage.py": (EVERY, "messages of errors"),
     "scpseg/__init__.py": (EVERY, "the ignore index, which every store has"),

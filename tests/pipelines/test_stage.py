@@ -194,3 +194,35 @@ def test_a_stage_that_dvc_started_ends_with_it(tmp_path: Path) -> None:
         (child,) = psutil.Process(process.pid).children()
         process.kill()
         child.wait(timeout=30)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("unable to allocate shared memory(shm) for file </torch_1_2_3>: No space left on device (28)"),
+        RuntimeError("unable to open shared memory object </torch_1> in read-write mode: Read-only file system (30)"),
+    ],
+)
+def test_shared_memory_names_what_to_set(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    line = said(fail(error), capsys)
+    assert "/dev/shm" in line and "--shm-size" in line and "machine.workers to 0" in line
+
+
+def test_a_home_that_is_not_known(capsys: pytest.CaptureFixture[str]) -> None:
+    line = said(lambda: Path("~nobody-here/x").expanduser(), capsys)
+    assert "data.cache" in line and "SCPSEG_CACHE" in line and "data.source" in line
+
+
+def test_an_ascii_console_gets_another_sign(tmp_path: Path) -> None:
+    code = "from pipelines.stage import run_stage; run_stage(lambda: print('2 \u00d7 3'))"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "2 ? 3\n"
+
+
+def test_a_system_without_fcntl_is_told_what_to_use() -> None:
+    code = "import sys; sys.modules['fcntl'] = None; import pipelines.sweep"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    assert "fcntl" in done.stderr and "Linux or macOS" in done.stderr
