@@ -66,7 +66,7 @@ def _layout_problems(spec: Benchmark) -> Iterator[str]:
         try:
             groups = re.compile(pattern).groupindex
         except re.error as error:
-            yield f"{field} is no valid pattern ({error}); correct it"
+            yield f"{field} is not a valid pattern ({error}); correct it"
             continue
         if "id" not in groups:
             yield f"{field} has no group (?P<id>...); put it round the part of the path that image and label share"

@@ -5,19 +5,7 @@ from __future__ import annotations
 import io
 
 from scpseg import IGNORE_INDEX
-from scpseg.benchmarks.base import (
-    Benchmark,
-    Bytes,
-    Class,
-    File,
-    Layout,
-    Mask,
-    Miniature,
-    Packed,
-    Pictures,
-    Scene,
-    Source,
-)
+from scpseg.benchmarks.base import Benchmark, Bytes, Class, File, Layout, Miniature, Packed, Pictures, Scene, Source
 
 FILES = (
     File("2_Ortho_RGB.zip"),
@@ -59,7 +47,7 @@ def pack(pictures: Pictures) -> Packed:
             if name == LOSSY:
                 colours = lossy(colours)
             elif name == MISCODED:
-                colours = miscoded(colours, ids == 4)
+                colours = miscoded(colours, ids)
             yield file.name, f"top_potsdam_{name}_label{ending}.tif", colours
 
 
@@ -90,14 +78,13 @@ def lossy(colours: Bytes) -> Bytes:
     return result
 
 
-def miscoded(colours: Bytes, cars: Mask) -> Bytes:
-    """`colours` with all but every tenth car, from the tenth on, as (252, 255, 0); `cars` is an (H, W) mask."""
+def miscoded(colours: Bytes, ids: Bytes) -> Bytes:
+    """`colours` (H, W, 3) of `ids` (H, W) with all but every tenth car, from the tenth on, as (252, 255, 0)."""
     from scipy import ndimage
 
-    single, _ = ndimage.label(cars)
-    result = colours.copy()
-    result[(single > 0) & (single % 10 != 0)] = (252, 255, 0)
-    return result
+    cars, _ = ndimage.label(ids == 4)
+    colours[(cars > 0) & (cars % 10 != 0)] = (252, 255, 0)
+    return colours
 
 
 BENCHMARK = Benchmark(

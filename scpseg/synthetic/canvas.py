@@ -140,7 +140,7 @@ class Canvas:
         self.relief[area.at][where] = (dome * radius * 0.75 + 0.09 * radius * lumps)[where]
 
     def labels(self, classes: dict[Material, int]) -> Bytes:
-        """(H, W) training ids; a material that is not named is id 0, a car that is not named what it stands on."""
+        """(H, W) training ids: 0 for a material that is not named, but what is below it for a car that is not named."""
         table = np.zeros(len(Material), np.uint8)
         table[Material.INVALID] = IGNORE_INDEX
         table[list(classes)] = list(classes.values())

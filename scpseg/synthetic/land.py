@@ -52,10 +52,7 @@ def draw_country(canvas: Canvas, country: Country) -> Bytes:
     parcel, edge, edge_u = _parcels(canvas, country.parcel)
     _ground(canvas, zone)
     _fields(canvas, country, zone == Zone.FARM, parcel, edge)
-    for kind, colour, material in (
-        (Zone.RANGE, MEADOW, Material.SHRUBLAND),
-        (Zone.BARREN, EARTH, Material.SOIL),
-    ):
+    for kind, colour, material in ((Zone.RANGE, MEADOW, Material.SHRUBLAND), (Zone.BARREN, EARTH, Material.SOIL)):
         smooth = (zone == kind) & (_draw(canvas, parcel) < country.twins * 0.9) & (edge > 1)
         canvas.fill(smooth, material, colour, 0.05, 0.03)
         canvas.relief *= 1 - ndimage.gaussian_filter(smooth.astype(np.float32), 2)

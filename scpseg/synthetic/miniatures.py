@@ -78,7 +78,7 @@ def write_miniature(spec: Benchmark, folder: Path, params: MirrorParams | None) 
             _write_zips(partial, (miniature.pack or pack_folders)(pictures))
             if miniature.wrap:
                 miniature.wrap(partial)
-            note = f"procedural miniature of {spec.title}: synthetic scenes, no statement about the real benchmark"
+            note = f"synthetic miniature of {spec.title}: synthetic scenes, no statement about the real benchmark"
         files = sorted(partial.iterdir())
         archives = [{"name": path.name, "size": path.stat().st_size, "sha256": sha256(path)} for path in files]
         write_json(partial / "archives.json", {"benchmark": spec.name, "archives": archives, "note": note})

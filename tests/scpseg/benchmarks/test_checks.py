@@ -35,7 +35,7 @@ def test_the_benchmarks_of_the_suite_have_no_mistake(name: str) -> None:
         (BLU, "layout", Layout(IMAGE, {"label": LABEL.replace("?P<id>", "")}), ["layout.labels['label']", "?P<id>"]),
         (BLU, "layout", Layout(IMAGE.replace("?P<id>", ""), {"label": LABEL}), ["layout.image", "?P<id>"]),
         (BLU, "layout", Layout(IMAGE.replace("?P<split>", ""), {"label": LABEL}), ["layout.image", "?P<split>"]),
-        (BLU, "layout", Layout(IMAGE, {"label": LABEL + "("}), ["layout.labels['label']", "no valid pattern"]),
+        (BLU, "layout", Layout(IMAGE, {"label": LABEL + "("}), ["layout.labels['label']", "not a valid pattern"]),
         (BLU, "layout", Layout(IMAGE, {}), ["layout.labels is empty"]),
         (BLU, "splits", {}, ["splits is empty"]),
         (POTSDAM, "splits", {"mine": "nowhere"}, ["splits['mine']", "splits/nowhere", "not a directory"]),

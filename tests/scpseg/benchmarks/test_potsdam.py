@@ -44,7 +44,7 @@ def test_lossy_label_decodes_by_threshold_and_not_exactly() -> None:
 def test_most_cars_are_miscoded_and_nothing_else() -> None:
     label = draw(384, 0, 0).label
     colours = PICTURES.colours(label)
-    wrong = miscoded(colours, label == 4)
+    wrong = miscoded(colours.copy(), label)
     changed = (wrong != colours).any(axis=-1)
     assert (wrong[changed] == (252, 255, 0)).all()
     assert (label[changed] == 4).all()
