@@ -15,13 +15,13 @@ import time
 from typing import Any, NoReturn
 
 from scpseg.processes import end_with_parent
-from scpseg.profiling.sources import Resident, Sample, SourceError
+from scpseg.profiling.sources import Resident, Sample, SourceError, Tree
 
 
 def source_of(request: dict[str, Any]) -> Any:
     """The source that a request names: an object with `facts` and `read()`."""
-    if request["source"] == "rss":
-        return Resident(request)
+    if request["source"] in ("rss", "tree"):
+        return {"rss": Resident, "tree": Tree}[request["source"]](request)
     # Imported here: on a machine without an NVIDIA GPU nothing of NVML is touched.
     from scpseg.profiling.nvml import Device
 

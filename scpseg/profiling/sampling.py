@@ -31,7 +31,7 @@ class Sampler:
         """Start sampling; `facts` then holds what the source knows about itself, as of the last mark.
 
         Args:
-            request: {'source': 'rss', 'pid': ...} or {'source': 'nvml', 'uuid': ..., 'visible': ...}.
+            request: {'source': 'rss' or 'tree', 'pid': ...} or {'source': 'nvml', 'uuid': ..., 'visible': ...}.
             period: seconds between two samples.
 
         Raises:

@@ -1,0 +1,165 @@
+"""Peak memory of any command: the suite's sampler around it and all processes that it starts.
+
+    python -m pipelines.measure --benchmark deepglobe --name GLNet -- python test.py --image 10452.jpg
+
+With an NVIDIA GPU: memory that NVML reports for processes which were not there before, else what the whole device
+gained. Without one: resident memory of the command's processes without file pages, which is no estimate of GPU memory.
+With --benchmark and --name a row "measured around a command" goes to results/contributed/NAME.csv. What a command does
+(image size, windows at once, precision) is not known here: say it with --note.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipelines.score import CONTRIBUTED, slug
+from pipelines.stage import run_stage
+from scpseg.benchmarks import BENCHMARKS
+from scpseg.errors import UserError
+from scpseg.profiling.records import MIB
+from scpseg.profiling.sampling import PERIOD, Sampler, SamplerLost, gaps
+from scpseg.profiling.sources import Sample, SourceError
+from scpseg.reporting.contributed import MEASURED, add_row
+
+GATE = 'kill -STOP $$; exec "$@"'
+"""Of the shell that becomes the command: it waits until it is sampled."""
+OURS = ("device", "reserved")
+Samples = list[tuple[float, Sample]]
+
+
+def gpus() -> list[tuple[str, str]]:
+    """(UUID, name) of the GPUs that a command here would see; none without NVML."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except ImportError:
+        return []
+    except pynvml.NVMLError:
+        return []
+    handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+    found = [(str(pynvml.nvmlDeviceGetUUID(handle)), str(pynvml.nvmlDeviceGetName(handle))) for handle in handles]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return found
+    names = [name.strip() for name in visible.split(",") if name.strip()]
+    chosen = [found[int(name)] for name in names if name.isdecimal() and int(name) < len(found)]
+    return chosen + [one for name in names for one in found if not name.isdecimal() and one[0].startswith(name)]
+
+
+def gpu_peak(samples: Samples) -> tuple[int | None, str]:
+    """Peak bytes on one GPU by processes that the first sample does not have, else what the device gained."""
+    before = samples[0][1]
+    new = [{key: used for key, used in sample.items() if key not in (*OURS, *before)} for _, sample in samples]
+    known = [sum(used for used in one.values() if used is not None) for one in new]
+    if max(known, default=0) > 0:
+        return max(known), "nvml"
+    device = [sample["device"] for _, sample in samples if sample.get("device") is not None]
+    first = before.get("device")
+    if not device or first is None:
+        return None, "nvml"
+    return max(used for used in device if used is not None) - first, "nvml, gain of the whole device"
+
+
+def resident_peak(samples: Samples) -> tuple[int | None, str]:
+    """Peak bytes of the command's processes together."""
+    return max((used for _, sample in samples if (used := sample["rss"]) is not None), default=None), "rss"
+
+
+def measure(command: Sequence[str], period: float = PERIOD) -> dict[str, Any]:
+    """Run a command to its end and return its peak, with how it was measured.
+
+    Raises:
+        UserError: it cannot be started, or memory cannot be read here.
+    """
+    if shutil.which(command[0]) is None:
+        raise UserError(f"{command[0]} is not a command; write the whole command after --, such as -- python test.py")
+    devices = gpus()
+    process = subprocess.Popen(["/bin/sh", "-c", GATE, "sh", *command])
+    samplers: list[Sampler] = []
+    try:
+        sources: list[dict[str, Any]] = [{"source": "nvml", "uuid": uuid, "visible": None} for uuid, _ in devices]
+        samplers = [Sampler(source, period) for source in sources or [{"source": "tree", "pid": process.pid}]]
+        began = time.monotonic()
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+        os.kill(process.pid, signal.SIGCONT)
+        code = process.wait()
+        seconds = time.monotonic() - began
+        taken = [sampler.stop() for sampler in samplers]
+    except (SourceError, SamplerLost) as error:
+        raise UserError(f"memory cannot be measured here: {error}") from None
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        for sampler in samplers:
+            sampler.close()
+    peaks = [gpu_peak(samples) if devices else resident_peak(samples) for samples in taken]
+    used = [peak for peak, _ in peaks if peak is not None]
+    mean, longest = gaps([sample for sample in taken[0] if sample[0] <= began + seconds])
+    return {
+        "command": list(command),
+        "exit": code,
+        "seconds": round(seconds, 3),
+        # On several GPUs each has to hold its own part: the largest decides whether a method fits.
+        "memory_mib": round(max(used) / MIB, 1) if used else None,
+        "memory_kind": peaks[0][1],
+        "hardware": ", ".join(name for _, name in devices) or processor(),
+        "samples": len(taken[0]),
+        "period_ms": round(mean, 1),
+        "longest_gap_ms": round(longest, 1),
+    }
+
+
+def processor() -> str:
+    """The CPU's model name."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").is_file() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "CPU")
+
+
+def work(asked: argparse.Namespace) -> None:
+    """Measure, print, and write the row that was asked for.
+
+    Raises:
+        UserError: as `measure`; the command failed; no memory was seen.
+    """
+    command = asked.command[1:] if asked.command[:1] == ["--"] else asked.command
+    if not command:
+        raise UserError("no command is given; write it after --, such as python -m pipelines.measure -- python test.py")
+    if bool(asked.benchmark) != bool(asked.name):
+        raise UserError("--benchmark and --name belong together: give both for a row, or neither to print alone")
+    found = measure(command)
+    for key, value in found.items():
+        print(f"{key:15} {' '.join(value) if isinstance(value, list) else value}")
+    if found["exit"] != 0:
+        raise UserError(f"the command ended with exit status {found['exit']}, so its memory is not recorded")
+    if found["memory_mib"] is None:
+        raise UserError(f"no memory was seen by {found['memory_kind']}; let the command run longer than a second")
+    if asked.name:
+        note = "; ".join(filter(None, (f"sampled every {found['period_ms']} ms", asked.note)))
+        row = {key: found[key] for key in ("memory_mib", "memory_kind", "seconds", "hardware")} | {"note": note}
+        path = CONTRIBUTED / f"{slug(asked.name)}.csv"
+        add_row(path, row | {"benchmark": asked.benchmark, "method": asked.name, "kind": MEASURED})
+        print(f"{'row':15} {path}")
+
+
+def main() -> None:
+    """Read the command line and measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--benchmark", choices=list(BENCHMARKS))
+    parser.add_argument("--name", metavar="METHOD", help="as tables show it")
+    parser.add_argument("--note", default="", help="image size, windows at once, precision, the code's address")
+    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND")
+    work(parser.parse_args())
+
+
+if __name__ == "__main__":
+    run_stage(main)
