@@ -122,6 +122,19 @@ def summary_of(revision: str) -> list[dict[str, Any]] | None:
     return [{key: value or None for key, value in row.items()} for row in csv.DictReader(io.StringIO(text))]
 
 
+def params_of(revision: str) -> dict[str, Any] | None:
+    """params.yaml of a revision or experiment; None where there is no such revision."""
+    import dvc.api
+    from dvc.exceptions import DvcException
+    from scmrepo.exceptions import SCMError
+
+    try:
+        found: dict[str, Any] = yaml.safe_load(dvc.api.read("params.yaml", rev=revision, encoding="utf-8"))
+    except (DvcException, SCMError, FileNotFoundError):
+        return None
+    return found
+
+
 def settings_for(values: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     """`section.key=value` wherever `values` differ from the committed params.yaml or from `current`, the one at hand.
 

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 from pathlib import Path
 
+from pipelines import experiments
 from pipelines.freshness import states
 from pipelines.stage import run_stage
 from scpseg.errors import UserError
 from scpseg.files import write_text
 from scpseg.params import Params, SuiteParams
-from scpseg.reporting import columns
+from scpseg.reporting import columns, compare
 from scpseg.reporting.build import BASE, build_report
 
 PAGE = Path("reports/README.md")
 RESULTS = Path("results")
 COLUMNS = Path("docs/columns.md")
+COMPARISON = Path("reports/compare.md")
+WORKSPACE = "workspace"
+"""Name of the results that are here, among revisions and experiments."""
 
 
 def build(suite: SuiteParams, available: bool, reference: str = BASE, publish: str | None = None) -> None:
@@ -42,16 +48,44 @@ def build(suite: SuiteParams, available: bool, reference: str = BASE, publish: s
     print(f"report: {folder}/index.html, {folder}/README.md, {RESULTS}/summary.csv")
 
 
+def side(name: str) -> compare.Side:
+    """Parameters and results of a revision, an experiment or the workspace.
+
+    Raises:
+        UserError: there is no such run, or its results are not in the cache.
+    """
+    if name == WORKSPACE:
+        if not (RESULTS / "summary.csv").is_file():
+            raise UserError(f"{RESULTS / 'summary.csv'} is missing; run `make repro`, or compare two other runs")
+        text = (RESULTS / "summary.csv").read_text(encoding="utf-8")
+        rows = [{key: value or None for key, value in row.items()} for row in csv.DictReader(io.StringIO(text))]
+        return compare.Side(name, compare.flat(Params.load().values), rows)
+    values, found = experiments.params_of(name), experiments.summary_of(name)
+    if values is None:
+        raise UserError(f"--compare {name}: there is no such revision or experiment; `dvc exp show` lists them")
+    if found is None:
+        raise UserError(f"--compare {name}: its results/summary.csv is not in the cache; run it again with `dvc repro`")
+    return compare.Side(name, compare.flat(values), found)
+
+
 def main() -> None:
     """Read the command line and build the report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--available", action="store_true", help="build from what is there; name what is missing")
     parser.add_argument("--reference", default=BASE, metavar="METHOD", help="method that differences are taken to")
     parser.add_argument("--publish", metavar="NAME", help="write to reports/published/NAME, without real images")
+    parser.add_argument(
+        "--compare", nargs="+", metavar="RUN", help=f"put runs side by side: revisions, experiments, or {WORKSPACE}"
+    )
     parser.add_argument("--columns", action="store_true", help=f"only write {COLUMNS}, the meaning of every column")
     asked = parser.parse_args()
     if asked.columns:
         write_text(COLUMNS, columns.page())
+    elif asked.compare:
+        names = asked.compare if len(asked.compare) > 1 else [asked.compare[0], WORKSPACE]
+        text = compare.page([side(name) for name in dict.fromkeys(names)])
+        write_text(COMPARISON, text)
+        print(text)
     else:
         build(Params.load().suite, asked.available or bool(asked.publish), asked.reference, asked.publish)
 
