@@ -30,7 +30,7 @@ from scpseg.data.acquire.space import check_space, full_disk_named
 from scpseg.data.prepare.decode import read_size
 from scpseg.data.prepare.index import build_index
 from scpseg.data.prepare.work import Choice, Job, Record, Task, array_bytes, check_same, decode_file, join_parts
-from scpseg.data.store import INDEX
+from scpseg.data.store import INDEX, Store
 from scpseg.errors import UserError
 from scpseg.files import locked, write_json
 from scpseg.progress import progress, say
@@ -77,9 +77,23 @@ def fill(
     if target.is_symlink():  # nothing can be moved to another disk in one step
         target = target.resolve()
         working = target.parent
-    place = working / f".preparing-{spec.name}-{_fingerprint(spec, manifest, choice)}"
+    inputs = _fingerprint(spec, manifest, choice)
+    job = Job(spec, manifest.synthetic, choice, working / f".preparing-{spec.name}-{inputs}")
     with locked(working / f".preparing-{spec.name}.lock", f"preparing {spec.name}"):
-        return _fill(Plan(Job(spec, manifest.synthetic, choice, place), manifest, folder), target, workers)
+        return _made(target, job) or _fill(Plan(job, manifest, folder), target, workers)
+
+
+def _made(target: Path, job: Job) -> dict[str, Any] | None:
+    """The index of the store at `target` where it is unchanged and another process made it of the same inputs."""
+    try:
+        store = Store(target)
+        if store.index.get("inputs") != job.inputs:
+            return None
+        for split in store.index["ids"]:
+            store.check(split)
+    except UserError:
+        return None
+    return store.index
 
 
 def _fill(plan: Plan, target: Path, workers: int | None) -> dict[str, Any]:

@@ -46,6 +46,11 @@ class Job:
         return "any" if self.synthetic or self.spec.any_size else "most" if self.choice.partial else "exact"
 
     @property
+    def inputs(self) -> list[Any]:
+        """What decides the content of the store: of the arrays the folder's name, of the index also these."""
+        return [self.folder.name, self.synthetic, self.choice.split, self.choice.partial]
+
+    @property
     def store(self) -> Path:
         """The store being filled."""
         return self.folder / "store"

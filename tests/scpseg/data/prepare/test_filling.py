@@ -237,3 +237,93 @@ def test_a_store_that_is_a_link_is_filled_where_it_points(times: int, tmp_path: 
         "store",
         TARGET.name,
     ]
+
+
+CHILD = """
+import sys, time
+from pathlib import Path
+from scpseg.benchmarks import BENCHMARKS
+from scpseg.data.acquire.manifest import fetch
+from scpseg.data.prepare import fill as filling
+from scpseg.data.prepare.work import Choice
+from scpseg.params import DataParams, UpstreamParams
+
+decode = filling.decode_file
+
+def slow(task):
+    print("decoding", flush=True)
+    while not Path("go").exists():
+        time.sleep(0.01)
+    return decode(task)
+
+filling.decode_file = slow
+spec = BENCHMARKS["deepglobe"]
+manifest = fetch(spec, "unknown-as-class", DataParams("sets", True, "cache"), UpstreamParams({}))
+choice = Choice("mine", {"train": ("3", "1"), "val": ("2",), "test": ()}, True, False)
+filling.fill(spec, manifest, Path("sets"), choice, Path("data/deepglobe"), Path("data"), 1)
+"""
+
+
+def child() -> "subprocess.Popen[str]":
+    environment = {**os.environ, "PYTHONPATH": str(Path(filling.__file__).parents[3])}
+    command = [sys.executable, "-c", CHILD]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def test_a_second_process_waits_and_uses_what_the_first_made(pairs: Pairs) -> None:
+    """As when dvc is killed, its prepare goes on, and dvc is started again."""
+    with child() as first:
+        assert first.stdout is not None and first.stdout.readline() == "decoding\n"
+        with child() as second:
+            assert second.stderr is not None
+            lines = iter(second.stderr.readline, "")
+            assert any("another process is preparing deepglobe; waiting for it" in line for line in lines)
+            Path("go").touch()
+            assert second.communicate(timeout=60)[0] == ""  # nothing is decoded again
+        first.communicate(timeout=60)
+        assert (first.returncode, second.returncode) == (0, 0)
+    for split, id in (("train", "3"), ("train", "1"), ("val", "2")):
+        assert np.array_equal(Store(TARGET).image(split, id), pairs[id][0])
+    assert [path.name for path in WORKING.iterdir() if path.is_dir()] == ["deepglobe"]
+
+
+def test_the_lock_ends_with_its_holder(pairs: Pairs, capsys: pytest.CaptureFixture[str]) -> None:
+    with child() as first:
+        assert first.stdout is not None and first.stdout.readline() == "decoding\n"
+        first.kill()
+    filled()
+    assert "waiting" not in capsys.readouterr().err
+    assert np.array_equal(Store(TARGET).image("val", "2"), pairs["2"][0])
+
+
+def test_a_finished_store_is_made_anew_where_it_is_damaged_or_asked_for_otherwise(
+    pairs: Pairs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode, decoded = filling.decode_file, []
+    monkeypatch.setattr(filling, "decode_file", lambda task: (decoded.append(task.path), decode(task))[1])
+    filled()
+    decoded.clear()
+    filled()
+    assert decoded == []
+    path = TARGET / "val/2.label.npy"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    filled()
+    assert len(decoded) == 6
+    assert np.array_equal(Store(TARGET).label("val", "2"), pairs["2"][1])
+    filled(ignore_first=True)
+    assert len(decoded) == 12
+
+
+def test_an_array_that_vanishes_while_the_store_is_made_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    decode = filling.decode_file
+
+    def lost(task: Task) -> Record:
+        record = decode(task)
+        if task.path == "2_mask.png":
+            (task.job.store / "train/1.image.npy").unlink()
+        return record
+
+    monkeypatch.setattr(filling, "decode_file", lost)
+    assert "1.image.npy of deepglobe disappeared or was cut" in failed()
