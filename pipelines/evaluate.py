@@ -101,7 +101,7 @@ def work(benchmark: str, name: str, seed: int) -> None:
             "split": split,
             "split_list": index["split"],
             "images": len(ids),
-            "sizes": store.sizes(split),
+            "image_sizes": store.sizes(split),
             "images_of": index["expected"][split],
             "train_images": len(store.ids("train")),
             "train_images_of": index["expected"]["train"],

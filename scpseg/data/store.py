@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -76,10 +75,11 @@ class Store:
         """Ids of the images in 'train', 'val' or 'test', in the order of the split's list."""
         return tuple(self.index["ids"][split])
 
-    def sizes(self, split: str) -> list[list[int]]:
-        """[height, width, number of images] of the images of a split, in order of size."""
-        counts = Counter(self._size(split, id) for id in self.ids(split))
-        return [[height, width, count] for (height, width), count in sorted(counts.items())]
+    def sizes(self, split: str) -> str:
+        """Height x width of the images of a split in pixels; of more than three sizes the smallest and the largest."""
+        found = sorted({self._size(split, id) for id in self.ids(split)}, key=lambda size: (size[0] * size[1], size))
+        texts = [f"{height} x {width}" for height, width in found]
+        return ", ".join(texts) if len(texts) < 4 else f"{texts[0]} to {texts[-1]}"
 
     def check(self, split: str) -> None:
         """Check all arrays of a split on all cores, so that processes which load data need not.

@@ -16,6 +16,7 @@ FIRST: dict[str, tuple[str, str]] = {
     "split_list": ("name", "list that says which image belongs to which split"),
     "labels": ("name", "kind of labels"),
     "images": ("number", "images scored"),
+    "image_sizes": ("text", "height x width of the images scored; of many sizes the smallest and the largest"),
     "images_of": ("number", "images that the split has in full"),
     "train_images": ("number", "images trained on"),
     "train_images_of": ("number", "images that the training split has in full"),

@@ -413,6 +413,7 @@ def facts(part: Part) -> dict[str, object]:
     warnings = [text for row in done for text in str(row["warnings"] or "").split(" | ") if text]
     runs = dict.fromkeys(tuple(row[key] for key in SCORED) for row in done)
     return {
+        "sizes": list(dict.fromkeys(str(row["image_sizes"]) for row in done)),
         "runs": [dict(zip(SCORED, run, strict=True)) for run in runs],
         "profiled": next((line.first for line in part.lines if line.first["height"] is not None), None),
         "notes": list(dict.fromkeys([*warnings, *part.spec.notes])),

@@ -135,5 +135,5 @@ def test_a_set_without_a_scored_class_has_no_mean(params: Params, capsys: pytest
     found = read_json(paths.scores("blu", "patch", 0) / "metrics.json")
     assert (found["metrics"]["mean_iou"], found["metrics"]["accuracy"]) == (None, None)
     assert found["metrics"]["iou"]["road"] is None and len(found["metrics"]["absent"]) == 6
-    assert found["sizes"] == [[64, 64, 2]]
+    assert found["image_sizes"] == "64 x 64"
     assert "mIoU none, no scored class" in capsys.readouterr().out

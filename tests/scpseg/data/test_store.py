@@ -113,10 +113,16 @@ def test_each_array_is_hashed_once_and_again_when_it_changes(tmp_path: Path, mon
         store.label("val", "a 1")
 
 
-def test_sizes_are_counted(tmp_path: Path) -> None:
+def test_sizes_are_said(tmp_path: Path) -> None:
     made(tmp_path)
-    assert Store(tmp_path).sizes("val") == [[7, 5, 1]]
-    assert Store(tmp_path).sizes("train") == []
+    store = Store(tmp_path)
+    assert (store.sizes("val"), store.sizes("train")) == ("7 x 5", "")
+    for k in range(3):
+        store.index["ids"]["val"].append(str(k))
+        store.index["images"][f"val/{k}"] = {"height": 9 - k, "width": 9}
+    assert store.sizes("val") == "7 x 5 to 9 x 9"
+    store.index["ids"]["val"] = ["0", "1", "1"]
+    assert store.sizes("val") == "8 x 9, 9 x 9"
 
 
 def test_an_npz_and_a_pickle_are_named(tmp_path: Path) -> None:
