@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from scpseg.errors import UserError
 from scpseg.params import Params
 
 SHARED_MEMORY = Path("/dev/shm")
+SITE_CACHE = Path("/var/tmp/dvc")
 FOLDERS = ("data", "results", "reports")
 """What stages write; DVC does not follow a link in their place."""
 
@@ -28,6 +30,7 @@ def check_surroundings(params: Params) -> None:
     if Path("dvc.yaml").is_file():
         check_repository()
         check_folders()
+        warn_of_site_cache()
         # An experiment's stages find the repository that it belongs to here; `dvc repro` works in a shallow clone.
         if "DVC_EXP_NAME" in os.environ:
             check_experiments(Path(os.environ.get("DVC_ROOT", ".")))
@@ -82,6 +85,20 @@ def check_folders() -> None:
                 f"{name} is a link to {os.readlink(name)}, which DVC does not follow: remove the link; to use another "
                 "disk, clone the whole project there, or link data/<benchmark> alone"
             )
+
+
+def warn_of_site_cache() -> None:
+    """Warn where DVC's site cache belongs to somebody else: DVC unpickles what is there, and so runs their code.
+
+    A private one cannot be set in .dvc/config: with a relative path `dvc exp run --temp` of DVC 3.67 fails.
+    """
+    folder = Path(os.environ.get("DVC_SITE_CACHE_DIR") or SITE_CACHE)
+    if folder.is_dir() and folder.stat().st_uid not in (0, os.getuid()):
+        print(
+            f"warning: {folder}, the site cache of DVC, belongs to another user, who could run code as you: "
+            "export DVC_SITE_CACHE_DIR=$HOME/.cache/dvc-site before every `dvc` and `make`",
+            file=sys.stderr,
+        )
 
 
 def check_home(data: dict[str, Any]) -> None:

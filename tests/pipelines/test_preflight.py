@@ -114,6 +114,23 @@ def test_a_link_below_data_is_followed(project: Path) -> None:
     check_folders()
 
 
+def test_a_site_cache_of_another_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("DVC_SITE_CACHE_DIR", raising=False)
+    monkeypatch.setattr(preflight, "SITE_CACHE", tmp_path)
+    preflight.warn_of_site_cache()
+    assert not capsys.readouterr().err
+    monkeypatch.setattr(preflight.os, "getuid", lambda: tmp_path.stat().st_uid + 1)
+    if tmp_path.stat().st_uid == 0:
+        os.chown(tmp_path, 12345, 12345)
+    preflight.warn_of_site_cache()
+    assert "DVC_SITE_CACHE_DIR" in capsys.readouterr().err
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "mine"))
+    preflight.warn_of_site_cache()
+    assert not capsys.readouterr().err
+
+
 def test_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SCPSEG_CACHE", raising=False)
     with refused("data.cache is ~nobody-here/x", "SCPSEG_CACHE"):
