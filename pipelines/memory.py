@@ -68,7 +68,7 @@ def with_segmenter(params: Params, name: str) -> Params:
 
 
 def whole_table(params: Params, compute: Compute) -> list[Record]:
-    """Every method on every benchmark; at both sizes with every segmenter, and with more windows; other patch sides."""
+    """Every method on every benchmark; on `BOTH` every segmenter and more windows at once; then other patch sides."""
     from scpseg.segmenters.build import KINDS
 
     methods = list(METHODS)
@@ -78,8 +78,9 @@ def whole_table(params: Params, compute: Compute) -> list[Record]:
     for name in KINDS:
         if name != params.values["segmenter"]["name"]:
             requests += requests_of(with_segmenter(params, name), BOTH, common)
+    windows = [name for name in methods if any(one["method"] == name and (one["windows"] or 0) > 1 for one in records)]
     for many in WINDOWS:
-        requests += requests_of(with_section(params, "inference", batch=many), BOTH, methods, [INFERENCE])
+        requests += requests_of(with_section(params, "inference", batch=many), BOTH, windows, [INFERENCE])
     for side in SIDES:
         swept = [name for name in SWEPT if name in methods]
         requests += requests_of(with_section(params, BOTH[0], patch=side), BOTH[:1], swept)
@@ -116,7 +117,7 @@ def work(given: argparse.Namespace) -> None:
         def compute(requests: Sequence[Request]) -> list[Record]:
             if given.precision:
                 requests = [{**request, "precision": given.precision} for request in requests]
-            return pool.map(computed, requests, chunksize=4)
+            return pool.map(computed, requests, chunksize=1)
 
         if given.declared:
             records = compute(requests_of(params, suite.benchmarks, ("scpseg", *suite.baselines)))

@@ -7,6 +7,7 @@ between blocks. A method whose tensors' sizes depend on the values of tensors ca
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -82,11 +83,8 @@ def inference(make: Callable[[], Method], workload: Workload, precision: str = "
 
     def mark(module: nn.Module, inputs: Any) -> None:
         marks.append((len(ledger.events), ledger.live, ledger.flops))
-        if len(marks) > 2:
-            (first, _, _), (second, before, _), (third, after, _) = marks[-3:]
-            same = ledger.peak(first, second).size == ledger.peak(second, third).size
-            if same and before == after:
-                raise _Repeating
+        if repeats(ledger, marks):
+            raise _Repeating
 
     method.begin_image = begin  # type: ignore[method-assign, assignment]
     with cuda_rules() as rules, ledger, ledger.naming(method):
@@ -95,8 +93,9 @@ def inference(make: Callable[[], Method], workload: Workload, precision: str = "
         facts["weights"] = ledger.live
         method.register_forward_pre_hook(mark)
         try:
-            with rules.autocast(HALVES[precision]):
-                segment(method, image, workload.classes, META, workload.overlap, workload.batch)
+            # Without its inference mode, in which every composite operation would be taken apart once more, in Python.
+            with torch.no_grad(), rules.autocast(HALVES[precision]):
+                inspect.unwrap(segment)(method, image, workload.classes, META, workload.overlap, workload.batch)
             flops = ledger.flops
         except _Repeating:
             flops = marks[0][2] + (marks[-1][2] - marks[-2][2]) * facts["windows"] // workload.batch
@@ -110,6 +109,14 @@ def inference(make: Callable[[], Method], workload: Workload, precision: str = "
         "multiply_adds": flops // 2,
         "model": method.describe(),
     }
+
+
+def repeats(ledger: Ledger, marks: list[tuple[int, int, int]]) -> bool:
+    """Whether the last two windows had the same peak and left the same bytes; marks of `inference`."""
+    if len(marks) < 3:
+        return False
+    (first, _, _), (second, before, _), (third, after, _) = marks[-3:]
+    return before == after and ledger.peak(first, second).size == ledger.peak(second, third).size
 
 
 def training_step(make: Callable[[], Method], workload: StepWorkload, train: TrainParams) -> dict[str, Any]:

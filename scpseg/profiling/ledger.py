@@ -92,14 +92,12 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return func._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
         if self.device == "meta" and _to_host(func, args, kwargs):
             return _host_result(func, args, kwargs)
-        out = self._run(func, args, kwargs)
-        count = flop_registry.get(func._overloadpacket)
-        if count:
-            self.flops += count(*args, **kwargs, out_val=out)
-        module = self._where()
+        out, flops = self._run(func, args, kwargs)
+        self.flops += flops
+        where = self._where()
         for tensor in _tensors(out):
             if tensor.device.type == self.device:
-                self._see(tensor, str(func._overloadpacket), module)
+                self._see(tensor, func, where)
         return out
 
     @contextmanager
@@ -155,20 +153,21 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 del alive[block]
         return Peak(max(highest, 0), tuple(sorted(alive, key=lambda block: -block.size)))
 
-    def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """The results; on `meta` only their sizes count, so what was asked before is not worked out again."""
-        if self.device != "meta" or not _functional(func):
-            return func(*args, **kwargs)
-        key = (func, _signature(args), _signature(kwargs))
-        layout = _LAYOUTS.get(key)
-        if layout is not None:
-            return _made(layout)
+    def _run(self, func: Any, args: Any, kwargs: Any) -> tuple[Any, int]:
+        """Results and flops; on `meta` only sizes count, so what was asked before is not worked out again."""
+        key = (func, _signature(args), _signature(kwargs)) if self.device == "meta" and _functional(func) else None
+        if key in _KNOWN:
+            layout, flops = _KNOWN[key]
+            return _made(layout), flops
         out = func(*args, **kwargs)
-        results = [tensor for tensor in _tensors(out)]
-        new = all(tensor.is_meta and tensor.untyped_storage()._cdata not in self._known for tensor in results)
-        if results and new:
-            _LAYOUTS[key] = _layout(out)
-        return out
+        count = flop_registry.get(func._overloadpacket)
+        flops = count(*args, **kwargs, out_val=out) if count else 0
+        if key is not None:
+            shared = {tensor.untyped_storage()._cdata for tensor in _tensors([*args, *kwargs.values()])}
+            results = list(_tensors(out))
+            if results and all(one.is_meta and one.untyped_storage()._cdata not in shared for one in results):
+                _KNOWN[key] = (_layout(out), flops)
+        return out, flops
 
     def _where(self) -> str:
         node = torch._C._current_autograd_node()
@@ -180,7 +179,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._origin[torch._C._autograd._get_sequence_nr() - 1] = where
         return where
 
-    def _see(self, tensor: Tensor, operation: str, module: str) -> None:
+    def _see(self, tensor: Tensor, func: Any, module: str) -> None:
         storage = tensor.untyped_storage()
         key = storage._cdata
         size = -(-storage.nbytes() // self.granule) * self.granule
@@ -191,7 +190,8 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._die(key)  # resized in place: the old bytes are given back once the new ones are there
         if not size:
             return
-        block = Block(size, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), operation, module)
+        dtype, name = str(tensor.dtype).removeprefix("torch."), func._overloadpacket._qualified_op_name
+        block = Block(size, tuple(tensor.shape), dtype, name.replace("::", "."), module)
         self._known[key] = (weakref.ref(storage, lambda _: self._die(key)), block)
         self.events.append((block, True))
         self.live += size
@@ -214,8 +214,8 @@ def _function() -> str:
     return f"{frame.f_code.co_qualname}()"
 
 
-_LAYOUTS: dict[Any, Any] = {}
-"""(operation, sizes of its inputs) -> sizes of its results."""
+_KNOWN: dict[Any, tuple[Any, int]] = {}
+"""(operation, sizes of its inputs) -> sizes of its results, flops."""
 
 
 @cache

@@ -45,7 +45,9 @@ def test_the_whole_table_has_every_method_segmenter_and_size() -> None:
     def compute(requests: list[memory.Request]) -> list[memory.Record]:
         asked.extend(requests)
         model = {name: {"encoder": "resnet50"} if name == "glnet" else {} for name in METHODS}
-        return [{"method": one["method"], "status": "ok", "model": model[one["method"]]} for one in requests]
+        return [
+            {"method": one["method"], "status": "ok", "model": model[one["method"]], "windows": 25} for one in requests
+        ]
 
     assert len(memory.whole_table(PAPER, compute)) == len(asked)
     cells = {(one["kind"], one["method"], one["benchmark"], one["params"]["segmenter"]["name"]) for one in asked}
