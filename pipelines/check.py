@@ -15,7 +15,7 @@ from pipelines.preflight import check_surroundings
 from pipelines.stage import run_stage
 from scpseg.benchmarks import BENCHMARKS
 from scpseg.benchmarks.checks import check_benchmark
-from scpseg.data.acquire.manifest import MIRROR, UPSTREAM, root
+from scpseg.data.acquire.manifest import MIRROR, UPSTREAM, cache_folder, from_network, root
 from scpseg.data.acquire.sources import check_upstream, is_address
 from scpseg.data.splits import read_split
 from scpseg.errors import UserError
@@ -91,7 +91,10 @@ def _check_machine(params: Params) -> None:
 
 
 def _check_source(params: Params) -> None:
-    source, words = params.section("data", DataParams).source, (MIRROR, UPSTREAM)
+    data = params.section("data", DataParams)
+    source, words = data.source, (MIRROR, UPSTREAM)
+    if from_network(data):
+        cache_folder("", data)
     if source in words or is_address(source) or (source and os.path.isdir(root() / os.path.expanduser(source))):
         return
     close = nearest(source.lower(), words)

@@ -110,7 +110,7 @@ def holds_wanted(listing: Listing, wanted: Wanted) -> bool:
     """
     found = [path for path in listing.files if wanted(path)]
     for path in found:
-        _refuse_unreadable(path, listing.unreadable.get(path))
+        _reject_unreadable(path, listing.unreadable.get(path))
     return bool(found or listing.hidden)
 
 
@@ -167,14 +167,14 @@ def _read(archive: _Opened, wanted: Wanted, spool: Path, most: int | None, outer
     chosen = [member for member in members if member not in zips and wanted(f"{archive.name}/{member['name']}")]
     for member in chosen:
         path = f"{archive.name}/{member['name']}"
-        _refuse_unreadable(path, member["why"])
+        _reject_unreadable(path, member["why"])
         if most is not None and member["size"] > most:
             raise UserError(
                 f"{path} declares {member['size']} bytes, more than the {most} bytes of the largest file expected; "
                 "the archive is damaged or hostile: fetch it from a trusted source"
             )
     for member in hidden.values():
-        _refuse_unreadable(f"{archive.name}/{member['name']}", member["why"])
+        _reject_unreadable(f"{archive.name}/{member['name']}", member["why"])
     targets = [member["name"] for member in members if member in chosen or member["name"] in hidden]
     for name, place in _extract(archive, targets, hidden, spool):
         path = f"{archive.name}/{name}"
@@ -221,7 +221,7 @@ def _members(archive: _Opened) -> list[dict[str, Any]]:
         return found
 
 
-def _refuse_unreadable(path: str, why: str | None) -> None:
+def _reject_unreadable(path: str, why: str | None) -> None:
     if why:
         raise UserError(f"{path} {why}; unpack it yourself and name the folder in data.source")
 

@@ -190,7 +190,7 @@ class Connection:
                         return response
                     response.close()
                     if status != 429 and status < 500:
-                        raise UserError(_refusal(response))
+                        raise UserError(_rejection(response))
                     reason, asked = f"{status} {response.reason}", _retry_after(response)
                 self.pause(url, reason, failed, asked)
         raise AssertionError("unreachable")
@@ -317,7 +317,7 @@ def _reject_certificate(url: str, error: requests.RequestException) -> None:
         ) from error
 
 
-def _refusal(response: requests.Response) -> str:
+def _rejection(response: requests.Response) -> str:
     what = f"{response.status_code} {response.reason}".strip()
     why, todo = "cannot be fetched", "check the address"
     if response.status_code in (401, 403):
@@ -381,11 +381,6 @@ class Version:
     def of(cls, response: requests.Response) -> Version:
         """The version that an answer names."""
         return cls(response.headers.get("ETag"), response.headers.get("Last-Modified"))
-
-    @property
-    def condition(self) -> str | None:
-        """Value of If-Range; a weak ETag never holds there (RFC 9110, 13.1.5)."""
-        return self.etag if self.etag and not self.etag.startswith("W/") else self.modified
 
     def agrees(self, other: Version) -> bool:
         """Whether nothing that both name differs; the ETag, where both have it, decides alone."""
@@ -539,8 +534,6 @@ class _Part:
             headers["Range"] = f"bytes={start}-{remote.first + remote.size - 1}"
         elif self.have and self.provable:
             headers["Range"] = f"bytes={start}-"
-        if self.have and self.version.condition:
-            headers["If-Range"] = self.version.condition
         return headers
 
     def _accept(self, response: requests.Response, stream: BinaryIO) -> None:

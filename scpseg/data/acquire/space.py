@@ -25,7 +25,7 @@ def size_text(count: int) -> str:
 
 
 def free_bytes(folder: Path) -> int:
-    """Bytes free on the disk that `folder`, or its nearest existing parent, lies on."""
+    """Bytes free on the disk that `folder`, or its nearest existing parent, is on."""
     folder = folder.absolute()
     while not folder.exists():
         folder = folder.parent
@@ -33,10 +33,10 @@ def free_bytes(folder: Path) -> int:
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:
-    """Refuse work that needs more than what is free.
+    """Check that there is room.
 
     Raises:
-        UserError: fewer than `needed` bytes and a margin are free where `folder` lies.
+        UserError: fewer than `needed` bytes and a margin are free where `folder` is.
     """
     free = free_bytes(folder)
     if needed + MARGIN > free:
@@ -51,7 +51,7 @@ def full_disk_named(folder: Path, needed: int, what: str) -> Iterator[None]:
     """Turn a full disk inside the block into a sentence.
 
     Raises:
-        UserError: the disk that `folder` lies on ran full.
+        UserError: the disk that `folder` is on ran full.
     """
     try:
         yield
