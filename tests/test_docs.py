@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from textwrap import indent
 from typing import Any, NoReturn
 
 import pytest
@@ -19,6 +20,8 @@ from scpseg.validation import parse_yaml
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXTENDING = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
+PYTHON = re.findall(r"```python\n(.*?)```", EXTENDING, re.DOTALL)
+YAML = re.findall(r"```yaml\n(.*?)   ```", EXTENDING, re.DOTALL)
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 OTHER = {"source .venv/bin/activate"}
 COPIED = ("baselines", "pipelines", "profiles", "scpseg", "tests", "docs")
@@ -103,6 +106,14 @@ def of_module(module: str, words: list[str], monkeypatch: pytest.MonkeyPatch) ->
         runpy.run_module(module, run_name="__main__")
 
 
+def test_the_example_benchmark_is_the_one_that_is_tested() -> None:
+    """tests/test_new_benchmark.py follows the steps with these two files."""
+    examples = ROOT / "tests/examples"
+    assert (examples / "islands.py").read_text(encoding="utf-8") in PYTHON
+    assert indent((examples / "islands.yaml").read_text(encoding="utf-8"), "   ") in YAML
+    assert 'the line `"islands",` to `NAMES` in `scpseg/benchmarks/__init__.py`' in EXTENDING
+
+
 @pytest.fixture(scope="module")
 def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the project in which docs/extending.md was followed to the letter."""
@@ -111,10 +122,10 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("params.yaml", "pyproject.toml", "dvc.yaml", "README.md", "CONTRIBUTING.md", "Makefile"):
         shutil.copy(ROOT / name, folder / name)
-    (code,) = re.findall(r"```python\n(.*?)```", EXTENDING, re.DOTALL)
+    code = next(code for code in PYTHON if "class MeanColour" in code)
     (file,) = re.findall(r"Save it as `(baselines/\w+\.py)`", EXTENDING)
     (line,) = re.findall(r"the line `(.*)` to the dict `METHODS`", EXTENDING)
-    (section,) = re.findall(r"```yaml\n(.*?)   ```", EXTENDING, re.DOTALL)
+    section = next(section for section in YAML if section.startswith("   mean_colour:"))
     (folder / file).write_text(code, encoding="utf-8")
     methods = folder / "pipelines/methods.py"
     methods.write_text(methods.read_text().replace("] = {\n", f"] = {{\n    {line}\n", 1))
