@@ -66,7 +66,7 @@ def _sources(spec: Benchmark, labels: str, data: DataParams, upstream: UpstreamP
 
 
 def reachable(source: Source, upstream: UpstreamParams) -> str:
-    """Whether an source's server answers, in a word or two."""
+    """Whether a source's server answers, in a word or two."""
     if source.how == "files":
         url = f"{source.address}/{source.files[0].name}"
     else:

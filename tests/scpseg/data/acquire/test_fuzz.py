@@ -109,7 +109,7 @@ def test_odd_answers(server: Server, tmp_path: Path) -> None:
 
     for path in ("/a.7z", "/list"):
         server.on("GET", path, odd)
-    for case in range(CASES):
+    for case in range(CASES // 3):
         known = {"size": len(body)} if case % 2 else {}
         remote = Remote(server.url("/a.7z"), f"{case}.7z", sha256=hashlib.sha256(body).hexdigest(), **known)
         for ask in (
