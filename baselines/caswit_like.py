@@ -145,7 +145,7 @@ def check(params: Params, benchmark: str) -> None:
     if patch % STRIDE or patch == STRIDE:
         near = max(2, (patch + STRIDE // 2) // STRIDE) * STRIDE
         why = f"caswit_like needs a multiple of {STRIDE} above {STRIDE}; the nearest valid value is {near}"
-        raise params.refuse(f"{benchmark}.patch", patch, why)
+        raise params.invalid(f"{benchmark}.patch", patch, why)
     check_encoder(params, "caswit_like.encoder", caswit.encoder, STRIDE, patch)
 
 

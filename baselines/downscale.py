@@ -68,7 +68,7 @@ class Downscale(Method):
 
 
 def check(params: Params, benchmark: str) -> None:
-    """Refuse impossible values.
+    """Check the values of the parameters.
 
     Raises:
         UserError: see `check_segmenter`; a side that the segmenter cannot work with.
@@ -77,11 +77,11 @@ def check(params: Params, benchmark: str) -> None:
     side = params.section("downscale", DownscaleParams).side
     problem = side_problem(segmenter, side) or maps_problem(segmenter, side)
     if problem:
-        raise params.refuse("downscale.side", side, problem)
+        raise params.invalid("downscale.side", side, problem)
     fewest, batch = fewest_windows(segmenter, side), params.benchmark(benchmark).batch
     if batch < fewest:
         why = f"{segmenter.name} needs {fewest} images of that side a step and {benchmark}.batch is {batch}"
-        raise params.refuse("downscale.side", side, f"{why}; set {benchmark}.batch to {fewest} or more")
+        raise params.invalid("downscale.side", side, f"{why}; set {benchmark}.batch to {fewest} or more")
 
 
 def build(setting: Setting) -> Method:

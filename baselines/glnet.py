@@ -315,7 +315,7 @@ def _branch(params: SegmenterParams, classes: int, width: int, shared: bool) -> 
 
 
 def check(params: Params, benchmark: str) -> None:
-    """Refuse impossible values.
+    """Check the values of the parameters.
 
     Raises:
         UserError: an overview, width or patch that the branches cannot work with, an unknown encoder, no ImageNet
@@ -326,21 +326,21 @@ def check(params: Params, benchmark: str) -> None:
         value = getattr(glnet, key)
         if value % step:
             near = (value + step // 2) // step * step
-            raise params.refuse(
+            raise params.invalid(
                 f"glnet.{key}", value, f"it must be a multiple of {step}; the nearest valid value is {near}"
             )
     patch = glnet.patch_of(params.benchmark(benchmark).patch)
     if glnet.overlap >= patch:
         why = f"it must be below the side of a window; the nearest valid value is {patch - 1}"
-        raise params.refuse("glnet.overlap", glnet.overlap, why)
+        raise params.invalid("glnet.overlap", glnet.overlap, why)
     if patch <= STRIDE:
         why = f"batch norm needs more than one cell at stride {STRIDE}; the nearest valid value is {STRIDE + 1}"
-        raise params.refuse(f"{benchmark}.patch", patch, why)
+        raise params.invalid(f"{benchmark}.patch", patch, why)
     problem = encoder_problem(glnet.encoder, STRIDE, glnet.overview)
     if not problem and params.section("segmenter", SegmenterParams).weights == "imagenet":
         problem = weights_problem(glnet.encoder)
     if problem:
-        raise params.refuse("glnet.encoder", glnet.encoder, problem)
+        raise params.invalid("glnet.encoder", glnet.encoder, problem)
 
 
 def build(setting: Setting) -> Method:

@@ -266,7 +266,7 @@ def check(params: Params, benchmark: str) -> None:
     isdnet, sizes = params.section("isdnet", ISDNetParams), params.benchmark(benchmark)
     if isdnet.recipe == "suite" and sizes.batch < 2:
         why = "isdnet normalises single values of each crop and cannot train on fewer than 2 a step"
-        raise params.refuse(f"{benchmark}.batch", sizes.batch, f"{why}; set it to 2 or more")
+        raise params.invalid(f"{benchmark}.batch", sizes.batch, f"{why}; set it to 2 or more")
     check_encoder(params, "isdnet.encoder", isdnet.encoder, 8, _crop(isdnet, sizes.patch) // REDUCTION)
 
 

@@ -28,7 +28,7 @@ def side_of(params: Params, patch: int) -> int:
 
 
 def check(params: Params, benchmark: str) -> None:
-    """Refuse impossible values.
+    """Check the values of the parameters.
 
     Raises:
         UserError: see `check_segmenter`; a scale that gives a side which the segmenter cannot work with.
@@ -38,7 +38,7 @@ def check(params: Params, benchmark: str) -> None:
     problem = side_problem(segmenter, side) or maps_problem(segmenter, side)
     if problem:
         scale = params.section("large", LargeParams).scale
-        raise params.refuse("large.scale", scale, f"it gives patches of {side} pixels on {benchmark}: {problem}")
+        raise params.invalid("large.scale", scale, f"it gives patches of {side} pixels on {benchmark}: {problem}")
 
 
 def build(setting: Setting) -> Method:

@@ -379,7 +379,7 @@ def check(params: Params, benchmark: str) -> None:
         if value % step:
             near = (value + step // 2) // step * step
             why = f"it must be a multiple of {step}; the nearest valid value is {near}"
-            raise params.refuse(f"magnet.{key}", value, why)
+            raise params.invalid(f"magnet.{key}", value, why)
     check_encoder(params, "magnet.encoder", magnet.encoder, STRIDE, magnet.side)
 
 

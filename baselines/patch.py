@@ -19,7 +19,7 @@ SECTIONS: dict[str, type] = {"patch": PatchParams}
 
 
 def check(params: Params, benchmark: str) -> None:
-    """Refuse impossible values.
+    """Check the values of the parameters.
 
     Raises:
         UserError: see `check_segmenter`.

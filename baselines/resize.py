@@ -66,7 +66,7 @@ class Resize(Method):
 
 
 def check(params: Params, benchmark: str) -> None:
-    """Refuse impossible values.
+    """Check the values of the parameters.
 
     Raises:
         UserError: see `check_segmenter`; a context out of range.

@@ -247,7 +247,7 @@ def check(params: Params, benchmark: str) -> None:
     rue, sizes = params.section("rue", RUEParams), params.benchmark(benchmark)
     if rue.recipe == "suite" and sizes.batch < 2:
         why = "rue normalises single values of each crop and cannot train on fewer than 2 a step"
-        raise params.refuse(f"{benchmark}.batch", sizes.batch, f"{why}; set it to 2 or more")
+        raise params.invalid(f"{benchmark}.batch", sizes.batch, f"{why}; set it to 2 or more")
     check_encoder(params, "rue.encoder", rue.encoder, 8, _crop(rue, sizes.patch) // REDUCTION)
 
 

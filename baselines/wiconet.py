@@ -215,7 +215,7 @@ def check(params: Params, benchmark: str) -> None:
     if patch % MULTIPLE:
         near = max(1, (patch + MULTIPLE // 2) // MULTIPLE) * MULTIPLE
         why = f"wiconet needs a multiple of {MULTIPLE}; the nearest valid value is {near}"
-        raise params.refuse(f"{benchmark}.patch", patch, why)
+        raise params.invalid(f"{benchmark}.patch", patch, why)
     check_encoder(params, "wiconet.encoder", wiconet.encoder, STRIDE, patch)
 
 

@@ -66,11 +66,11 @@ def check(params: Params) -> None:
     suite = params.suite
     for name in suite.benchmarks:
         if name not in BENCHMARKS:
-            raise params.refuse("suite.benchmarks", name, f"that is no benchmark; {nearest(name, BENCHMARKS)}")
+            raise params.invalid("suite.benchmarks", name, f"that is no benchmark; {nearest(name, BENCHMARKS)}")
     for name in suite.baselines:
         rivals = [method for method in METHODS if method != "scpseg"]
         if name not in rivals:
-            raise params.refuse("suite.baselines", name, f"that is no rival method; {nearest(name, rivals)}")
+            raise params.invalid("suite.baselines", name, f"that is no rival method; {nearest(name, rivals)}")
     for benchmark in suite.benchmarks:
         _check_mirror(params, benchmark)
     _check_source(params)
@@ -87,7 +87,7 @@ def _check_machine(params: Params) -> None:
     device = choose_device(params.section("machine", MachineParams).device)
     precision = params.section("train", SharedTrainParams).precision
     if precision != "fp32" and device.type != "cuda":
-        raise params.refuse("train.precision", precision, "that needs a CUDA device, and none is used; set it to fp32")
+        raise params.invalid("train.precision", precision, "that needs a CUDA device, and none is used; set it to fp32")
 
 
 def _check_source(params: Params) -> None:
@@ -99,23 +99,23 @@ def _check_source(params: Params) -> None:
         return
     close = nearest(source.lower(), words)
     why = f"that is no folder here, no address (http://..., https://...), and neither {MIRROR} nor {UPSTREAM}; "
-    raise params.refuse("data.source", source, why + (close if close.startswith("did") else "name one of these"))
+    raise params.invalid("data.source", source, why + (close if close.startswith("did") else "name one of these"))
 
 
 def _check_mirror(params: Params, benchmark: str) -> None:
     source = params.section("data", DataParams).source
     if BENCHMARKS[benchmark].miniature is None and source == MIRROR:
         why = f"{benchmark} has no synthetic miniature; set it to {UPSTREAM} or a folder, or take {benchmark} out of"
-        raise params.refuse("data.source", source, f"{why} suite.benchmarks")
+        raise params.invalid("data.source", source, f"{why} suite.benchmarks")
     if BENCHMARKS[benchmark].invented and source != MIRROR:
         why = f"the scenes of {benchmark} come from the mirror alone; set it to {MIRROR}, or take {benchmark} out of"
-        raise params.refuse("data.source", source, f"{why} suite.benchmarks")
+        raise params.invalid("data.source", source, f"{why} suite.benchmarks")
 
 
 def _check_labels(params: Params, benchmark: str) -> None:
     labels, kinds = params.benchmark(benchmark).labels, BENCHMARKS[benchmark].layout.labels
     if labels not in kinds:
-        raise params.refuse(f"{benchmark}.labels", labels, f"{benchmark} has no such labels; {nearest(labels, kinds)}")
+        raise params.invalid(f"{benchmark}.labels", labels, f"{benchmark} has no such labels; {nearest(labels, kinds)}")
 
 
 def _check_split(params: Params, benchmark: str) -> None:
@@ -124,7 +124,7 @@ def _check_split(params: Params, benchmark: str) -> None:
     wanted = params.section("evaluation", EvaluationParams).split
     for split in ("train", wanted):
         if lists and not lists.get(split):
-            raise params.refuse(
+            raise params.invalid(
                 f"{benchmark}.split", name, f"it has no {split} images; take another split or evaluation.split"
             )
 

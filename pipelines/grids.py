@@ -119,7 +119,7 @@ def fitted(params: Params, point: Point, benchmark: str) -> Point:
     try:
         cells = effective(values, benchmark).squeezed // feature_stride(values["segmenter"]["name"])
     except UserError:
-        return point  # the check of all parameters refuses it, with the reason
+        return point  # the check of all parameters rejects it and says why
     if not values["lfa"]["weight"] or window <= cells:
         return point
     note = f"lfa.window {cells} instead of {window}: the features of the squeezed patch have {cells} × {cells} cells"

@@ -45,7 +45,7 @@ class Job:
         identity: equal for points that are the same experiment; '' where there can be none.
         name: of the experiment, when this point is run.
         settings: `section.key=value` that make it.
-        refusal: why there can be none.
+        error: why the parameters of the point are not valid; empty if they are.
     """
 
     point: grids.Point
@@ -53,7 +53,7 @@ class Job:
     identity: str = ""
     name: str = ""
     settings: tuple[str, ...] = ()
-    refusal: str = ""
+    error: str = ""
 
 
 def main() -> None:
@@ -133,7 +133,7 @@ def points_of(params: Params, asked: argparse.Namespace) -> tuple[Params, Sweep,
 
 
 def job_of(sweep: str, params: Params, base: Params, point: grids.Point, benchmark: str) -> Job:
-    """The experiment of a point, or why it is refused."""
+    """The experiment of a point, or the error if its parameters are not valid."""
     rivals = [method for method in point.methods if method != "scpseg"]
     whole = {**point.settings, "suite.baselines": rivals}
     own = Params(grids.values_of(params, whole), params.path)
@@ -141,7 +141,7 @@ def job_of(sweep: str, params: Params, base: Params, point: grids.Point, benchma
         check(own)
         own = Params(grids.values_of(own, experiments.hardware(own.section("machine", MachineParams))), own.path)
     except UserError as error:
-        return Job(point, own, refusal=str(error).partition(ADVICE)[0])
+        return Job(point, own, error=str(error).partition(ADVICE)[0])
     identity = experiments.identity(grids.canonical(own.values, benchmark), point.methods, benchmark, device_name(own))
     words = re.sub(r"[^a-z0-9.]+", "-", f"{sweep} {point.series} {point.x}".lower().replace("+", "plus")).strip("-.")
     settings = tuple(experiments.settings_for(own.values, base.values))
@@ -204,14 +204,14 @@ def rows_of(jobs: list[Job], results: Found, failures: dict[str, str]) -> Iterat
     first = {job.identity: job.name for job in reversed(jobs)}
     for job in jobs:
         name, found = results.get(job.identity, (first[job.identity], []))
-        reason = failures.get(job.identity, job.refusal)
+        reason = failures.get(job.identity, job.error)
         for method in job.point.methods:
             series = job.point.series or title_of(method)
             reference = job.point.reference
             runs = [run for run in found if run["method"] == method]
             others = tuple(f"tuned.{name}" for name in METHODS if name != method)
             foreign = others if method == "scpseg" else (*SCPSEG, *others)
-            status: Status = "ok" if runs else "refused" if job.refusal else "failed" if reason else "missing"
+            status: Status = "ok" if runs else "invalid" if job.error else "failed" if reason else "missing"
             yield Row(
                 x=job.point.x,
                 series=series,
@@ -236,8 +236,8 @@ def plan(sweep: Sweep, jobs: list[Job], benchmark: str) -> str:
     device = device_name(jobs[0].params)
     for job in jobs:
         name = label(sweep, job.point)
-        if job.refusal:
-            lines.append(f"refused  {name}: {job.refusal}")
+        if job.error:
+            lines.append(f"invalid  {name}: {job.error}")
         elif job.identity in results:
             lines.append(f"done     {name}")
         elif job.identity in seen:

@@ -72,7 +72,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON with sorted keys and a last line end; NaN is refused."""
+    """Write JSON with sorted keys and a last line end; NaN raises ValueError."""
     write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
 
 
@@ -93,7 +93,7 @@ def read_json(path: Path, *keys: str) -> Any:
 
 
 def damaged(path: Path, why: str) -> UserError:
-    """The refusal of a file that a stage or a download wrote and that is not what was written."""
+    """The error for a written file that is damaged or was changed."""
     return UserError(f"{path.as_posix()} {why}; delete it and run `dvc repro` again")
 
 

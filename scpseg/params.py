@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from scpseg.benchmarks import BENCHMARKS
 from scpseg.errors import UserError
 from scpseg.tuning import GRID, Optimizer, parse
-from scpseg.validation import NonNegative, Positive, Range, Share, advice, build, nearest, parse_yaml, refusal
+from scpseg.validation import NonNegative, Positive, Range, Share, advice, build, invalid, nearest, parse_yaml
 
 T = TypeVar("T")
 Names = tuple[str, ...] | tuple[()]
@@ -244,7 +244,7 @@ class Params:
         tuned = parse(values[method])
         if tuned is None:
             why = f"it must be an optimiser (sgd or adam) and a learning rate above 0, such as '{GRID[0]}'"
-            raise self.refuse(f"tuned.{method}", values[method], why)
+            raise self.invalid(f"tuned.{method}", values[method], why)
         return TrainParams(**asdict(shared), **tuned._asdict())
 
     @property
@@ -268,6 +268,6 @@ class Params:
             raise UserError(f"{self.path.name}: unknown benchmark {name!r}; {nearest(name, BENCHMARKS)}")
         return self.section(name, BenchmarkParams)
 
-    def refuse(self, key: str, value: object, why: str) -> UserError:
+    def invalid(self, key: str, value: object, why: str) -> UserError:
         """The sentence for a value that is impossible: file, key, value, reason with remedy, how to restore."""
-        return refusal(self.path.name, key, value, why)
+        return invalid(self.path.name, key, value, why)

@@ -70,7 +70,7 @@ def nearest(name: object, known: Iterable[str]) -> str:
     return f"known: {', '.join(known)}" if known else "none are known"
 
 
-def refusal(file: str, key: str, value: object, why: str) -> UserError:
+def invalid(file: str, key: str, value: object, why: str) -> UserError:
     """The error for an invalid value; `why` says what is valid."""
     return UserError(f"{file}: {key} is {shorten(repr(value))}, but {why}{advice(file, key)}")
 
@@ -167,7 +167,7 @@ def _value(hint: Any, value: Any, key: str, file: str) -> Any:
     try:
         return _convert(hint, value)
     except _Mismatch as problem:
-        raise refusal(file, key, value, str(problem)) from None
+        raise invalid(file, key, value, str(problem)) from None
 
 
 def _convert(hint: Any, value: Any) -> Any:

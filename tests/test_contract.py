@@ -288,7 +288,7 @@ class TestContract:
         assert described["patch"] == make(name).needs.patch
         assert all(value is None or isinstance(value, (str, int, float, bool)) for value in described.values())
 
-    def test_single_windows_train_or_are_refused(self, name: str) -> None:
+    def test_single_windows_train_or_are_rejected(self, name: str) -> None:
         try:
             module_of(name).check(params(batch=1), BENCHMARK)
         except UserError as error:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from scpseg.validation import Range, refusal
+from scpseg.validation import Range, invalid
 
 SMALLEST = 32
 """Pixels: the least that the patch may be shrunk to [ours]."""
@@ -90,16 +90,16 @@ def sizes(patch: int, ratio: float, context: float, stride: int, file: str = "pa
     lowest = (patch - 2 * widest) / patch
     if not 0 < ratio <= 1:
         why = f"it must be above 0 and at most 1; the nearest valid value is {1 if ratio > 1 else lowest:g}"
-        raise refusal(file, "csm.ratio", ratio, why)
+        raise invalid(file, "csm.ratio", ratio, why)
     frame = 0 if ratio == 1 else stride * max(1, math.floor(patch * (1 - ratio) / 2 / stride + 0.5))
     if frame > widest:
         why = f"it shrinks the patch of {patch} pixels to {patch - 2 * frame}, below {SMALLEST}"
-        raise refusal(file, "csm.ratio", ratio, f"{why}; the nearest valid value is {lowest:g}")
+        raise invalid(file, "csm.ratio", ratio, f"{why}; the nearest valid value is {lowest:g}")
     surround = math.floor(patch * (context - 1) / 2 + 0.5)
     if context < 1 or (frame and not surround):
         why = f"the window must be {'larger than' if frame else 'at least as large as'} the patch"
         near = (patch + 2) / patch if frame else 1
-        raise refusal(file, "csm.context", context, f"{why}; the nearest valid value is {near:g}, the paper has 2")
+        raise invalid(file, "csm.context", context, f"{why}; the nearest valid value is {near:g}, the paper has 2")
     if frame == 0:
         return Sizes(patch, patch, patch)
     return Sizes(patch + 2 * surround, patch, patch - 2 * frame)

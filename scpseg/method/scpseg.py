@@ -76,7 +76,7 @@ class SCPSeg(Method):
 
 
 def check(params: Params, benchmark: str) -> None:
-    """Refuse impossible values.
+    """Check the values of the parameters.
 
     Raises:
         UserError: see `check_segmenter` and `sizes`; LFA without SRD; an LFA window larger than the map.
@@ -89,11 +89,11 @@ def check(params: Params, benchmark: str) -> None:
         return
     if not srd.weight:
         why = f"LFA (lfa.weight {lfa.weight:g}) aligns with features of the decoder that this leaves out"
-        raise params.refuse("srd.weight", srd.weight, f"{why}; set it above 0, or lfa.weight to 0 as well")
+        raise params.invalid("srd.weight", srd.weight, f"{why}; set it above 0, or lfa.weight to 0 as well")
     cells = effective.squeezed // stride
     if lfa.window > cells:
         why = f"the features of the squeezed patch of {benchmark} have {cells} x {cells} cells"
-        raise params.refuse("lfa.window", lfa.window, f"{why}; the nearest valid value is {cells}")
+        raise params.invalid("lfa.window", lfa.window, f"{why}; the nearest valid value is {cells}")
 
 
 def build(setting: Setting) -> Method:

@@ -60,7 +60,7 @@ class CudaMeter:
             self._check(before, during, after)
             self.reading.details["lag_ms"] = round(self.lag * 1000, 1)
         except (SourceError, SamplerLost) as error:
-            self._refuse(NVML_CHANNELS, str(error))
+            self._unavailable(NVML_CHANNELS, str(error))
         del keep
         self.gpu.release()
         self.gpu.reset()
@@ -135,7 +135,7 @@ class CudaMeter:
         moved = [key for key in during if saw(before, during, key) and saw(after, during, key)]
         if "device" not in moved:
             why = facts["memory"] or unmoved("the device's memory", before.get("device"), during.get("device"))
-            self._refuse(("nvml_device",), why)
+            self._unavailable(("nvml_device",), why)
         # The entry that moved is ours: in a container the ids are the host's, not those that we know.
         ours = [key for key in moved if key not in OF_DEVICE]
         if len(ours) > 1:
@@ -145,33 +145,33 @@ class CudaMeter:
             self.own = ours[0]
         elif len(ours) > 1:
             why = f"{len(ours)} processes moved by the known allocation at once, so that ours cannot be told"
-            self._refuse(("nvml_process", "nvml_above_context"), why)
+            self._unavailable(("nvml_process", "nvml_above_context"), why)
         elif facts["processes"] or not processes:
             why = facts["processes"] or "NVML lists no process on the device, as in some containers"
-            self._refuse(("nvml_process", "nvml_above_context"), why)
+            self._unavailable(("nvml_process", "nvml_above_context"), why)
         else:
             figures = {during[key] for key in processes}
             if figures <= {None, 0}:
                 why = "NVML shows no memory figure for any process, as in some containers and under WSL"
             else:
                 why = f"no process moved by the known allocation of {CHECK_BYTES >> 20} MiB"
-            self._refuse(("nvml_process", "nvml_above_context"), why)
+            self._unavailable(("nvml_process", "nvml_above_context"), why)
 
     def _still_there(self, last: Sample) -> None:
         """Figures that ended before the measurement did are not published: the peak may be what they missed."""
         assert self.sampler is not None
         why, facts = "NVML showed no figure at the end of the measurement", self.sampler.facts
         if last["device"] is None:
-            self._refuse(("nvml_device",), facts["memory"] or why)
+            self._unavailable(("nvml_device",), facts["memory"] or why)
         if self.own is not None and last.get(self.own) is None:
-            self._refuse(("nvml_process", "nvml_above_context"), facts["processes"] or why)
+            self._unavailable(("nvml_process", "nvml_above_context"), facts["processes"] or why)
 
     def _process(self, stretch: TimedSamples) -> None:
         assert self.own is not None
         peak = highest(stretch, self.own)
         self.reading.memory["nvml_process"] = peak
         if self.context is None:
-            self._refuse(("nvml_above_context",), "the context was not seen after the warm-up")
+            self._unavailable(("nvml_above_context",), "the context was not seen after the warm-up")
         else:
             self.reading.memory["nvml_above_context"] = peak - self.context
             self.reading.details["context_bytes"] = self.context
@@ -193,11 +193,11 @@ class CudaMeter:
             details["foreign_changed"] = any(entries != foreign[0] for entries in foreign)
             if any(foreign):
                 changed = ", whose use changed meanwhile" if details["foreign_changed"] else ""
-                self._refuse(("nvml_device",), f"other processes use the device too{changed}")
+                self._unavailable(("nvml_device",), f"other processes use the device too{changed}")
         elif self.outside is not None and now_outside is not None:
             details["foreign_changed"] = abs(now_outside - self.outside) > DRIFT
             if details["foreign_changed"]:
-                self._refuse(("nvml_device",), "use of the device outside torch's allocator changed meanwhile")
+                self._unavailable(("nvml_device",), "use of the device outside torch's allocator changed meanwhile")
 
     def _beyond(self, sample: Sample | None, key: str | None) -> int | None:
         """What NVML counts under `key` without the bytes that torch's allocator holds now."""
@@ -230,9 +230,9 @@ class CudaMeter:
 
     def _lose(self, why: str) -> None:
         self.own = None
-        self._refuse(NVML_CHANNELS, why)
+        self._unavailable(NVML_CHANNELS, why)
 
-    def _refuse(self, channels: tuple[str, ...], why: str) -> None:
+    def _unavailable(self, channels: tuple[str, ...], why: str) -> None:
         for channel in channels:
             self.reading.unavailable.setdefault(channel, why)
 

@@ -38,11 +38,11 @@ POINT_COLUMNS = (
     "experiment",
     "paper_miou",
 )
-STATUS = {"failed": "failed", "refused": "refused", "missing": "not run yet"}
+STATUS = {"failed": "failed", "invalid": "not valid", "missing": "not run yet"}
 Key = tuple[str, str]
 """(series, x)."""
 Kind = Literal["steps", "pairs", "grid", "dots"]
-Status = Literal["ok", "failed", "refused", "missing"]
+Status = Literal["ok", "failed", "invalid", "missing"]
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,11 @@ class Row:
         series: line, group or row of the heat map.
         method: name of the method.
         settings: 'section.key=value' of the point, without those of the whole sweep.
-        status: 'ok', 'failed', 'refused' or 'missing' (not run yet).
+        status: 'ok', 'failed', 'invalid' or 'missing' (not run yet).
         reason: why it is not 'ok'.
         notes: what a reader must know.
         reference: key of the row that it is compared with.
-        experiment: name of the DVC experiment; '' for a refused point.
+        experiment: name of the DVC experiment; '' for a point whose parameters are not valid.
         command: that runs it again.
         runs: rows of results/summary.csv, one per seed, values as texts; none unless 'ok'.
     """

@@ -176,7 +176,7 @@ def check_segmenter(params: Params, benchmark: str) -> SegmenterParams:
     segmenter = params.section("segmenter", SegmenterParams)
     sizes = params.benchmark(benchmark)
     if segmenter.name not in KINDS:
-        raise params.refuse(
+        raise params.invalid(
             "segmenter.name", segmenter.name, f"there is no such segmenter; {nearest(segmenter.name, KINDS)}"
         )
     kind, stride = KINDS[segmenter.name], segmenter.output_stride
@@ -184,23 +184,23 @@ def check_segmenter(params: Params, benchmark: str) -> SegmenterParams:
         encoder, published = kind.published
         why = f"{segmenter.name} takes no such encoder; {nearest(segmenter.encoder, kind.encoders)}"
         why += f" (usual: segmenter.encoder={encoder} with segmenter.output_stride={published})"
-        raise params.refuse("segmenter.encoder", segmenter.encoder, why)
+        raise params.invalid("segmenter.encoder", segmenter.encoder, why)
     if stride not in kind.output_strides:
         valid = " or ".join(map(str, kind.output_strides))
-        raise params.refuse("segmenter.output_stride", stride, f"{segmenter.name} works at output stride {valid}")
+        raise params.invalid("segmenter.output_stride", stride, f"{segmenter.name} works at output stride {valid}")
     problem = side_problem(segmenter, sizes.patch)
     if problem:
-        raise params.refuse(f"{benchmark}.patch", sizes.patch, problem)
+        raise params.invalid(f"{benchmark}.patch", sizes.patch, problem)
     fewest = fewest_windows(segmenter, sizes.patch)
     if sizes.batch < fewest:
         why = f"{segmenter.name} cannot train on fewer than {fewest} windows of {sizes.patch} pixels a step"
-        raise params.refuse(f"{benchmark}.batch", sizes.batch, f"{why}; set it to {fewest} or more")
+        raise params.invalid(f"{benchmark}.batch", sizes.batch, f"{why}; set it to {fewest} or more")
     problem = maps_problem(segmenter, sizes.patch)
     if problem:
-        raise params.refuse("segmenter.encoder", segmenter.encoder, problem)
+        raise params.invalid("segmenter.encoder", segmenter.encoder, problem)
     problem = weights_problem(segmenter.encoder) if segmenter.weights == "imagenet" else None
     if problem:
-        raise params.refuse("segmenter.weights", segmenter.weights, problem)
+        raise params.invalid("segmenter.weights", segmenter.weights, problem)
     return segmenter
 
 

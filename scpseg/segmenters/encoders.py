@@ -241,4 +241,4 @@ def check_encoder(params: Params, key: str, name: str, output_stride: int, side:
     if not problem and params.section("segmenter", SegmenterParams).weights == "imagenet":
         problem = weights_problem(name)
     if problem:
-        raise params.refuse(key, name, problem)
+        raise params.invalid(key, name, problem)

@@ -89,6 +89,6 @@ def test_large_patches_are_plain_patches_of_the_windows_side() -> None:
         (large, "large", {"scale": 1.3}, r"large\.scale is 1\.3.*patches of 83 pixels.*nearest valid value is 80"),
     ],
 )
-def test_impossible_values_are_refused(module: ModuleType, section: str, change: dict[str, Any], words: str) -> None:
+def test_impossible_values_are_rejected(module: ModuleType, section: str, change: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
         module.check(params(**{section: change}), "inria")

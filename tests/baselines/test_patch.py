@@ -46,7 +46,7 @@ def test_it_is_the_segmenter_on_the_patch_alone() -> None:
     ("change", "words"),
     [({"batch": 1}, "inria.batch is 1.*2 or more"), ({"patch": 68}, "inria.patch is 68.*nearest valid value is 72")],
 )
-def test_impossible_values_are_refused(change: dict[str, int], words: str) -> None:
+def test_impossible_values_are_rejected(change: dict[str, int], words: str) -> None:
     with pytest.raises(UserError, match=words):
         patch.check(params(**change), "inria")
 

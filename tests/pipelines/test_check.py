@@ -27,7 +27,7 @@ def changed(key: str, value: Any) -> Params:
     return Params(values, Path("params.yaml"))
 
 
-def refused(key: str, value: Any) -> str:
+def error_of(key: str, value: Any) -> str:
     with pytest.raises(UserError) as caught:
         check(changed(key, value))
     message = str(caught.value)
@@ -85,9 +85,9 @@ def test_every_profile_is_valid_and_has_the_same_keys(
         ("data.source", "~nobody-of-that-name/x", ["no folder here"]),
     ],
 )
-def test_mistakes_are_refused(key: str, value: Any, parts: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mistakes_are_rejected(key: str, value: Any, parts: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    message = refused(key, value)
+    message = error_of(key, value)
     for part in parts:
         assert part in message
 
@@ -118,7 +118,7 @@ def test_a_benchmark_without_a_miniature_needs_its_real_files(monkeypatch: pytes
     monkeypatch.setitem(BENCHMARKS, "blu", spec)
     check(changed("suite.benchmarks", ["inria"]))
     for word in ("data.source is 'mirror'", "blu has no synthetic miniature", "suite.benchmarks"):
-        assert word in refused("suite.benchmarks", ["blu"])
+        assert word in error_of("suite.benchmarks", ["blu"])
 
 
 @pytest.mark.parametrize("source", ["mirror", "upstream", "https://mirror.test/sets", "mine", "{}/mine"])

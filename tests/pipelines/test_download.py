@@ -36,7 +36,7 @@ def from_folder(params: Params, source: str) -> Params:
     return Params({**params.values, "data": {"source": source, "partial": True, "cache": "unused"}}, params.path)
 
 
-def refused(params: Params, benchmark: str = "inria") -> str:
+def error_of(params: Params, benchmark: str = "inria") -> str:
     """A download that must fail with one sentence and leave no manifest and nothing in the cache."""
     with pytest.raises(UserError) as caught:
         download(params, benchmark)
@@ -69,20 +69,20 @@ PART = Path("data/mirror/inria/aerialimagelabeling.7z.003")
 
 
 def test_no_mirror(params: Params) -> None:
-    assert "data/mirror/inria/archives.json is missing; run `dvc repro -f mirror@inria`" in refused(params)
+    assert "data/mirror/inria/archives.json is missing; run `dvc repro -f mirror@inria`" in error_of(params)
 
 
 def test_missing_archive(params: Params) -> None:
     mirror("inria", params, PART.parent)
     PART.unlink()
-    assert f"archive {PART.name} is missing" in refused(params)
+    assert f"archive {PART.name} is missing" in error_of(params)
 
 
 def test_truncated_archive(params: Params) -> None:
     mirror("inria", params, PART.parent)
     size = PART.stat().st_size
     PART.write_bytes(PART.read_bytes()[:-5])
-    assert f"archive {PART.name} is truncated: {size - 5} bytes instead of {size}" in refused(params)
+    assert f"archive {PART.name} is truncated: {size - 5} bytes instead of {size}" in error_of(params)
 
 
 def test_wrong_checksum(params: Params) -> None:
@@ -90,7 +90,7 @@ def test_wrong_checksum(params: Params) -> None:
     data = bytearray(PART.read_bytes())
     data[9] ^= 1
     PART.write_bytes(data)
-    assert f"archive {PART.name} has the wrong checksum" in refused(params)
+    assert f"archive {PART.name} has the wrong checksum" in error_of(params)
 
 
 def make_zip(path: Path, bad: zipfile.ZipInfo | None) -> None:
@@ -114,13 +114,13 @@ def test_hostile_member(name: str, mode: int, why: str, params: Params) -> None:
     bad = zipfile.ZipInfo(name)
     bad.external_attr = mode << 16
     make_zip(Path("mine/inria/set.zip"), bad)
-    assert f"set.zip member {name!r} {why}" in refused(from_folder(params, "mine"))
+    assert f"set.zip member {name!r} {why}" in error_of(from_folder(params, "mine"))
 
 
 def test_damaged_archive_of_the_user(params: Params) -> None:
     make_zip(Path("mine/set.zip"), None)
     Path("mine/set.zip").write_bytes(Path("mine/set.zip").read_bytes()[:-30])
-    assert "set.zip is damaged" in refused(from_folder(params, "mine"))
+    assert "set.zip is damaged" in error_of(from_folder(params, "mine"))
 
 
 def test_folder_with_an_archive(params: Params, capsys: pytest.CaptureFixture[str]) -> None:
@@ -136,8 +136,8 @@ def test_folder_with_an_archive(params: Params, capsys: pytest.CaptureFixture[st
 
 def test_folder_with_nothing_of_it(params: Params) -> None:
     Path("mine").mkdir()
-    assert "data.source 'mine' holds no image and no label of inria" in refused(from_folder(params, "mine"))
-    assert "data.source is 'yours', which is not a directory" in refused(from_folder(params, "yours"))
+    assert "data.source 'mine' holds no image and no label of inria" in error_of(from_folder(params, "mine"))
+    assert "data.source is 'yours', which is not a directory" in error_of(from_folder(params, "yours"))
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -199,7 +199,7 @@ def test_one_source_by_hand_then_the_stage(
 
 
 def test_upstream_without_any_source(params: Params) -> None:
-    assert "blu cannot be fetched (upstream.blu names no source); by hand: " in refused(upstream(params), "blu")
+    assert "blu cannot be fetched (upstream.blu names no source); by hand: " in error_of(upstream(params), "blu")
 
 
 def test_check_of_every_kind(params: Params, capsys: pytest.CaptureFixture[str]) -> None:

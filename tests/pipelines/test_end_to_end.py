@@ -155,7 +155,7 @@ def test_a_parameter_reruns_only_what_uses_it(
 @pytest.mark.parametrize(
     ("setting", "word"), [("csm.ratio=1.7", "nearest valid value is 1"), ("csm.ratoi=0.5", "ratoi")]
 )
-def test_a_mistake_is_refused_before_any_training(project: Path, setting: str, word: str) -> None:
+def test_a_mistake_is_rejected_before_any_training(project: Path, setting: str, word: str) -> None:
     output = run_failing(project, "dvc", "exp", "run", "-S", setting)
     run(project, "git", "checkout", "-q", "params.yaml")
     assert word in output and "Traceback" not in output

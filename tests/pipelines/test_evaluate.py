@@ -74,7 +74,7 @@ def test_answers_for_every_disc_of_the_probe_and_of_nothing_else(params: Params,
         assert {row["kind"] for row in rows} == {"0", "1"}
 
 
-def refused() -> str:
+def error_of() -> str:
     """An evaluation that must fail with one sentence, before anything is written."""
     with pytest.raises(UserError) as caught:
         evaluate.work("blu", "patch", 0)
@@ -83,35 +83,35 @@ def refused() -> str:
     return str(caught.value)
 
 
-def test_a_run_that_is_damaged_or_of_another_network_is_refused(params: Params) -> None:
+def test_a_run_that_is_damaged_or_of_another_network_is_rejected(params: Params) -> None:
     folder = prepared("blu", params)
     weights, record = folder / "weights.safetensors", folder / "training.json"
     whole = weights.read_bytes()
     for content in (b"", whole[:-1], whole[:100]):
         weights.write_bytes(content)
-        assert refused().startswith(f"{weights} is damaged (")
+        assert error_of().startswith(f"{weights} is damaged (")
     weights.unlink()
-    assert refused() == f"{weights} is missing; run `dvc repro`, which trains first"
+    assert error_of() == f"{weights} is missing; run `dvc repro`, which trains first"
     weights.write_bytes(whole)
     trained = read_json(record)
     for key in ("segmenter", "model"):
         setting = "encoder" if key == "segmenter" else "patch"
         write_json(record, {**trained, key: {**trained[key], setting: "other"}})
         now = trained[key][setting]
-        assert f"was trained with {setting} other, params.yaml has {setting} {now}; run `dvc repro`" in refused()
+        assert f"was trained with {setting} other, params.yaml has {setting} {now}; run `dvc repro`" in error_of()
     write_json(record, [])
-    assert refused().startswith(f"{record} lacks model, segmenter")
+    assert error_of().startswith(f"{record} lacks model, segmenter")
     record.write_text("{")
-    assert refused().startswith(f"{record} is no valid JSON")
+    assert error_of().startswith(f"{record} is no valid JSON")
     record.unlink()
-    assert refused() == f"{record} is missing; run `dvc repro`, which trains first"
+    assert error_of() == f"{record} is missing; run `dvc repro`, which trains first"
 
 
-def test_weights_of_other_shapes_are_refused(params: Params) -> None:
+def test_weights_of_other_shapes_are_rejected(params: Params) -> None:
     """As a run of other code with the same settings would leave them."""
     folder = prepared("blu", params)
     save_file({"a": torch.zeros(2)}, folder / "weights.safetensors")
-    assert "weights.safetensors holds another network than params.yaml describes" in refused()
+    assert "weights.safetensors holds another network than params.yaml describes" in error_of()
 
 
 def test_weights_that_changed_since_the_training_are_rejected(params: Params) -> None:
@@ -119,7 +119,7 @@ def test_weights_that_changed_since_the_training_are_rejected(params: Params) ->
     data = bytearray(path.read_bytes())
     data[-5] ^= 1
     path.write_bytes(data)
-    message = refused()
+    message = error_of()
     assert message.startswith(f"{path} is not what was trained") and "run `dvc repro`" in message
 
 

@@ -143,7 +143,7 @@ def test_values_are_read_as_yaml() -> None:
         "csm.ratio=*",
     ],
 )
-def test_what_is_no_setting_is_refused(text: str) -> None:
+def test_invalid_settings_are_rejected(text: str) -> None:
     with pytest.raises(UserError, match="-S"):
         parse([text])
     with pytest.raises(UserError, match="twice"):

@@ -32,7 +32,7 @@ def test_nothing_is_written_for_real_data_but_the_output_exists(tmp_path: Path) 
     assert "/somewhere" not in text
 
 
-def test_a_bad_value_is_refused(tmp_path: Path) -> None:
+def test_a_bad_value_is_rejected(tmp_path: Path) -> None:
     values = {**VALUES, "mirror": {**VALUES["mirror"], "side": 8}}
     with pytest.raises(UserError, match=r"mirror\.side is 8"):
         mirror("blu", Params(values, Path("params.yaml")), tmp_path / "blu")

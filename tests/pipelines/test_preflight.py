@@ -49,7 +49,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def refused(*words: str) -> Any:
+def raises(*words: str) -> Any:
     return pytest.raises(UserError, match=".*".join(words))
 
 
@@ -62,20 +62,20 @@ def test_no_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     check_surroundings(params())  # a stage run by hand, without a pipeline
     (tmp_path / "dvc.yaml").touch()
-    with refused("not in a git repository", "git clone", "git init"):
+    with raises("not in a git repository", "git clone", "git init"):
         check_surroundings(params())
 
 
 def test_a_foreign_repository_around_the_project(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (project / "inner").mkdir()
     monkeypatch.chdir(project / "inner")
-    with refused("inside another git repository", "git init"):
+    with raises("inside another git repository", "git init"):
         check_repository()
 
 
 def test_a_repository_of_another_user(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
-    with refused("another user", "safe.directory"):
+    with raises("another user", "safe.directory"):
         check_repository()
 
 
@@ -84,10 +84,10 @@ def test_a_shallow_clone_can_be_run_but_saves_no_experiment(project: Path, monke
     git("clone", "-q", "--depth", "1", project.as_uri(), "../shallow")
     monkeypatch.chdir("../shallow")
     check_surroundings(params())
-    with refused("shallow", "git fetch --unshallow"):
+    with raises("shallow", "git fetch --unshallow"):
         check_experiments()
     monkeypatch.setenv("DVC_EXP_NAME", "x")
-    with refused("shallow"):
+    with raises("shallow"):
         check_surroundings(params())
 
 
@@ -96,7 +96,7 @@ def test_a_path_with_other_letters(project: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(project.parent / "Projekt ü")
     git("init", "-q")
     check_repository()
-    with refused("Projekt ü", "ASCII"):
+    with raises("Projekt ü", "ASCII"):
         check_experiments()
 
 
@@ -104,7 +104,7 @@ def test_a_path_with_other_letters(project: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_link_where_dvc_follows_none(project: Path, name: str) -> None:
     (project.parent / "big").mkdir()
     (project / name).symlink_to("../big")
-    with refused(f"{name} is a link to ../big"):
+    with raises(f"{name} is a link to ../big"):
         check_folders()
 
 
@@ -133,12 +133,12 @@ def test_a_site_cache_of_another_user(
 
 def test_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SCPSEG_CACHE", raising=False)
-    with refused("data.cache is ~nobody-here/x", "SCPSEG_CACHE"):
+    with raises("data.cache is ~nobody-here/x", "SCPSEG_CACHE"):
         check_home({"cache": "~nobody-here/x"})
     monkeypatch.setenv("SCPSEG_CACHE", "/big/cache")
     check_home({"cache": "~nobody-here/x"})
     monkeypatch.setenv("SCPSEG_CACHE", "~nobody-here/y")
-    with refused("SCPSEG_CACHE is ~nobody-here/y"):
+    with raises("SCPSEG_CACHE is ~nobody-here/y"):
         check_home({"cache": "/big"})
 
 
@@ -149,14 +149,14 @@ def test_shared_memory_too_small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     check_shared_memory(params(workers=0))
     # One batch: 8 windows of (64 * 2)^2 pixels of 4 bytes = 0.5 MiB; two for each process.
     check_shared_memory(params(workers=2))
-    with refused("machine.workers is 3", "3 MiB", "2 MiB are free", "--shm-size", "workers to 0"):
+    with raises("machine.workers is 3", "3 MiB", "2 MiB are free", "--shm-size", "workers to 0"):
         check_shared_memory(params(workers=3))
 
 
 def test_shared_memory_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(preflight, "SHARED_MEMORY", tmp_path)
     monkeypatch.setattr(preflight.os, "access", lambda path, mode: False)
-    with refused("cannot be written", "--shm-size"):
+    with raises("cannot be written", "--shm-size"):
         check_shared_memory(params(workers=1))
 
 
@@ -175,5 +175,5 @@ def test_started_in_a_subfolder(project: Path, monkeypatch: pytest.MonkeyPatch) 
     (project / "params.yaml").write_text((ROOT / "params.yaml").read_text())
     (project / "a/b").mkdir(parents=True)
     monkeypatch.chdir(project / "a/b")
-    with refused("params.yaml is in ../..", r"root \(\.\./\.\.\)"):
+    with raises("params.yaml is in ../..", r"root \(\.\./\.\.\)"):
         Params.load()

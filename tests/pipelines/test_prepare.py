@@ -56,7 +56,7 @@ def three() -> None:
         Path(f"lists/{part}.txt").write_text(f"{id}\n")
 
 
-def refused(params: Params) -> str:
+def error_of(params: Params) -> str:
     with pytest.raises(UserError) as caught:
         prepare(params, "deepglobe", workers=1)
     assert "\n" not in str(caught.value)
@@ -112,7 +112,7 @@ def test_part_needs_leave(three: None, capsys: pytest.CaptureFixture[str]) -> No
     for kind in ("sat.jpg", "mask.png"):
         Path(f"mine/3_{kind}").unlink()
     download(sample(), "deepglobe")
-    message = refused(sample())
+    message = error_of(sample())
     assert (
         "only 2 of 3 images of split 'lists' found (train 1 of 1, val 1 of 1, test 0 of 1), missing e.g. 3" in message
     )
@@ -130,11 +130,11 @@ def test_part_needs_leave(three: None, capsys: pytest.CaptureFixture[str]) -> No
 
 def test_images_of_another_size_need_leave(three: None) -> None:
     download(sample(), "deepglobe")
-    assert "1_sat.jpg has 20 x 16 pixels (height x width), images of DeepGlobe 2448 x 2448" in refused(sample())
+    assert "1_sat.jpg has 20 x 16 pixels (height x width), images of DeepGlobe 2448 x 2448" in error_of(sample())
 
 
 def test_no_manifest_and_other_labels(three: None) -> None:
-    assert "data/manifests/deepglobe.json is missing; run `dvc repro download@deepglobe`" in refused(sample())
+    assert "data/manifests/deepglobe.json is missing; run `dvc repro download@deepglobe`" in error_of(sample())
     params = sample("mirror", partial=True)
     mirror("potsdam", params, Path("data/mirror/potsdam"))
     download(params, "potsdam")
@@ -184,7 +184,7 @@ def test_bad_input_leaves_no_store(damage: str, three: None, monkeypatch: pytest
         "label": "image 2_sat.jpg has no label file (unknown-as-class)",
         "full": "the disk ran full while preparing deepglobe, which needs",
     }
-    assert expected[damage] in refused(params)
+    assert expected[damage] in error_of(params)
 
 
 def test_command_line_says_one_sentence_and_fails(elsewhere: Path) -> None:

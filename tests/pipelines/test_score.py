@@ -99,7 +99,7 @@ def test_a_second_score_replaces_the_first(place: Path) -> None:
         assert len(list(csv.reader(stream))) == 2
 
 
-def refused(folder: Path, **more: Any) -> str:
+def error_of(folder: Path, **more: Any) -> str:
     with pytest.raises(UserError) as caught:
         score.work(folder, **({"benchmark": "potsdam", "name": "x", "split": "test"} | more))
     assert not Path("results/contributed").exists()
@@ -108,16 +108,16 @@ def refused(folder: Path, **more: Any) -> str:
 
 def test_missing_extra_and_wrongly_sized_maps_are_named(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     predictions = put_store("potsdam")
-    assert "nowhere is not a directory" in refused(place / "nowhere")
+    assert "nowhere is not a directory" in error_of(place / "nowhere")
     for name in IDS[:2]:
         save(place / "m", "npy", name, predictions[name], "potsdam")
     save(place / "m", "npy", "9_99", predictions["2_13"], "potsdam")
-    text = refused(place / "m")
+    text = error_of(place / "m")
     assert "lacks 1 of 3 label maps: 3_13" in text and "9_99.npy" in text and "3_13.png" in text
     save(place / "m", "npy", "3_13", predictions["3_13"][:, :-1], "potsdam")
-    assert "3_13.npy has 40 x 47 pixels (rows x columns), the image 3_13 has 40 x 48" in refused(place / "m")
+    assert "3_13.npy has 40 x 47 pixels (rows x columns), the image 3_13 has 40 x 48" in error_of(place / "m")
     save(place / "m", "ids.png", "2_13", predictions["2_13"], "potsdam")
-    assert "2_13.npy and 2_13.png are both of image 2_13" in refused(place / "m")
+    assert "2_13.npy and 2_13.png are both of image 2_13" in error_of(place / "m")
     (place / "m/2_13.png").unlink()
     save(place / "m", "npy", "3_13", predictions["3_13"], "potsdam")
     save(place / "m", "npy", "7_7", predictions["3_13"], "potsdam")  # of the training split
@@ -148,18 +148,18 @@ def test_missing_extra_and_wrongly_sized_maps_are_named(place: Path, capsys: pyt
         ),
     ],
 )
-def test_maps_that_are_none_are_refused(place: Path, change: Any, words: str) -> None:
+def test_invalid_maps_are_rejected(place: Path, change: Any, words: str) -> None:
     predictions = put_store("potsdam")
     for name in IDS[1:]:
         save(place / "m", "npy", name, predictions[name], "potsdam")
     change(place / "m/2_13.npy", predictions["2_13"])
-    text = refused(place / "m")
+    text = error_of(place / "m")
     assert words in text and "2_13" in text and "\n" not in text
 
 
 def test_no_store_and_no_name_are_sentences(place: Path) -> None:
     (place / "m").mkdir()
-    assert "dvc repro" in refused(place / "m")
+    assert "dvc repro" in error_of(place / "m")
     put_store("potsdam")
-    assert "neither letters nor digits" in refused(place / "m", name="|")
-    assert "no val image" in refused(place / "m", split="val")
+    assert "neither letters nor digits" in error_of(place / "m", name="|")
+    assert "no val image" in error_of(place / "m", split="val")

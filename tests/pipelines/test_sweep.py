@@ -87,7 +87,7 @@ def rows() -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def test_a_sweep_runs_each_network_once_and_refuses_the_impossible(
+def test_a_sweep_runs_each_network_once_and_reports_invalid_points(
     pretended: Pretended, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start(monkeypatch, *GRID)
@@ -96,7 +96,7 @@ def test_a_sweep_runs_each_network_once_and_refuses_the_impossible(
     first = pretended.ran[0][1]
     assert "suite.benchmarks=['potsdam']" in first and "evaluation.split=val" in first
     assert "train.iterations=5" in first and "suite.baselines=[]" in first
-    assert [row["status"] for row in rows()] == ["ok"] * 4 + ["refused"] * 2
+    assert [row["status"] for row in rows()] == ["ok"] * 4 + ["invalid"] * 2
     assert rows()[2]["experiment"] == rows()[3]["experiment"] == pretended.ran[2][0]
     assert "csm.ratio is 1.7" in rows()[4]["reason"] and "correct it" not in rows()[4]["reason"]
     assert "not run yet" in pretended.pages[0] and "5 of 6 rows" in pretended.pages[1]
@@ -184,7 +184,7 @@ def test_dry_lists_runs_and_time_and_runs_nothing(
     capsys.readouterr()
     start(monkeypatch, *GRID, "--dry")
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["mine:", "done", "to", "to", "as", "refused", "refused", "expected:"]
+    assert [line.split()[0] for line in lines] == ["mine:", "done", "to", "to", "as", "invalid", "invalid", "expected:"]
     assert lines[4].endswith(": the same sizes, once rounded")
     assert "training 30 s" in lines[2] and lines[-1] == "expected: 60 s of training"
     assert len(pretended.ran) == 1
@@ -199,7 +199,7 @@ def test_every_point_of_a_named_sweep_is_valid_at_sample_scale(
 ) -> None:
     start(monkeypatch, name, "--dry")
     output = capsys.readouterr().out
-    assert "to run" in output and "refused" not in output
+    assert "to run" in output and "invalid" not in output
 
 
 @pytest.mark.parametrize(

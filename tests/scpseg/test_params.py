@@ -123,7 +123,7 @@ def test_no_number_is_without_an_upper_end(cls: type, section: str, key: str, hi
     assert f"{section}.{key} is " in message and f"at most {highest}; the nearest valid value is {highest}" in message
 
 
-def test_refusals_are_whole_sentences() -> None:
+def test_errors_are_complete_sentences() -> None:
     base = {"benchmarks": ["blu"], "baselines": ["patch"], "seeds": [0]}
     assert "baselines is ['patch', 'patch'], but it has duplicated entries" in sentence(
         SuiteParams, base | {"baselines": ["patch", "patch"]}, "suite"

@@ -75,15 +75,15 @@ def check_upstream(params: Params) -> None:
     upstream = params.upstream
     source = params.section("data", DataParams).source
     if "://" in source and (why := _address_problem(source)):
-        raise params.refuse("data.source", address(source), why)
+        raise params.invalid("data.source", address(source), why)
     for spec in (spec for spec in BENCHMARKS.values() if not spec.invented):
         for name in upstream.of(spec.name):
             if why := source_problem(spec, name) or (_address_problem(name) if "://" in name else None):
-                raise params.refuse(f"upstream.{spec.name}", address(name) if "://" in name else name, why)
+                raise params.invalid(f"upstream.{spec.name}", address(name) if "://" in name else name, why)
     for host in upstream.unverified_hosts:
         if not host or urlsplit(f"//{host}").hostname != host:
             why = "that is not a plain host name in lower case, like files.inria.fr"
-            raise params.refuse("upstream.unverified_hosts", host, why)
+            raise params.invalid("upstream.unverified_hosts", host, why)
 
 
 def source_problem(spec: Benchmark, name: str) -> str | None:

@@ -112,7 +112,7 @@ def test_own_folder_relative_to_the_repository_of_a_queued_run(tmp_path: Path, m
 
 
 @pytest.mark.parametrize(("train", "val"), [("a\nb\na", ""), ("a\nb", "b")])
-def test_an_id_that_stands_twice_is_refused(tmp_path: Path, train: str, val: str) -> None:
+def test_a_duplicated_id_is_rejected(tmp_path: Path, train: str, val: str) -> None:
     (tmp_path / "train.txt").write_text(train)
     (tmp_path / "val.txt").write_text(val)
     with pytest.raises(UserError, match=r"'[ab]' is in train\.txt"):

@@ -128,6 +128,6 @@ def test_shrink_equals_interpolation() -> None:
     assert shrink(x, (20, 17)) is x
 
 
-def test_a_window_larger_than_the_map_is_refused() -> None:
+def test_a_window_larger_than_the_map_is_rejected() -> None:
     with pytest.raises(ValueError, match=r"7 cells.*6 x 6"):
         alignment(torch.zeros(1, 2, 6, 6), torch.zeros(1, 2, 9, 9), LFAParams(1.0, 7, "k", True))

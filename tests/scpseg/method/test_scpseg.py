@@ -189,6 +189,6 @@ def test_describe_gives_effective_sizes() -> None:
         ({"inria__patch": 60}, "inria.patch is 60.*nearest valid value is 64"),
     ],
 )
-def test_impossible_values_are_refused(change: dict[str, Any], words: str) -> None:
+def test_impossible_values_are_rejected(change: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
         scpseg.check(params(**change), "inria")

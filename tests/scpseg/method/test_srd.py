@@ -46,6 +46,6 @@ def test_the_frame_far_from_the_patch_does_not_reach_the_picture() -> None:
 
 
 @pytest.mark.parametrize(("deep", "low"), [(8, 2), (4, 8), (12, 4)])
-def test_strides_that_cannot_work_are_refused(deep: int, low: int) -> None:
+def test_strides_that_cannot_work_are_rejected(deep: int, low: int) -> None:
     with pytest.raises(ValueError, match="powers of two"):
         decoder(deep, low)

@@ -118,7 +118,7 @@ def test_a_killed_sampler_costs_the_timeline_only() -> None:
     assert "killed by signal 9" in reading.details["timeline_missing"]
 
 
-def test_other_systems_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_systems_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(UserError, match="Linux"):
         RssMeter()

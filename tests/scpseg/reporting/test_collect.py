@@ -83,7 +83,7 @@ def test_missing_run_is_a_row_with_its_reason(tmp_path: Path, invented: Any, sui
 
 
 @pytest.mark.parametrize("name", ["metrics/potsdam/patch/0/metrics.json", "profile/potsdam/patch.json"])
-def test_missing_file_is_refused_unless_allowed(tmp_path: Path, invented: Any, suite: Any, name: str) -> None:
+def test_missing_file_is_rejected_unless_allowed(tmp_path: Path, invented: Any, suite: Any, name: str) -> None:
     chosen = invented.fill(tmp_path, suite())
     (tmp_path / name).unlink()
     with pytest.raises(UserError, match=r"patch.*is missing.*make report"):
@@ -91,7 +91,7 @@ def test_missing_file_is_refused_unless_allowed(tmp_path: Path, invented: Any, s
     assert len(collect(tmp_path, chosen, available=True)) == 2
 
 
-def test_damaged_foreign_and_outdated_files_are_refused(tmp_path: Path, invented: Any, suite: Any) -> None:
+def test_damaged_foreign_and_outdated_files_are_rejected(tmp_path: Path, invented: Any, suite: Any) -> None:
     chosen = invented.fill(tmp_path, suite())
     path = tmp_path / "metrics/potsdam/patch/0/metrics.json"
     whole = path.read_text()

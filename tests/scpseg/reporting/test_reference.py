@@ -140,7 +140,7 @@ def setting(name: str, value: str, place: int = 0) -> Callable[[Rows], None]:
         (lambda rows: rows[:4], "lacks a row for training step, scpseg, potsdam"),
     ],
 )
-def test_a_table_with_damaged_rows_is_refused(
+def test_a_table_with_damaged_rows_is_rejected(
     tmp_path: Path, change: Callable[[Rows], Rows | None], words: str
 ) -> None:
     path = put(tmp_path)
@@ -166,14 +166,14 @@ def test_a_table_with_damaged_rows_is_refused(
         (lambda text: text.replace(b"Invented", b"Inv\xffnted"), "is no readable text file"),
     ],
 )
-def test_a_damaged_file_is_refused(tmp_path: Path, change: Callable[[bytes], bytes], words: str) -> None:
+def test_a_damaged_file_is_rejected(tmp_path: Path, change: Callable[[bytes], bytes], words: str) -> None:
     path = put(tmp_path)
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(UserError, match=rf"invented-gpu/profile\.csv {words}"):
         reference_tables(tmp_path)
 
 
-def test_a_folder_in_the_place_of_a_table_is_refused(tmp_path: Path) -> None:
+def test_a_folder_in_the_place_of_a_table_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "gpu/profile.csv").mkdir(parents=True)
     with pytest.raises(UserError, match=r"gpu/profile\.csv is no readable text file"):
         reference_tables(tmp_path)

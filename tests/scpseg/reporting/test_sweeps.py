@@ -125,19 +125,19 @@ def test_rows_without_a_result_keep_their_place_and_say_why(make: Make, tmp_path
     rows = [
         make("plain", "FCN-8s", {0: 0.5}),
         make("+ CSM", "FCN-8s", {}, status="failed", reason="it ran out of memory"),
-        make("+ SRD", "FCN-8s", {}, status="refused", reason="csm.ratio is 2", experiment="", command=""),
+        make("+ SRD", "FCN-8s", {}, status="invalid", reason="csm.ratio is 2", experiment="", command=""),
         make("+ LFA", "FCN-8s", {}),
     ]
     write_sweep(STEPS, rows, tmp_path / "out")
     text = (tmp_path / "out/README.md").read_text()
     assert "| failed <sup>a</sup> |" in text and "- a: failed: it ran out of memory\n" in text
-    assert "- b: refused: csm.ratio is 2\n" in text
+    assert "- b: not valid: csm.ratio is 2\n" in text
     assert "not run yet" in text and "**Incomplete.** 3 of 4 rows" in text
     assert text.startswith("> **Synthetic scenes.** ")
     (found,) = finished_sweeps(tmp_path)
     assert found["title"] == STEPS.title and found["table"].rows[1][0].text == "+ CSM" and "<svg" in found["figure"].svg
     written = list(csv.DictReader(io.StringIO((tmp_path / "out/runs.csv").read_text())))
-    assert [row["status"] for row in written] == ["ok", "failed", "refused", "missing"]
+    assert [row["status"] for row in written] == ["ok", "failed", "invalid", "missing"]
     assert written[0]["paper_miou"] == "84.5" and written[0]["model:squeezed"] == "48"
 
 

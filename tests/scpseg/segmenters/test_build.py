@@ -55,14 +55,14 @@ def test_other_encoders_and_strides_do_as_well(encoder: str, stride: Any) -> Non
         ({"batch": 1}, "inria.batch is 1.*cannot train.*2 or more"),
     ],
 )
-def test_impossible_values_are_refused(change: dict[str, Any], words: str) -> None:
+def test_impossible_values_are_rejected(change: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words) as caught:
         check_segmenter(params(**change), "inria")
     assert "git checkout params.yaml" in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_a_side_between_is_refused_and_the_nearest_one_fits(name: str) -> None:
+def test_a_side_between_is_rejected_and_the_nearest_one_fits(name: str) -> None:
     kind = KINDS[name]
     section = SegmenterParams(name, "", kind.output_strides[-1], "random", True)
     problem = side_problem(section, 67)
@@ -71,7 +71,7 @@ def test_a_side_between_is_refused_and_the_nearest_one_fits(name: str) -> None:
     assert side_problem(section, int(near)) is None
 
 
-def test_weights_that_do_not_exist_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_do_not_exist_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     import segmentation_models_pytorch as smp
 
     monkeypatch.setitem(smp.encoders.encoders["resnet18"], "pretrained_settings", {"ssl": {}})

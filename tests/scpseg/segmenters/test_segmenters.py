@@ -127,7 +127,7 @@ class TestEverySegmenter:
         torch.autograd.backward(list(losses.values()))
         assert all(p.grad is None or p.grad.isfinite().all() for p in segmenter.parameters())
 
-    def test_single_windows_train_or_are_refused(self, name: str) -> None:
+    def test_single_windows_train_or_are_rejected(self, name: str) -> None:
         for side in {side_of(name, 32), side_of(name, 128)}:
             values = copy.deepcopy(VALUES)
             values["segmenter"] = vars(small(name))

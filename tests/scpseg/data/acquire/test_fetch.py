@@ -122,7 +122,7 @@ def test_other_label_variants_are_left_out(source: Path) -> None:
     assert [record.path for record in manifest.archives] == ["2_Ortho_RGB.zip", "5_Labels_all.zip"]
 
 
-def test_images_without_labels_are_refused_where_headers_tell(source: Path) -> None:
+def test_images_without_labels_are_rejected_where_headers_tell(source: Path) -> None:
     pack(source)
     with zipfile.ZipFile(source / "a.zip", "w") as file:
         file.writestr("1_sat.jpg", b"x")

@@ -166,7 +166,7 @@ def test_redirects_to_another_host(server: Server, connection: Connection) -> No
         connection.open(server.url("/a"))
 
 
-def test_an_unknown_certificate_is_refused_at_once(secure: Server, connection: Patient) -> None:
+def test_an_unknown_certificate_is_rejected_at_once(secure: Server, connection: Patient) -> None:
     with pytest.raises(UserError, match=r"certificate of 127.0.0.1 cannot .*name it in upstream.unverified_hosts"):
         connection.open(secure.url("/a"))
     assert not secure.requests and not connection.pauses

@@ -185,7 +185,7 @@ def test_truncated_strips_are_not_filled_with_zeros(compression: str | None, tmp
         read_pixels(path, "x.tif")
 
 
-def test_fourth_band_and_deep_channels_are_refused(tmp_path: Path) -> None:
+def test_fourth_band_and_deep_channels_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"x\.png has transparent pixels"):
         check_image(read_pixels(written(tmp_path / "x.png", np.zeros((8, 8, 4), np.uint8)), "x.png"), "x.png")
     with pytest.raises(UserError, match=r"x\.png has 1 band; expected an RGB image"):

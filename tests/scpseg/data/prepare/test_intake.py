@@ -68,7 +68,7 @@ def filled(partial: bool = False, workers: int = 1, spec: Any = SPEC, split: str
     return fill(spec, manifest, Path("sets"), Choice(split, LISTS, partial, False), TARGET, WORKING, workers)
 
 
-def refused(**options: Any) -> str:
+def error_of(**options: Any) -> str:
     with pytest.raises(UserError) as caught:
         filled(**options)
     assert "\n" not in str(caught.value)
@@ -124,24 +124,24 @@ def test_zips_are_entered_anywhere(place: str, write_inria: Write, spooled: list
     assert len(spooled) == 2 * len(IDS)
 
 
-def test_what_headers_tell_is_refused_before_anything_is_unpacked(write_inria: Write, spooled: list[str]) -> None:
+def test_what_headers_tell_is_rejected_before_anything_is_unpacked(write_inria: Write, spooled: list[str]) -> None:
     write_inria(Path("sets"), IDS[1:], sevenfold=False)
-    assert "only 11 of 12 images of split 'mine' found" in refused()
+    assert "only 11 of 12 images of split 'mine' found" in error_of()
     with zipfile.ZipFile("sets/more.zip", "w") as file:
         file.writestr("train/images/austin2.tif", b"x")
-    assert "are both the image of austin2" in refused()
+    assert "are both the image of austin2" in error_of()
     assert spooled == []
 
 
-def test_what_only_the_stream_tells_is_refused_at_its_end(write_inria: Write, spooled: list[str]) -> None:
+def test_what_only_the_stream_tells_is_rejected_at_its_end(write_inria: Write, spooled: list[str]) -> None:
     tiles = write_inria(Path("sets"), IDS[1:], extra=[("D/train/gt/austin1.tif", b"no tiff")])
-    assert "austin1.tif is not a PNG, JPEG or TIFF image" in refused()
+    assert "austin1.tif is not a PNG, JPEG or TIFF image" in error_of()
     write_inria(Path("sets"), IDS[1:])
-    assert "only 11 of 12 images of split 'mine' found (train 7 of 8, val 2 of 2, test 2 of 2)" in refused()
+    assert "only 11 of 12 images of split 'mine' found (train 7 of 8, val 2 of 2, test 2 of 2)" in error_of()
     spooled.clear()
     filled(partial=True)
     holds(tiles, IDS[1:])
-    assert spooled == []  # what was decoded before the refusal is kept
+    assert spooled == []  # what was decoded before the error is kept
 
 
 def test_label_without_image_leaves_no_array(write_inria: Write) -> None:
@@ -152,7 +152,7 @@ def test_label_without_image_leaves_no_array(write_inria: Write) -> None:
 
 def test_image_without_label_is_named(write_inria: Write) -> None:
     write_inria(Path("sets"), IDS[1:], extra=[("D/train/images/austin1.tif", tiff_of(24, 3))])
-    assert "austin1.tif has no label file (gt)" in refused()
+    assert "austin1.tif has no label file (gt)" in error_of()
 
 
 def tiff_of(side: int, bands: int = 1) -> bytes:
@@ -163,22 +163,22 @@ def tiff_of(side: int, bands: int = 1) -> bytes:
 
 def test_two_members_for_one_place(write_inria: Write) -> None:
     write_inria(Path("sets"), [*IDS[:-1], "x1"], extra=[("again/train/images/Austin1.tif", tiff_of(24, 3))])
-    message = refused()
+    message = error_of()
     assert f"{INNER}/AerialImageDataset/train/images/austin1.tif and " in message
     assert f"{INNER}/again/train/images/Austin1.tif are both the image of austin1" in message
 
 
 def test_unsafe_member_is_rejected_even_if_nobody_wants_it(write_inria: Write) -> None:
     write_inria(Path("sets"), IDS, extra=[("../evil.tif", b"x")])
-    assert "'../evil.tif' points outside" in refused()
+    assert "'../evil.tif' points outside" in error_of()
 
 
 @pytest.mark.parametrize("kind", ["exact", "crops"])
 def test_sizes_are_the_benchmarks(kind: str, write_inria: Write) -> None:
     tiles = write_inria(Path("sets"), IDS, side=20)
     if kind == "exact":
-        assert "austin1.tif has 20 x 20 pixels (height x width), images of Inria Aerial 24 x 24" in refused()
-        assert "set data.partial: true" in refused()
+        assert "austin1.tif has 20 x 20 pixels (height x width), images of Inria Aerial 24 x 24" in error_of()
+        assert "set data.partial: true" in error_of()
     else:
         assert filled(partial=True)["warnings"] == ["inria: 12 of 12 images are not of 24 x 24 pixels"]
         holds(tiles)
@@ -196,7 +196,7 @@ def test_crops_of_an_earlier_run_are_no_whole_images(write_inria: Write, monkeyp
     with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
         patch.setattr("scpseg.data.prepare.fill.build_index", lambda *rest: 1 / 0)
         filled(partial=True)
-    assert "has 20 x 20 pixels" in refused()
+    assert "has 20 x 20 pixels" in error_of()
 
 
 def test_hidden_folders_give_the_split(spooled: list[str]) -> None:
@@ -221,9 +221,9 @@ def test_hidden_folders_give_the_split(spooled: list[str]) -> None:
     assert np.array_equal(Store(Path("data/blu")).label("val", "a"), np.where(pixels[..., 1] == 0, 1, 5))
 
 
-def test_member_larger_than_any_image_is_refused(write_inria: Write) -> None:
+def test_member_larger_than_any_image_is_rejected(write_inria: Write) -> None:
     write_inria(Path("sets"), IDS[1:], extra=[("D/train/images/austin1.tif", bytes(1 << 20))])
-    message = refused()
+    message = error_of()
     assert "austin1.tif declares 1048576 bytes, more than the 9216 bytes" in message
 
 
@@ -235,7 +235,7 @@ def test_a_class_that_never_occurs(write_inria: Write) -> None:
             file.writestr(f"train/gt/{id}.tif", tiff_of(24))
     for path in Path("sets").glob("*.7z.*"):
         path.unlink()
-    assert "inria: no label has a pixel of class building" in refused(split="fctl")
+    assert "inria: no label has a pixel of class building" in error_of(split="fctl")
     assert filled(partial=True, split="fctl")["images"]["train/austin1"]["pixels"] == [576, 0]
 
 
@@ -290,7 +290,7 @@ def test_space_for_a_part_is_what_archives_declare(write_inria: Write, monkeypat
     write_inria(Path("sets"), IDS)
     size = sum(path.stat().st_size for path in Path("sets").iterdir()) + inner_zip()
     monkeypatch.setattr(space, "free_bytes", lambda folder: 0)
-    assert f"preparing inria needs {size} bytes" in refused(partial=True)
+    assert f"preparing inria needs {size} bytes" in error_of(partial=True)
 
 
 @pytest.mark.parametrize("sevenfold", [False, True])
@@ -301,7 +301,7 @@ def test_space_is_asked_for_before_the_start(
     arrays = 12 * (4 * 24 * 24 + 2 * 128)
     spool = (1 + filling.AHEAD) * (3 * 24 * 24 + 128) + inner_zip()
     monkeypatch.setattr(space, "free_bytes", lambda folder: arrays + spool + space.MARGIN - 1)
-    assert f"preparing inria needs {arrays + spool} bytes" in refused()
+    assert f"preparing inria needs {arrays + spool} bytes" in error_of()
     assert not list(WORKING.glob("*/*"))
     monkeypatch.setattr(space, "free_bytes", lambda folder: arrays + spool + space.MARGIN)
     filled()
