@@ -36,6 +36,8 @@ MOMENTUM = 0.95
 """The authors' weight of new statistics in the norm of the reduced local map."""
 STEPS = {"potsdam": 28_150, "blu": 30_000}
 """The authors' 50 epochs of 1000 (Potsdam) or 100 (BLU) crops a tile; as for Potsdam elsewhere [ours]."""
+CHECKS = 50
+"""After each of these epochs recipe 'author' scores the validation split, by mean IoU [ours], and keeps the best."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ class WiCoNet(Method):
         if self.params.recipe == "author":
             steps = STEPS.get(self.benchmark, STEPS["potsdam"])
             recipe = Recipe("sgd", 0.1, 5e-4, 32, steps=steps, nesterov=True, power=1.5)
-        return (Phase("all", recipe=recipe),)
+        return (Phase("all", recipe=recipe, checks=CHECKS if recipe else 0),)
 
     def describe(self) -> dict[str, str | int | float | bool | None]:
         """Effective sizes, encoder and recipe."""

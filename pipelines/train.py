@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save
 
@@ -15,12 +17,15 @@ from pipelines import paths
 from pipelines.methods import METHODS, build_method, module_of
 from pipelines.runs import arguments, revision, write_provenance
 from pipelines.stage import run_stage
-from scpseg.contract import drop_training_parts
+from scpseg.benchmarks import get_benchmark
+from scpseg.contract import Method, drop_training_parts
 from scpseg.data.overviews import overviews
 from scpseg.data.sampling import WindowDataset
 from scpseg.data.store import Store
 from scpseg.environment import configure
 from scpseg.errors import UserError
+from scpseg.evaluation.confusion import confusion, metrics
+from scpseg.evaluation.streaming import segment
 from scpseg.files import replacing, write_json, write_text
 from scpseg.params import MachineParams, Params
 from scpseg.training import checkpoint
@@ -31,6 +36,8 @@ SOURCES = (
     "scpseg/data/overviews.py",
     "scpseg/data/sampling.py",
     "scpseg/data/windows.py",
+    "scpseg/evaluation/confusion.py",
+    "scpseg/evaluation/streaming.py",
     "scpseg/losses.py",
     "scpseg/geometry.py",
     "scpseg/segmenters",
@@ -72,7 +79,8 @@ def work(benchmark: str, name: str, seed: int) -> None:
     }
     scratch = checkpoint.scratch(checkpoint.fingerprint(identity, _sources(name)))
     with checkpoint.alone(scratch):
-        trained = train(method, dataset, recipe, device, scratch, machine.workers)
+        score = validation(store, benchmark, device) if any(phase.checks for phase in method.phases()) else None
+        trained = train(method, dataset, recipe, device, scratch, machine.workers, score)
         weights = {key: value.contiguous() for key, value in drop_training_parts(method.cpu()).state_dict().items()}
         folder = paths.run(benchmark, name, seed)
         with replacing(folder / "weights.safetensors") as temporary:
@@ -103,6 +111,28 @@ def work(benchmark: str, name: str, seed: int) -> None:
         checkpoint.discard(scratch)
         last = trained.history[-1]
         print(f"{benchmark} {name} seed {seed}: loss {last['total']:.4f} after {trained.steps} steps")
+
+
+def validation(store: Store, benchmark: str, device: torch.device) -> Callable[[Method], float]:
+    """The mean IoU of a method over the images of the validation split.
+
+    Raises:
+        UserError: there are none.
+    """
+    spec, ids = get_benchmark(benchmark), store.ids("val")
+    classes = len(spec.classes)
+    if not ids:
+        what = f"{benchmark} has no val image in its store, and a phase keeps the state that scores best on them"
+        raise UserError(f"{what}: check {benchmark}.split and data.source")
+
+    def score(method: Method) -> float:
+        matrices = [
+            confusion(store.label("val", name), segment(method, store.image("val", name), classes, device), classes)
+            for name in ids
+        ]
+        return metrics(np.sum(matrices, axis=0), spec.scored).mean_iou or 0.0
+
+    return score
 
 
 def history_text(rows: list[dict[str, Any]]) -> str:

@@ -183,6 +183,8 @@ class Phase:
             at least one phase has none.
         sees: what its losses look at; the record counts pixels by it.
         summed: with unit 'image', gradients of all portions are added, as some authors do, not averaged.
+        checks: how often the validation split is scored, evenly spread and at the end, where authors keep the best
+            state instead of the last; the branch of the phase's name is scored where there is one. 0 = keep the last.
     """
 
     name: str
@@ -194,6 +196,7 @@ class Phase:
     epochs: int | None = None
     sees: tuple[Sight, ...] = ("window", "overview")
     summed: bool = False
+    checks: int = 0
 
 
 class ImageViews(Protocol):

@@ -22,7 +22,7 @@ from scpseg.params import TrainParams
 from scpseg.progress import progress
 from scpseg.training import checkpoint
 from scpseg.training.interrupt import deferred_interrupt
-from scpseg.training.phases import factor, lengths, shared, told
+from scpseg.training.phases import checked, factor, lengths, shared, told
 from scpseg.training.step import Portion, Stepper
 
 CHECKPOINT_SECONDS = 60.0
@@ -38,7 +38,8 @@ class Trained:
         steps: of all phases.
         recipe: what optimised, see `told`.
         branches: by the name of each phase its steps, samples (windows, or images where a phase sees nothing else),
-            megapixels that its losses looked at, and the mean total loss of its first and last log interval.
+            megapixels that its losses looked at, and the mean total loss of its first and last log interval; where the
+            best state was kept, its step in the phase and its score.
     """
 
     history: list[dict[str, Any]]
@@ -65,8 +66,11 @@ def train(
     device: torch.device,
     folder: Path,
     workers: int = 0,
+    score: Callable[[Method], float] | None = None,
 ) -> Trained:
     """Train `method` in place on windows of `dataset`; resumes from `folder`, which keeps the last checkpoint.
+
+    `score` tells how good a method is on the validation split; phases that keep their best state need it.
 
     Dropout and every other draw of step s depend on (seed, s) alone, so that a resumed run equals an unbroken one.
 
@@ -76,7 +80,7 @@ def train(
     """
     if params.precision != "fp32" and device.type != "cuda":
         raise UserError(f"train.precision is {params.precision!r}, but it needs a CUDA device; set it to fp32")
-    run = _Run(method.to(device), dataset, params, device, folder, workers)
+    run = _Run(method.to(device), dataset, params, device, folder, workers, score)
     with deferred_interrupt() as interrupted:
         run.finish(interrupted)
     recipe = told([stretch.recipe for stretch in run.plan])
@@ -94,9 +98,11 @@ class _Run:
         device: torch.device,
         folder: Path,
         workers: int,
+        score: Callable[[Method], float] | None = None,
     ) -> None:
         self.method, self.dataset, self.params, self.device, self.folder = method, dataset, params, device, folder
-        self.workers = workers
+        self.workers, self.score = workers, score
+        self.best: dict[str, dict[str, Any]] = {}
         self.step = 0
         self.seconds: dict[str, float] = {}
         self.seen: dict[str, dict[str, int]] = {}
@@ -117,6 +123,7 @@ class _Run:
             method.load_state_dict(self.resumed["method"])
             self.step, self.history = self.resumed["step"], self.resumed["history"]
             self.seconds, self.seen = self.resumed["seconds"], self.resumed["seen"]
+            self.best = self.resumed["best"]
             self.pending = {key: value.to(device) for key, value in self.resumed["pending"].items()}
             self.stepper.scaler.load_state_dict(self.resumed["scaler"])
             print(f"resuming at iteration {self.step} of {self.iterations}", flush=True)
@@ -174,6 +181,8 @@ class _Run:
             self.step += 1
             if self.step % self.params.log_every == 0 or self.step == stretch.last:
                 self._log(stretch.phase.name, rate)
+            if self.step - stretch.first in checked(length, stretch.phase.checks):
+                self._check(stretch)
             now = time.monotonic()
             name = stretch.phase.name
             self.seconds[name] = self.seconds.get(name, 0.0) + now - start
@@ -183,6 +192,22 @@ class _Run:
             if now - saved > CHECKPOINT_SECONDS and self.step < self.iterations:
                 self.save()
                 saved = now
+
+    def _check(self, stretch: _Stretch) -> None:
+        """Score the method and remember the best state; at the end of the phase, go back to it."""
+        assert self.score is not None, "a phase that keeps its best state is trained with a score"
+        name, method = stretch.phase.name, self.method
+        training = {module: module.training for module in method.modules()}
+        method.eval()
+        score = self.score(method.branches().get(name, method))
+        for module, flag in training.items():
+            module.training = flag
+        best = self.best.get(name)
+        if best is None or score > best["score"]:
+            state = {key: value.detach().cpu().clone() for key, value in method.state_dict().items()}
+            self.best[name] = {"score": score, "step": self.step - stretch.first, "state": state}
+        if self.step == stretch.last:
+            method.load_state_dict(self.best[name].pop("state"))
 
     def _count(self, phase: Phase, batches: list[tuple[Views, Labels]]) -> None:
         """Add what the phase's losses looked at in a step."""
@@ -206,6 +231,8 @@ class _Run:
                 "loss_start": totals[0],
                 "loss_end": totals[-1],
             }
+            if best := self.best.get(name):
+                result[name] |= {"kept_step": best["step"], "kept_score": best["score"]}
         return result
 
     def _note(self, means: dict[str, Tensor]) -> None:
@@ -234,6 +261,7 @@ class _Run:
             "step": self.step,
             "seconds": self.seconds,
             "seen": self.seen,
+            "best": self.best,
             "history": self.history,
             "pending": self.pending,
         }

@@ -42,6 +42,11 @@ def _length(phase: Phase, iterations: int, batch: int, images: int, windows: int
     return min(iterations, math.ceil(phase.epochs * samples / (batch if single else 1)))
 
 
+def checked(length: int, checks: int) -> set[int]:
+    """After which steps of a phase of `length` the validation split is scored: `checks` times, at its end at last."""
+    return {math.ceil(length * number / checks) for number in range(1, checks + 1)}
+
+
 def learns(phase: Phase, name: str) -> bool:
     """Whether the parameter or module `name` moves in the phase."""
     return phase.learns is None or any(name == part or name.startswith(part + ".") for part in phase.learns)

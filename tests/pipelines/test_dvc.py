@@ -64,6 +64,7 @@ NOT_NEEDED = {
     "scpseg/data/overviews.py": (".*-scpseg", "SCPSeg has no overview"),
     "scpseg/data/store.py": ("profile|memory", "random pixels are in the place of a store"),
     "scpseg/data/splits.py": ("(?!check|mirror|prepare)", "split lists, which the store follows"),
+    "scpseg/evaluation": ("train-scpseg", "only rivals keep the state that scores best; SCPSeg keeps the last"),
     "scpseg/errors.py": (EVERY, "the class of errors"),
     "scpseg/files.py": (EVERY, "atomic writing and its errors"),
     "scpseg/geometry.py": ("check", "what methods compute: their sections and limits alone are read"),

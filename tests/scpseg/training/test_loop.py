@@ -213,6 +213,43 @@ def test_overviews_count_where_a_phase_looks_at_them(tmp_path: Path) -> None:
     assert branches["two"]["megapixels"] == pytest.approx(36 * (16 * 16 + 32 * 32) / 1e6)
 
 
+def scored(values: list[float], seen: list[dict[str, Tensor]]) -> Any:
+    """A score that takes these values in turn and notes the weights that it was asked for."""
+    left = iter(values)
+
+    def score(method: Method) -> float:
+        assert not any(module.training for module in method.modules())
+        seen.append({key: value.clone() for key, value in method.state_dict().items()})
+        return next(left)
+
+    return score
+
+
+def test_the_state_that_scores_best_is_kept_where_a_phase_asks_for_it(tmp_path: Path) -> None:
+    seen: list[dict[str, Tensor]] = []
+    method, last = fresh(phases=(Phase("all", checks=3),)), fresh()
+    trained = run(method, tmp_path / "a", score=scored([0.2, 0.6, 0.5], seen))
+    run(last, tmp_path / "b")
+    assert len(seen) == 3 and all(torch.equal(value, seen[1][key]) for key, value in method.state_dict().items())
+    assert (trained.branches["all"]["kept_step"], trained.branches["all"]["kept_score"]) == (8, 0.6)
+    # Scoring changes nothing of the training itself.
+    assert all(torch.equal(value, seen[2][key]) for key, value in last.state_dict().items())
+    ties = fresh(phases=(Phase("all", checks=3),))
+    assert run(ties, tmp_path / "c", score=scored([0.6, 0.6, 0.6], [])).branches["all"]["kept_step"] == 4
+
+
+def test_the_best_state_outlives_an_interruption(tmp_path: Path) -> None:
+    phases = (Phase("all", checks=3),)
+    seen: list[dict[str, Tensor]] = []
+    broken, later = fresh(phases=phases), fresh(phases=phases)
+    broken.stop_at = 7
+    with pytest.raises(KeyboardInterrupt):
+        run(broken, tmp_path, score=scored([0.9], seen))
+    trained = run(later, tmp_path, score=scored([0.6, 0.5], []))
+    assert trained.branches["all"]["kept_step"] == 4
+    assert all(torch.equal(value, seen[0][key]) for key, value in later.state_dict().items())
+
+
 def test_gradients_of_portions_are_added_where_the_authors_do(tmp_path: Path) -> None:
     """The authors' sums: one step over two images in portions of 2, 2, 2, 2, 1 windows."""
     sgd = Recipe("sgd", 0.01, 0.0, 2, epochs=1)

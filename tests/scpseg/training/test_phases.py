@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from scpseg.contract import Labels, Method, Needs, Phase, Recipe, Views
-from scpseg.training.phases import enter, factor, lengths, optimizer, told
+from scpseg.training.phases import checked, enter, factor, lengths, optimizer, told
 
 
 class Two(Method):
@@ -82,3 +82,8 @@ def test_momentum_may_be_nesterovs() -> None:
     moving = [nn.Parameter(torch.ones(1))]
     assert optimizer(Recipe("sgd", 0.1, 0.0, 4, nesterov=True), moving).defaults["nesterov"] is True
     assert optimizer(Recipe("sgd", 0.1, 0.0, 4), moving).defaults["nesterov"] is False
+
+
+def test_checks_are_spread_evenly_and_the_last_is_at_the_end() -> None:
+    assert checked(12, 3) == {4, 8, 12} and checked(10, 3) == {4, 7, 10} and checked(2, 5) == {1, 2}
+    assert checked(10, 0) == set()
