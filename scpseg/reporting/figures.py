@@ -200,20 +200,26 @@ def percent_axis(name: str) -> str:
 
 
 def label_points(
-    axes: Axes, points: Sequence[tuple[float, float, str]], colour: str, size: float = FONT - 2
+    axes: Axes,
+    points: Sequence[tuple[float, float, str]],
+    avoid: Sequence[tuple[float, float]] = (),
+    size: float = FONT - 2,
 ) -> list[str]:
-    """Write each name right of its point, else left, above or below it, where it covers no name or point before it.
+    """Write each name right of its point, else left, above or below it, where it covers no name or point.
 
-    A name that finds no such place is left out: the table has it. Returns the names that were written.
+    A name that finds no such place is left out: the table has it. `avoid` are further points. Returns the names that
+    were written.
     """
     if not points:
         return []
     figure = axes.get_figure(root=True)
     assert isinstance(figure, Figure)
     figure.draw_without_rendering()
-    scale, frame = DPI / 72, axes.get_window_extent()
-    places = [axes.transData.transform((x, y)) for x, y, _ in points]
+    size, scale, frame = FONT - 2, DPI / 72, axes.get_window_extent()
+    places = axes.transData.transform([(x, y) for x, y, _ in points])
+    others = axes.transData.transform(np.reshape(list(avoid), (-1, 2)))
     taken = [(x - 2 * scale, y - 2 * scale, x + 2 * scale, y + 2 * scale) for x, y in places]
+    taken += [(x - 4 * scale, y - 4 * scale, x + 4 * scale, y + 4 * scale) for x, y in others]
     written = []
     for (x, y), (at, up, name) in zip(places, points, strict=True):
         width, height, gap = 0.62 * size * scale * len(name), 1.1 * size * scale, 3.5 * scale
@@ -227,7 +233,7 @@ def label_points(
             inside = box[0] > frame.x0 and box[1] > frame.y0 and box[2] < frame.x1 and box[3] < frame.y1
             if inside and not any(_meet(box, other) for other in taken):
                 axes.annotate(name, (at, up), xytext=offset, textcoords="offset points", ha=ha, va=va, fontsize=size,
-                              color=colour)  # fmt: skip
+                              color=MUTED)  # fmt: skip
                 taken.append(box)
                 written.append(name)
                 break
@@ -266,12 +272,19 @@ def draw_pareto(groups: Sequence[Group], methods: Sequence[str], path: Path) -> 
         for number, (axes, (lines, more)) in enumerate(zip(grid, kept, strict=False)):
             tips |= _pareto(axes, lines, more, looks_of(methods), f"p{number}-")
         legend(figure, grid, "outside right upper" if alone else "outside lower center", 1 if alone else 5)
-        for axes, (_, more) in zip(grid, kept, strict=False):
-            label_points(axes, [(float(row.memory or 0), float(row.miou or 0), row.method) for row in more], MUTED)
+        for axes, (lines, more) in zip(grid, kept, strict=False):
+            # Methods made for these images first: where names are many, theirs are the ones to be read.
+            named = [(float(row.memory or 0), float(row.miou or 0), row.method) for row in sorted(more, key=_generic)]
+            ours = [(line.memory.mib, 100 * line.mean_iou.mean) for line in lines if line.memory and line.mean_iou.mean]
+            label_points(axes, named, ours)
         titles = ", ".join(get_benchmark(lines[0].benchmark).title for lines, _ in kept)
         return save(
             figure, path, f"{titles}: score against peak memory, one point per method, frontier as a line", tips
         )
+
+
+def _generic(row: Published) -> bool:
+    return row.mode != "uhr"
 
 
 def legend(figure: Figure, grid: Sequence[Axes], loc: Any, ncols: int) -> None:

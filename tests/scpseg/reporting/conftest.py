@@ -18,7 +18,7 @@ from scpseg.params import SuiteParams
 
 GAIN = {"scpseg": 0.02, "patch": 0.0, "downscale": -0.09, "glnet": 0.008}
 MEMORY = {"scpseg": 1.0, "patch": 0.997, "downscale": 0.55, "glnet": 1.46}
-BASE = {"deepglobe": 0.72, "inria": 0.751, "potsdam": 0.846, "blu": 0.702, "probe": 0.6}
+BASE = {"dubai": 0.66, "deepglobe": 0.72, "inria": 0.751, "potsdam": 0.846, "blu": 0.702, "probe": 0.6}
 DEVICE = "Invented CPU"
 
 
