@@ -159,5 +159,5 @@ if __name__ == "__main__":
     run_stage(
         lambda: work(given.benchmark, given.method, given.seed),
         f"lower {given.benchmark}.batch or {given.benchmark}.patch, or the method's own sizes (csm.context, "
-        "downscale.side, glnet.overview, glnet.windows)",
+        "downscale.side, glnet.overview, glnet.windows, isdnet.crop, magnet.side, rue.crop)",
     )

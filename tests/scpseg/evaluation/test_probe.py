@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from scpseg.benchmarks.probe import CUES, DISCS
-from scpseg.contract import ImageViews, Labels, Method, Needs, Views, Weights
+from scpseg.contract import ImageViews, Labels, Method, Needs, Views, Weights, Window
 from scpseg.data.windows import cut_label, starts
 from scpseg.evaluation.probe import Answer, answers, read_scene, table, visible
 from scpseg.evaluation.streaming import segment
@@ -87,6 +87,20 @@ def test_visibility_equals_counting_pixels_of_the_windows(needs: Needs, overlap:
             shares.append(visible(needs.window, drawn.label.shape, overlap, disc, scene.cue))
             assert shares[-1] == pytest.approx(max(counts) / cue.sum())
     assert {0.0, 1.0} < set(shares)
+
+
+def test_a_method_of_whole_images_sees_the_cue_of_every_disc() -> None:
+    class AtOnce(Oracle):
+        """Windows of 64 pixels in training, the image at test time."""
+
+        def needs_at(self, height: int, width: int) -> Window:
+            return Window.whole(height, width, 32)
+
+        def forward(self, views: Views, state: Any = None) -> Tensor:
+            height, width = views.context.shape[-2:]
+            return super().forward(views, state)[..., :1, :1].expand(-1, -1, height, width)
+
+    assert {answer.visible for answer in asked(AtOnce(Needs(64, 64)), 1)} == {1.0}
 
 
 def test_under_the_grid_what_is_wholly_visible_is_told_and_what_is_not_is_guessed() -> None:
