@@ -43,6 +43,7 @@ def work(benchmark: str, name: str, seed: int) -> None:
     evaluation = params.section("evaluation", EvaluationParams)
     inference = params.section("inference", InferenceParams)
     spec, store = get_benchmark(benchmark), Store(paths.store(benchmark))
+    store.expect_classes([cls.name for cls in spec.classes])
     split = evaluation.split
     ids = store.ids(split)
     if not ids:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from pipelines import paths
 from pipelines.stage import run_stage
-from scpseg.benchmarks import BENCHMARKS, get_benchmark
+from scpseg.benchmarks import BENCHMARKS, custom, get_benchmark
 from scpseg.data.acquire.manifest import Manifest, locate, root
-from scpseg.data.prepare.fill import fill
+from scpseg.data.prepare.fill import fill, image_ids
 from scpseg.data.prepare.index import summary
 from scpseg.data.prepare.work import Choice
 from scpseg.data.splits import read_split
@@ -33,8 +33,12 @@ def prepare(params: Params, benchmark: str, workers: int | None = None) -> None:
         )
     # A folder of the user's own lists is named without the way to it, which is this machine's.
     split = own.split if own.split in spec.splits else Path(own.split).name
-    choice = Choice(split, read_split(spec, own.split), data.partial, own.labels == spec.masking)
     folder = locate(spec, manifest, data, params.upstream)
+    lists = read_split(spec, own.split)
+    if benchmark == custom.NAME:
+        spec = custom.with_values(spec, own.labels)
+        lists = lists or custom.draw_split(own.split, image_ids(spec, manifest, folder))
+    choice = Choice(split, lists, data.partial, own.labels == spec.masking)
     index = fill(spec, manifest, folder, choice, paths.store(benchmark), root() / "data", workers)
     for line in summary(spec, index):
         print(line)

@@ -54,6 +54,7 @@ def work(benchmark: str, name: str, seed: int) -> None:
     store = Store(paths.store(benchmark))
     if not store.ids("train"):
         raise UserError(f"{benchmark} has no training image in its store: check {benchmark}.split and data.source")
+    store.expect_classes([cls.name for cls in get_benchmark(benchmark).classes])
     store.check("train")
     torch.manual_seed(seed)
     method = build_method(params, benchmark, name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
+from scpseg.benchmarks import custom
 from scpseg.benchmarks.base import Benchmark
 from scpseg.errors import UserError
 
@@ -35,6 +36,8 @@ def _load(name: str) -> Benchmark:
 
 
 BENCHMARKS: dict[str, Benchmark] = {name: _load(name) for name in NAMES}
+if folder := custom.custom_folder():
+    BENCHMARKS[custom.NAME] = custom.read_benchmark(folder)
 REAL = tuple(name for name, spec in BENCHMARKS.items() if not spec.invented)
 """The published benchmarks: all but the probe."""
 

@@ -147,6 +147,8 @@ class Benchmark:
         splits: split name -> folder under scpseg/benchmarks/splits; empty where the folders give the split.
         mean_name: what the mean over scored classes is called, 'mIoU' or 'building IoU'.
         any_size: images have any height and width.
+        values: of a benchmark whose label files may hold class numbers: those of the classes, then of ignored pixels.
+        indexed: label files hold class numbers: the indices of a palette count, not its colours.
         invented: no real benchmark: only the mirror can write it.
         terms: what the user must know before downloading.
         citation: what to cite.
@@ -174,6 +176,8 @@ class Benchmark:
     unknown_share: float = 0.0
     mean_name: str = "mIoU"
     any_size: bool = False
+    values: tuple[int, ...] = ()
+    indexed: bool = False
     invented: bool = False
     notes: tuple[str, ...] = ()
     sources: tuple[Source, ...] = ()

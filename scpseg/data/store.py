@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -74,6 +75,18 @@ class Store:
     def ids(self, split: str) -> tuple[str, ...]:
         """Ids of the images in 'train', 'val' or 'test', in the order of the split's list."""
         return tuple(self.index["ids"][split])
+
+    def expect_classes(self, names: Sequence[str]) -> None:
+        """Reject a store of other classes than the benchmark has now, as after an edit of the user's classes.csv.
+
+        Raises:
+            UserError: it was prepared with other classes, or in another order.
+        """
+        if self.index.get("classes") != list(names):
+            raise UserError(
+                f"{self.folder.as_posix()} was prepared with classes {', '.join(self.index.get('classes', ()))}, but "
+                f"the benchmark has {', '.join(names)}; run `dvc repro -f download@{self.index['benchmark']}`"
+            )
 
     def sizes(self, split: str) -> str:
         """Height x width of the images of a split in pixels; of more than three sizes the smallest and the largest."""

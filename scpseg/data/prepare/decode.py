@@ -35,7 +35,7 @@ SAMPLE = 100_000
 """Pixels searched for unexpected colours that a message names."""
 SHOWN = 5
 """Unexpected colours named in a message."""
-PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+PNG, JPEG, NUMPY = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"\x93NUMPY"
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PNG_DEPTH = 24
 """Offset of the bit depth in a PNG file."""
@@ -72,7 +72,11 @@ def read_size(path: Path, name: str) -> tuple[int, int]:
         UserError: the file cannot be read as an image.
     """
     with _naming_damage(name):
-        if _signature(path, name) in TIFF:
+        signature = _signature(path, name, indices=True)
+        if signature == NUMPY:
+            shape = np.lib.format.open_memmap(path, mode="r").shape
+            return (shape[0], shape[1]) if len(shape) == 2 else (0, 0)
+        if signature in TIFF:
             with tifffile.TiffFile(path) as file:
                 page = _page(file, name)
                 return page.imagelength, page.imagewidth
@@ -81,19 +85,22 @@ def read_size(path: Path, name: str) -> tuple[int, int]:
 
 
 def read_pixels(path: Path, name: str, indices: bool = False) -> Pixels:
-    """Decode a PNG, JPEG or TIFF file, told apart by content, to (H, W) grey or (H, W, C) uint8.
+    """Decode a PNG, JPEG, TIFF or .npy file, told apart by content, to (H, W) grey or (H, W, C) uint8.
 
     Args:
         path: the file.
         name: for messages.
-        indices: return the indices of a palette instead of its colours.
+        indices: return the indices of a palette instead of its colours, and take .npy files of class numbers.
 
     Raises:
         UserError: the file is damaged, is no PNG, JPEG or TIFF file, has more than 8 bits a channel, more than one
             image, transparent pixels, an orientation other than upright, or colours that cannot be converted exactly.
     """
     with _naming_damage(name):
-        if _signature(path, name) in TIFF:
+        signature = _signature(path, name, indices)
+        if signature == NUMPY:
+            pixels = _read_numbers(path, name)
+        elif signature in TIFF:
             pixels = _read_tiff(path, name, indices)
         else:
             pixels = _read_picture(path, name, indices)
@@ -211,15 +218,26 @@ def _bands(pixels: Pixels) -> str:
     return f"{bands} band{'s' if bands > 1 else ''}"
 
 
-def _signature(path: Path, name: str) -> bytes:
+def _signature(path: Path, name: str, indices: bool) -> bytes:
     """The bytes that tell the format of a file, of TIFF the first four: what opens it must not depend on its name."""
     with path.open("rb") as stream:
         start = stream.read(8)
+    if indices and start.startswith(NUMPY):
+        return NUMPY
     if start[:4] in TIFF:
         return start[:4]
     if start == PNG or start.startswith(JPEG):
         return start
     raise UserError(f"{name} is not a PNG, JPEG or TIFF image; convert it, or fetch it again if it should be one")
+
+
+def _read_numbers(path: Path, name: str) -> NDArray[np.generic]:
+    numbers = np.lib.format.open_memmap(path, mode="r")  # which loads no pickle
+    if numbers.ndim != 2 or not np.issubdtype(numbers.dtype, np.integer):
+        raise _unfit(name, f"{numbers.dtype} values of shape {numbers.shape}", "save (H, W) whole numbers")
+    if numbers.size and not 0 <= int(numbers.min()) <= int(numbers.max()) <= 255:
+        raise _unfit(name, f"values from {numbers.min()} to {numbers.max()}", "save class numbers from 0 to 255")
+    return numbers.astype(np.uint8)
 
 
 def _read_picture(path: Path, name: str, indices: bool) -> NDArray[np.generic]:
@@ -235,6 +253,8 @@ def _read_picture(path: Path, name: str, indices: bool) -> NDArray[np.generic]:
             return np.asarray(picture)
         if "transparency" in picture.info or picture.mode in ("RGBA", "LA", "PA"):
             return _opaque(np.asarray(picture.convert("RGBA")), name)
+        if indices and picture.mode in ("1", "L") and start.startswith(PNG):  # grey of few bits is scaled to 0..255
+            return np.asarray(picture.convert("L")) // np.uint8(255 // (2 ** start[PNG_DEPTH] - 1))
         # Palette entries and bits are not grey levels.
         plain = {"P": "RGB", "1": "L"}.get(picture.mode, picture.mode)
         if plain not in ("L", "RGB", "I;16", "I"):
@@ -252,12 +272,14 @@ def _read_tiff(path: Path, name: str, indices: bool) -> NDArray[np.generic]:
         if page.axes == "SYX":
             pixels = np.moveaxis(pixels, 0, -1)
         bits, colours = page.bitspersample, page.photometric
+        most = 255
         if page.samplesperpixel == 1 and bits < 8 and colours != tifffile.PHOTOMETRIC.PALETTE:
-            pixels = pixels.astype(np.uint8) * np.uint8(255 // (2**bits - 1))
+            most = 2**bits - 1 if indices else 255
+            pixels = pixels.astype(np.uint8) * np.uint8(most // (2**bits - 1))
         if page.tags.get("PhotometricInterpretation") is None or colours == tifffile.PHOTOMETRIC.MINISBLACK:
             pass  # bands in their order, as GDAL writes three of them
         elif colours == tifffile.PHOTOMETRIC.MINISWHITE and pixels.ndim == 2 and pixels.dtype == np.uint8:
-            pixels = np.uint8(255) - pixels.astype(np.uint8)
+            pixels = np.uint8(most) - pixels.astype(np.uint8)
         elif colours == tifffile.PHOTOMETRIC.PALETTE and pixels.ndim == 2 and page.colormap is not None:
             pixels = pixels if indices else _colours(page.colormap, pixels)
         elif colours == tifffile.PHOTOMETRIC.YCBCR and page.compression == tifffile.COMPRESSION.JPEG:

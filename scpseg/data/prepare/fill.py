@@ -132,8 +132,17 @@ def _fingerprint(spec: Benchmark, manifest: Manifest, choice: Choice) -> str:
     archives = [[record.path, record.sha256] for record in manifest.archives]
     colours = [cls.colour for cls in spec.classes]
     rules = [VERSION, spec.decoding, colours, spec.ignored, spec.unknown_share, choice.ignore_first, manifest.labels]
+    rules += [spec.indexed] if spec.indexed else []
     content = json.dumps([rules, choice.lists, archives, files])
     return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def image_ids(spec: Benchmark, manifest: Manifest, folder: Path) -> list[str]:
+    """Ids of the images among loose files and in archives, as far as their headers tell."""
+    groups = group_archives(record.path for record in manifest.archives)
+    listed = [path for group in groups for path in list_members(group, folder).files]
+    roles = (role_of(spec, manifest.labels, path) for path in (*listed, *(record.path for record in manifest.files)))
+    return [role.id for role in roles if role is not None and role.kind == "image"]
 
 
 class Plan:

@@ -45,6 +45,7 @@ def build_index(job: Job, manifest: Manifest, pairing: Pairing, records: Mapping
         _expect_classes(spec, images, choice.ignore_first)
     return {
         "benchmark": spec.name,
+        "classes": [cls.name for cls in spec.classes],
         "inputs": job.inputs,
         "synthetic": manifest.synthetic,
         "source": manifest.source,

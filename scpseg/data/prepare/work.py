@@ -128,7 +128,7 @@ def decode_file(task: Task) -> Record:
     size, digest = _identify(task)
     height, width = read_size(task.place, name)
     job.check_side(height, width, name)
-    pixels = read_pixels(task.place, name)
+    pixels = read_pixels(task.place, name, job.spec.indexed and task.slot.kind == "label")
     record: Record = {"slot": list(task.slot), "path": name, "bytes": size, "sha256": digest}
     record |= {"height": height, "width": width}
     if task.slot.kind == "image":

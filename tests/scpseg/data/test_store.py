@@ -134,3 +134,12 @@ def test_an_npz_and_a_pickle_are_named(tmp_path: Path) -> None:
         path.write_bytes((tmp_path / other).read_bytes())
         with pytest.raises(UserError, match=r"label\.npy is missing or damaged"):
             Store(tmp_path).label("val", "a 1")
+
+
+def test_other_classes_are_rejected(tmp_path: Path) -> None:
+    made(tmp_path)
+    store = Store(tmp_path)
+    store.index["classes"] = ["a", "b"]
+    store.expect_classes(("a", "b"))
+    with pytest.raises(UserError, match=r"with classes a, b, but .* has b, a; run `dvc repro -f download@blu`"):
+        store.expect_classes(("b", "a"))

@@ -1,0 +1,226 @@
+"""A benchmark of the user's own files, from the folder to the store."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import yaml
+from PIL import Image
+
+from scpseg.benchmarks.base import Class
+from scpseg.benchmarks.checks import check_benchmark
+from scpseg.benchmarks.custom import draw_split, read_benchmark, with_values
+from scpseg.data.prepare.decode import decode_label, read_pixels, read_size
+from scpseg.data.store import Store
+from scpseg.errors import UserError
+
+ROOT = Path(__file__).parents[3]
+TABLE = """id,name,colour,scored
+0,ground,#808080,no
+3,roof,#ff0000,yes
+7,road,00ff00,yes
+255,unlabelled,#000000,ignore
+"""
+VALUES = np.array([0, 3, 7, 255], np.uint8)
+COLOURS = np.array([(0x80, 0x80, 0x80), (255, 0, 0), (0, 255, 0), (0, 0, 0)], np.uint8)
+IDS = np.array([0, 1, 2, 255], np.uint8)
+
+
+def written(folder: Path, table: str = TABLE) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "classes.csv").write_text(table)
+    return folder
+
+
+def test_classes_are_read(tmp_path: Path) -> None:
+    spec = read_benchmark(written(tmp_path, "\ufeff" + TABLE))
+    assert spec.classes == (
+        Class("ground", (0x80, 0x80, 0x80), False),
+        Class("roof", (255, 0, 0)),
+        Class("road", (0, 255, 0)),
+    )
+    assert (spec.scored, spec.ignored, spec.values) == ((1, 2), ((0, 0, 0),), (0, 3, 7, 255))
+    check_benchmark("custom", spec)
+    indexed = with_values(spec, "index")
+    assert [cls.colour[0] for cls in indexed.classes] == [0, 3, 7] and indexed.ignored == ((255, 255, 255),)
+    assert with_values(spec, "colour") == spec
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "parts"),
+    [
+        ("scored", "counted", ["lacks column scored"]),
+        ("#ff0000", "red", ["line 3", "'red'", "like #ff8000"]),
+        ("3,roof", "300,roof", ["line 3", "'300'", "0 to 255"]),
+        ("3,roof", "-1,roof", ["line 3", "'-1'"]),
+        ("3,roof", "0,roof", ["id 0 is duplicated"]),
+        ("roof", "road", ["name road is duplicated"]),
+        ("#ff0000", "#00ff00", ["colour (0, 255, 0) is duplicated"]),
+        ("yes", "no", ["0 scored"]),
+        ("yes", "maybe", ["line 3", "yes, no or ignore"]),
+        ("7,road,00ff00,yes", "7,road", ["line 4", "colour is ''"]),
+    ],
+)
+def test_a_mistake_in_classes_is_one_sentence(old: str, new: str, parts: list[str], tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        read_benchmark(written(tmp_path, TABLE.replace(old, new)))
+    assert "\n" not in str(caught.value) and str(caught.value).startswith("custom/classes.csv")
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_a_table_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    (tmp_path / "classes.csv").write_bytes("id,name,colour,scored\n0,Dächer,#000000,yes\n".encode("latin-1"))
+    with pytest.raises(UserError, match="save it as UTF-8"):
+        read_benchmark(tmp_path)
+
+
+def test_splits_are_drawn_by_seed() -> None:
+    ids = [f"a{k}" for k in range(20)]
+    first = draw_split("drawn0", ids)
+    assert {part: len(names) for part, names in first.items()} == {"train": 14, "val": 2, "test": 4}
+    assert sorted(name for names in first.values() for name in names) == sorted(ids)
+    assert draw_split("drawn0", reversed(ids)) == first != draw_split("drawn1", ids)
+    assert {part: len(names) for part, names in draw_split("drawn0", ids[:3]).items()} == dict.fromkeys(first, 1)
+    with pytest.raises(UserError, match="2 images"):
+        draw_split("drawn0", ids[:2])
+
+
+def label(seed: int, shape: tuple[int, int]) -> np.ndarray:
+    """Rows of the table, (H, W)."""
+    return np.random.default_rng(seed).integers(0, 4, shape)
+
+
+def palette_picture(rows: np.ndarray) -> Image.Image:
+    picture = Image.fromarray(VALUES[rows])
+    table = np.random.default_rng(9).integers(0, 256, (256, 3)).astype(np.uint8)
+    picture.putpalette(table.tobytes())
+    return picture
+
+
+def test_index_labels_of_every_format(tmp_path: Path) -> None:
+    spec = with_values(read_benchmark(written(tmp_path)), "index")
+    rows = label(0, (9, 14))
+    numbers = VALUES[rows]
+    Image.fromarray(numbers).save(tmp_path / "grey.png")
+    palette_picture(rows).save(tmp_path / "palette.png")
+    Image.fromarray(np.repeat(numbers[..., None], 3, -1)).save(tmp_path / "three.png")
+    tifffile.imwrite(tmp_path / "grey.tif", numbers, photometric="minisblack")
+    tifffile.imwrite(tmp_path / "palette.tif", numbers, photometric="palette", colormap=np.zeros((3, 256), np.uint16))
+    np.save(tmp_path / "a.npy", numbers.astype(np.int64))
+    for name in ("grey.png", "palette.png", "three.png", "grey.tif", "palette.tif", "a.npy"):
+        found = decode_label(read_pixels(tmp_path / name, name, indices=True), spec, name)
+        assert np.array_equal(found.ids, IDS[rows]), name
+        assert read_size(tmp_path / name, name) == rows.shape
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_class_numbers_of_few_bits_are_not_grey_levels(bits: int, tmp_path: Path) -> None:
+    numbers = np.random.default_rng(0).integers(0, 2**bits, (6, 16), dtype=np.uint8)
+    picture = Image.fromarray(numbers)
+    picture.putpalette(bytes(768))
+    picture.save(tmp_path / "p.png", bits=bits)
+    assert np.array_equal(read_pixels(tmp_path / "p.png", "p.png", indices=True), numbers)
+    if bits == 1:
+        Image.fromarray(numbers.astype(bool)).save(tmp_path / "g.png")
+        Image.fromarray(numbers.astype(bool)).save(tmp_path / "g.tif")
+        for name in ("g.png", "g.tif"):
+            assert np.array_equal(read_pixels(tmp_path / name, name, indices=True), numbers)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "why"),
+    [
+        (np.zeros((4, 4, 3), np.uint8), "shape"),
+        (np.zeros((4, 4)), "float64"),
+        (np.full((4, 4), -1), "from -1 to -1"),
+        (np.full((4, 4), 300), "from 300 to 300"),
+    ],
+    ids=["bands", "fractions", "negative", "large"],
+)
+def test_arrays_that_hold_no_class_numbers_are_named(numbers: np.ndarray, why: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", numbers)
+    with pytest.raises(UserError, match=rf"x\.npy has .*{why}"):
+        read_pixels(tmp_path / "x.npy", "x.npy", indices=True)
+    with pytest.raises(UserError, match=r"x\.npy is not a PNG, JPEG or TIFF"):
+        read_pixels(tmp_path / "x.npy", "x.npy")
+
+
+def stage(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "SCPSEG_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    environment.pop("DVC_ROOT", None)
+    command = [sys.executable, "-m", f"pipelines.{words[0]}", *words[1:]]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def project(folder: Path, source: str = "mine", labels: str = "index", split: str = "drawn0") -> Path:
+    values = yaml.safe_load((ROOT / "profiles/sample.yaml").read_text())
+    values["suite"] |= {"benchmarks": ["custom"], "baselines": ["patch"]}
+    values["data"] |= {"source": source, "partial": False}
+    values["custom"] = {"patch": 64, "batch": 2, "split": split, "labels": labels}
+    (folder / "params.yaml").write_text(yaml.safe_dump(values))
+    return folder
+
+
+@pytest.mark.parametrize("labels", ["index", "colour"])
+def test_from_the_folder_to_the_store(labels: str, tmp_path: Path) -> None:
+    place = written(project(tmp_path, labels=labels) / "mine/custom")
+    made = {}
+    for kind in ("images", "labels"):
+        (place / kind).mkdir()
+    for k in range(6):
+        rows = label(k, (40 + k, 50))
+        image = np.random.default_rng(k).integers(0, 256, (*rows.shape, 3), dtype=np.uint8)
+        Image.fromarray(image).save(place / f"images/Tile {k}.png")
+        if labels == "colour":
+            Image.fromarray(COLOURS[rows]).save(place / f"labels/Tile {k}.png")
+        elif k % 2:
+            np.save(place / f"labels/Tile {k}.npy", VALUES[rows].astype(np.int32))
+        else:
+            palette_picture(rows).save(place / f"labels/Tile {k}.png")
+        made[f"tile {k}"] = image, IDS[rows]
+    for words in (("check",), ("download", "custom"), ("prepare", "custom")):
+        done = stage(tmp_path, *words)
+        assert done.returncode == 0, done.stderr
+    store = Store(tmp_path / "data/custom")
+    assert {part: len(store.ids(part)) for part in ("train", "val", "test")} == {"train": 4, "val": 1, "test": 1}
+    for part in ("train", "val", "test"):
+        for id in store.ids(part):
+            assert np.array_equal(store.image(part, id), made[id][0])
+            assert np.array_equal(store.label(part, id), made[id][1])
+    if labels == "index":
+        Image.fromarray(np.full((40, 50), 9, np.uint8)).save(place / "labels/Tile 0.png")
+        stage(tmp_path, "download", "custom")
+        done = stage(tmp_path, "prepare", "custom")
+        assert done.returncode == 1 and "labels/Tile 0.png: the colour of 2000 of 2000 pixels" in done.stderr
+        (place / "classes.csv").write_text(TABLE.replace("yes", "perhaps"))
+        done = stage(tmp_path, "check")
+        assert done.returncode != 0 and done.stderr.startswith("error: custom/classes.csv, line 3")
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.soak
+def test_dubais_parts_as_such_a_folder(samples: Path, tmp_path: Path) -> None:
+    """Seventy-two real pairs of any size, labels by colour."""
+    place = written(
+        project(tmp_path, labels="colour") / "mine/custom",
+        "id,name,colour,scored\n0,building,3C1098,yes\n1,land,8429F6,yes\n2,road,6EC1E4,yes\n3,vegetation,FEDD3A,yes\n"
+        "4,water,E2A929,yes\n5,unlabelled,9B9B9B,ignore\n6,black,000000,ignore\n",
+    )
+    for kind, part in (("images", "images"), ("labels", "masks")):
+        (place / kind).mkdir()
+        for path in sorted((samples / "dubai").glob(f"*/{part}/*")):
+            (place / kind / f"{path.parts[-3][-1]}-{path.name}").symlink_to(path)
+    for words in (("download", "custom"), ("prepare", "custom")):
+        done = stage(tmp_path, *words)
+        assert done.returncode == 0, done.stderr
+    index = json.loads((tmp_path / "data/custom/index.json").read_text())
+    assert len(index["images"]) == 72
+    pixels = np.sum([image["pixels"] for image in index["images"].values()], axis=0)
+    area = sum(image["height"] * image["width"] for image in index["images"].values())
+    assert np.allclose(pixels / area * 100, [13.31, 52.36, 9.35, 10.31, 13.61], atol=0.01)
