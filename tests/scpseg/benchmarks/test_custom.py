@@ -183,7 +183,7 @@ def test_from_the_folder_to_the_store(labels: str, tmp_path: Path) -> None:
             np.save(place / f"labels/Tile {k}.npy", VALUES[rows].astype(np.int32))
         else:
             palette_picture(rows).save(place / f"labels/Tile {k}.png")
-        made[f"tile {k}"] = image, IDS[rows]
+        made[f"Tile {k}"] = image, IDS[rows]
     for words in (("check",), ("download", "custom"), ("prepare", "custom")):
         done = stage(tmp_path, *words)
         assert done.returncode == 0, done.stderr
