@@ -48,7 +48,7 @@ class Job:
     @property
     def inputs(self) -> list[Any]:
         """What decides the content of the store: of the arrays the folder's name, of the index also these."""
-        return [self.folder.name, self.synthetic, self.choice.split, self.choice.partial]
+        return [self.folder.name, self.synthetic, self.choice.split, self.choice.partial, self.spec.side]
 
     @property
     def store(self) -> Path:
