@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import signal
 import sys
 import traceback
 from dataclasses import asdict
@@ -211,6 +212,8 @@ def main() -> None:
     parser.add_argument("benchmark")
     parser.add_argument("method")
     given = parser.parse_args()
+    # Told to end, as when dvc was killed, it removes the folder of the answer.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     run_stage(lambda: work(given.benchmark, given.method))
 
 
