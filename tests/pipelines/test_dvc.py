@@ -86,6 +86,7 @@ What only these import is not needed either.
 """
 
 
+@cache
 def file_of(module: str) -> Path | None:
     """Path of a module of ours, as seen from the root; None for a name inside a module."""
     path = Path(*module.split("."))
@@ -129,6 +130,7 @@ def reached(modules: list[str], stage: str | None = None) -> set[Path]:
     return found
 
 
+@cache
 def needed(path: Path, stage: str) -> bool:
     places = [path.as_posix(), *(folder.as_posix() for folder in path.parents)]
     return not any(place in NOT_NEEDED and re.match(NOT_NEEDED[place][0], stage) for place in places)
@@ -136,8 +138,13 @@ def needed(path: Path, stage: str) -> bool:
 
 def closure(modules: list[str], stage: str) -> set[str]:
     """Files with code that a stage imports and needs."""
-    files = reached(modules, stage)
-    return {path.as_posix() for path in files if len(ast.parse((ROOT / path).read_text()).body) > 1}
+    return {path.as_posix() for path in reached(modules, stage) if has_code(path)}
+
+
+@cache
+def has_code(path: Path) -> bool:
+    """Whether there is more in a file than its docstring."""
+    return len(ast.parse((ROOT / path).read_text()).body) > 1
 
 
 def variants() -> Iterator[tuple[str, str, str, set[str], list[str]]]:
@@ -159,6 +166,8 @@ def variants() -> Iterator[tuple[str, str, str, set[str], list[str]]]:
                     run.append(METHODS[method or "scpseg"])
                 if name in ("check", "memory"):
                     run += METHODS.values()
+                if name in ("check", "memory", "report"):
+                    run += [f"scpseg.benchmarks.{every}" for every in BENCHMARKS]
                 yield name, benchmark, method, paths, run
 
 

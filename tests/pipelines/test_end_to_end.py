@@ -111,6 +111,7 @@ def test_training_again_changes_nothing_that_others_depend_on(project: Path) -> 
         ("baselines/glnet.py", r"check|memory|(train|evaluate|profile)-baseline@deepglobe-glnet.*|report"),
         ("scpseg/data/sampling.py", r"(train|evaluate)-.*|report"),
         ("pipelines/methods.py", r"check"),
+        ("scpseg/benchmarks/inria.py", r"check|memory|report"),
     ],
 )
 def test_an_edit_reruns_only_what_uses_it(project: Path, file: str, expected: str) -> None:
