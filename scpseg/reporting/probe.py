@@ -15,6 +15,7 @@ from matplotlib.patches import Circle, Rectangle
 from PIL import Image
 
 from scpseg.errors import UserError
+from scpseg.reporting import twins
 from scpseg.reporting.figures import COLUMN, FONT, MUTED, Drawn, arms, looks_of, panels, save, style
 from scpseg.reporting.published import title_of
 from scpseg.reporting.statistics import Estimate, estimate
@@ -35,7 +36,7 @@ RING = 13
 
 @dataclass(frozen=True)
 class Curve:
-    """What one method answered; accuracies are shares 0..1 of the discs, estimated over seeds.
+    """What one method answered; accuracies are shares 0..1 of the discs, estimated over twin scenes and seeds.
 
     Attributes:
         method: its name.
@@ -115,11 +116,7 @@ def curves(answers: pd.DataFrame, frame: pd.DataFrame, lines: Sequence[Line]) ->
         mine = answers[answers["method"] == line.method]
         if mine.empty:
             continue
-        mine = mine.assign(
-            right_centred=mine["centred"] == mine["kind"],
-            right_grid=mine["grid"] == mine["kind"],
-            seen=mine["visible"] > 0,
-        )
+        mine = mine.assign(pair=twins.pairs(mine), seen=mine["visible"] > 0)
         patch, context, overview = (line.first.get(f"model:{name}") for name in ("patch", "context", "overview"))
         assert patch is not None and context is not None
         reach = math.inf if overview is not None else context / 2
@@ -132,12 +129,12 @@ def curves(answers: pd.DataFrame, frame: pd.DataFrame, lines: Sequence[Line]) ->
                 looks=f"{context} × {context} pixels"
                 if overview is None
                 else f"the whole image, reduced to {overview} × {overview}",
-                centred={distance: _accuracy(part, "right_centred") for distance, part in _by_distance(mine)},
-                grid={distance: _accuracy(part, "right_grid") for distance, part in _by_distance(mine)},
+                centred={distance: _accuracy(part, "centred") for distance, part in _by_distance(mine)},
+                grid={distance: _accuracy(part, "grid") for distance, part in _by_distance(mine)},
                 allowed=allowed,
-                within=_accuracy(mine[mine["distance"] < reach], "right_centred"),
-                beyond=_accuracy(mine[mine["distance"] >= reach], "right_centred"),
-                all_grid=_accuracy(mine, "right_grid"),
+                within=_accuracy(mine[mine["distance"] < reach], "centred"),
+                beyond=_accuracy(mine[mine["distance"] >= reach], "centred"),
+                all_grid=_accuracy(mine, "grid"),
                 all_allowed=_allowed(mine),
                 visible=float(mine["seen"].mean()),
                 missed=float(mine["centred"].isna().mean()),
@@ -153,8 +150,13 @@ def _by_distance(answers: pd.DataFrame) -> list[tuple[int, pd.DataFrame]]:
     return [(int(str(distance)), part) for distance, part in answers.groupby("distance", sort=True)]
 
 
-def _accuracy(answers: pd.DataFrame, column: str) -> Estimate:
-    return estimate(float(part[column].mean()) for _, part in answers.groupby("seed", sort=True))
+def _accuracy(answers: pd.DataFrame, look: str) -> Estimate:
+    """With half the bootstrap interval over twin scenes and seeds; an identity has none, nor has a single seed."""
+    found = twins.accuracy(answers, look)
+    if found is None:
+        return Estimate(None, None, 0)
+    half = None if found.identity or found.seeds < 2 else (found.high - found.low) / 2
+    return Estimate(found.share, half, found.seeds)
 
 
 def _allowed(answers: pd.DataFrame) -> float:

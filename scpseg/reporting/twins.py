@@ -6,7 +6,7 @@ together, since their answers depend on each other.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,41 +14,38 @@ from numpy.typing import NDArray
 
 DRAWS = 2000
 LEVEL = 0.95
-KEYS = ("method", "look", "distance")
-LOOKS = ("centred", "grid")
 
 
-def accuracies(answers: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy by method, look ('centred' or 'grid') and distance, with its 95 % interval.
+class Accuracy(NamedTuple):
+    """Share 0..1 of discs told rightly, with its 95 % interval.
+
+    Attributes:
+        share: over all seeds and scenes.
+        low: lower end of the interval.
+        high: upper end of the interval.
+        seeds: of training.
+        identity: whether twins got the same answer for every disc, which makes the share 1/2 by construction (or 0
+            where no kind is given); the interval then is no estimate.
+    """
+
+    share: float
+    low: float
+    high: float
+    seeds: int
+    identity: bool
+
+
+def accuracy(answers: pd.DataFrame, look: str) -> Accuracy | None:
+    """Of rows of `scpseg.reporting.probe.read_answers` with a column `pair`; None where there are none.
 
     Args:
-        answers: of `scpseg.reporting.probe.read_answers`: a row per disc.
-
-    Returns:
-        Columns `KEYS`, share, low, high (0..1), seeds, pairs, discs, and identity: whether twins got the same answer
-        for every disc, which makes the share 1/2 by construction; low and high then are no estimate.
+        answers: a row per disc, of one method.
+        look: 'centred' or 'grid'.
     """
-    marked = answers.assign(pair=pairs(answers))
-    rows = []
-    for (method, distance), part in marked.groupby(["method", "distance"], sort=True):
-        for look in LOOKS:
-            right, total = _counts(part, look)
-            low, high = bootstrap(right, total)
-            rows.append(
-                {
-                    "method": method,
-                    "look": look,
-                    "distance": distance,
-                    "share": right.sum() / total.sum(),
-                    "low": low,
-                    "high": high,
-                    "seeds": right.shape[0],
-                    "pairs": right.shape[1],
-                    "discs": int(total.sum()),
-                    "identity": _alike(part, look),
-                }
-            )
-    return pd.DataFrame(rows)
+    if answers.empty:
+        return None
+    right, total = _counts(answers, look)
+    return Accuracy(float(right.sum() / total.sum()), *bootstrap(right, total), len(right), _alike(answers, look))
 
 
 def pairs(answers: pd.DataFrame) -> NDArray[np.int64]:
@@ -87,6 +84,5 @@ def _counts(part: pd.DataFrame, look: str) -> tuple[NDArray[np.int64], NDArray[n
 
 def _alike(part: pd.DataFrame, look: str) -> bool:
     """Whether twins got the same answer for every disc; a scene without a twin is no identity."""
-    places: Sequence[str] = ["seed", "pair", "row", "column"]
-    said = part.assign(said=part[look].fillna(-1)).groupby(list(places))["said"]
+    said = part.assign(said=part[look].fillna(-1)).groupby(["seed", "pair", "row", "column"])["said"]
     return bool((said.nunique() == 1).all() and (said.size() == 2).all())

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from scpseg.reporting import twins
-from scpseg.reporting.twins import accuracies, bootstrap, pairs
+from scpseg.reporting.twins import Accuracy, accuracy, bootstrap, pairs
 
 
 def disc(image: int, seed: int, number: int, said: Any, distance: int = 24, method: str = "patch") -> dict[str, Any]:
@@ -59,28 +59,24 @@ def test_the_interval_is_as_wide_as_theory_has_it() -> None:
     assert high - low > 0.5
 
 
+def of(rows: list[dict[str, Any]]) -> Accuracy:
+    frame = pd.DataFrame(rows)
+    found = accuracy(frame.assign(pair=pairs(frame)), "centred")
+    assert found is not None
+    return found
+
+
 def test_what_is_blind_is_right_by_half_as_an_identity_and_no_estimate() -> None:
     blind = [disc(image, seed, n, n % 2) for image in range(4) for seed in (0, 1) for n in (0, 1)]
-    row = accuracies(pd.DataFrame(blind)).set_index("look").loc["centred"]
-    assert (row["share"], row["low"], row["high"], row["identity"]) == (0.5, 0.5, 0.5, True)
-    assert (row["seeds"], row["pairs"], row["discs"]) == (2, 2, 16)
+    assert of(blind) == (0.5, 0.5, 0.5, 2, True)
     # No answer at all is an answer alike, but right in none.
-    silent = accuracies(pd.DataFrame([one | {"centred": None} for one in blind])).set_index("look").loc["centred"]
-    assert silent["share"] == 0.0 and silent["identity"]
+    silent = of([one | {"centred": None} for one in blind])
+    assert silent.share == 0.0 and silent.identity
     # Half of them right by luck is no identity.
-    lucky = [one | {"centred": one["kind"] if one["image"] in ("s0", "s1") else 1 - one["kind"]} for one in blind]
-    row = accuracies(pd.DataFrame(lucky)).set_index("look").loc["centred"]
-    assert row["share"] == 0.5 and not row["identity"] and row["low"] < 0.5 < row["high"]
+    lucky = of([one | {"centred": one["kind"] if one["image"] in ("s0", "s1") else 1 - one["kind"]} for one in blind])
+    assert lucky.share == 0.5 and not lucky.identity and lucky.low < 0.5 < lucky.high
 
 
-def test_every_method_distance_and_look_has_a_row() -> None:
-    made = [
-        disc(image, seed, n, image % 2, 24 + 16 * n, method)
-        for image in range(4)
-        for seed in (0, 1)
-        for n in (0, 1)
-        for method in ("patch", "scpseg")
-    ]
-    found = accuracies(pd.DataFrame(made))
-    assert len(found) == 8 and (found["share"] == 1.0).all() and not found["identity"].any()
-    assert list(found.columns[:3]) == list(twins.KEYS)
+def test_what_sees_everything_is_no_identity() -> None:
+    assert of([disc(image, 0, n, image % 2) for image in range(4) for n in (0, 1)]) == (1.0, 1.0, 1.0, 1, False)
+    assert accuracy(pd.DataFrame(), "centred") is None
