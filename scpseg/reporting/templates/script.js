@@ -5,8 +5,8 @@
   const texts = row => [...row.cells].filter(cell => !cell.hidden).map(cell => cell.firstChild ? plain(cell) : "");
   const plain = cell => [...cell.childNodes].filter(node => node.nodeName !== "SUP").map(node => node.textContent).join("").trim();
   const TEX = { "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "±": "$\\pm$", "–": "--",
-    "−": "$-$", "×": "$\\times$", "<": "$<$", ">": "$>$", "|": "$|$", "\"": "''", "→": "$\\to$" };
-  const tex = text => text.replace(/[^\x20-\x7e\u00c0-\u017f]|[\\&%$#_{}~^<>|"]/g,
+    "−": "$-$", "×": "$\\times$", "<": "$<$", ">": "$>$", "|": "$|$", "\"": "''", "[": "{[}", "]": "{]}", "*": "{*}", "→": "$\\to$" };
+  const tex = text => text.replace(/[^\x20-\x7e\u00c0-\u017f]|[\\&%$#_{}~^<>|"[\]*]/g,
     sign => TEX[sign] ?? (sign.charCodeAt(0) < 128 ? "\\" + sign : "?"));
   const md = text => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;").replace(/[\\`*_[\]|~]/g, "\\$&");
   const csv = text => {

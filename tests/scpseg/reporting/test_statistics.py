@@ -83,9 +83,12 @@ def test_difference_adds_the_parts_of_images_and_seeds() -> None:
     images, seeds = np.var(spread, ddof=1) * 8 / 7, np.var(each, ddof=1) / 3
     assert found.value == pytest.approx(np.mean(each)) and (found.seeds, found.images) == (3, 8)
     assert found.error == pytest.approx(math.sqrt(images + seeds))
-    assert found.freedom == pytest.approx((images + seeds) ** 2 / (images**2 / 7 + seeds**2 / 2))
+    assert found.freedom == pytest.approx((images + seeds) / (images / 7 + seeds / 2))
     assert found.p == pytest.approx(2 * stats.t.sf(abs(found.value) / found.error, found.freedom))
     assert found.half == pytest.approx(stats.t.ppf(0.975, found.freedom) * found.error)
+    assert found.detectable == pytest.approx(found.half + stats.t.ppf(0.8, found.freedom) * found.error)
+    one = differences({name: {0: seed[0]} for name, seed in given.items()}, (0, 1, 2), 200)["a", "b"]
+    assert (one.seeds, one.freedom) == (1, pytest.approx(7))
     reverse = differences(given, (0, 1, 2), 200)["b", "a"]
     assert (reverse.value, reverse.p) == (-found.value, found.p)
 
@@ -142,7 +145,7 @@ def test_intervals_hold_the_truth_in_95_of_100() -> None:
     values = rng.normal(0.7, 0.02, (4000, 3))
     hits = [abs((found := estimate(row)).mean - 0.7) <= found.half for row in values]  # type: ignore[operator]
     assert abs(np.mean(hits) - 0.95) < 0.02
-    for seeds, images in ((3, 20), (5, 40), (2, 60)):
+    for seeds, images in ((3, 20), (5, 40), (3, 60)):
         hits = []
         for _ in range(1500):
             ease = rng.normal(0, 0.05, images)
