@@ -7,6 +7,7 @@ import errno
 import io
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -81,7 +82,7 @@ def explained(error: Exception, less: str) -> str | None:
     if isinstance(error, UserError):
         # From a process that loads data torch brings the whole trace as text.
         return str(error).rpartition("scpseg.errors.UserError: ")[2].strip()
-    if any(words in str(error) for words in SHARED):
+    if any(words in str(error) for words in SHARED) or _no_semaphore(error):
         return (
             "the loading processes (machine.workers) found no room in /dev/shm: give more (docker run --shm-size=8g) "
             "or set machine.workers to 0"
@@ -103,6 +104,14 @@ def explained(error: Exception, less: str) -> str | None:
         if error.errno in IN_THE_WAY:
             return f"{_obstacle(Path(os.fsdecode(name)))} is in the way ({error.strerror}): move it elsewhere"
     return None
+
+
+def _no_semaphore(error: Exception) -> bool:
+    """Whether Python could not make a lock between processes: a file in /dev/shm, which the error does not name."""
+    if not isinstance(error, OSError) or error.filename is not None:
+        return False
+    frames = traceback.extract_tb(error.__traceback__)
+    return any(Path(frame.filename).match("multiprocessing/synchronize.py") for frame in frames)
 
 
 def _out_of_memory(error: Exception) -> bool:

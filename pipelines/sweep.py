@@ -68,6 +68,9 @@ def main() -> None:
     parser.add_argument("--dry", action="store_true", help="only list the runs and the time that they would take")
     asked = parser.parse_args()
     base = Params.load()
+    if not asked.dry:
+        check_repository()
+        check_experiments()
     before = state()
     params = with_suite(base, asked)
     params, sweep, points = points_of(params, asked)
@@ -75,8 +78,6 @@ def main() -> None:
     if asked.dry:
         print(plan(sweep, jobs, asked.benchmark))
     else:
-        check_repository()
-        check_experiments()
         go(sweep, jobs, REPORTS / sweep.name, before)
 
 
