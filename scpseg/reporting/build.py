@@ -15,6 +15,7 @@ from scpseg.files import write_json, write_text
 from scpseg.params import SuiteParams
 from scpseg.reporting import views
 from scpseg.reporting.collect import States, collect, read_result
+from scpseg.reporting.computed import computed_table, draw_computed, read_computed
 from scpseg.reporting.contributed import contributed_table
 from scpseg.reporting.figures import Drawn, draw_curves, draw_pareto, draw_parts, draw_timelines
 from scpseg.reporting.memory import read_peaks
@@ -127,6 +128,7 @@ def _context(
             }
         )
     several = [(part.lines, part.hollow) for part in parts]
+    computed = read_computed(results)
     return {
         "benchmarks": benchmarks,
         "album": made.found,
@@ -135,6 +137,8 @@ def _context(
         "headline": draw_pareto(several, methods, folder / "overview") if len(parts) > 1 else benchmarks[0]["pareto"],
         "timelines": draw_timelines(_profiles(lines, results), methods, folder / "timelines"),
         "reference": reference_tables(results / "reference"),
+        "computed": None if computed is None else computed_table(computed),
+        "computed_figure": None if computed is None else draw_computed(computed, folder / "memory-sweeps"),
         "contributed": contributed_table(results / "contributed"),
         "unverified": unverified(parts, rows),
         "common": [(views.plain(key), value) for key, value in common.items()],
@@ -158,7 +162,7 @@ def _write_tables(context: dict[str, Any], folder: Path) -> set[Path]:
     found = [context["overview"], context["runs"], *(context["reference"] or ())]
     found += [table for part in context["benchmarks"] for table in part.values() if isinstance(table, Table)]
     found += [table for part in context["benchmarks"] if part["probe"] for table in part["probe"]["tables"]]
-    found += [context["contributed"]] if context["contributed"] else []
+    found += [context[name] for name in ("contributed", "computed") if context[name]]
     files = set()
     for table in found:
         if table.rows:
