@@ -1,5 +1,6 @@
 """Memory and speed of every method x benchmark at the paper's sizes on an NVIDIA GPU, without data, weights or DVC.
 
+What is computed from the graph (`make memory`) stands beside what torch's allocator counted.
 Writes DIR/<gpu>/profile.csv after every cell, and fingerprint.json beside it.
 """
 
@@ -67,6 +68,7 @@ def requests_of(params: Params) -> dict[Cell, dict[str, Any]]:
     requests = {cell: make[cell.workload](params, cell.benchmark, cell.method) for cell in cells}
     for request in requests.values():
         request["workload"]["seconds"] = REPEATING
+        request["beside"] = True
     return requests
 
 
@@ -91,8 +93,10 @@ def measured(request: dict[str, Any], seconds: float) -> dict[str, Any]:
 
 
 def short(table: Table) -> str:
-    """The rows for a terminal."""
-    lines = [("workload", "method", "benchmark", "peak MiB", "allocated MiB", "seconds", "remark")]
+    """The rows for a terminal; `ratio` is what torch allocated over what is computed from the graph."""
+    lines = [
+        ("workload", "method", "benchmark", "peak MiB", "allocated MiB", "computed MiB", "ratio", "seconds", "remark")
+    ]
     for row in table.rows.values():
         peaks = [row[name] for name in HEADLINES[1:] if row[name] is not None]
         phase = f"phase {row['phase']}" if row["phase"] not in (None, "all") else ""
@@ -107,6 +111,8 @@ def short(table: Table) -> str:
                 row["benchmark"],
                 _mebibytes(peaks[0] if peaks else None),
                 _mebibytes(row["torch_allocated"]),
+                _mebibytes(row["computed"]),
+                _ratio(row["torch_allocated"], row["computed"]),
                 "-" if taken is None else f"{taken:.3f}",
                 remark,
             )
@@ -114,7 +120,7 @@ def short(table: Table) -> str:
     wide = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         "  ".join(
-            cell.rjust(width) if 3 <= column <= 5 else cell.ljust(width)
+            cell.rjust(width) if 3 <= column <= 7 else cell.ljust(width)
             for column, (cell, width) in enumerate(zip(line, wide, strict=True))
         ).rstrip()
         for line in lines
@@ -123,6 +129,10 @@ def short(table: Table) -> str:
 
 def _mebibytes(value: int | None) -> str:
     return "-" if value is None else f"{value / 2**20:.0f}"
+
+
+def _ratio(measured: int | None, computed: int | None) -> str:
+    return f"{measured / computed:.3f}" if measured and computed else "-"
 
 
 def work(file: Path, out: Path, budget: float) -> None:

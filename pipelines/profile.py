@@ -91,7 +91,16 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
         train = params.training(request["method"])
         figures = measure_step(make, StepWorkload(**request["workload"]), train, device, meter_for(device))
+    if request.get("beside"):
+        figures["computed"] = beside(computed(request), figures.get("phase"))
     return {**figures, "environment": {**environment(device), "allocator": allocator()}}
+
+
+def beside(record: dict[str, Any], phase: str | None) -> int | None:
+    """Bytes at the peak of a computed record, of one phase of a training step; None where it could not be computed."""
+    peaks: dict[str, int] = record.get("peak_by_phase") or {}
+    found: int | None = peaks.get(phase or "", record["memory"].get("computed"))
+    return found
 
 
 def child(path: Path) -> None:

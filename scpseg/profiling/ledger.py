@@ -251,6 +251,8 @@ def _made(layout: Any) -> Any:
 
 @cache
 def _composite(func: Any) -> bool:
+    if func.namespace == "prim":  # what a tensor subclass is asked, such as for its device
+        return False
     return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
 
 

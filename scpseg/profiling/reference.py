@@ -47,12 +47,13 @@ COLUMNS = (
     "phase",
     "peak_by_phase",
     *GPU_CHANNELS,
+    "computed",
     "unavailable",
     *COSTS,
     *SAMPLING,
     *FACTS,
 )
-"""`same_as`: the benchmark with the same workload that was measured. Memory in bytes."""
+"""`same_as`: the benchmark with the same workload that was measured. Memory in bytes; `computed` from the graph."""
 
 Request = dict[str, Any]
 Ask = Callable[[Request, float], dict[str, Any]]
@@ -134,7 +135,7 @@ class Table:
         return self.measured.get(identity(request, sizes=True)) or self.measured.get(identity(request, sizes=False))
 
     def _row(self, cell: Cell, record: dict[str, Any]) -> dict[str, Any]:
-        found = {name: record.get(name) for name in (*PLAIN, *COSTS, *SAMPLING, "phase")}
+        found = {name: record.get(name) for name in (*PLAIN, *COSTS, *SAMPLING, "phase", "computed")}
         memory = {name: record["memory"][name] for name in GPU_CHANNELS}
         gone = "; ".join(f"{name}: {why}" for name, why in record["unavailable"].items() if name in GPU_CHANNELS)
         peaks = record.get("peak_by_phase", {})
