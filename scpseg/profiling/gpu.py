@@ -1,42 +1,14 @@
-"""The few things that the meter asks of torch.cuda, as an interface, so that tests can stand in for a GPU."""
+"""The few things that the meter asks of torch.cuda."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 
-class Gpu(Protocol):
-    """A device with an allocator that keeps count."""
-
-    def uuid(self) -> str:
-        """UUID of the device, with or without its prefix."""
-
-    def allocate(self, size: int) -> Any:
-        """A tensor of `size` bytes, written to."""
-
-    def synchronize(self) -> None:
-        """Wait for the device."""
-
-    def release(self) -> None:
-        """Give cached blocks back to the driver."""
-
-    def reset(self) -> None:
-        """Forget the allocator's peaks."""
-
-    def reserved(self) -> int:
-        """Bytes that the allocator holds now."""
-
-    def peaks(self) -> tuple[int, int]:
-        """Largest allocated and reserved bytes since the last reset."""
-
-    def total(self) -> int:
-        """Bytes of the device."""
-
-
-class TorchGpu:
-    """torch.cuda for one device."""
+class Gpu:
+    """torch.cuda for one device, whose allocator keeps count; tests stand in for it."""
 
     def __init__(self, device: torch.device) -> None:
         """Speak for `device`."""

@@ -18,7 +18,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from scpseg.contract import Labels, Method, Phase, Views
 from scpseg.data.windows import starts
 from scpseg.params import TrainParams
-from scpseg.profiling.cost import parameters
 from scpseg.profiling.fresh import usual_allocator
 from scpseg.profiling.meter import Meter
 from scpseg.profiling.workload import guarded, repeated, timed
@@ -96,7 +95,7 @@ def _measure(
         "seconds_per_step": round(seconds, 6),
         "megapixels_per_second": round(windows * method.needs.patch**2 / 1e6 / seconds, 6),
         "timed_with_usual_allocator": usual,
-        "parameters": parameters(method),
+        "parameters": sum(parameter.numel() for parameter in method.parameters()),
         "windows": windows,
         "multiply_adds": counter.get_total_flops() // 2,
         "model": method.describe(),

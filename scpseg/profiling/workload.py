@@ -1,7 +1,7 @@
 """The measured workload: whole images of random pixels through a method, then its peak memory and its speed.
 
 Order: idle state, model, one image to warm up, the state without the model, peaks reset, `repeats` images measured,
-as many timed without a sampler beside them, costs counted. Image and scores live in host memory; the image
+as many timed without a sampler beside them, costs computed. Image and scores live in host memory; the image
 is anonymous memory, since pages of a mapped file would count as resident or not as the kernel pleases.
 """
 
@@ -19,10 +19,9 @@ import torch
 from scpseg.contract import Method, drop_training_parts
 from scpseg.data.windows import Bytes
 from scpseg.evaluation.streaming import segment
-from scpseg.profiling.cost import count, parameters
 from scpseg.profiling.cuda import CudaMeter
 from scpseg.profiling.fresh import usual_allocator
-from scpseg.profiling.gpu import TorchGpu
+from scpseg.profiling.gpu import Gpu
 from scpseg.profiling.meter import Meter, out_of_memory
 from scpseg.profiling.rss import RssMeter
 
@@ -52,7 +51,7 @@ def meter_for(device: torch.device) -> Meter:
     Raises:
         UserError: memory cannot be measured on this system.
     """
-    return CudaMeter(TorchGpu(device)) if device.type == "cuda" else RssMeter()
+    return CudaMeter(Gpu(device)) if device.type == "cuda" else RssMeter()
 
 
 def measure(make: Callable[[], Method], workload: Workload, device: torch.device, meter: Meter) -> dict[str, Any]:
@@ -102,7 +101,10 @@ def _measure(make: Callable[[], Method], workload: Workload, device: torch.devic
     # The allocator that gives everything back costs time: the clock runs with the one that programs usually have.
     usual = usual_allocator()
     seconds = timed(once, repeats)
-    windows, multiply_adds = count(method, image, workload.classes, device, workload.overlap, workload.batch)
+    # Here, not above: that module takes its workload from this one.
+    from scpseg.profiling.computed import inference
+
+    costs = inference(make, workload)
     return {
         **reading.described(),
         "repeats": repeats,
@@ -110,9 +112,7 @@ def _measure(make: Callable[[], Method], workload: Workload, device: torch.devic
         "seconds_per_image": round(seconds, 6),
         "megapixels_per_second": round(workload.height * workload.width / 1e6 / seconds, 6),
         "timed_with_usual_allocator": usual,
-        "parameters": parameters(method),
-        "windows": windows,
-        "multiply_adds": multiply_adds,
+        **{name: costs[name] for name in ("parameters", "windows", "multiply_adds")},
         "model": method.describe(),
     }
 

@@ -177,6 +177,33 @@ def test_windows_are_run_until_they_repeat() -> None:
     assert four["multiply_adds"] == 16 * one["multiply_adds"] == 16 * 64 * 64 * 6
 
 
+class Small(Growing):
+    """Two convolutions: 3 x 3 from 3 to 5 channels on the patch, 1 x 1 to 2 on an overview, once per image."""
+
+    def __init__(self, overview: int | None = None) -> None:
+        super().__init__()
+        self.needs = Needs(patch=32, context=32, overview=overview)
+        self.near, self.far = nn.Conv2d(3, 5, 3, padding=1), nn.Conv2d(3, 2, 1)
+
+    def begin_image(self, image: ImageViews) -> list[Tensor]:
+        return [self.far(image.overview(self.needs.overview).float())] if self.needs.overview else []
+
+    def forward(self, views: Views, state: Any = None) -> Tensor:
+        logits: Tensor = self.near(views.context.float())
+        return logits
+
+
+def test_costs_by_hand() -> None:
+    """An image of 70 x 100 pixels has 3 rows of 4 windows; what is done once per image counts once."""
+    for batch in (1, 5):
+        found = computed.inference(Small, Workload(70, 100, 5, 0.0, batch, 1))
+        assert found["windows"] == 12 and found["multiply_adds"] == 12 * 32 * 32 * 3 * 5 * 9
+    found = computed.inference(lambda: Small(16), Workload(70, 100, 5, 0.0, 1, 1))
+    assert found["multiply_adds"] == 12 * 32 * 32 * 3 * 5 * 9 + 16 * 16 * 3 * 2
+    assert found["parameters"] == (3 * 2 + 2) + (3 * 5 * 9 + 5) + (3 * 2 + 2)
+    assert found["state_bytes"] == 16 * 16 * 2 * 4
+
+
 @pytest.mark.parametrize("name", ["scpseg", "downscale", "glnet"])
 def test_the_windows_that_are_left_out_would_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     make, workload = making(SMALL, "inria", name), Workload(300, 200, 2, 0.0, 2, 1)

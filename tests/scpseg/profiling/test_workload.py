@@ -72,8 +72,8 @@ def test_order_and_figures() -> None:
         return made[0]
 
     result = measure(make, SIZE, CPU, meter)
-    # 4 windows an image: one image to warm up, three measured, three timed, one window counted.
-    assert meter.asked == [("prepare", 0), ("rest", 4), ("begin", 4), ("finish", 16), ("close", 29)]
+    # 4 windows an image: one image to warm up, three measured, three timed, and two windows on meta.
+    assert meter.asked == [("prepare", 0), ("rest", 4), ("begin", 4), ("finish", 16), ("close", 30)]
     assert result["repeats"] == 3
     assert result["status"] == "ok"
     assert result["parameters"] == 3 * 2 + 2  # the teacher is for training only
