@@ -151,5 +151,5 @@ def test_time_is_taken_of_as_many_images_as_memory() -> None:
         return made[0]
 
     result = measure(make, Workload(64, 64, 2, 0.0, 1, repeats=3, seconds=0.0), CPU, meter)
-    assert meter.asked[-2:] == [("finish", 8), ("close", 13)]
+    assert meter.asked[-2:] == [("finish", 8), ("close", 14)]
     assert result["repeats"] == 1
