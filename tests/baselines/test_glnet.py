@@ -314,6 +314,30 @@ def test_losses_of_the_mutual_phase_do_not_depend_on_the_portions() -> None:
     assert all(gradient.abs().sum() > 0 for gradient in results[0])
 
 
+def test_the_authors_add_the_losses_of_sub_batches_and_average_overviews() -> None:
+    """A step of theirs: the mean over 6 overviews, and one loss for every sub-batch of windows: 36 : 1 on DeepGlobe."""
+    generator = torch.Generator().manual_seed(0)
+
+    def random(high: int, *shape: int) -> Tensor:
+        return torch.randint(0, high, shape, dtype=torch.uint8, generator=generator)
+
+    place = torch.tensor([[i / 3, j / 3, 1 / 3, 1 / 3] for i in range(3) for j in range(3)])
+    views = Views(random(256, 9, 3, PATCH, PATCH), place, random(256, 1, 3, SIDE, SIDE))
+    labels = Labels(random(CLASSES, 9, PATCH, PATCH), random(CLASSES, 1, SIDE, SIDE))
+    suite, author = stirred(make("both")), stirred(make("both", "author"))
+    author.load_state_dict(suite.state_dict())
+    for method in (suite, author):
+        enter(method, method.phases()[2], fresh=False)
+        method.eval()
+    averaged, added = suite.losses(views, labels, 0.0), author.losses(views, labels, 0.0)
+    torch.testing.assert_close(added["overview"], averaged["overview"] / 6)
+    whole = author._whole(views.overview, lambda: iter([views]))
+    logits = author._aggregate(author._local(views, whole), views, whole)
+    parts = [focal(logits[part], labels.context[part], 3.0) for part in (slice(0, 4), slice(4, 8), slice(8, 9))]
+    torch.testing.assert_close(added["aggregate"], torch.stack(parts).sum(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(averaged["aggregate"], focal(logits, labels.context, 3.0), rtol=1e-4, atol=1e-6)
+
+
 def test_ignored_pixels_teach_nothing() -> None:
     method = stirred(make("both"))
     for phase, windows in zip(method.phases(), (2, 2, 3), strict=True):
