@@ -59,7 +59,7 @@ class Equations:
     """Every stage of one branch from its tensors."""
 
     def __init__(self, method: GLNet, branch: str) -> None:
-        self.encoder = getattr(method, branch).encoder
+        self.encoder, self.known = getattr(method, branch).encoder, method.weights
         self.weights = {
             key.removeprefix(f"{branch}.fpn."): value
             for key, value in method.state_dict().items()
@@ -73,7 +73,7 @@ class Equations:
     def run(self, pixels: Tensor, join: Join) -> tuple[dict[str, Maps], Tensor]:
         """Maps C, P0 (sums), P1, P2 by level, and P3."""
         number = {level: str(index) for index, level in enumerate(LEVELS)}
-        c = dict(zip(LEVELS, self.encoder(normalise(pixels))[-4:], strict=True))
+        c = dict(zip(LEVELS, self.encoder(normalise(pixels, self.known))[-4:], strict=True))
         p0: Maps = {"5": self.layer("lateral.3", join("c", "5", c["5"]))}
         for level, above in (("4", "5"), ("3", "4"), ("2", "3")):
             own = self.layer(f"lateral.{number[level]}", join("c", level, c[level]))
