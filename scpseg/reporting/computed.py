@@ -9,7 +9,7 @@ import pandas as pd
 from scpseg.benchmarks import BENCHMARKS
 from scpseg.files import damaged
 from scpseg.profiling.records import COLUMNS
-from scpseg.reporting.figures import COLUMN, Drawn, legend, looks_of, panels, save, style
+from scpseg.reporting.figures import COLUMN, Drawn, legend, log_ticks, looks_of, panels, save, style
 from scpseg.reporting.published import title_of
 from scpseg.reporting.reference_table import INFERENCE, TRAINING
 from scpseg.reporting.tables import Cell, Field, Table, mebibytes, table_of, words
@@ -85,7 +85,7 @@ def draw_computed(found: pd.DataFrame, path: Path) -> Drawn | None:
             axes.set_xscale("log", base=2)
             axes.set_yscale("log")
             axes.xaxis.set_major_formatter("{x:g}")
-            axes.yaxis.set_major_formatter("{x:g}")
+            log_ticks(axes.yaxis, *axes.get_ylim())
             axes.set_title(BENCHMARKS[str(benchmark)].title)
             axes.set_xlabel("windows in one forward pass" if x == "windows" else "side of the patch (pixels)")
             axes.set_ylabel("computed peak at inference (MiB)")

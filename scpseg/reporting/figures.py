@@ -15,9 +15,10 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from scpseg.benchmarks import get_benchmark
 from scpseg.files import replacing
@@ -178,17 +179,21 @@ def room(low: float, high: float, least: float) -> tuple[float, float]:
     return middle - 0.7 * span, middle + 0.7 * span
 
 
+def log_ticks(axis: Axis, low: float, high: float) -> None:
+    """Ticks at 1, 2 and 5 times powers of ten between `low` and `high`."""
+    steps = [m * 10.0**e for e in range(-4, 8) for m in (1, 2, 5)]
+    axis.set_major_locator(FixedLocator([step for step in steps if low <= step <= high]))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(NullLocator())
+
+
 def memory_axis(axes: Axes, values: Sequence[float]) -> None:
     """Limits and ticks of a memory axis: logarithmic over more than 4 : 1."""
     low, high = min(values), max(values)
     if low > 0 and high / low > 4:
         axes.set_xscale("log")
         axes.set_xlim(low / 1.35, high * 1.5)
-        steps = [m * 10.0**e for e in range(-1, 8) for m in (1, 2, 5)]
-        axes.xaxis.set_major_locator(FixedLocator([s for s in steps if low / 1.35 <= s <= high * 1.5]))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.xaxis.set_major_formatter("{x:g}")
+        log_ticks(axes.xaxis, *axes.get_xlim())
     else:
         axes.set_xlim(*room(low, high, 0.25 * max(high, 1.0)))
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
@@ -359,8 +364,7 @@ def draw_curves(lines: Sequence[Line], results: Path, methods: Sequence[str], pa
                       ls="--" if looks[line.method].marker == "X" else "-",
                       alpha=0.85, label=label)  # fmt: skip
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        log_ticks(axes.yaxis, *axes.get_ylim())
         axes.set_title(f"{get_benchmark(lines[0].benchmark).title}: training loss")
         axes.set_xlabel("training step")
         axes.set_ylabel("loss (each method's own)")

@@ -38,7 +38,12 @@ def test_the_paper_row_comes_first_and_sweeps_are_lines(tmp_path: Path) -> None:
     scpseg = rows["SCPSeg"]
     assert (scpseg["inference MiB"], scpseg["of it weights"], scpseg["training step MiB"]) == ("160", "40.0", "900")
     drawn = draw_computed(found, tmp_path / "figure")
-    assert drawn and drawn.svg.count("windows in one forward pass") and "side of the patch" in drawn.svg
+    assert (
+        drawn
+        and drawn.svg.count("windows in one forward pass")
+        and "side of the patch" in drawn.svg
+        and "mathdefault" not in drawn.svg
+    )
     assert draw_computed(found[found["method"] == "patch"], tmp_path / "none") is None
 
 
