@@ -84,8 +84,9 @@ class Part:
 
     @cached_property
     def places(self) -> dict[str, tuple[int, int]]:
-        """Best and worst place that the comparisons leave open; empty where nothing can be ranked."""
-        return ranks([line.method for line in self.ranked], self.pairs, self.p_values)
+        """Best and worst place that the comparisons leave open, of methods with at least two seeds."""
+        several = [line.method for line in self.ranked if line.mean_iou.n > 1]
+        return ranks(several, self.pairs, self.p_values)
 
     @cached_property
     def dominated(self) -> dict[str, list[str]]:

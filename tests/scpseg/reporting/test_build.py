@@ -188,6 +188,14 @@ def test_tables_hold_the_numbers(tmp_path: Path, invented: Any, suite: Any) -> N
     }
 
 
+def test_a_method_with_one_seed_leaves_the_ranking_of_the_others(tmp_path: Path, invented: Any, suite: Any) -> None:
+    chosen = invented.fill_whole(tmp_path / "results", suite(("blu",), ("patch", "glnet"), (0, 1)), images=6)
+    (tmp_path / "results/metrics/blu/glnet/1/metrics.json").unlink()
+    build(tmp_path, chosen, available=True)
+    rows = table(tmp_path, "main-blu")
+    assert rows["GLNet"]["place"] == "–" and rows["SCPSeg"]["place"] != "–" != rows["Patch"]["place"]
+
+
 def test_one_seed_ranks_nothing(tmp_path: Path, invented: Any, suite: Any) -> None:
     chosen = invented.fill_whole(tmp_path / "results", suite(("blu",), ("patch",), (0,)))
     readme = build(tmp_path, chosen)
