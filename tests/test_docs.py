@@ -23,7 +23,7 @@ EXTENDING = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", EXTENDING, re.DOTALL)
 YAML = re.findall(r"```yaml\n(.*?)   ```", EXTENDING, re.DOTALL)
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-OTHER = {"source .venv/bin/activate"}
+OTHER = {"source .venv/bin/activate", "git checkout params.yaml dvc.lock"}
 COPIED = ("baselines", "pipelines", "profiles", "scpseg", "tests", "docs")
 
 
