@@ -13,10 +13,10 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from scpseg.data.acquire.space import check_space, full_disk_named, size_text
 from scpseg.errors import UserError
@@ -45,13 +45,12 @@ class Listing:
         unreadable: why a file of `files` cannot be unpacked here.
     """
 
-    files: Mapping[str, int]
-    hidden: Mapping[str, int]
-    unreadable: Mapping[str, str]
+    files: dict[str, int]
+    hidden: dict[str, int]
+    unreadable: dict[str, str]
 
 
-@dataclass(frozen=True)
-class _Opened:
+class _Opened(NamedTuple):
     """An archive: its name in messages, the files it consists of, first byte and length of it in them."""
 
     name: str
@@ -98,7 +97,7 @@ def list_members(group: Group, folder: Path) -> Listing:
         UserError: the archive is damaged, of an unsupported kind, or has an unsafe member.
     """
     listing = Listing({}, {}, {})
-    _list(_opened(group, folder), listing.files, listing.hidden, listing.unreadable)  # type: ignore[arg-type]
+    _list(_opened(group, folder), listing)
     return listing
 
 
@@ -144,38 +143,37 @@ def _is_zip(member: Mapping[str, Any]) -> bool:
     return str(member["name"]).lower().endswith(".zip")
 
 
-def _list(
-    archive: _Opened, files: dict[str, int], hidden: dict[str, int], unreadable: dict[str, str], outer: bool = True
-) -> None:
+def _list(archive: _Opened, listing: Listing, outer: bool = True) -> None:
     for member in _members(archive):
         path = f"{archive.name}/{member['name']}"
         if outer and _is_zip(member) and member["start"] is not None:
-            _list(archive.inner(member), files, hidden, unreadable, False)
+            _list(archive.inner(member), listing, False)
         elif outer and _is_zip(member):
-            hidden[path] = member["size"]
+            listing.hidden[path] = member["size"]
         else:
-            files[path] = member["size"]
+            listing.files[path] = member["size"]
             if member["why"]:
-                unreadable[path] = member["why"]
+                listing.unreadable[path] = member["why"]
 
 
 def _read(archive: _Opened, wanted: Wanted, spool: Path, most: int | None, outer: bool) -> Unpacked:
-    members = _members(archive)
-    zips = [member for member in members if outer and _is_zip(member)]
-    stored = [member for member in zips if member["start"] is not None]
-    hidden = {member["name"]: member for member in zips if member["start"] is None}
-    chosen = [member for member in members if member not in zips and wanted(f"{archive.name}/{member['name']}")]
-    for member in chosen:
-        path = f"{archive.name}/{member['name']}"
+    targets, stored, hidden = [], [], {}
+    for member in _members(archive):
+        path, name, inner = f"{archive.name}/{member['name']}", member["name"], outer and _is_zip(member)
+        if inner and member["start"] is not None:
+            stored.append(member)
+            continue
+        if not inner and not wanted(path):
+            continue
         _reject_unreadable(path, member["why"])
-        if most is not None and member["size"] > most:
+        targets.append(name)
+        if inner:
+            hidden[name] = member["size"]
+        elif most is not None and member["size"] > most:
             raise UserError(
                 f"{path} declares {member['size']} bytes, more than the {most} bytes of the largest file expected; "
                 "the archive is damaged or hostile: fetch it from a trusted source"
             )
-    for member in hidden.values():
-        _reject_unreadable(f"{archive.name}/{member['name']}", member["why"])
-    targets = [member["name"] for member in members if member in chosen or member["name"] in hidden]
     for name, place in _extract(archive, targets, hidden, spool):
         path = f"{archive.name}/{name}"
         if name not in hidden:
@@ -189,16 +187,16 @@ def _read(archive: _Opened, wanted: Wanted, spool: Path, most: int | None, outer
         yield from _read(archive.inner(member), wanted, spool, most, False)
 
 
-def _extract(archive: _Opened, names: Sequence[str], hidden: Mapping[str, Mapping[str, Any]], spool: Path) -> Unpacked:
+def _extract(archive: _Opened, names: Sequence[str], hidden: Mapping[str, int], spool: Path) -> Unpacked:
     if not names:
         return
-    for name, member in hidden.items():
-        path, size = f"{archive.name}/{name}", member["size"]
+    for name, size in hidden.items():
+        path = f"{archive.name}/{name}"
         check_space(spool, size, f"unpacking {path}, which is on the disk while its images are decoded,")
         say(f"{path}: {size_text(size)} are unpacked to the disk, and removed when its images are decoded")
     tag = f"{zlib.crc32(f'{archive.start} {archive.name}'.encode('utf-8', 'surrogatepass')):08x}"
     places = {name: str(spool / f"{tag}-{number}{PurePosixPath(name).suffix}") for number, name in enumerate(names)}
-    largest = max((member["size"] for member in hidden.values()), default=0)
+    largest = max(hidden.values(), default=0)
     bar = byte_progress(f"unpacking {archive.name}") if hidden else nullcontext(lambda done, total: None)
     try:
         with (
@@ -231,13 +229,8 @@ class _Unpacker:
 
     def __init__(self, archive: _Opened, targets: Mapping[str, str] | None) -> None:
         self.name = archive.name
-        self.request = {
-            "parts": archive.parts,
-            "start": archive.start,
-            "size": archive.size,
-            "zip": archive.name.lower().endswith(".zip"),
-            "targets": targets,
-        }
+        zipped = archive.name.lower().endswith(".zip")
+        self.request = json.dumps({**archive._asdict(), "zip": zipped, "targets": targets})
 
     def __enter__(self) -> _Unpacker:
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -248,16 +241,12 @@ class _Unpacker:
             stderr=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": path},
         )
-        self._send(json.dumps(self.request))
+        self.go_on(self.request)
         return self
 
     def __exit__(self, *raised: object) -> None:
         self.process.kill()
         self.process.communicate()
-
-    def go_on(self) -> None:
-        """Let the next member be unpacked."""
-        self._send("")
 
     def reply(self, show: Callable[[int], None] = lambda at: None) -> dict[str, Any]:
         """The next answer; `show` hears of the bytes unpacked meanwhile.
@@ -283,10 +272,9 @@ class _Unpacker:
             "data.source"
         )
 
-    def _send(self, line: str) -> None:
+    def go_on(self, line: str = "") -> None:
+        """Let the next member be unpacked."""
         assert self.process.stdin is not None
-        try:
+        with suppress(BrokenPipeError):  # the next reply says why
             self.process.stdin.write(line.encode() + b"\n")
             self.process.stdin.flush()
-        except BrokenPipeError:  # the next reply says why
-            pass

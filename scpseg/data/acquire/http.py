@@ -1,7 +1,6 @@
 """Asking servers and fetching files: bounded in size and time, tried again, resumed after any interruption, verified.
 
-Beside a file `<name>` are, while it is fetched, `<name>.part` and `<name>.part.json`; it has its name only when it is
-whole and right.
+While `<name>` is fetched, `<name>.part` and `<name>.part.json` are beside it; it gets its name once it is verified.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 import requests
 import urllib3
@@ -37,32 +36,31 @@ from scpseg.files import read_json, write_json
 from scpseg.progress import byte_progress, say
 
 USER_AGENT = "scpseg-suite (benchmark downloader)"
-TRIES, REDIRECTS = 6, 10
-LONGEST_PAUSE = 120
-"""Seconds; a server that asks for more is asked again after this long."""
-CONNECT, READ = 20.0, 60.0
-"""Seconds for a connection; for all headers of an answer, and between two pieces of its body."""
-SLOWEST = 1 << 10
-"""Bytes a second; a server that sends less for READ seconds is treated as one that broke off."""
-PROGRESS = 1 << 13
-"""Bytes that a try must bring so that it does not count as a failure."""
-CHUNK, TABLE, PAGE, LARGEST = 1 << 20, 1 << 20, 4 << 20, 1 << 40
-"""Bytes: of a piece, of the end of a remote zip, the largest page or list, the largest file."""
-UNKNOWN_LENGTH = 1 << 36
-"""Bytes that are taken of a file whose length nobody says."""
+TRIES, LONGEST_PAUSE = 6, 120  # seconds, also where a server asks for more
+CONNECT, READ = 20.0, 60.0  # seconds to connect; for the headers of an answer, and between two pieces of its body
+SLOWEST = 1 << 10  # bytes a second; an answer that is slower for READ seconds counts as lost
+PROGRESS = 1 << 13  # bytes that a try must bring so that it does not count as a failure
+CHUNK, TABLE, PAGE, LARGEST = (
+    1 << 20,
+    1 << 20,
+    4 << 20,
+    1 << 40,
+)  # bytes: piece, end of a remote zip, page, largest file
+UNKNOWN_LENGTH = 1 << 36  # bytes taken of a file whose length the server does not say
 PASSING = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
-"""Failures that may pass."""
 SENSELESS = (
     *(ArithmeticError, LookupError, TypeError, ValueError, RecursionError, struct.error, zipfile.BadZipFile),
     *(http.client.HTTPException, requests.RequestException, urllib3.exceptions.HTTPError),
 )
 """What parsing an answer raises."""
 MARKUP = re.compile(rb"\s*<(!doctype|!--|html|head|body|\?xml)", re.IGNORECASE)
-LOCAL_HEADER, SIGNATURE, ENCRYPTED = 30, b"PK\x03\x04", 0x1
-"""Of a zip's member: bytes of its header before name and extra field, how it begins, a flag."""
-
-
-Show = Callable[[int, int | None], None]
+LOCAL_HEADER, SIGNATURE, ENCRYPTED = (
+    30,
+    b"PK\x03\x04",
+    0x1,
+)  # of a member of a zip: size of its header, its start, a flag
+Version = dict[str, str | None]
+"""What tells one version of a file from another: the headers ETag and Last-Modified."""
 
 
 class Lost(Exception):
@@ -71,11 +69,7 @@ class Lost(Exception):
 
 @contextmanager
 def making_sense(url: str) -> Iterator[None]:
-    """Turn an answer that cannot be parsed into a sentence: the one place where such errors are caught.
-
-    Raises:
-        UserError: the block raised an error of parsing.
-    """
+    """Turn an answer that cannot be parsed into a UserError: the one place where such errors are caught."""
     try:
         yield
     except SENSELESS as error:
@@ -94,17 +88,23 @@ def cause(error: BaseException) -> str:
 
 
 class _Session(requests.Session):
-    """Redirects are followed by `Connection`; requests would first read the whole body of each."""
-
-    def get_redirect_target(self, resp: requests.Response) -> None:
-        return None
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        target = super().get_redirect_target(resp)
+        if target is not None:
+            resp.close()
+            resp._content = b""  # requests would read the whole body of a redirect
+            if resp.url.startswith("https:") and urlsplit(target).scheme not in ("", "https"):
+                raise UserError(
+                    f"{address(resp.url)} leads to {address(target)}, which is not encrypted; "
+                    "give the right address or use another source"
+                )
+        return target
 
 
 class _Bounded:
     """A connection of urllib3 whose answer must have begun, and its headers ended, within its timeout."""
 
     sock: socket.socket
-    timeout: float
 
     def getresponse(self, *args: Any, **options: Any) -> Any:
         timer = threading.Timer(self.sock.gettimeout() or READ, self._cut, (self.sock,))
@@ -122,11 +122,26 @@ class _Bounded:
 
 
 class _Adapter(requests.adapters.HTTPAdapter):
+    def __init__(self, unverified: Collection[str]) -> None:
+        super().__init__()
+        self.unverified, self.warned = unverified, set[str]()
+
     def get_connection_with_tls_context(self, *args: Any, **options: Any) -> Any:
         pool: Any = super().get_connection_with_tls_context(*args, **options)
         if not issubclass(pool.ConnectionCls, _Bounded):
             pool.ConnectionCls = type("Bounded", (_Bounded, pool.ConnectionCls), {})
         return pool
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
+        host = urlsplit(str(request.url)).hostname or ""
+        if host not in self.unverified:
+            return super().send(request, *args, **options)
+        if host not in self.warned:
+            self.warned.add(host)
+            say(f"{host}: its certificate is not checked, as upstream.unverified_hosts says")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", urllib3.exceptions.InsecureRequestWarning)
+            return super().send(request, *args, **{**options, "verify": False})
 
 
 class Connection:
@@ -144,24 +159,15 @@ class Connection:
         tries: int = TRIES,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Nothing is asked yet.
-
-        Args:
-            unverified_hosts: hosts whose certificates are not checked, each for itself alone, also after redirects.
-            connect: seconds to wait for a connection.
-            read: seconds to wait for headers, and for the next bytes.
-            tries: how often one thing is asked before giving up.
-            sleep: waits that many seconds.
-        """
+        """Nothing is asked yet; certificates of `unverified_hosts` are not checked. Times are in seconds."""
         self.session = _Session()
-        self.session.mount("http://", _Adapter())
-        self.session.mount("https://", _Adapter())
+        self.session.max_redirects = 10
         self.session.headers["User-Agent"] = USER_AGENT
         self.unverified = frozenset(host.lower() for host in unverified_hosts)
-        self.timeouts = (connect, read)
-        self.tries = tries
-        self._sleep = sleep
-        self._warned: set[str] = set()
+        adapter = _Adapter(self.unverified)
+        self.session.mount("http://", adapter)
+        self.session.mount("https://", adapter)
+        self.timeouts, self.tries, self._sleep = (connect, read), tries, sleep
 
     def open(
         self,
@@ -179,19 +185,29 @@ class Connection:
         """
         with making_sense(url):
             for failed in itertools.count(1):
+                asked = None
                 try:
-                    response = self._follow(method, url, dict(headers or {}), data)
+                    response = self.session.request(
+                        method,
+                        url,
+                        headers=headers,
+                        data=data,
+                        stream=True,
+                        timeout=self.timeouts,
+                        allow_redirects=True,
+                    )
                 except PASSING as error:
                     _reject_certificate(url, error)
-                    reason, asked = cause(error), None
+                    reason = cause(error)
                 else:
-                    status = response.status_code
+                    status, reason = response.status_code, f"{response.status_code} {response.reason}".strip()
                     if status < 300 or status in allowed:
                         return response
                     response.close()
                     if status != 429 and status < 500:
-                        raise UserError(_rejection(response))
-                    reason, asked = f"{status} {response.reason}", _retry_after(response)
+                        raise UserError(_rejection(response.url, status, reason))
+                    with suppress(*SENSELESS):  # an answer without a time, or with one that cannot be understood
+                        asked = Retry(retry_after_max=LONGEST_PAUSE).parse_retry_after(response.headers["Retry-After"])
                 self.pause(url, reason, failed, asked)
         raise AssertionError("unreachable")
 
@@ -203,12 +219,26 @@ class Connection:
         Raises:
             UserError: as `open`, or it is longer than 4 MiB.
         """
+        response, body = self.read(url, headers or {}, PAGE, data)
+        return None if response.status_code == 404 else body.decode("utf-8", "replace")
+
+    def read(
+        self, url: str, headers: Mapping[str, str], most: int, data: Mapping[str, str] | None = None
+    ) -> tuple[requests.Response, bytes]:
+        """An answer and its whole body of at most `most` bytes, of exactly so many where `headers` ask for a range."""
+        ranged = "Range" in headers
         for failed in itertools.count(1):
-            with self.open(url, headers, method="POST" if data else "GET", data=data, allowed=(404,)) as response:
-                if response.status_code == 404:
-                    return None
+            allowed = () if ranged else (404,)
+            with self.open(url, headers, method="POST" if data else "GET", data=data, allowed=allowed) as response:
+                if ranged:
+                    _reject_page(response)
+                    if response.status_code != 206:
+                        raise UserError(f"{address(url)} does not send parts of the file; use another source")
                 try:
-                    return b"".join(self.pieces(response, PAGE, decode=True)).decode("utf-8", "replace")
+                    body = b"".join(self.pieces(response, most, decode=not ranged))
+                    if not ranged or len(body) == most:
+                        return response, body
+                    reason = "the answer ended early"
                 except Lost as error:
                     reason = str(error)
             self.pause(url, reason, failed)
@@ -240,68 +270,20 @@ class Connection:
             yield piece
 
     def pause(self, url: str, reason: str, failed: int, asked: float | None = None) -> None:
-        """Say that a try failed, and wait: what the server `asked` for in seconds, otherwise twice as long each time.
+        """Say that try number `failed` failed, and wait: as long as the server `asked`, or twice as long each time.
 
         Raises:
-            UserError: it was the last try, the one number `failed`.
+            UserError: it was the last try.
         """
         host = urlsplit(url).hostname
         if failed >= self.tries:
-            times = "once" if failed == 1 else f"{failed} times"
             raise UserError(
-                f"{host} failed {times} to send {address(url)} ({reason}); check the connection or try again "
+                f"{host} failed {failed} times to send {address(url)} ({reason}); check the connection or try again "
                 "later with the same command, what has arrived is kept"
             )
         seconds = min(2.0 ** (failed - 1) if asked is None else asked, LONGEST_PAUSE)
         say(f"{host}: {reason}; try {failed + 1} of {self.tries} in {seconds:.0f} s")
         self._sleep(seconds)
-
-    def _follow(
-        self, method: str, url: str, headers: dict[str, str], data: Mapping[str, str] | None
-    ) -> requests.Response:
-        """Redirects one by one, since each host has its own rule for certificates."""
-        for _ in range(REDIRECTS + 1):
-            response = self._send(method, url, headers, data)
-            if not response.is_redirect:
-                return response
-            response.close()
-            target = urljoin(response.url, response.headers["Location"].encode("latin-1").decode("utf-8"))
-            here, there = urlsplit(response.url), urlsplit(target)
-            if there.scheme not in ("http", "https") or (here.scheme == "https" and there.scheme != "https"):
-                raise UserError(
-                    f"{address(response.url)} leads to {address(target)}, which is not encrypted; "
-                    "give the right address or use another source"
-                )
-            if here.hostname != there.hostname:
-                headers = {name: value for name, value in headers.items() if name.lower() != "authorization"}
-            if response.status_code == 303 or (method == "POST" and response.status_code in (301, 302)):
-                method, data = "HEAD" if method == "HEAD" else "GET", None
-            url = target
-        raise UserError(
-            f"{address(url)} leads from one address to the next more than {REDIRECTS} times; check the address or "
-            "use another source"
-        )
-
-    def _send(
-        self, method: str, url: str, headers: dict[str, str], data: Mapping[str, str] | None
-    ) -> requests.Response:
-        host = (urlsplit(url).hostname or "").lower()
-        verify = host not in self.unverified
-        if not verify and host not in self._warned:
-            self._warned.add(host)
-            say(f"{host}: its certificate is not checked, as upstream.unverified_hosts says")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", urllib3.exceptions.InsecureRequestWarning)
-            return self.session.request(
-                method,
-                url,
-                headers=headers,
-                data=data,
-                stream=True,
-                timeout=self.timeouts,
-                allow_redirects=False,
-                verify=verify,
-            )
 
 
 def _reject_certificate(url: str, error: requests.RequestException) -> None:
@@ -317,30 +299,15 @@ def _reject_certificate(url: str, error: requests.RequestException) -> None:
         ) from error
 
 
-def _rejection(response: requests.Response) -> str:
-    what = f"{response.status_code} {response.reason}".strip()
-    why, todo = "cannot be fetched", "check the address"
-    if response.status_code in (401, 403):
+def _rejection(url: str, status: int, what: str) -> str:
+    why, todo = "has nothing" if status in (404, 410) else "cannot be fetched", "check the address"
+    if status in (401, 403):
         why, todo = "is refused", "log in or accept the terms there in a browser"
-    elif response.status_code in (404, 410):
-        why = "has nothing"
-    return f"{address(response.url)} {why} ({what}); {todo}, or use another source"
-
-
-def _retry_after(response: requests.Response) -> float | None:
-    """Seconds that the server asks to wait; None where it does not say, or nothing that can be understood."""
-    try:
-        return Retry(retry_after_max=LONGEST_PAUSE).parse_retry_after(response.headers["Retry-After"])
-    except SENSELESS:
-        return None
+    return f"{address(url)} {why} ({what}); {todo}, or use another source"
 
 
 def number(digits: str) -> int:
-    """A length in a header.
-
-    Raises:
-        ValueError: it is not a plain number, or larger than any file.
-    """
+    """A length in a header; ValueError where it is not a plain number, or larger than any file."""
     if not re.fullmatch(r"[0-9]{1,15}", digits) or int(digits) > LARGEST:
         raise ValueError(f"{digits[:40]!r} is not a length")
     return int(digits)
@@ -370,23 +337,14 @@ def _reject_page(response: requests.Response, head: bytes = b"") -> None:
         )
 
 
-@dataclass(frozen=True)
-class Version:
-    """What tells one version of a file from another: the headers ETag and Last-Modified, None where not sent."""
+def _version(response: requests.Response) -> Version:
+    return {"etag": response.headers.get("ETag"), "modified": response.headers.get("Last-Modified")}
 
-    etag: str | None = None
-    modified: str | None = None
 
-    @classmethod
-    def of(cls, response: requests.Response) -> Version:
-        """The version that an answer names."""
-        return cls(response.headers.get("ETag"), response.headers.get("Last-Modified"))
-
-    def agrees(self, other: Version) -> bool:
-        """Whether nothing that both name differs; the ETag, where both have it, decides alone."""
-        if self.etag and other.etag:
-            return self.etag == other.etag
-        return not (self.modified and other.modified) or self.modified == other.modified
+def _agree(one: Version, other: Version) -> bool:
+    """Whether two versions can be the same; the ETag, where both have it, decides alone."""
+    both = [key for key in ("etag", "modified") if one.get(key) and other.get(key)]
+    return not both or one[both[0]] == other[both[0]]
 
 
 @dataclass(frozen=True)
@@ -411,11 +369,7 @@ class Remote:
     first: int = 0
 
     def __post_init__(self) -> None:
-        """Reject names that lead elsewhere or are used for something else.
-
-        Raises:
-            UserError: the name is absolute, goes up, is hidden, has control characters or ends like an unfinished file.
-        """
+        """Reject names that lead elsewhere, are hidden or end like an unfinished file."""
         path = PurePosixPath(self.name)
         hidden = any(part.startswith(".") for part in path.parts) or not path.name
         unfinished = self.name.endswith((".part", ".part.json"))
@@ -427,22 +381,19 @@ class Remote:
         size = path.stat().st_size
         if self.size not in (None, size):
             return f"it has {size} bytes instead of {self.size}"
-        sums = {name: hashlib.new(name, usedforsecurity=False) for name in ("sha256", "md5") if getattr(self, name)}
-        if not sums and self.crc32 is None:
-            return None
-        crc, done = 0, 0
-        with path.open("rb") as stream, byte_progress(f"{self.name}: checking") as show:
-            while piece := stream.read(CHUNK):
-                for state in sums.values():
-                    state.update(piece)
-                crc = zlib.crc32(piece, crc) if self.crc32 is not None else 0
-                done += len(piece)
-                show(done, size)
-        if self.crc32 not in (None, crc):
-            return f"crc32 {crc:08x} instead of {self.crc32:08x}"
-        for name, state in sums.items():
-            if state.hexdigest() != getattr(self, name).lower():
-                return f"{name} {state.hexdigest()} instead of {getattr(self, name).lower()}"
+        for name in ("sha256", "md5"):
+            if expected := getattr(self, name):
+                with path.open("rb") as stream:
+                    found = hashlib.file_digest(stream, name).hexdigest()
+                if found != expected.lower():
+                    return f"{name} {found} instead of {expected.lower()}"
+        if self.crc32 is not None:
+            crc = 0
+            with path.open("rb") as stream:
+                while piece := stream.read(CHUNK):
+                    crc = zlib.crc32(piece, crc)
+            if crc != self.crc32:
+                return f"crc32 {crc:08x} instead of {self.crc32:08x}"
         return None
 
 
@@ -460,11 +411,8 @@ def transfer(remote: Remote, folder: Path, connection: Connection) -> None:
                 return
             say(f"{remote.name} is there but {why}; fetching it again")
             target.unlink()
-        part = _Part(remote, target)
-        with (
-            full_disk_named(target.parent, remote.size or 0, f"fetching {remote.name}"),
-            part.path.open("ab") as stream,
-        ):
+        part, what = _Part(remote, target), f"fetching {remote.name}"
+        with full_disk_named(target.parent, remote.size or 0, what), part.path.open("ab") as stream:
             part.receive(connection, stream)
         if why := remote.differs(part.path):
             raise part.rejected(f"is damaged or another file: {why}")
@@ -477,17 +425,17 @@ class _Part:
 
     def __init__(self, remote: Remote, target: Path) -> None:
         """Take over what an earlier run left, if it can be told to be a part of the same file."""
-        self.remote, self.host = remote, urlsplit(remote.url).hostname
-        self.path = target.with_name(f"{target.name}.part")
-        self.origin = target.with_name(f"{target.name}.part.json")
-        self.have, self.total, self.version = 0, remote.size, Version()
+        self.remote, self.host, self.place = remote, urlsplit(remote.url).hostname, address(remote.url)
+        self.path, self.origin = (target.with_name(f"{target.name}{end}") for end in (".part", ".part.json"))
+        self.have, self.total = 0, remote.size
+        self.version: Version = {}
         # Addresses may hold secrets, so only their hash is written.
         self.key = hashlib.sha256(remote.url.encode("utf-8", "surrogatepass")).hexdigest()
         size = self.path.stat().st_size if self.path.is_file() else 0
         if size and (why := self._strange(size)):
             say(f"{remote.name}: {size} bytes of an earlier run are not used ({why}); starting from zero")
             self.discard()
-            self.total, self.version = remote.size, Version()
+            self.total, self.version = remote.size, {}
         elif size:
             say(f"{remote.name}: going on after {size} bytes of an earlier run")
             self.have = size
@@ -501,7 +449,7 @@ class _Part:
         if origin["first"] != self.remote.first or (self.total or origin["size"]) != origin["size"]:
             return "they are of another file"
         if origin["key"] == self.key:
-            self.version = Version(origin["etag"], origin["modified"])
+            self.version = {key: origin[key] for key in ("etag", "modified")}
         if not self.provable:
             return "neither the server nor a checksum can tell whether the file is still the same"
         self.total = origin["size"]
@@ -510,7 +458,7 @@ class _Part:
     @property
     def provable(self) -> bool:
         """Whether bytes of two answers can be told to belong together."""
-        return self.version != Version() or any((self.remote.sha256, self.remote.md5, self.remote.crc32))
+        return any((*self.version.values(), self.remote.sha256, self.remote.md5, self.remote.crc32))
 
     def receive(self, connection: Connection, stream: BinaryIO) -> None:
         """Ask for what is missing until nothing is; tries that bring hardly any new bytes are counted."""
@@ -528,58 +476,59 @@ class _Part:
                     connection.pause(self.remote.url, str(error), failed)
 
     def _request(self) -> dict[str, str]:
-        remote, start = self.remote, self.remote.first + self.have
-        headers = {"Accept-Encoding": "identity"}
-        if remote.first and remote.size:
-            headers["Range"] = f"bytes={start}-{remote.first + remote.size - 1}"
-        elif self.have and self.provable:
-            headers["Range"] = f"bytes={start}-"
+        remote, headers = self.remote, {"Accept-Encoding": "identity"}
+        if remote.first or (self.have and self.provable):
+            last = remote.first + (remote.size or 0) - 1 if remote.first else ""
+            headers["Range"] = f"bytes={remote.first + self.have}-{last}"
         return headers
 
     def _accept(self, response: requests.Response, stream: BinaryIO) -> None:
         """Prepare to append the body that comes, from zero where the answer demands it."""
-        remote, version, place = self.remote, Version.of(response), address(self.remote.url)
-        code, ranged = response.status_code, "Range" in response.request.headers
+        remote, version, code = self.remote, _version(response), response.status_code
+        first, wanted = 0, remote.first + self.have
         if code == 416:
             match = re.fullmatch(r"bytes \*/(\d+)", response.headers.get("Content-Range", "").strip(), re.ASCII)
-            first, length = remote.first + self.have, number(match[1]) if match else None
-        elif code == 206:
-            _reject_page(response)
-            first, _, length = _content_range(response)
+            length = number(match[1]) if match else None
         else:
             _reject_page(response)
-            given = response.headers.get("Content-Length")
-            first, length = 0, None if given is None else number(given)
+            if code == 206:
+                first, _, length = _content_range(response)
+            else:
+                given = response.headers.get("Content-Length")
+                length = None if given is None else number(given)
         if code != 206 and remote.first:
-            raise UserError(f"{place} does not send bytes {remote.first} and following; use another source")
+            raise UserError(f"{self.place} does not send bytes {remote.first} and following; use another source")
         if not remote.first and length is not None and remote.size not in (None, length):
             raise UserError(
-                f"{place} has {length} bytes where {remote.size} bytes are expected; check the address or use another "
-                "source"
+                f"{self.place} has {length} bytes where {remote.size} bytes are expected; check the address or use "
+                "another source"
             )
         total = self.total if remote.first or length is None else length
-        same = version.agrees(self.version) and total == (self.total or total) and (code != 416 or length is not None)
+        same = _agree(version, self.version) and total == (self.total or total) and (code != 416 or length is not None)
         if self.have and not same:
-            self._begin(stream, version if code == 200 else Version(), length if code == 200 else remote.size)
+            self._begin(stream, version if code == 200 else {}, length if code == 200 else remote.size)
             if code != 200:
                 raise Lost(f"{remote.name} changed: starting it again from zero")
             say(f"{self.host}: {remote.name} changed: starting it again from zero")
-        elif code == 200:
+        elif code == 206 and ("Range" not in response.request.headers or first != wanted):
+            raise UserError(
+                f"{self.place} sends bytes from {first} where bytes from {wanted} were asked for; use another source"
+            )
+        elif code == 200 or not self.have:
             if self.have:
                 say(f"{self.host} cannot go on in the middle of {remote.name}: starting it again from zero")
-            self._begin(stream, version, total)
-        elif not ranged or first != remote.first + self.have:
-            raise UserError(
-                f"{place} sends bytes from {first} where bytes from {remote.first + self.have} were asked for; "
-                "use another source"
-            )
-        elif not self.have:
             self._begin(stream, version, total)
         self.total = total
         if total is not None:
             check_space(self.path.parent, total - self.have, f"fetching {remote.name}")
 
-    def _take(self, response: requests.Response, connection: Connection, stream: BinaryIO, show: Show) -> None:
+    def _take(
+        self,
+        response: requests.Response,
+        connection: Connection,
+        stream: BinaryIO,
+        show: Callable[[int, int | None], None],
+    ) -> None:
         """Append the body of an answer."""
         for piece in connection.pieces(response, UNKNOWN_LENGTH if self.total is None else LARGEST):
             if response.status_code == 416:
@@ -602,8 +551,8 @@ class _Part:
         """Start from zero with a file of this version and length."""
         stream.truncate(0)
         self.have, self.total, self.version = 0, total, version
-        origin = {"key": self.key, "first": self.remote.first, "size": total}
-        write_json(self.origin, {**origin, "etag": version.etag, "modified": version.modified})
+        origin = {"key": self.key, "first": self.remote.first, "size": total, "etag": None, "modified": None}
+        write_json(self.origin, {**origin, **version})
 
     def rejected(self, why: str) -> UserError:
         """Remove it, and the sentence for it."""
@@ -628,12 +577,27 @@ def stored_members(url: str, connection: Connection, names: Sequence[str]) -> li
         UserError: it is not a zip, there is no such member or more than one, or it is compressed or encrypted.
     """
     place, found = address(url), []
+    size, version = 0, Version()
+
+    def get(first: int, last: int) -> bytes:
+        """Bytes `first` to `last`, both included, of the same file each time."""
+        nonlocal size, version
+        headers = {"Range": f"bytes={first}-{last}", "Accept-Encoding": "identity"}
+        response, content = connection.read(url, headers, last - first + 1)
+        start, end, whole = _content_range(response)
+        if (start, end) != (first, last) or whole is None:
+            raise ValueError(f"bytes {start} to {end} where {first} to {last} were asked for")
+        if (size or whole) != whole or not _agree(version, _version(response)):
+            raise UserError(f"{place} changed while it was being read; run the same command again")
+        size, version = whole, _version(response)
+        return content
+
     with making_sense(url), tempfile.TemporaryFile() as file:
-        _, size, version = _range(url, connection, 0, 0)
+        get(0, 0)
         first = max(size - TABLE, 0)
         file.truncate(first)  # a file with a hole in front: it has the size of the zip and takes no room
         file.seek(first)
-        file.write(_range(url, connection, first, size - 1, size, version)[0])
+        file.write(get(first, size - 1))
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
         for name in names:
@@ -646,36 +610,10 @@ def stored_members(url: str, connection: Connection, names: Sequence[str]) -> li
                 raise UserError(
                     f"{name} in {place} is compressed or encrypted, so it cannot be fetched alone; fetch the whole"
                 )
-            start, end = member.header_offset, member.header_offset + LOCAL_HEADER
-            header = _range(url, connection, start, end - 1, size, version)[0]
+            end = member.header_offset + LOCAL_HEADER
+            header = get(member.header_offset, end - 1)
             if header[:4] != SIGNATURE:
                 raise zipfile.BadZipFile(f"{name} is not where the table of the zip says")
             data = end + sum(struct.unpack("<HH", header[-4:]))
             found.append(Remote(url, name, size=member.file_size, crc32=member.CRC, first=data))
     return found
-
-
-def _range(
-    url: str, connection: Connection, first: int, last: int, size: int | None = None, version: Version | None = None
-) -> tuple[bytes, int, Version]:
-    """Bytes `first` to `last` of a file, both included, its size and version, which must be those given."""
-    place = address(url)
-    for failed in itertools.count(1):
-        with connection.open(url, {"Range": f"bytes={first}-{last}", "Accept-Encoding": "identity"}) as response:
-            _reject_page(response)
-            if response.status_code != 206:
-                raise UserError(f"{place} does not send parts of the file, as is needed here; use another source")
-            start, end, whole = _content_range(response)
-            if (start, end) != (first, last) or whole is None:
-                raise ValueError(f"bytes {start} to {end} where {first} to {last} were asked for")
-            if (size or whole) != whole or not (version or Version()).agrees(Version.of(response)):
-                raise UserError(f"{place} changed while it was being read; run the same command again")
-            try:
-                content = b"".join(connection.pieces(response, last - first + 1))
-                if len(content) == last - first + 1:
-                    return content, whole, Version.of(response)
-                reason = "the answer ended early"
-            except Lost as error:
-                reason = str(error)
-        connection.pause(url, reason, failed)
-    raise AssertionError("unreachable")

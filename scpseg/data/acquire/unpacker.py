@@ -23,34 +23,25 @@ from typing import Any, BinaryIO, cast
 from scpseg.errors import CONTROL
 
 CHUNK = 1 << 20
-MEMORY = 8 << 30
-"""Bytes of address space for this process: more than any dictionary of an archive of images needs."""
-LISTING_SECONDS = 600
-"""Processor time for reading the list of members."""
-MEMBERS = 1 << 20
-"""At most so many members."""
-TOLD = 64 << 20
-"""Unpacked bytes between two reports of progress."""
-SEVEN_ZIP_START = 32
-"""Bytes of a 7z file's first header, which says where the other one ends."""
-SEVEN_ZIP_CODERS = {
-    bytes.fromhex(code): name for code, name in {"00": "copy", "21": "LZMA2", "030101": "LZMA", "03": "delta"}.items()
-} | {bytes.fromhex(c): n for c, n in {"03030103": "BCJ", "040108": "deflate", "040202": "bzip2"}.items()}
+MEMORY = 8 << 30  # bytes of address space for this process: more than any dictionary of an archive of images needs
+LISTING_SECONDS = 600  # of processor time for reading the list of members
+MEMBERS = 1 << 20  # at most
+TOLD = 64 << 20  # unpacked bytes between two reports of progress
+SEVEN_ZIP_START = 32  # bytes of a 7z file's first header, which says where the other one ends
+SEVEN_ZIP_CODERS = {b"\0": "copy", b"\x21": "LZMA2", b"\3\1\1": "LZMA", b"\3": "delta", b"\3\3\1\3": "BCJ"} | {
+    b"\4\1\x08": "deflate",
+    b"\4\2\2": "bzip2",
+}
 """The coders that are run; others crash on damaged input or are not supported by py7zr."""
-UNSUPPORTED = ("PasswordRequired", "UnsupportedCompressionMethodError")
-"""Errors of py7zr."""
+UNSUPPORTED = ("PasswordRequired", "UnsupportedCompressionMethodError")  # errors of py7zr
 ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
-ZIP_LOCAL = struct.Struct("<26xHH")
-"""Header before the data of a zip's member: lengths of name and extra field."""
+ZIP_LOCAL = struct.Struct("<26xHH")  # header before the data of a zip's member: lengths of name and extra field
 ZIP_END, ZIP_END_SIZE = b"PK\x05\x06", 22 + (1 << 16)
+UNPACK = "unpack it yourself and name the folder in data.source"
 
 
 class Rejected(Exception):
     """The archive cannot or must not be unpacked; the message says why and what to do."""
-
-
-UNPACK = "unpack it yourself and name the folder in data.source"
-TRUSTED = "nothing of this archive is unpacked; fetch it from a trusted source"
 
 
 class _Joined(io.RawIOBase):
@@ -90,12 +81,8 @@ class _Joined(io.RawIOBase):
         return 0
 
 
-def safe_name(name: str, known: set[str], kind: str, folder: bool) -> str:
-    """The posix name of a member.
-
-    Raises:
-        Rejected: it points outside, has a control character, is duplicated, or the member is not a file or directory.
-    """
+def _safe_name(name: str, known: set[str], kind: str, folder: bool) -> str:
+    """The posix name of a member; Rejected where it is unsafe, or the member not a file or directory."""
     plain = name.replace("\\", "/")
     why = ""
     if plain.startswith("/") or plain[1:2] == ":":
@@ -109,12 +96,15 @@ def safe_name(name: str, known: set[str], kind: str, folder: bool) -> str:
     elif not folder and plain in known:
         why = "is duplicated"
     if why or len(known) > MEMBERS:
-        raise Rejected(f"member {name[:200]!r} {why or f'is one of more than {MEMBERS}'}, so {TRUSTED}")
+        raise Rejected(
+            f"member {name[:200]!r} {why or f'is one of more than {MEMBERS}'}, so nothing of this archive is unpacked; "
+            "fetch it from a trusted source"
+        )
     known.add(plain)
     return plain
 
 
-def kind_of(mode: int) -> str:
+def _kind(mode: int) -> str:
     """What a Unix mode says of a member that is not a file or directory; mode 0 says nothing."""
     if stat.S_ISLNK(mode):
         return "a link"
@@ -139,7 +129,7 @@ class _Zip:
         self.infos = {}
         known: set[str] = set()
         for info in self.file.infolist():
-            plain = safe_name(info.filename, known, kind_of(info.external_attr >> 16), info.is_dir())
+            plain = _safe_name(info.filename, known, _kind(info.external_attr >> 16), info.is_dir())
             if not info.is_dir():
                 self.infos[plain] = info
         self.stream = stream
@@ -195,7 +185,7 @@ class _SevenZip:
         known: set[str] = set()
         for info in self.file.list():
             kind = "" if info.is_file or info.is_directory else "a link or a special file"
-            plain = safe_name(info.filename, known, kind, info.is_directory)
+            plain = _safe_name(info.filename, known, kind, info.is_directory)
             if not info.is_directory:
                 self.infos[plain] = info
 
@@ -236,40 +226,30 @@ class _Output(io.FileIO):
         return len(data)
 
 
-class _Spool:
-    """Files for members, each told of once it is known to be right, which is when the next begins or all are done."""
-
-    def __init__(self, paths: dict[str, str], tell: Callable[..., None], leave: Semaphore) -> None:
-        self.paths, self.tell, self.leave = paths, tell, leave
-        self.last = ""
-
-    def begin(self, name: str) -> _Output:
-        """The file of a member."""
-        self.settle()
-        self.last = name
-        return _Output(self.paths[name], self.tell)
-
-    def settle(self) -> None:
-        """Tell of the last member, and wait for leave to go on."""
-        if self.last:
-            self.tell(name=self.last, path=self.paths[self.last])
-            self.leave.acquire()
-        self.last = ""
-
-
 def answer(request: dict[str, Any], tell: Callable[..., None], leave: Semaphore) -> None:
     """List the members of an archive, or extract {member: file}, and tell what became of it."""
+    targets, open_one = request["targets"], list[str]()
+
+    def settle() -> None:  # a member is known to be right when the next one begins or all are done
+        if open_one:
+            name = open_one.pop()
+            tell(name=name, path=targets[name])
+            leave.acquire()
+
+    def begin(name: str) -> _Output:
+        settle()
+        open_one.append(name)
+        return _Output(targets[name], tell)
+
     try:
         joined = _Joined(request["parts"], request["start"], request["size"])
         stream = cast(BinaryIO, io.BufferedReader(joined, CHUNK))
         archive = _Zip(stream) if request["zip"] else _SevenZip(stream, len(request["parts"]))
-        targets = request["targets"]
         if targets is None:
             tell(members=list(archive.members()))
         else:
-            spool = _Spool(targets, tell, leave)
-            archive.extract(targets, spool.begin)
-            spool.settle()
+            archive.extract(targets, begin)
+            settle()
         tell(done=True)
     except Rejected as error:
         tell(error=str(error))
@@ -278,17 +258,13 @@ def answer(request: dict[str, Any], tell: Callable[..., None], leave: Semaphore)
             error=f"needs more than {MEMORY >> 30} GiB of memory to unpack, so it is damaged or hostile: fetch it again"
         )
     except Exception as error:  # zipfile, py7zr and the codecs below them raise a dozen types over damaged bytes
+        said = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: an offset without sense
             tell(errno=error.errno, strerror=error.strerror, filename=error.filename)
         elif isinstance(error, RuntimeError) or type(error).__name__ in UNSUPPORTED:
-            tell(error=f"cannot be unpacked here ({said(error)}): it is encrypted or of an unsupported kind; {UNPACK}")
+            tell(error=f"cannot be unpacked here ({said}): it is encrypted or of an unsupported kind; {UNPACK}")
         else:
-            tell(error=f"is damaged, truncated or encrypted ({said(error)}): fetch it again")
-
-
-def said(error: BaseException) -> str:
-    """What an error says, in one line."""
-    return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+            tell(error=f"is damaged, truncated or encrypted ({said}): fetch it again")
 
 
 def main() -> None:
