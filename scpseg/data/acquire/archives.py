@@ -22,7 +22,7 @@ from scpseg.data.acquire.space import check_space, full_disk_named, size_text
 from scpseg.errors import UserError
 from scpseg.progress import byte_progress, say
 
-Wanted = Callable[[str], bool]
+Wanted = Callable[[str], object]
 Unpacked = Generator[tuple[str, Path], None, None]
 ROOT = Path(__file__).parents[3]
 

@@ -1,7 +1,7 @@
 """Kaggle, Hugging Face and Google Drive through their own clients, which are imported only when used.
 
 Each function brings a source's files into a folder of the cache, goes on where it stopped, and returns facts to keep
-(a version, a revision). Whatever a client raises ends as one sentence; a lost connection is tried again.
+(a version, a revision). Whatever a client raises ends as a UserError; a lost connection is tried again.
 """
 
 from __future__ import annotations
@@ -17,19 +17,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from scpseg.benchmarks.base import Source
-from scpseg.data.acquire.http import Connection, Remote
+from scpseg.data.acquire.http import Connection, Remote, cause
 from scpseg.data.acquire.sources import without_secrets
 from scpseg.data.acquire.space import check_space, full_disk_named, size_text
 from scpseg.errors import UserError
 from scpseg.progress import say
 
 T = TypeVar("T")
-ATTEMPTS = 4
-"""Attempts in a row that bring no byte before a client is given up."""
-PAUSE = 1.0
-"""Seconds before the second attempt; doubled for each further one."""
-TIMEOUT = 60.0
-"""Seconds without an answer, for clients that wait for ever."""
+ATTEMPTS = 4  # in a row that bring no byte before a client is given up
+PAUSE = 1.0  # seconds before the second attempt; doubled for each further one
+TIMEOUT = 60.0  # seconds without an answer, for clients that wait for ever
 BUSY = frozenset({408, 429, 500, 502, 503, 504})
 OFFLINE = frozenset(
     {"ConnectionError", "Timeout", "TimeoutError", "TransportError", "ChunkedEncodingError", "OfflineModeIsEnabled"}
@@ -38,11 +35,7 @@ OFFLINE = frozenset(
 
 
 def kaggle(source: Source, labels: str, folder: Path, _: Connection) -> dict[str, str]:
-    """Fetch and unpack a Kaggle data set below `folder`; its archive is checked by the MD5 that Kaggle sends.
-
-    Raises:
-        UserError: no connection, no access, or a file that is not the known one.
-    """
+    """Fetch and unpack a Kaggle data set below `folder`; its archive is checked by the MD5 that Kaggle sends."""
     import kagglehub
 
     _check_space(source, folder, source.disk)
@@ -57,11 +50,7 @@ def kaggle(source: Source, labels: str, folder: Path, _: Connection) -> dict[str
 
 
 def huggingface(source: Source, labels: str, folder: Path, _: Connection) -> dict[str, str]:
-    """Fetch the part of a Hugging Face data set that `source.pattern` names, each file checked by its SHA-256.
-
-    Raises:
-        UserError: no connection, no access, nothing that fits, or a damaged file.
-    """
+    """Fetch the part of a Hugging Face data set that `source.pattern` names, each file checked by its SHA-256."""
     import huggingface_hub
 
     def listing() -> tuple[Any, dict[str, Any]]:
@@ -91,11 +80,7 @@ def huggingface(source: Source, labels: str, folder: Path, _: Connection) -> dic
 
 
 def drive(source: Source, labels: str, folder: Path, _: Connection) -> dict[str, str]:
-    """Fetch the wanted archives of a Google Drive folder.
-
-    Raises:
-        UserError: no connection, no access, a used-up quota, or a folder without the archives.
-    """
+    """Fetch the wanted archives of a Google Drive folder."""
     import gdown
 
     list_folder = partial(gdown.download_folder, id=source.address, skip_download=True, quiet=True, timeout=TIMEOUT)
@@ -134,7 +119,8 @@ def _persistently(source: Source, folder: Path, call: Callable[[], T]) -> T:
             now = _bytes_in(folder)
             failed, had = 1 if now > had else failed + 1, now
             why = f"{source.name}: {reason(error, source.page)}"
-            if failed >= ATTEMPTS or not _passing(error):
+            code = _status(error)
+            if failed >= ATTEMPTS or not (_offline(error) if code is None else code in BUSY):
                 raise UserError(why) from error
         pause = PAUSE * 2 ** (failed - 1)
         say(f"{why}; try {failed + 1} of {ATTEMPTS} in {pause:.0f} s")
@@ -155,17 +141,9 @@ def reason(error: BaseException, page: str) -> str:
     if code is not None and code >= 500:
         return f"is in trouble ({code}): try again later"
     if _offline(error):
-        return f"cannot be reached or cut the line ({_said(list(_chain(error))[-1])})"
-    return f"stopped with {type(error).__name__} ({_said(error)}); look at {page}"
-
-
-def _said(error: BaseException) -> str:
-    return without_secrets(" ".join(str(error).split()))[:300].rstrip(".") or type(error).__name__
-
-
-def _passing(error: BaseException) -> bool:
-    code = _status(error)
-    return code in BUSY if code is not None else _offline(error)
+        return f"cannot be reached or cut the line ({cause(error)})"
+    said = without_secrets(" ".join(str(error).split()))[:300].rstrip(".")
+    return f"stopped with {type(error).__name__} ({said}); look at {page}"
 
 
 def _offline(error: BaseException) -> bool:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from scpseg.benchmarks.base import Benchmark
 from scpseg.data.acquire.archives import Group, Listing, group_archives, holds_wanted, list_members
@@ -23,10 +24,10 @@ from scpseg.progress import progress
 
 MIRROR, UPSTREAM = "mirror", "upstream"
 MIRROR_LIST = "archives.json"
+SHAPE = "has another shape than it was written with"
 
 
-@dataclass(frozen=True)
-class FileRecord:
+class FileRecord(NamedTuple):
     """One file: relative posix path, size in bytes, hex SHA-256."""
 
     path: str
@@ -59,32 +60,24 @@ class Manifest:
 
     def write(self, path: Path) -> None:
         """Write as JSON."""
-        archives = [{"name": record.path, "size": record.size, "sha256": record.sha256} for record in self.archives]
-        files = [asdict(record) for record in self.files]
-        write_json(path, {**asdict(self), "synthetic": self.synthetic, "archives": archives, "files": files})
+        archives = [dict(zip(("name", "size", "sha256"), record, strict=True)) for record in self.archives]
+        files = [record._asdict() for record in self.files]
+        write_json(path, {**vars(self), "synthetic": self.synthetic, "archives": archives, "files": files})
 
     @classmethod
     def read(cls, path: Path, benchmark: str) -> Manifest:
-        """Read what `write` wrote.
-
-        Raises:
-            UserError: there is no manifest, or it is damaged.
-        """
+        """Read what `write` wrote; UserError where it is missing or damaged."""
         if not path.is_file():
             raise UserError(f"{path.as_posix()} is missing; run `dvc repro download@{benchmark}` first")
         values: dict[str, Any] = read_json(path, "benchmark", "source", "labels", "archives", "files")
         words = (values["benchmark"], values["source"], values["labels"])
         if not all(isinstance(word, str) for word in words):
-            raise damaged(path, "has another shape than it was written with")
+            raise damaged(path, SHAPE)
         return cls(*words, _records(path, values["archives"], "name"), _records(path, values["files"], "path"))
 
 
 def read_listed(path: Path) -> tuple[FileRecord, ...]:
-    """The archives that a list of a mirror on this machine names: {"archives": [{"name", "size", "sha256"}]}.
-
-    Raises:
-        UserError: it is damaged.
-    """
+    """The archives that a list of a mirror on this machine names: {"archives": [{"name", "size", "sha256"}]}."""
     return _records(path, read_json(path, "archives")["archives"], "name")
 
 
@@ -96,7 +89,7 @@ def _records(path: Path, entries: object, name: str) -> tuple[FileRecord, ...]:
     for record in found:
         size, words = record.size, isinstance(record.path, str) and isinstance(record.sha256, str)
         if not words or type(size) is not int or size < 0 or Path(record.path).is_absolute() or ".." in record.path:
-            raise damaged(path, "has another shape than it was written with")
+            raise damaged(path, SHAPE)
     return found
 
 
@@ -141,23 +134,18 @@ def locate(spec: Benchmark, manifest: Manifest, data: DataParams, upstream: Upst
         )
     folder = _folder(spec, manifest.labels, data, upstream)
     for record in manifest.files:
-        path = folder / record.path
-        if not path.is_file() or path.stat().st_size != record.size:
-            now = (
-                f"has {path.stat().st_size} bytes, {record.size} when it was downloaded"
-                if path.is_file()
-                else "is gone"
-            )
+        size = file_size(folder / record.path)
+        if size != record.size:
+            now = "is gone" if size is None else f"has {size} bytes, {record.size} when it was downloaded"
             raise UserError(f"{record.path} {now}; {again}")
     verify_archives(folder, manifest.archives, f"restore it, or use what is there now: {again}")
     return folder
 
 
 def find(spec: Benchmark, variant: str, data: DataParams, folder: Path | None = None) -> Found:
-    """Look for the images and the labels `variant` of a benchmark; the mirror's archives are verified.
+    """Look for the images and the labels `variant` of a benchmark, in `folder` or in what `data.source` means.
 
-    Where both images and labels are loose files, archives beside them are left alone. `folder` is what was fetched from
-    upstream; without it the one that `data.source` means is searched.
+    The mirror's archives are verified. Where images and labels are loose files, archives beside them are left alone.
 
     Raises:
         UserError: an archive, or the mirror's list of them, is missing, damaged, altered, unsafe or of an unsupported
@@ -166,7 +154,7 @@ def find(spec: Benchmark, variant: str, data: DataParams, folder: Path | None = 
     folder = folder or source_folder(spec.name, data)
     if data.source == MIRROR:
         listed = read_listed(folder / MIRROR_LIST)
-        verify_archives(folder, listed, f"write it again with {_remedy(spec.name)}")
+        verify_archives(folder, listed, f"write it again with `dvc repro -f mirror@{spec.name}`")
         return Found((), _usable(spec, variant, folder, [record.path for record in listed]))
     paths = sorted(_walk(folder))
     roles = {path: role for path in paths if (role := role_of(spec, variant, path))}
@@ -178,12 +166,9 @@ def find(spec: Benchmark, variant: str, data: DataParams, folder: Path | None = 
 def _usable(spec: Benchmark, variant: str, folder: Path, paths: list[str]) -> dict[Group, Listing]:
     groups = group_archives(paths)
     _expect_readable(folder, [part for group in groups for part in group.parts])
-    listings = {group: list_members(group, folder) for group in groups}
-    return {
-        group: listing
-        for group, listing in listings.items()
-        if holds_wanted(listing, lambda path: role_of(spec, variant, path) is not None)
-    }
+    listings = [(group, list_members(group, folder)) for group in groups]
+    wanted = partial(role_of, spec, variant)
+    return {group: listing for group, listing in listings if holds_wanted(listing, wanted)}
 
 
 def _expect_readable(folder: Path, paths: Iterable[str]) -> None:
@@ -235,10 +220,6 @@ def _readable(pattern: str) -> str:
     return re.sub(r"\(\?P<split>([^)]*)\)", r"(\1)", plain).replace("s?/", "/").replace("\\", "")
 
 
-def _remedy(benchmark: str) -> str:
-    return f"`dvc repro -f mirror@{benchmark}`"
-
-
 def root() -> Path:
     """The repository; inside a queued experiment the one that it was queued in."""
     return Path(os.environ.get("DVC_ROOT") or ".")
@@ -280,15 +261,11 @@ def from_network(data: DataParams) -> bool:
 
 
 def source_folder(benchmark: str, data: DataParams) -> Path:
-    """The folder that `data.source` means for a benchmark.
-
-    Raises:
-        UserError: it does not exist.
-    """
+    """The folder that `data.source` means for a benchmark; UserError where it does not exist."""
     if data.source == MIRROR:
         folder = Path("data") / MIRROR / benchmark
         if not (folder / MIRROR_LIST).is_file():
-            raise UserError(f"{folder.as_posix()}/{MIRROR_LIST} is missing; run {_remedy(benchmark)}")
+            raise UserError(f"{folder.as_posix()}/{MIRROR_LIST} is missing; run `dvc repro -f mirror@{benchmark}`")
         return folder
     try:
         folder = root() / Path(data.source).expanduser()
@@ -304,11 +281,7 @@ def source_folder(benchmark: str, data: DataParams) -> Path:
 
 
 def hash_files(folder: Path, paths: Sequence[str], what: str) -> tuple[FileRecord, ...]:
-    """Records of files given as relative posix paths.
-
-    Raises:
-        UserError: a file cannot be read.
-    """
+    """Records of files given as relative posix paths; UserError where one cannot be read."""
     records = []
     for path in progress(paths, len(paths), what) if paths else ():
         try:
@@ -318,15 +291,15 @@ def hash_files(folder: Path, paths: Sequence[str], what: str) -> tuple[FileRecor
     return tuple(records)
 
 
-def verify_archives(folder: Path, records: Sequence[FileRecord], remedy: str) -> None:
-    """Check that archives are those of their records, sizes of all first since that costs nothing.
+def file_size(path: Path) -> int | None:
+    """Bytes of a file, None where there is none."""
+    return path.stat().st_size if path.is_file() else None
 
-    Raises:
-        UserError: an archive is missing, has another size or another SHA-256; `remedy` ends the sentence.
-    """
+
+def verify_archives(folder: Path, records: Sequence[FileRecord], remedy: str) -> None:
+    """Check sizes, then SHA-256 of archives; `remedy` ends the sentence of the UserError."""
     for record in records:
-        path = folder / record.path
-        size = path.stat().st_size if path.is_file() else None
+        size = file_size(folder / record.path)
         if size is None:
             raise UserError(f"archive {record.path} is missing; {remedy}")
         if size != record.size:

@@ -18,16 +18,11 @@ from scpseg.data.acquire.space import check_space
 from scpseg.errors import UserError
 
 T = TypeVar("T")
-SESSIONS = 6
-"""Sessions that may end during one file before it is given up."""
+SESSIONS = 6  # that may end during one file before it is given up
 
 
 def share(source: Source, labels: str, folder: Path, connection: Connection) -> dict[str, str]:
-    """Fetch the share's one file whole.
-
-    Raises:
-        UserError: the share does not open, or the transfer fails.
-    """
+    """Fetch the share's one file whole."""
     (file,) = source.wanted(labels)
     remote = Remote(f"{source.address}?dl=1", file.name, size=file.size, sha256=file.sha256, md5=file.md5)
     _in_session(source, connection, lambda: transfer(remote, folder, connection))
@@ -35,11 +30,7 @@ def share(source: Source, labels: str, folder: Path, connection: Connection) -> 
 
 
 def members(source: Source, labels: str, folder: Path, connection: Connection) -> dict[str, str]:
-    """Fetch the wanted members of the stored zip in the share, by ranges, each checked by its CRC-32.
-
-    Raises:
-        UserError: the share does not open, a member is missing or compressed, or a transfer fails.
-    """
+    """Fetch the wanted members of the stored zip in the share, by ranges, each checked by its CRC-32."""
     url, names = f"{source.address}?dl=1", [file.name for file in source.wanted(labels)]
     remotes = _in_session(source, connection, lambda: stored_members(url, connection, names))
     missing = [remote.size or 0 for remote in remotes if not (folder / remote.name).is_file()]

@@ -10,8 +10,7 @@ from pathlib import Path
 from scpseg.errors import UserError
 from scpseg.files import FULL
 
-MARGIN = 16 << 20
-"""Bytes that stay free beyond what is written, for folders and records."""
+MARGIN = 16 << 20  # bytes that stay free beyond what is written, for folders and records
 
 
 def size_text(count: int) -> str:
@@ -33,11 +32,7 @@ def free_bytes(folder: Path) -> int:
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:
-    """Check that there is room.
-
-    Raises:
-        UserError: fewer than `needed` bytes and a margin are free where `folder` is.
-    """
+    """Raise a UserError where fewer than `needed` bytes and a margin are free on the disk of `folder`."""
     free = free_bytes(folder)
     if needed + MARGIN > free:
         raise UserError(
@@ -48,11 +43,7 @@ def check_space(folder: Path, needed: int, what: str) -> None:
 
 @contextmanager
 def full_disk_named(folder: Path, needed: int, what: str) -> Iterator[None]:
-    """Turn a full disk inside the block into a sentence.
-
-    Raises:
-        UserError: the disk that `folder` is on ran full.
-    """
+    """Turn a full disk inside the block into a UserError that names the disk of `folder`."""
     try:
         yield
     except OSError as error:

@@ -11,7 +11,7 @@ from urllib.parse import quote, urlsplit
 from scpseg.benchmarks.base import Benchmark, How, Source
 from scpseg.data.acquire import clients, seafile
 from scpseg.data.acquire.http import Connection, Remote, making_sense, number, transfer
-from scpseg.data.acquire.manifest import MIRROR_LIST, unusable_cache, upstream_folder
+from scpseg.data.acquire.manifest import MIRROR_LIST, file_size, unusable_cache, upstream_folder
 from scpseg.data.acquire.space import check_space, size_text
 from scpseg.errors import UserError
 from scpseg.files import locked, read_json, write_json
@@ -20,26 +20,17 @@ from scpseg.progress import say
 
 BY_HAND = "by-hand"
 """Folder beside those of the sources, for archives or files that a person brought; it is used before every source."""
-CLIENTS = ("kaggle", "huggingface")
-"""Ways of fetching whose files are known only afterwards."""
+CLIENTS = ("kaggle", "huggingface")  # ways of fetching whose files are known only afterwards
 UNFINISHED = (".part", ".part.json")
-MOST_LISTED = 1000
-"""Archives in the list of a mirror."""
+MOST_LISTED = 1000  # archives in the list of a mirror
 
 
 def acquire(spec: Benchmark, variant: str, data: DataParams, sources: Sequence[Source], connection: Connection) -> Path:
     """The folder of the cache that holds a benchmark's archives or files, fetched where they are not there yet.
 
     What a person put into the folder by-hand is used first, then a source that is complete in the cache, both without
-    any request; then the sources are tried in their order,
-    each by one process at a time.
-
-    Args:
-        spec: the benchmark.
-        variant: the kind of label files that is needed.
-        data: where the cache is.
-        sources: which are tried, see `scpseg.data.acquire.sources`.
-        connection: asks the servers.
+    any request; then the sources are tried in their order, each by one process at a time. `variant` is the kind of
+    label files that is needed.
 
     Raises:
         UserError: the cache cannot be made; no source has it all (the sentence names each with its reason, and what a
@@ -77,33 +68,17 @@ def acquire(spec: Benchmark, variant: str, data: DataParams, sources: Sequence[S
 
 
 def files(source: Source, labels: str, folder: Path, connection: Connection) -> dict[str, str]:
-    """Fetch the files of a source, or its one archive.
-
-    Raises:
-        UserError: too little space, or a transfer fails.
-    """
-    single = source.how == "archive"
-    _fetch(
-        source,
-        [
-            Remote(source.address if single else f"{source.address}/{quote(f.name)}", f.name, f.size, f.sha256, f.md5)
-            for f in source.wanted(labels)
-        ],
-        folder,
-        connection,
-    )
+    """Fetch the files of a source, or its one archive."""
+    remotes = []
+    for file in source.wanted(labels):
+        url = source.address if source.how == "archive" else f"{source.address}/{quote(file.name)}"
+        remotes.append(Remote(url, file.name, file.size, file.sha256, file.md5))
+    _fetch(source, remotes, folder, connection)
     return {}
 
 
 def mirror(source: Source, labels: str, folder: Path, connection: Connection) -> dict[str, str]:
-    """Fetch what archives.json lists at a mirror, checked by its sums; without that file the archives' usual names.
-
-    Returns:
-        {"listed": its name} where it is there.
-
-    Raises:
-        UserError: archives.json is not valid, too little space, or a transfer fails.
-    """
+    """Fetch what archives.json lists at a mirror, checked by its sums; without that file the archives' usual names."""
     url = f"{source.address}/{MIRROR_LIST}"
     text = connection.text(url)
     if text is None:
@@ -140,8 +115,7 @@ def _fetch(source: Source, remotes: Sequence[Remote], folder: Path, connection: 
                 "would vouch for it; remove the host, or use another source"
             )
     lacking = [remote for remote in remotes if not (folder / remote.name).is_file()]
-    there = sum(_size(folder / f"{remote.name}.part") or 0 for remote in lacking)
-    needed = sum(remote.size or 0 for remote in lacking) - there
+    needed = sum((remote.size or 0) - (file_size(folder / f"{remote.name}.part") or 0) for remote in lacking)
     check_space(folder, needed, f"fetching {len(lacking)} files from {source.name}")
     for remote in remotes:
         transfer(remote, folder, connection)
@@ -160,7 +134,7 @@ def complete(base: Path, source: Source, variant: str) -> bool:
         return False
     values: dict[str, Any] = read_json(record, "facts", "files")
     there: dict[str, int] = values["files"]
-    if any(_size(base / source.folder / path) != size for path, size in there.items()):
+    if any(file_size(base / source.folder / path) != size for path, size in there.items()):
         return False
     # archives.json lists whatever its mirror has.
     whole = source.how in CLIENTS or "listed" in values["facts"]
@@ -183,11 +157,6 @@ def rough(size: int, source: Source) -> str:
 def _record(base: Path, source: Source, facts: dict[str, str]) -> None:
     """Note beside the folder what is complete in it."""
     folder = base / source.folder
-    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
-    hidden = [name for name in sizes if any(part.startswith(".") for part in name.split("/"))]
-    there = {name: size for name, size in sizes.items() if name not in hidden and not name.endswith(UNFINISHED)}
+    sizes = {path.relative_to(folder).as_posix(): file_size(path) for path in folder.rglob("*") if path.is_file()}
+    there = {name: size for name, size in sizes.items() if "/." not in f"/{name}" and not name.endswith(UNFINISHED)}
     write_json(base / f"{source.folder}.json", {"facts": facts, "files": there})
-
-
-def _size(path: Path) -> int | None:
-    return path.stat().st_size if path.is_file() else None
