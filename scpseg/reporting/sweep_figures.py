@@ -139,47 +139,42 @@ def _looks(rows: Sequence[Row]) -> dict[str, Look]:
     return found
 
 
-def _style(look: Look) -> dict[str, object]:
-    return {
-        "color": look.colour,
-        "marker": look.marker,
-        "markersize": 5.5,
-        "markeredgecolor": PAPER,
-        "markeredgewidth": 0.5,
-    }
+def _series(axes: Axes, marks: Marks, frame: Frame, upright: bool, spread: float) -> None:
+    """Marks and bars of every series beside its place, scores upwards or to the right."""
+    for index, name in enumerate(frame.series):
+        shift = _shift(index, frame.series, spread)
+        places = [place for place, x in enumerate(frame.xs) if (name, x) in marks]
+        found = [marks[name, frame.xs[place]] for place in places]
+        look, moved, level = frame.looks[name], [place + shift for place in places], [mark.score for mark in found]
+        at = (moved, level) if upright else (level, moved)
+        if any(mark.half for mark in found):
+            bars = {"yerr" if upright else "xerr": arms(level, [mark.half for mark in found])}
+            axes.errorbar(*at, **bars, fmt="none", ecolor=look.colour, elinewidth=0.8, capsize=2)  # type: ignore[arg-type]
+        axes.plot(*at, label=name, color=look.colour, marker=look.marker, ms=5.5, mec=PAPER, mew=0.5, lw=1.0,
+                  ls="-" if upright else "none", zorder=3)  # fmt: skip
+    across, along = (axes.xaxis, axes.yaxis) if upright else (axes.yaxis, axes.xaxis)
+    across.grid(visible=False)
+    along.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
 
 
 def _steps(axes: Axes, marks: Marks, frame: Frame, own: bool) -> None:
     """A line per series over the steps."""
-    xs, series = frame.xs, frame.series
-    for index, name in enumerate(series):
-        shift = _shift(index, series, _spread(marks) / 2)
-        places = [place for place, x in enumerate(xs) if (name, x) in marks]
-        found = [marks[name, xs[place]] for place in places]
-        look = frame.looks[name]
-        moved = [place + shift for place in places]
-        level = [mark.score for mark in found]
-        if any(mark.half for mark in found):
-            axes.errorbar(moved, level, yerr=_arms(found), fmt="none", ecolor=look.colour, elinewidth=0.8, capsize=2)
-        axes.plot(moved, level, linewidth=1.0, label=name, **_style(look))  # type: ignore[arg-type]
-    axes.set_xticks(range(len(xs)), xs)
-    axes.set_xlim(-0.4, len(xs) - 0.6)
+    _series(axes, marks, frame, True, _spread(marks) / 2)
+    axes.set_xticks(range(len(frame.xs)), frame.xs)
+    axes.set_xlim(-0.4, len(frame.xs) - 0.6)
     axes.set_xlabel(frame.axes[0])
     axes.set_ylabel(frame.score)
-    axes.grid(visible=False, axis="x")
     axes.set_ylim(*_limits(marks, frame.span))
-    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
 
 
 def _pairs(axes: Axes, marks: Marks, frame: Frame, own: bool) -> None:
     """A row per x with one mark per series, joined by a line."""
-    spread, series = _spread(marks), frame.series
+    spread = _spread(marks)
     for place, x in enumerate(frame.xs):
-        there = [index for index, name in enumerate(series) if (name, x) in marks]
-        if there:
-            level = [marks[series[index], x].score for index in there]
-            axes.plot(level, [place + _shift(index, series, spread) for index in there], color="#BBBBBB", zorder=1)
-        else:
+        there = [index for index, name in enumerate(frame.series) if (name, x) in marks]
+        level = [marks[frame.series[index], x].score for index in there]
+        axes.plot(level, [place + _shift(index, frame.series, spread) for index in there], color="#BBBBBB", zorder=1)
+        if not there:
             axes.text(0.5, place, "no figure", color=MUTED, fontsize=FONT - 1, ha="center", va="center",
                       transform=axes.get_yaxis_transform())  # fmt: skip
     _rows(axes, marks, frame, own)
@@ -189,30 +184,17 @@ def _dots(axes: Axes, marks: Marks, frame: Frame, own: bool) -> None:
     """A row per x with one mark per series, and a line through the first row's."""
     for name in frame.series:
         if (name, frame.xs[0]) in marks:
-            colour = frame.looks[name].colour
-            axes.axvline(marks[name, frame.xs[0]].score, color=colour, linewidth=0.8, linestyle=(0, (4, 3)))
+            axes.axvline(marks[name, frame.xs[0]].score, color=frame.looks[name].colour, lw=0.8, ls=(0, (4, 3)))
     _rows(axes, marks, frame, own)
 
 
 def _rows(axes: Axes, marks: Marks, frame: Frame, own: bool) -> None:
     """Marks in rows from top to bottom; names of the rows only at the first panel, since they are the same."""
-    xs, spread = frame.xs, _spread(marks)
-    for index, name in enumerate(frame.series):
-        shift = _shift(index, frame.series, spread)
-        places = [place for place, x in enumerate(xs) if (name, x) in marks]
-        found = [marks[name, xs[place]] for place in places]
-        look = frame.looks[name]
-        moved = [place + shift for place in places]
-        level = [mark.score for mark in found]
-        if any(mark.half for mark in found):
-            axes.errorbar(level, moved, xerr=_arms(found), fmt="none", ecolor=look.colour, elinewidth=0.8, capsize=2)
-        axes.plot(level, moved, linestyle="none", label=name, zorder=3, **_style(look))  # type: ignore[arg-type]
-    axes.set_yticks(range(len(xs)), xs if own else [""] * len(xs))
-    axes.set_ylim(len(xs) - 0.4, -0.6)
-    axes.grid(visible=False, axis="y")
+    _series(axes, marks, frame, False, _spread(marks))
+    axes.set_yticks(range(len(frame.xs)), frame.xs if own else [""] * len(frame.xs))
+    axes.set_ylim(len(frame.xs) - 0.4, -0.6)
     axes.set_xlabel(frame.score)
     axes.set_xlim(*_limits(marks, frame.span))
-    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
 
 
 def _heat_map(axes: Axes, marks: Marks, frame: Frame, own: bool) -> None:
@@ -245,11 +227,6 @@ def _heat_map(axes: Axes, marks: Marks, frame: Frame, own: bool) -> None:
     axes.spines[:].set_visible(False)
     axes.set_xlabel(frame.axes[0])
     axes.set_ylabel(frame.axes[1] if own else "")
-
-
-def _arms(found: Sequence[Mark]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    """How far the marks' intervals are drawn to either side."""
-    return arms([mark.score for mark in found], [mark.half for mark in found])
 
 
 def _ends(marks: Marks) -> tuple[float, float]:
