@@ -1,1 +1,1 @@
-"""Rival methods, one file each; the module name is the method name."""
+"""Rival methods, one file each; the name of the module is the name of the method."""

@@ -1,12 +1,12 @@
-"""In the manner of CASWiT (arXiv 2601.11310, 2026): a patch reads its surroundings through attention at every stage.
+"""A method like CASWiT (arXiv 2601.11310, 2026): a patch attends to its surroundings at every stage of the encoder.
 
-Known of the original: the patch of 512 pixels and its neighbourhood of twice that side, reduced by two, pass a Swin
-encoder each; the patch's maps attend to the neighbourhood's, with a gate, at each of four stages; the second version
-has SegFormer's head; an auxiliary loss teaches the neighbourhood's branch. Its code could not be read, so the name ends
-in -like. Filled in here: ConvNeXt-T, which has the widths and the size of Swin-T and takes inputs of any size; keys and
-values are the neighbourhood's maps averaged to stride 32; a head of attention per 32 channels; a gate tanh(g) per
-stage, g from 0; encoders run first, fused maps are not fed back; the auxiliary loss is a 1x1 at stride 32 with weight
-0.4; the suite's recipe, since the authors' is unknown.
+Known from the paper: the patch of 512 pixels and its neighbourhood of twice that side, reduced by two, each pass
+through a Swin encoder; the patch's maps attend to the neighbourhood's maps, with a gate, at four stages; the second
+version uses SegFormer's head; an auxiliary loss trains the neighbourhood's branch. Its code was not available, hence
+the suffix -like. [ours]: ConvNeXt-T, which has the widths and the size of Swin-T and accepts inputs of any size; keys
+and values are the neighbourhood's maps averaged to stride 32; one attention head per 32 channels; a gate tanh(g) per
+stage, with g initialised to 0; the encoders run first, fused maps are not fed back; the auxiliary loss is a 1x1
+classifier at stride 32 with weight 0.4; the suite's recipe, because the authors' is unknown.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from scpseg.validation import Range
 
 STRIDE = 32
 TIMES = 2
-"""The neighbourhood's side over the patch's, and how far it is reduced."""
+"""Side of the neighbourhood relative to the patch, and the factor by which it is reduced."""
 STAGES = 4
 HEAD_WIDTH = 32
 AUXILIARY = 0.4
@@ -40,8 +40,8 @@ class CASWiTParams:
     """Section `caswit_like`.
 
     Attributes:
-        encoder: of both branches; it starts from `segmenter.weights`.
-        width: channels of the head; 256 is usual for encoders of this size.
+        encoder: encoder of both branches; its initial weights are `segmenter.weights`.
+        width: channels of the head; 256 is common for encoders of this size.
     """
 
     encoder: str
@@ -76,7 +76,7 @@ class CASWiTLike(Method):
         return logits
 
     def losses(self, views: Views, labels: Labels, progress: float) -> dict[str, Tensor]:
-        """Cross-entropy of the patch and, with weight 0.4, of the reduced neighbourhood."""
+        """Cross-entropy of the patch, and of the reduced neighbourhood with weight 0.4."""
         logits, deep = self._run(normalise(views.context, self.weights))
         patch = self.needs.window.patch
         return {
@@ -86,7 +86,7 @@ class CASWiTLike(Method):
         }
 
     def _run(self, window: Tensor) -> tuple[Tensor, Tensor]:
-        """Of normalised windows the patch's logits, and the neighbourhood's deepest map (B, C, L/32, L/32)."""
+        """The patch's logits and the neighbourhood's deepest map (B, C, L/32, L/32), from normalised windows."""
         own = self.encoder(_centre(window, self.needs.patch))[-STAGES:]
         around = self.context_encoder(F.avg_pool2d(window, TIMES))[-STAGES:]
         cells = around[-1].shape[-1]
@@ -103,10 +103,10 @@ class CASWiTLike(Method):
 
 
 class GatedAttention(nn.Module):
-    """Cells of one map read those of another; what they read is added through a gate that starts closed."""
+    """Cross-attention of one map to another, added through a gate that is initialised to 0."""
 
     def __init__(self, channels: int) -> None:
-        """A head per 32 channels, one at least."""
+        """One head per 32 channels, at least one."""
         super().__init__()
         self.heads = max(1, channels // HEAD_WIDTH)
         while channels % self.heads:
@@ -116,7 +116,7 @@ class GatedAttention(nn.Module):
         self.gate = nn.Parameter(torch.zeros(1))
 
     def forward(self, own: Tensor, other: Tensor) -> Tensor:
-        """(B, C, h, w) of `own`, which reads `other` (B, C, h', w')."""
+        """`own` (B, C, h, w) with attention to `other` (B, C, h', w')."""
         mine, read = (
             norm(maps.flatten(2).transpose(1, 2)) for norm, maps in zip(self.norms, (own, other), strict=True)
         )
@@ -136,20 +136,20 @@ def _centre(maps: Tensor, side: int) -> Tensor:
 
 
 def check(params: Params, benchmark: str) -> None:
-    """Reject impossible values.
+    """Check the values of the parameters.
 
     Raises:
-        UserError: a patch that is no multiple of 32 or gives a single cell, or an encoder that does not fit.
+        UserError: the patch is not a multiple of 32 or gives a single cell, or the encoder does not fit.
     """
     caswit, patch = params.section("caswit_like", CASWiTParams), params.benchmark(benchmark).patch
     if patch % STRIDE or patch == STRIDE:
         near = max(2, (patch + STRIDE // 2) // STRIDE) * STRIDE
-        why = f"caswit_like needs a multiple of {STRIDE} above {STRIDE}; the nearest valid value is {near}"
+        why = f"it must be a multiple of {STRIDE} above {STRIDE} for caswit_like; the nearest valid value is {near}"
         raise params.invalid(f"{benchmark}.patch", patch, why)
     check_encoder(params, "caswit_like.encoder", caswit.encoder, STRIDE, patch)
 
 
 def build(setting: Setting) -> Method:
-    """The method from checked parameters."""
+    """Build the method from checked parameters."""
     params = setting.params.section("caswit_like", CASWiTParams)
     return CASWiTLike(params, setting.segmenter, setting.classes, setting.patch)

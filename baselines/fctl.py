@@ -1,11 +1,12 @@
-"""FCtL (Li, Yang, Zhao, Liu, Wang, Tan, Chen; ICCV 2021): FCN-8s whose deepest map attends to two wider views.
+"""FCtL (Li, Yang, Zhao, Liu, Wang, Tan, Chen; ICCV 2021): FCN-8s whose deepest map attends to two larger contexts.
 
-The patch, a window of twice and one of three times its side, both reduced to the patch's size, pass a trunk each. Three
-attentions (to either context and to the patch itself) are weighed and added before the head. Trained in four phases,
-as the authors do: an FCN alone; with the wide context, with the medium one, each with one trunk for both views; then
-everything with the context trunks frozen. The contextual refinement of the paper's abstract is not in their code, nor
-here. Ours: ImageNet statistics, mirrored borders, the 7 x 7 convolution padded instead of the image, bilinear
-enlargement instead of fixed transposed convolutions, shortened gradients with recipe 'suite'.
+The patch, and windows of two and three times its side, both reduced to the patch's size, each pass through a trunk.
+Three attentions (to both contexts and to the patch itself) are weighted and added before the head. Training has four
+phases, as in the authors' code: an FCN alone; the FCN with the wide context; the FCN with the medium context, each
+with one trunk for both views; then everything with frozen context trunks. The contextual refinement in the paper's
+abstract is not in their code and not here. [ours]: ImageNet statistics, mirrored borders, padding of the 7 x 7
+convolution instead of the image, bilinear upsampling instead of fixed transposed convolutions, gradients clipped with
+recipe 'suite'.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ GAMMA = 3.0
 DROPOUT = 0.5
 KERNEL = 7
 VGG_HEAD = 4096
-"""Width of the head that VGG-16's classifier initialises."""
+"""Width of the head that is initialised from VGG-16's classifier."""
 SKIP_SCALES = (1e-4, 1e-2)
-"""Of the maps at strides 8 and 16 before their 1x1."""
+"""Factors of the maps at strides 8 and 16 before their 1x1 convolutions."""
 CLIP = 5.0
-"""[ours] Largest gradient norm with recipe 'suite': nothing normalises VGG."""
+"""[ours] Maximum gradient norm with recipe 'suite': VGG has no normalisation."""
 EPOCHS, IMAGES = 50, 6
 RATE = 5e-5 * 0.5**0.9
 """The authors run the second half of a schedule of 100 epochs that starts at 5e-5."""
@@ -52,11 +53,11 @@ class FCtLParams:
     """Section `fctl`.
 
     Attributes:
-        encoder: of all three trunks; vgg16 in the paper. It starts from `segmenter.weights`.
+        encoder: encoder of all three trunks; vgg16 in the paper. Its initial weights are `segmenter.weights`.
         head: width of the 7 x 7 and 1 x 1 convolutions; 4096 in the paper (119.6 of 170 million parameters).
-        views: 1 labels a window once; 8 averages the logits of its flips and quarter turns, as the authors' test script
-            does for unlabelled images.
-        recipe: 'suite' trains as every method; 'author' uses their optimiser, rate, images a step and epochs.
+        views: 1 processes a window once; 8 averages the logits over its flips and quarter turns, as the authors' test
+        script does for unlabelled images.
+        recipe: 'suite' trains like every method; 'author' uses their optimiser, learning rate, batch size and epochs.
     """
 
     encoder: str
@@ -69,12 +70,12 @@ SECTIONS: dict[str, type] = {"fctl": FCtLParams}
 
 
 class FCtL(Method):
-    """Three trunks; `medium` is the context of twice the patch's side, `wide` that of three times."""
+    """Three trunks; `medium` is the context of twice the patch's side, `wide` the one of three times."""
 
     training_parts = ("wide_head", "wide_attention")
 
     def __init__(self, params: FCtLParams, segmenter: SegmenterParams, classes: int, patch: int) -> None:
-        """Build trunks, correlation and head; `patch` in pixels."""
+        """Build trunks, correlation and head; `patch` is in pixels."""
         super().__init__()
         self.params = params
         self.needs = Needs(patch=patch, context=3 * patch)
@@ -123,7 +124,7 @@ class FCtL(Method):
         return {"focal": focal(logits, crop(labels.context, side), GAMMA)}
 
     def _logits(self, window: Tensor) -> Tensor:
-        """Of normalised windows (B, 3, 3 L, 3 L); the context trunks never learn here."""
+        """Logits of normalised windows (B, 3, 3 L, 3 L); the context trunks are not trained here."""
         side = self.needs.patch
         with torch.no_grad():
             medium = self.medium_trunk(reduced(window, side, 2))[-1]
@@ -133,7 +134,7 @@ class FCtL(Method):
         return logits
 
     def phases(self) -> tuple[Phase, ...]:
-        """The FCN, either context with it, everything; what precedes is trained for its authors' epochs at most."""
+        """The FCN, each context with it, then everything; earlier phases take at most their authors' epochs."""
         return tuple(self._phase(name) for name in LEARNS)
 
     def _phase(self, name: str) -> Phase:
@@ -152,7 +153,7 @@ class FCtL(Method):
         )
 
     def begin_phase(self, name: str, fresh: bool) -> None:
-        """Both contexts start from the FCN; the last phase from the medium context's trunk, head and attention."""
+        """Initialise each context from the FCN, and the last phase from the medium context, with its attention."""
         self.phase = name
         if not fresh:
             return
@@ -176,10 +177,10 @@ class FCtL(Method):
 
 
 class Trunk(nn.Module):
-    """An encoder's maps at strides 8, 16 and 32."""
+    """The maps of an encoder at strides 8, 16 and 32."""
 
     def __init__(self, segmenter: SegmenterParams, name: str) -> None:
-        """Build it; VGG's stages end before their pooling, so that its maps are those of the stage before, pooled."""
+        """Build the encoder; a VGG stage ends before its pooling, so these maps are the previous stage's, pooled."""
         super().__init__()
         self.encoder, self.weights = build_encoder(segmenter, name)
         self.pooled = name.startswith("vgg")
@@ -187,7 +188,7 @@ class Trunk(nn.Module):
         self.channels: list[int] = [*counts[2:4], counts[5]] if self.pooled else counts[-3:]
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
-        """Of (B, 3, L, L)."""
+        """Maps of pixels (B, 3, L, L)."""
         maps: list[Tensor] = self.encoder(pixels)
         if self.pooled:
             return [F.max_pool2d(maps[2], 2), F.max_pool2d(maps[3], 2), maps[5]]
@@ -195,10 +196,10 @@ class Trunk(nn.Module):
 
 
 class Head(nn.Module):
-    """The end of FCN-8s (Long et al., CVPR 2015): 7x7, two 1x1, and skips from strides 16 and 8."""
+    """Head of FCN-8s (Long et al., CVPR 2015): a 7x7 and two 1x1 convolutions, with skips from strides 16 and 8."""
 
     def __init__(self, channels: list[int], width: int, classes: int) -> None:
-        """For maps with `channels` at strides 8, 16 and 32."""
+        """Build for maps with `channels` channels at strides 8, 16 and 32."""
         super().__init__()
         self.wide = nn.Conv2d(channels[2], width, KERNEL, padding=KERNEL // 2)
         self.deep, self.score = nn.Conv2d(width, width, 1), nn.Conv2d(width, classes, 1)
@@ -206,7 +207,7 @@ class Head(nn.Module):
         self.dropout = nn.Dropout2d(DROPOUT)
 
     def load_classifier(self, state: dict[str, Tensor]) -> None:
-        """Start the first two convolutions from the linear layers `0` and `3` of VGG's classifier."""
+        """Initialise the first two convolutions from the linear layers `0` and `3` of VGG's classifier."""
         with torch.no_grad():
             for layer, name in ((self.wide, "0"), (self.deep, "3")):
                 layer.weight.copy_(state[f"{name}.weight"].view_as(layer.weight))
@@ -224,10 +225,10 @@ class Head(nn.Module):
 
 
 class Attention(nn.Module):
-    """Attention of every cell of a map to all cells of another, without scaling; its gain starts from 0."""
+    """Attention of every cell of a map to all cells of another, without scaling; its gain is initialised to 0."""
 
     def __init__(self, channels: int) -> None:
-        """Of maps with `channels`."""
+        """Build for maps with `channels` channels."""
         super().__init__()
         self.query, self.key = nn.Conv2d(channels, channels, 1), nn.Conv2d(channels, channels, 1)
         self.value = nn.Conv2d(channels, channels, 1, bias=False)
@@ -236,7 +237,7 @@ class Attention(nn.Module):
             _initialise(layer)
 
     def forward(self, own: Tensor, other: Tensor) -> Tensor:
-        """(B, C, h, w) of `own`, from `other` (B, C, h', w')."""
+        """`own` (B, C, h, w) with attention to `other` (B, C, h', w')."""
         query, key = self.query(own).flatten(2).transpose(1, 2), self.key(other).flatten(2)
         weights = torch.softmax(query @ key, dim=-1)
         mixed = self.value(other).flatten(2) @ weights.transpose(1, 2)
@@ -245,10 +246,10 @@ class Attention(nn.Module):
 
 
 class Correlation(nn.Module):
-    """Attentions to both contexts and to the patch itself, fused by weights that each cell chooses."""
+    """Attention to both contexts and to the patch itself, fused with weights per cell."""
 
     def __init__(self, channels: int) -> None:
-        """Of maps with `channels`."""
+        """Build for maps with `channels` channels."""
         super().__init__()
         names = ("medium", "wide", "own")
         self.attentions = nn.ModuleDict({name: Attention(channels) for name in names})
@@ -270,32 +271,32 @@ class Correlation(nn.Module):
 
 
 def crop(maps: Tensor, side: int) -> Tensor:
-    """The centre of (..., H, W), side x side."""
+    """The central side x side crop of (..., H, W)."""
     top, left = ((size - side) // 2 for size in maps.shape[-2:])
     return maps[..., top : top + side, left : left + side]
 
 
 def reduced(window: Tensor, side: int, times: int) -> Tensor:
-    """The centre of `times` the patch's side, reduced to side x side with an antialiased bilinear kernel."""
+    """The central window of `times` the patch's side, reduced to side x side with an antialiased bilinear kernel."""
     context = crop(window, times * side)
     return F.interpolate(context, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
 
 
 def vgg_classifier() -> dict[str, Tensor]:
-    """The state of VGG-16's classifier, trained on ImageNet.
+    """State dict of VGG-16's classifier, trained on ImageNet.
 
     Raises:
-        UserError: the weights could not be fetched.
+        UserError: the weights could not be downloaded.
     """
     import torchvision
 
     try:
         network = torchvision.models.vgg16(weights=torchvision.models.VGG16_Weights.IMAGENET1K_V1)
-    except Exception as error:  # of whatever library fetches
+    except Exception as error:  # of any library that downloads
         reason = " ".join(str(error).split())[:200].rstrip(".")
         raise UserError(
-            f"segmenter.weights is 'imagenet', but torchvision's vgg16 could not be fetched ({reason}); connect this "
-            "machine once, after which it is cached, or set `-S segmenter.weights=random` or a smaller fctl.head"
+            f"segmenter.weights is 'imagenet', but torchvision's vgg16 could not be downloaded ({reason}); connect "
+            "this machine once, after which it is cached, or set `-S segmenter.weights=random` or a smaller fctl.head"
         ) from error
     state: dict[str, Tensor] = network.classifier.state_dict()
     return state
@@ -308,20 +309,20 @@ def _initialise(layer: nn.Conv2d) -> None:
 
 
 def check(params: Params, benchmark: str) -> None:
-    """Reject impossible values.
+    """Check the values of the parameters.
 
     Raises:
-        UserError: a patch that the trunks cannot work with, or an encoder that does not fit.
+        UserError: the trunks do not support the patch side, or the encoder does not fit.
     """
     fctl, patch = params.section("fctl", FCtLParams), params.benchmark(benchmark).patch
     if patch % STRIDE or patch == STRIDE:
         near = max(2, (patch + STRIDE // 2) // STRIDE) * STRIDE
-        why = f"fctl needs a multiple of {STRIDE} above {STRIDE}; the nearest valid value is {near}"
+        why = f"it must be a multiple of {STRIDE} above {STRIDE} for fctl; the nearest valid value is {near}"
         raise params.invalid(f"{benchmark}.patch", patch, why)
     check_encoder(params, "fctl.encoder", fctl.encoder, STRIDE, patch)
 
 
 def build(setting: Setting) -> Method:
-    """The method from checked parameters."""
+    """Build the method from checked parameters."""
     params = setting.params.section("fctl", FCtLParams)
     return FCtL(params, setting.segmenter, setting.classes, setting.patch)

@@ -1,11 +1,11 @@
-"""GLNet (Chen, Jiang, Wang, Cui, Qian; CVPR 2019): a branch on the whole image, reduced, and one on the patch.
+"""GLNet (Chen, Jiang, Wang, Cui, Qian; CVPR 2019): a global branch on the overview and a local branch on the patch.
 
-Both are an encoder with a feature pyramid (`scpseg.segmenters.fpn`); each sees the other's maps of the same place at
-every stage. Trained in phases: the overview branch alone; the local branch with the maps cut from it; and, with
-direction 'both', a second overview branch with the maps of all local windows pasted together. Ours: ImageNet
-statistics, the library's windows, bilinear instead of nearest enlargement of the logits, ignored pixels left out of
-the loss, phase 'mutual' with batch norm over single overviews; with recipe 'suite' gradients averaged instead of
-summed over windows, and shortened.
+Each branch is an encoder with a feature pyramid (`scpseg.segmenters.fpn`), and uses the other's maps of the same area
+at every stage. Training has phases: the overview branch alone; the local branch with maps cropped from the overview
+branch; and, with direction 'both', a second overview branch with the stitched maps of all local windows. [ours]:
+ImageNet statistics, the library's windows, bilinear instead of nearest upsampling of the logits, ignored pixels
+excluded from the loss, batch norm over single overviews in phase 'mutual'; with recipe 'suite', gradients averaged
+instead of summed over windows, and clipped.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from scpseg.contract import ImageViews, Labels, Method, Needs, Phase, Recipe, Setting, Views, Weights
-from scpseg.geometry import Pasted, cut, enlarge, resize
+from scpseg.geometry import Stitched, cut, enlarge, resize
 from scpseg.losses import focal
 from scpseg.params import Params, SegmenterParams
 from scpseg.segmenters.base import normalise
@@ -32,14 +32,14 @@ from scpseg.validation import Positive, Range
 STRIDE = 32
 GAMMA = 3.0
 AGREEMENT = 0.15
-"""Weight of the squared difference between the last local features and those cut from the overview."""
+"""Weight of the squared difference between the last local features and those cropped from the overview's."""
 CLIP = 5.0
-"""[ours] Largest gradient norm with recipe 'suite': without it the pyramids, which nothing normalises, diverge within
-30 steps of SGD at rate 0.01 (seen with ResNet-50 and width 256)."""
+"""[ours] Maximum gradient norm with recipe 'suite': without it the pyramids, which have no normalisation, diverge
+within 30 steps of SGD at learning rate 0.01 (observed with ResNet-50 and width 256)."""
 EPOCHS = {"overview": 120, "local": 50, "mutual": 120}
 RATES = {"overview": 5e-5, "local": 2e-5, "mutual": 5e-5}
 IMAGES = 6
-"""The authors' images per step."""
+"""Images per step in the authors' code."""
 LEARNS = {
     "overview": ("overview_branch",),
     "local": ("local_branch", "aggregation"),
@@ -52,16 +52,16 @@ class GLNetParams:
     """Section `glnet`.
 
     Attributes:
-        overview: side T of the reduced whole image in pixels; 508 in the paper, 512 with the encoders here.
-        encoder: of every branch; it starts from `segmenter.weights`.
+        overview: side T of the overview in pixels; 508 in the paper, 512 with the encoders used here.
+        encoder: encoder of every branch; its initial weights are `segmenter.weights`.
         width: channels of the pyramids; 256 in the paper.
-        direction: 'to_local' (phases overview, local) or 'both' (and phase mutual).
-        recipe: 'suite' trains the local branch as every method, the overview branches before and after it for no more
-            than their authors' epochs; 'author' uses their optimiser, rates, batches, sums of losses and epochs, and
-            `train.iterations` does not count.
-        windows: computed at once where a phase takes all windows of an image; 6 in the paper.
-        patch: side of its windows in pixels, 508 in the paper (536 on Inria); null = that of the benchmark, as for all.
-        overlap: pixels that neighbouring windows share at least, 50 in the paper.
+        direction: 'to_local' (phases overview, local) or 'both' (also phase mutual).
+        recipe: 'suite' trains the local branch like every method, and the overview branches for at most their authors'
+            epochs; 'author' uses their optimiser, learning rates, batches, summed losses and epochs, and ignores
+            `train.iterations`.
+        windows: number computed at once where a phase takes all windows of an image; 6 in the paper.
+        patch: side of the windows in pixels, 508 in the paper (536 on Inria); null = the benchmark's.
+        overlap: minimum overlap of neighbouring windows in pixels, 50 in the paper.
     """
 
     overview: Annotated[int, Range(2 * STRIDE)]
@@ -74,7 +74,7 @@ class GLNetParams:
     overlap: Annotated[int, Range(0)]
 
     def patch_of(self, benchmark: int) -> int:
-        """The side of its windows where the benchmark's is `benchmark`."""
+        """The side of the windows, given the benchmark's patch side."""
         return benchmark if self.patch is None else self.patch
 
 
@@ -82,8 +82,8 @@ SECTIONS: dict[str, type] = {"glnet": GLNetParams}
 
 
 @dataclass(frozen=True)
-class Whole:
-    """What is known of the whole image: the overview branch's stages 0..3, and the features to aggregate with."""
+class GlobalFeatures:
+    """Features of the whole image: stages 0..3 of the overview branch, and the features for the aggregation."""
 
     stages: list[list[Tensor]]
     joined: Tensor
@@ -93,31 +93,31 @@ class Branch(nn.Module):
     """An encoder with its pyramid."""
 
     def __init__(self, encoder: nn.Module, fpn: FPN, weights: Weights) -> None:
-        """Join both; the encoder, initialised from `weights`, gives its last four maps."""
+        """Combine both; the pyramid uses the last four maps of the encoder, which was initialised from `weights`."""
         super().__init__()
         self.encoder, self.fpn, self.weights = encoder, fpn, weights
 
     def stages(self, pixels: Tensor, partner: Partner | None = None) -> Iterator[list[Tensor]]:
-        """The pyramid's stages for uint8 pixels (B, 3, H, W)."""
+        """Yield the stages of the pyramid for uint8 pixels (B, 3, H, W)."""
         return self.fpn.stages(self.encoder(normalise(pixels, self.weights))[-4:], partner)
 
     def joined(self, pixels: Tensor, partner: Partner | None = None) -> Tensor:
-        """The last stage alone."""
+        """The last stage only."""
         for stage in self.stages(pixels, partner):
             maps = stage
         return maps[0]
 
     def classify(self, joined: Tensor) -> Tensor:
-        """Logits (B, K, h, w) at the size of the last stage."""
+        """Logits (B, K, h, w) at the resolution of the last stage."""
         logits: Tensor = self.fpn.classifier(joined)
         return logits
 
 
 class GLNet(Method):
-    """Two or three branches; `forward` needs the state that `begin_image` makes."""
+    """Two or three branches; `forward` needs the state that `begin_image` returns."""
 
     def __init__(self, params: GLNetParams, segmenter: SegmenterParams, classes: int, patch: int) -> None:
-        """Build the branches of a direction; `segmenter.encoder` is already GLNet's own, `patch` in pixels."""
+        """Build the branches; `segmenter.encoder` is already GLNet's own, `patch` is in pixels."""
         super().__init__()
         self.params = params
         self.needs = Needs(patch, patch, params.overview, params.overlap)
@@ -130,20 +130,20 @@ class GLNet(Method):
         initialise(self.aggregation, WIDTH / params.width)
         self.phase = "overview"
 
-    def begin_image(self, image: ImageViews) -> Whole:
-        """Encode the overview; with direction 'both' also walk all windows once.
+    def begin_image(self, image: ImageViews) -> GlobalFeatures:
+        """Encode the overview; with direction 'both', also process all windows once.
 
-        That walk keeps sums of the size of the overview's maps only; `forward` computes the local features again.
+        This pass stores sums of the size of the overview's maps only; `forward` computes the local features again.
         """
-        return self._whole(image.overview(self.params.overview), image.windows)
+        return self._global(image.overview(self.params.overview), image.windows)
 
     def forward(self, views: Views, state: Any = None) -> Tensor:
         """Aggregated logits (B, K, L, L)."""
-        assert isinstance(state, Whole)
+        assert isinstance(state, GlobalFeatures)
         return resize(self._aggregate(self._local(views, state), views, state), (self.needs.patch, self.needs.patch))
 
     def losses(self, views: Views, labels: Labels, progress: float) -> dict[str, Tensor]:
-        """Focal losses of the phase's outputs at stride 4, and in phase 'local' how far the branches disagree."""
+        """Focal losses of the phase's outputs at stride 4; in phase 'local' also the disagreement of the branches."""
         assert views.overview is not None and labels.overview is not None
         if self.phase == "overview":
             logits = self.overview_branch.classify(self.overview_branch.joined(views.overview))
@@ -151,43 +151,43 @@ class GLNet(Method):
         if self.phase == "mutual":
             return self._mutual_losses(views, labels, views.overview, labels.overview)
         with torch.no_grad():
-            whole = self._overview(views.overview)
-        local = self._local(views, whole)
-        seen = cut(whole.joined, views.place, (local.shape[-2], local.shape[-1]))
+            features = self._overview(views.overview)
+        local = self._local(views, features)
+        crop = cut(features.joined, views.place, (local.shape[-2], local.shape[-1]))
         return {
             "local": focal(self.local_branch.classify(local), labels.context, GAMMA),
-            "aggregate": focal(self._aggregate(local, views, whole), labels.context, GAMMA),
-            "agreement": AGREEMENT * F.mse_loss(local, seen),
+            "aggregate": focal(self._aggregate(local, views, features), labels.context, GAMMA),
+            "agreement": AGREEMENT * F.mse_loss(local, crop),
         }
 
     def _mutual_losses(self, views: Views, labels: Labels, overview: Tensor, truth: Tensor) -> dict[str, Tensor]:
-        """Of all windows of one image; the windows' features are computed again backwards instead of being kept.
+        """Losses of all windows of an image; the backward pass recomputes their features instead of storing them.
 
-        The authors take the mean over their images' overviews and the sum over all sub-batches of windows.
+        The authors average over the overviews of their images and sum over all sub-batches of windows.
         """
         assert self.mutual_branch is not None
         author = self.params.recipe == "author"
         parts = [slice(first, first + self.params.windows) for first in range(0, len(views.place), self.params.windows)]
         portions = [Views(views.context[part], views.place[part]) for part in parts]
-        whole = self._whole(overview, lambda: iter(portions))
+        features = self._global(overview, lambda: iter(portions))
 
         def aggregate(joined: Tensor, portion: Views, target: Tensor) -> Tensor:
             with torch.no_grad():
-                local = self._local(portion, whole)
-            logits = self._aggregate(local, portion, replace(whole, joined=joined))
+                local = self._local(portion, features)
+            logits = self._aggregate(local, portion, replace(features, joined=joined))
             return focal(logits, target, GAMMA) * (1.0 if author else len(portion.place) / len(views.place))
 
         portions_loss = [
-            checkpoint(aggregate, whole.joined, portion, labels.context[part], use_reentrant=False)
+            checkpoint(aggregate, features.joined, portion, labels.context[part], use_reentrant=False)
             for portion, part in zip(portions, parts, strict=True)
         ]
         return {
-            "overview": focal(self.mutual_branch.classify(whole.joined), truth, GAMMA) / (IMAGES if author else 1),
+            "overview": focal(self.mutual_branch.classify(features.joined), truth, GAMMA) / (IMAGES if author else 1),
             "aggregate": torch.stack(portions_loss).sum(),
         }
 
     def phases(self) -> tuple[Phase, ...]:
-        """Overview, local and, with direction 'both', mutual; as by the authors, the last state of each is kept."""
+        """Overview, local and, with direction 'both', mutual; the last state of each is kept, as the authors do."""
         return tuple(self._phase(name) for name in self._names())
 
     def _names(self) -> list[str]:
@@ -195,26 +195,26 @@ class GLNet(Method):
 
     def _phase(self, name: str) -> Phase:
         author = self.params.recipe == "author"
-        # The authors show the local branch all windows of their images; the suite draws windows as for everybody.
-        whole = name == "mutual" or (author and name == "local")
+        # The authors train the local branch on all windows of their images; the suite samples windows for every method.
+        all_windows = name == "mutual" or (author and name == "local")
         return Phase(
             name,
             LEARNS[name],
-            "image" if whole else "window",
-            self.params.windows if whole and name == "local" else None,
+            "image" if all_windows else "window",
+            self.params.windows if all_windows and name == "local" else None,
             Recipe("adam", RATES[name], 5e-4, IMAGES, EPOCHS[name], power=0.9) if author else None,
             None if author else CLIP,
             None if name == "local" else EPOCHS[name],
             ("overview",) if name == "overview" else ("window", "overview"),
-            summed=author and whole,
+            summed=author and all_windows,
         )
 
     def branches(self) -> dict[str, Method]:
-        """Each branch by itself, with what it sees of the others."""
+        """Each branch alone, with the features that it receives from the others."""
         return {name: _Alone(self, name).eval() for name in self._names()}
 
     def begin_phase(self, name: str, fresh: bool) -> None:
-        """The second overview branch starts from the first one's trained encoder and classifier; its pyramid is new."""
+        """Copy the trained encoder and classifier to the second overview branch, whose pyramid starts untrained."""
         self.phase = name
         if name == "mutual" and fresh:
             assert self.mutual_branch is not None
@@ -238,50 +238,50 @@ class GLNet(Method):
             "adam_rates": ":".join(f"{RATES[name]:g}" for name in self._names()) if author else None,
         }
 
-    def _overview(self, overview: Tensor) -> Whole:
-        """What the first overview branch knows, (B, 3, T, T)."""
+    def _overview(self, overview: Tensor) -> GlobalFeatures:
+        """Global features of overviews (B, 3, T, T) from the first overview branch."""
         stages = self.overview_branch.stages(overview)
-        return Whole(list(islice(stages, 4)), next(stages)[0])
+        return GlobalFeatures(list(islice(stages, 4)), next(stages)[0])
 
-    def _whole(self, overview: Tensor, windows: Callable[[], Iterator[Views]]) -> Whole:
-        """What `forward` aggregates with: of an image's overview (1, 3, T, T) and, for 'both', of its windows."""
+    def _global(self, overview: Tensor, windows: Callable[[], Iterator[Views]]) -> GlobalFeatures:
+        """Global features of an image, from its overview (1, 3, T, T) and, with direction 'both', its windows."""
         if self.mutual_branch is None:
             return self._overview(overview)
         with torch.no_grad():
             stages = list(islice(self.overview_branch.stages(overview), 4))
-            pasted = self._pasted(stages, windows())
-        joined = self.mutual_branch.joined(overview, lambda stage, level, size: pasted[stage][level])
-        return Whole(stages, joined)
+            stitched = self._stitched(stages, windows())
+        joined = self.mutual_branch.joined(overview, lambda stage, level, size: stitched[stage][level])
+        return GlobalFeatures(stages, joined)
 
-    def _pasted(self, stages: list[list[Tensor]], windows: Iterator[Views]) -> list[list[Tensor]]:
-        """The local branch's stages 0..3 of all windows in maps of the overview's sizes."""
-        pasted = [[Pasted(map_) for map_ in stage] for stage in stages]
+    def _stitched(self, stages: list[list[Tensor]], windows: Iterator[Views]) -> list[list[Tensor]]:
+        """Stages 0..3 of the local branch on all windows, stitched to maps of the overview's sizes."""
+        stitched = [[Stitched(map_) for map_ in stage] for stage in stages]
         for views in windows:
-            local = self.local_branch.stages(views.context, _seen(stages, views.place))
-            for empty, filled in zip(pasted, local, strict=False):
+            local = self.local_branch.stages(views.context, _crop(stages, views.place))
+            for empty, filled in zip(stitched, local, strict=False):
                 for target, map_ in zip(empty, filled, strict=True):
                     target.add(map_, views.place)
-        return [[target.mean() for target in stage] for stage in pasted]
+        return [[target.mean() for target in stage] for stage in stitched]
 
-    def _local(self, views: Views, whole: Whole) -> Tensor:
-        return self.local_branch.joined(views.context, _seen(whole.stages, views.place))
+    def _local(self, views: Views, features: GlobalFeatures) -> Tensor:
+        return self.local_branch.joined(views.context, _crop(features.stages, views.place))
 
-    def _aggregate(self, local: Tensor, views: Views, whole: Whole) -> Tensor:
-        seen = cut(whole.joined, views.place, (local.shape[-2], local.shape[-1]))
-        logits: Tensor = self.aggregation(torch.cat([local, seen], dim=1))
+    def _aggregate(self, local: Tensor, views: Views, features: GlobalFeatures) -> Tensor:
+        crop = cut(features.joined, views.place, (local.shape[-2], local.shape[-1]))
+        logits: Tensor = self.aggregation(torch.cat([local, crop], dim=1))
         return logits
 
 
 class _Alone(Method):
-    """One branch of a GLNet, labelling images by its own classifier."""
+    """One branch of a GLNet, which labels images with its own classifier."""
 
     def __init__(self, glnet: GLNet, name: str) -> None:
         super().__init__()
         self.glnet, self.name = glnet, name
         self.needs, self.weights = glnet.needs, glnet.weights
 
-    def begin_image(self, image: ImageViews) -> Whole | Tensor:
-        """Logits (1, K, h, w) of the whole image; for the local branch what it sees of it."""
+    def begin_image(self, image: ImageViews) -> GlobalFeatures | Tensor:
+        """Logits (1, K, h, w) of the whole image; for the local branch, the global features."""
         glnet = self.glnet
         if self.name == "local":
             return glnet.begin_image(image)
@@ -300,12 +300,12 @@ class _Alone(Method):
         return resize(self.glnet.local_branch.classify(self.glnet._local(views, state)), size)
 
     def losses(self, views: Views, labels: Labels, progress: float) -> dict[str, Tensor]:
-        """None: it is trained as part of the whole."""
+        """Not implemented: the branch is trained as a part of GLNet."""
         raise NotImplementedError
 
 
-def _seen(stages: list[list[Tensor]], place: Tensor) -> Partner:
-    """The overview's maps as a patch at `place` sees them."""
+def _crop(stages: list[list[Tensor]], place: Tensor) -> Partner:
+    """Crop the overview's maps at `place`."""
     return lambda stage, level, size: cut(stages[stage][level], place, size)
 
 
@@ -318,8 +318,8 @@ def check(params: Params, benchmark: str) -> None:
     """Check the values of the parameters.
 
     Raises:
-        UserError: an overview, width or patch that the branches cannot work with, an unknown encoder, no ImageNet
-            weights for it.
+        UserError: the branches do not support the overview, width or patch side, the encoder is unknown, or it has no
+            ImageNet weights.
     """
     glnet = params.section("glnet", GLNetParams)
     for key, step in (("overview", STRIDE), ("width", 2)):
@@ -331,7 +331,7 @@ def check(params: Params, benchmark: str) -> None:
             )
     patch = glnet.patch_of(params.benchmark(benchmark).patch)
     if glnet.overlap >= patch:
-        why = f"it must be below the side of a window; the nearest valid value is {patch - 1}"
+        why = f"it must be less than the side of a window; the nearest valid value is {patch - 1}"
         raise params.invalid("glnet.overlap", glnet.overlap, why)
     if patch <= STRIDE:
         why = f"batch norm needs more than one cell at stride {STRIDE}; the nearest valid value is {STRIDE + 1}"
@@ -344,7 +344,7 @@ def check(params: Params, benchmark: str) -> None:
 
 
 def build(setting: Setting) -> Method:
-    """The method from checked parameters."""
+    """Build the method from checked parameters."""
     params = setting.params.section("glnet", GLNetParams)
     segmenter = replace(setting.segmenter, encoder=params.encoder)
     return GLNet(params, segmenter, setting.classes, params.patch_of(setting.patch))

@@ -1,11 +1,11 @@
-"""ISDNet (Guo, Liu, Gan, Wang, Yang, Zhang, Ouyang; CVPR 2022): the whole image through a shallow and a deep network.
+"""ISDNet (Guo, Liu, Gan, Wang, Yang, Zhang, Ouyang; CVPR 2022): a shallow and a deep network on the whole image.
 
-The deep one sees the image at a quarter of its sides, the shallow one two Laplacian residuals at full size; two
-relation-aware fusions join them. Super-resolution and structure distillation help the deep one in training. Trained
-on crops, tested on whole images. As in the authors' code, not their text: rate 0.01, similarity normalised along
-space. Ours: the encoder is ResNet-18 with the shortcuts of variant D instead of C (equal parameters), which has
-weights; the shallow stem starts from random ones; augmentation is the suite's; similarity is taken of the decoder's
-last 64 channels, which the paper does not name.
+The deep network processes the image at a quarter of its sides, the shallow one two Laplacian residuals at full size;
+two relation-aware fusions combine them. In training, super-resolution and structure distillation guide the deep
+network. Training uses crops, inference whole images. As in the authors' code, not their text: learning rate 0.01,
+similarity normalised over space. [ours]: the encoder is ResNet-18 with the shortcuts of variant D instead of C (equal
+parameters), for which weights exist; the shallow stem starts from random weights; the augmentation is the suite's;
+similarity uses the decoder's last 64 channels, which the paper does not specify.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ DEEP = 128
 """Channels of the deep map and of both fusions."""
 DILATIONS = (12, 24, 36)
 ROWS = 16
-"""The vector of a side is reshaped to so many rows before the product of both."""
+"""Number of rows to which the vector of each input is reshaped before the two are multiplied."""
 DROPOUT = 0.1
 AUXILIARY, SUPER_RESOLUTION = 0.4, 0.1
-"""Weights of the cross-entropy of the encoder's last stage but one, and of the predicted residuals."""
+"""Weights of the cross-entropy of the encoder's second last stage, and of the predicted residuals."""
 STEPS, BATCH = {"inria": 40_000}, {"inria": 4}
-"""The authors' where they differ from 80,000 steps of 8 crops."""
+"""The authors' values where they differ from 80,000 steps of 8 crops."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ class ISDNetParams:
     """Section `isdnet`.
 
     Attributes:
-        encoder: of the deep branch, at stride 8; it starts from `segmenter.weights`.
-        crop: side of a training crop over the benchmark's patch, rounded to a multiple of 32 pixels; 2.375 of 512 is
-            1216, for the authors' 1224 on DeepGlobe.
-        recipe: 'suite' trains as every method; 'author' uses their optimiser, rate, batch and steps.
+        encoder: encoder of the deep branch, at stride 8; its initial weights are `segmenter.weights`.
+        crop: side of a training crop relative to the benchmark's patch, rounded to a multiple of 32 pixels; 2.375 of
+            512 is 1216, for the authors' 1224 on DeepGlobe.
+        recipe: 'suite' trains like every method; 'author' uses their optimiser, learning rate, batch size and steps.
     """
 
     encoder: str
@@ -63,14 +63,14 @@ SECTIONS: dict[str, type] = {"isdnet": ISDNetParams}
 
 
 class ISDNet(Method):
-    """Whole images at test time; every output is enlarged bilinearly to the size of the input."""
+    """Processes whole images at test time; every output is upsampled bilinearly to the size of the input."""
 
     training_parts = ("deep_classifier", "enlarged_heads", "stage_head", "decoder")
 
     def __init__(
         self, params: ISDNetParams, segmenter: SegmenterParams, classes: int, crop: int, benchmark: str
     ) -> None:
-        """Build both branches; `crop` in pixels."""
+        """Build both branches; `crop` is in pixels."""
         super().__init__()
         self.params, self.benchmark = params, benchmark
         self.needs = Needs(patch=crop, context=crop)
@@ -88,7 +88,7 @@ class ISDNet(Method):
         self.decoder = SuperResolution()
 
     def needs_at(self, height: int, width: int) -> Window:
-        """The whole image."""
+        """One window for the whole image."""
         return Window.whole(height, width, STRIDE)
 
     def forward(self, views: Views, state: Any = None) -> Tensor:
@@ -96,14 +96,14 @@ class ISDNet(Method):
         images = normalise(views.context, self.weights)
         deep = self._deep(images)[-1]
         detail = torch.cat(residuals(images), dim=1)
-        del images  # of the size of the whole image, and used up
+        del images  # as large as the whole image, and no longer needed
         fine, coarse = self.shallow(detail)
         fused, _ = self.coarse_fusion(coarse, deep)
         fused, _ = self.fine_fusion(fine, fused)
         return resize(self.head(fused), (views.context.shape[-2], views.context.shape[-1]))
 
     def losses(self, views: Views, labels: Labels, progress: float) -> dict[str, Tensor]:
-        """Cross-entropy of five outputs, the predicted residuals, and the distilled structure."""
+        """Cross-entropy of five outputs, loss of the predicted residuals, and structure distillation loss."""
         images = normalise(views.context, self.weights)
         size = (images.shape[-2], images.shape[-1])
         detail = residuals(images)
@@ -126,12 +126,12 @@ class ISDNet(Method):
         return losses
 
     def _deep(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The encoder's last stage but one and the deep map (B, 128, H/32, W/32)."""
+        """The encoder's second last stage, and the deep map (B, 128, H/32, W/32)."""
         encoded = self.encoder(images[..., ::REDUCTION, ::REDUCTION])
         return encoded[-2], self.pyramid(encoded[-1])
 
     def phases(self) -> tuple[Phase, ...]:
-        """One, by the suite's recipe or the authors'."""
+        """One phase, with the suite's or the authors' recipe."""
         recipe = None
         if self.params.recipe == "author":
             steps, batch = STEPS.get(self.benchmark, 80_000), BATCH.get(self.benchmark, 8)
@@ -139,15 +139,15 @@ class ISDNet(Method):
         return (Phase("all", recipe=recipe),)
 
     def describe(self) -> dict[str, str | int | float | bool | None]:
-        """Effective sizes, encoder and recipe; `patch` is the training crop."""
+        """Effective sizes, encoder and recipe; `patch` is the side of a training crop."""
         return super().describe() | {"encoder": self.params.encoder, "recipe": self.params.recipe, "whole_image": True}
 
 
 class ASPP(nn.Module):
-    """The atrous pyramid of DeepLabv3: image pool, 1x1, three dilated 3x3, joined by a 3x3 to 128 channels."""
+    """Atrous pyramid of DeepLabv3: image pooling, 1x1, three dilated 3x3, fused by a 3x3 to 128 channels."""
 
     def __init__(self, inputs: int) -> None:
-        """From `inputs` channels. The image pool is normalised over the images of a step: two at least."""
+        """From `inputs` channels. Batch norm of the pooled values needs at least two images per step."""
         super().__init__()
         self.pool, self.point = block(inputs, DEEP), block(inputs, DEEP)
         self.dilated = nn.ModuleList(
@@ -168,10 +168,10 @@ class ASPP(nn.Module):
 
 
 class RelationAwareFusion(nn.Module):
-    """Weighs the channels of a shallow and a deep map by how both relate, and adds them (paper, section 3.3)."""
+    """Weight the channels of a shallow and a deep map by their relation, and add the maps (paper, section 3.3)."""
 
     def __init__(self, shallow: int) -> None:
-        """For `shallow` channels. The vectors are normalised over the images of a step: two at least."""
+        """For `shallow` channels. Batch norm of the vectors needs at least two images per step."""
         super().__init__()
         self.reduce = nn.ModuleList([block(shallow, DEEP, 3), block(DEEP, DEEP, 3)])
         self.vectors = nn.ModuleList(normed(DEEP, DEEP, 1) for _ in range(2))
@@ -182,7 +182,7 @@ class RelationAwareFusion(nn.Module):
         self.enlarge, self.join = block(DEEP, DEEP, 3), normed(DEEP, DEEP, 3)
 
     def forward(self, shallow: Tensor, deep: Tensor) -> tuple[Tensor, Tensor]:
-        """Fused and enlarged deep maps (B, 128, h, w) at the size of `shallow`."""
+        """Fused and upsampled deep maps (B, 128, h, w) at the size of `shallow`."""
         maps = [reduce(side) for reduce, side in zip(self.reduce, (shallow, deep), strict=True)]
         vectors = [
             vector(side.mean(dim=(2, 3), keepdim=True)).flatten(1)
@@ -199,17 +199,17 @@ class RelationAwareFusion(nn.Module):
 
 
 class SuperResolution(nn.Module):
-    """Predicts the residuals from the deep map, at half of the image's sides."""
+    """Predict the residuals from the deep map, at half of the image's sides."""
 
     def __init__(self) -> None:
-        """Three enlargements, by 4, 2 and 2."""
+        """Three upsampling steps, by 4, 2 and 2."""
         super().__init__()
         self.scales = (4, 2, 2)
         self.steps = nn.ModuleList([block(DEEP, 64, 3), block(64, 64, 3), block(64, DEEP, 3)])
         self.features, self.last = block(DEEP, 64, 3), nn.Conv2d(64, 3, 1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """From (B, 128, h, w) to (B, 3, 16 h, 16 w) and the 64 features before."""
+        """From (B, 128, h, w) to (B, 3, 16 h, 16 w), and the 64 features before that."""
         for scale, step in zip(self.scales, self.steps, strict=True):
             x = step(F.interpolate(x, scale_factor=scale, mode="nearest"))
         features = self.features(x)
@@ -217,7 +217,7 @@ class SuperResolution(nn.Module):
 
 
 def residuals(images: Tensor) -> tuple[Tensor, Tensor]:
-    """The two finest levels of the Laplacian pyramid of (B, 3, H, W), the second enlarged to H x W."""
+    """The two finest levels of the Laplacian pyramid of (B, 3, H, W), the second resized to H x W."""
     half = _reduce(images)
     quarter = _reduce(half)
     second = half - _expand(quarter, half)
@@ -225,26 +225,26 @@ def residuals(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _reduce(images: Tensor) -> Tensor:
-    """Blurred by the 5 x 5 binomial, then every second pixel."""
+    """Blur with the 5 x 5 binomial kernel, then take every second pixel."""
     return _blur(images)[..., ::2, ::2]
 
 
 def _expand(small: Tensor, like: Tensor) -> Tensor:
-    """Zeros put between the pixels, then blurred by four times the kernel."""
+    """Insert zeros between the pixels, then blur with four times the kernel."""
     spread = like.new_zeros(like.shape)
     spread[..., ::2, ::2] = small
     return 4 * _blur(spread)
 
 
 def _blur(images: Tensor) -> Tensor:
-    """The binomial 1 4 6 4 1 along both axes, reflected at the border."""
+    """The binomial 1 4 6 4 1 along both axes, with reflected borders."""
     weights = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], device=images.device) / 16
     kernel = weights.outer(weights).expand(images.shape[1], 1, -1, -1)
     return F.conv2d(F.pad(images, [2] * 4, mode="reflect"), kernel, groups=images.shape[1])
 
 
 def similarity(maps: Tensor) -> Tensor:
-    """Products (B, N, N) of all pairs of the N positions of (B, C, h, w), each channel normalised along space."""
+    """Products (B, N, N) of all pairs of the N positions of (B, C, h, w), each channel normalised over space."""
     flat = F.normalize(maps.float().flatten(2), dim=2)
     return flat.transpose(1, 2) @ flat
 
@@ -258,19 +258,19 @@ def _crop(params: ISDNetParams, patch: int) -> int:
 
 
 def check(params: Params, benchmark: str) -> None:
-    """Reject impossible values.
+    """Check the values of the parameters.
 
     Raises:
-        UserError: a step of one crop, crops of one cell, an encoder that does not fit.
+        UserError: fewer than two crops per step, crops of one cell, or an encoder that does not fit.
     """
     isdnet, sizes = params.section("isdnet", ISDNetParams), params.benchmark(benchmark)
     if isdnet.recipe == "suite" and sizes.batch < 2:
-        why = "isdnet normalises single values of each crop and cannot train on fewer than 2 a step"
+        why = "isdnet normalises single values of each crop and needs at least 2 crops per step"
         raise params.invalid(f"{benchmark}.batch", sizes.batch, f"{why}; set it to 2 or more")
     check_encoder(params, "isdnet.encoder", isdnet.encoder, 8, _crop(isdnet, sizes.patch) // REDUCTION)
 
 
 def build(setting: Setting) -> Method:
-    """The method from checked parameters."""
+    """Build the method from checked parameters."""
     params = setting.params.section("isdnet", ISDNetParams)
     return ISDNet(params, setting.segmenter, setting.classes, _crop(params, setting.patch), setting.benchmark)

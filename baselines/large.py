@@ -1,4 +1,4 @@
-"""Large patch: plain patches of the side of SCPSeg's window, the price of seeing as many pixels unsqueezed."""
+"""Large patch: plain patches as large as SCPSeg's context window, the cost of the same context without squeezing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scpseg.validation import Range
 
 @dataclass(frozen=True)
 class LargeParams:
-    """Section `large`: `scale`, the side of its patches over the benchmark's patch L; `csm.context` for a control."""
+    """Section `large`: `scale`, its patch side relative to the benchmark's L; as a control, equal to `csm.context`."""
 
     scale: Annotated[float, Range(1, 16)]
 
@@ -23,7 +23,7 @@ SECTIONS: dict[str, type] = {"large": LargeParams}
 
 
 def side_of(params: Params, patch: int) -> int:
-    """Side of its patches in pixels where the benchmark's is `patch`."""
+    """Its patch side in pixels, given the benchmark's."""
     return round(patch * params.section("large", LargeParams).scale)
 
 
@@ -31,7 +31,7 @@ def check(params: Params, benchmark: str) -> None:
     """Check the values of the parameters.
 
     Raises:
-        UserError: see `check_segmenter`; a scale that gives a side which the segmenter cannot work with.
+        UserError: see `check_segmenter`; the segmenter does not support the resulting side.
     """
     segmenter = check_segmenter(params, benchmark)
     side = side_of(params, params.benchmark(benchmark).patch)
@@ -42,5 +42,5 @@ def check(params: Params, benchmark: str) -> None:
 
 
 def build(setting: Setting) -> Method:
-    """The method from checked parameters."""
+    """Build the method from checked parameters."""
     return Patch(build_segmenter(setting.segmenter, setting.classes), side_of(setting.params, setting.patch))

@@ -1,11 +1,11 @@
-"""MagNet and MagNet-Fast (Huynh, Tran, Luu, Hoai; CVPR 2021): a coarse map of the whole image, refined crop by crop.
+"""MagNet and MagNet-Fast (Huynh, Tran, Luu, Hoai; CVPR 2021): a coarse map of the whole image, refined in crops.
 
-A segmenter that knows every scale labels the reduced image; at half and at full size its map is refined in crops, where
-it is unsure and the refinement is sure. Trained in two phases: the segmenter on crops of three scales, then the
-refiner. Ours, where the released code contradicts the paper: the least sure crops come first, coarse and fine maps
-keep one order in training and at test, and overlapping crops are averaged. Also ours: finest crops are drawn anywhere
-(the released code always takes the top left corner); images of any size are refined at half and at full size; gradients
-are shortened with recipe 'suite'.
+A segmenter that is trained on all scales labels the reduced image; at half and at full size, crops refine its map
+where it is uncertain and the refinement is certain. Training has two phases: the segmenter on crops of three scales,
+then the refiner. [ours], where the released code contradicts the paper: the least certain crops come first, coarse and
+fine maps have the same order in training and inference, and overlapping crops are averaged. Also [ours]: the finest
+crops are drawn anywhere (the released code always takes the top left corner); images of any size are refined at half
+and at full size; gradients are clipped with recipe 'suite'.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from scpseg.validation import Range
 
 STRIDE = 32
 LEVELS = (2, 1)
-"""How far the image is reduced where its map is refined, in this order. [ours] Halves of any image."""
+"""Reduction factors at which the map is refined, in this order. [ours] Halves of any image."""
 SHARE, FAST_SHARE, FAST_CROPS = 0.75, 0.9, 3
-"""Points that take the refined value; in Fast mode of so many crops alone."""
+"""Number of points that take the refined value; in Fast mode, on this number of crops only."""
 MEDIAN = 11
-"""Side of the filter that smooths scores, in cells of the segmenter's input."""
+"""Side of the filter that smooths the scores, in cells of the segmenter's input."""
 ROWS = 16
-"""Rows whose medians are taken at once, so that the filter's windows need little memory."""
+"""Number of rows that the median filter processes at once, to bound its memory."""
 SURE = 0.7
 HARDEST = 100_000 / (8 * 508**2)
-"""Hard example mining: pixels whose class is less likely than `SURE`, this share of them at least."""
+"""Hard example mining: pixels whose class has a probability below `SURE`, but at least this share of them."""
 MOMENTUM = 0.01
-"""Of the refiner's norms."""
+"""Momentum of the refiner's batch norms."""
 CLIP = 5.0
-"""[ours] Largest gradient norm with recipe 'suite': nothing normalises the pyramid."""
+"""[ours] Maximum gradient norm with recipe 'suite': the pyramid has no normalisation."""
 EPOCHS = {"base": 484, "refiner": 50}
 CHECKS = 44
 """How often recipe 'author' scores the validation split for the base's best state: each eleventh epoch [ours]."""
@@ -54,12 +54,12 @@ class MagNetParams:
     """Section `magnet`.
 
     Attributes:
-        encoder: of the segmenter; resnet50 in the paper. It starts from `segmenter.weights`.
+        encoder: encoder of the segmenter; resnet50 in the paper. Its initial weights are `segmenter.weights`.
         width: channels of its pyramid; 256 in the paper.
-        side: of the segmenter's input in pixels; 508 in the paper, 512 with the encoders here.
+        side: side of the segmenter's input in pixels; 508 in the paper, 512 with the encoders used here.
         crop: side of a crop in pixels of the half or full size image, resized to `side`; 612 in the paper.
-        fast: refine only the 3 least sure crops of each size.
-        recipe: 'suite' trains as every method; 'author' uses their optimiser, rates, batches and epochs.
+        fast: refine only the 3 least certain crops at each size.
+        recipe: 'suite' trains like every method; 'author' uses their optimiser, learning rates, batches and epochs.
     """
 
     encoder: str
@@ -74,10 +74,10 @@ SECTIONS: dict[str, type] = {"magnet": MagNetParams}
 
 
 class MagNet(Method):
-    """A segmenter `base` and a `refiner`; a training window is a crop at half size, twice the crop's side."""
+    """A segmenter `base` and a `refiner`; a training window is a crop at half size, with twice the crop's side."""
 
     def __init__(self, params: MagNetParams, segmenter: SegmenterParams, classes: int) -> None:
-        """Build both."""
+        """Build segmenter and refiner."""
         super().__init__()
         self.params, self.crop = params, params.crop
         self.needs = Needs(patch=2 * params.crop, context=2 * params.crop, overview=params.side)
@@ -87,7 +87,7 @@ class MagNet(Method):
         self.phase = "base"
 
     def needs_at(self, height: int, width: int) -> Window:
-        """The whole image, and never less than a crop at half size."""
+        """One window for the whole image, at least as large as a crop at half size."""
         return Window.whole(height, width, max(LEVELS), least=max(LEVELS) * self.crop)
 
     def begin_image(self, image: ImageViews) -> Tensor:
@@ -96,7 +96,7 @@ class MagNet(Method):
         return torch.softmax(self.base(normalise(image.overview(self.needs.overview), self.weights)), dim=1)
 
     def forward(self, views: Views, state: Any = None) -> Tensor:
-        """Logarithms of probabilities (B, K, H, W)."""
+        """Log probabilities (B, K, H, W)."""
         assert isinstance(state, Tensor)
         return torch.stack(
             [
@@ -117,7 +117,7 @@ class MagNet(Method):
         return likely
 
     def _refine_level(self, window: Tensor, likely: Tensor, level: int) -> Tensor:
-        """`likely` (K, h, w) with the refined values of the surest points; the window is `level` times as large."""
+        """Refine `likely` (K, h, w) at its most certain points; the window is `level` times as large."""
         height, width = likely.shape[-2:]
         crop, device = self.crop, likely.device
         unsure = 1 - margin(likely)
@@ -131,7 +131,7 @@ class MagNet(Method):
         sums, scores = torch.zeros_like(likely), torch.zeros_like(unsure)
         counts = torch.zeros_like(unsure)
         cells, pixels = torch.arange(crop, device=device), torch.arange(level * crop, device=device)
-        # Indices stay on the device: which crops are refined depends on what it computed.
+        # Indices stay on the device, because they depend on computed values.
         for top, left in places.unbind():
             rows, columns = (top + cells)[:, None], left + cells
             seen = window[:, (level * top + pixels)[:, None], level * left + pixels]
@@ -146,7 +146,7 @@ class MagNet(Method):
         return torch.where(chosen & inside, sums.div_(counts), likely)
 
     def _refine_crop(self, pixels: Tensor, likely: Tensor, unsure: Tensor) -> tuple[Tensor, Tensor]:
-        """Refined probabilities (K, c, c) and scores (c, c) of uint8 `pixels` under `likely` (K, c, c)."""
+        """Refined probabilities (K, c, c) and scores (c, c) of uint8 `pixels`, given `likely` (K, c, c)."""
         size = (self.params.side, self.params.side)
         fine = torch.softmax(self.base(reduced(pixels[None], self.weights, size)), dim=1)
         refined = torch.softmax(self.refiner(resize(likely[None], size), fine), dim=1)
@@ -155,7 +155,7 @@ class MagNet(Method):
         return resize(refined, (likely.shape[-2], likely.shape[-1]))[0], smooth
 
     def losses(self, views: Views, labels: Labels, progress: float) -> dict[str, Tensor]:
-        """Cross-entropy of the segmenter at a random scale of three, or of the refiner on hard pixels at one of two."""
+        """Cross-entropy of the segmenter at one of three scales, or of the refiner on hard pixels at one of two."""
         assert views.overview is not None and labels.overview is not None
         size = (self.params.side, self.params.side)
         levels = [int(torch.randint(3 if self.phase == "base" else 2, ())) for _ in range(len(views.context))]
@@ -165,7 +165,7 @@ class MagNet(Method):
                 inputs.append(normalise(views.overview[index, None], self.weights))
                 targets.append(labels.overview[index, None])
                 continue
-            # The window itself is a crop at half size; a crop at full size is anywhere in it.
+            # The window itself is a crop at half size; a crop at full size is at a random place in it.
             side = (2 - level) * self.crop
             top, left = (int(torch.randint(2 * self.crop - side + 1, ())) for _ in range(2))
             part = (slice(top, top + side), slice(left, left + side))
@@ -182,10 +182,10 @@ class MagNet(Method):
         return {"ce": hard_cross_entropy(self.refiner(seen, fine), target)}
 
     def phases(self) -> tuple[Phase, ...]:
-        """The segmenter, then the refiner; both are used at test time, so that neither is capped."""
+        """The segmenter, then the refiner; both are used at test time, so neither phase is limited."""
         author = self.params.recipe == "author"
         base = Recipe("sgd", 1e-3, 5e-4, 12, EPOCHS["base"], power=0.9) if author else None
-        # A tenth of the rate after 10, 20, 30, 40 and 45 epochs.
+        # The learning rate is divided by 10 after 10, 20, 30, 40 and 45 epochs.
         drops = (0.2, 0.4, 0.6, 0.8, 0.9)
         refiner = Recipe("sgd", 1e-3, 5e-4, 8, EPOCHS["refiner"], drops=drops) if author else None
         clip = None if author else CLIP
@@ -195,15 +195,15 @@ class MagNet(Method):
         )
 
     def begin_phase(self, name: str, fresh: bool) -> None:
-        """Remember which part learns."""
+        """Store which part is trained."""
         self.phase = name
 
     def branches(self) -> dict[str, Method]:
-        """The coarse map alone: what refinement is worth."""
+        """The coarse map alone, to show what refinement adds."""
         return {"base": _Coarse(self).eval()}
 
     def describe(self) -> dict[str, str | int | float | bool | None]:
-        """Effective sizes, mode and recipe; `patch` is the training window."""
+        """Effective sizes, mode and recipe; `patch` is the side of a training window."""
         return super().describe() | {
             "encoder": self.params.encoder,
             "width": self.params.width,
@@ -216,7 +216,7 @@ class MagNet(Method):
 
 
 class _Coarse(Method):
-    """A MagNet without its refinement, on the same weights."""
+    """A MagNet without refinement, with the same weights."""
 
     def __init__(self, whole: MagNet) -> None:
         super().__init__()
@@ -236,21 +236,21 @@ class _Coarse(Method):
         return enlarge(state, views.place, (views.context.shape[-2], views.context.shape[-1]))
 
     def losses(self, views: Views, labels: Labels, progress: float) -> dict[str, Tensor]:
-        """None: it is trained as part of the whole."""
+        """Not implemented: it is trained as a part of MagNet."""
         raise NotImplementedError
 
 
 class Base(nn.Module):
-    """An encoder with the plain pyramid of GLNet; logits at the size of the input."""
+    """An encoder with GLNet's pyramid, not shared; logits at the size of the input."""
 
     def __init__(self, segmenter: SegmenterParams, params: MagNetParams, classes: int) -> None:
-        """Build it."""
+        """Build encoder and pyramid."""
         super().__init__()
         self.encoder, self.weights = build_encoder(segmenter, params.encoder)
         self.fpn = FPN(list(self.encoder.out_channels[-4:]), classes, params.width, shared=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Of normalised (B, 3, H, W)."""
+        """Logits of normalised (B, 3, H, W)."""
         for stage in self.fpn.stages(self.encoder(pixels)[-4:]):
             maps = stage
         logits: Tensor = self.fpn.classifier(maps[0])
@@ -258,10 +258,10 @@ class Base(nn.Module):
 
 
 class Refiner(nn.Module):
-    """From coarse and fine probabilities to refined logits."""
+    """Refined logits from coarse and fine probabilities."""
 
     def __init__(self, classes: int) -> None:
-        """For K classes."""
+        """Build for K classes."""
         super().__init__()
         self.layers = nn.Sequential(
             _norm(2 * classes),
@@ -273,16 +273,16 @@ class Refiner(nn.Module):
         )
 
     def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
-        """Both (B, K, T, T); so are the logits."""
+        """Both inputs and the logits are (B, K, T, T)."""
         logits: Tensor = self.layers(torch.cat([coarse, fine], dim=1))
         return logits
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 and a shortcut, projected where the number of channels changes."""
+    """1x1, 3x3, 1x1 and a shortcut, which is projected if the number of channels changes."""
 
     def __init__(self, inputs: int, width: int, outputs: int) -> None:
-        """`width` channels inside."""
+        """`width` is the number of channels inside."""
         super().__init__()
         self.body = nn.Sequential(
             *_activated(inputs, width, 1),
@@ -309,32 +309,32 @@ def _activated(inputs: int, outputs: int, kernel: int) -> list[nn.Module]:
 
 
 def margin(likely: Tensor) -> Tensor:
-    """How sure probabilities (K, h, w) are: the highest minus the second, (h, w)."""
+    """Certainty of probabilities (K, h, w): the highest minus the second highest, (h, w)."""
     first, second = likely.topk(2, dim=0).values
     sure: Tensor = first - second
     return sure
 
 
 def median(score: Tensor) -> Tensor:
-    """The median of the 11 x 11 cells round each of (h, w), the border repeated."""
+    """The median of the 11 x 11 cells around each cell of (h, w); borders are replicated."""
     half = MEDIAN // 2
     padded = F.pad(score[None, None], [half] * 4, mode="replicate")[0, 0]
     bands = []
     for top in range(0, score.shape[0], ROWS):
         windows = padded[top : top + ROWS + 2 * half].unfold(0, MEDIAN, 1).unfold(1, MEDIAN, 1).flatten(2)
-        # The least of the upper half, since torch's own median has no deterministic kernel on CUDA.
+        # The smallest value of the upper half, because torch's median has no deterministic CUDA kernel.
         bands.append(windows.topk(MEDIAN**2 // 2 + 1, dim=-1, sorted=False).values.amin(dim=-1))
     return torch.cat(bands)
 
 
 def spread(length: int, side: int) -> list[int]:
-    """First rows of the fewest crops of `side` that cover `length`, evenly spread."""
+    """First rows of the smallest number of crops of `side` that cover `length`, evenly spaced."""
     count = math.ceil(length / side)
     return [round(number * (length - side) / max(count - 1, 1)) for number in range(count)]
 
 
 def reduced(pixels: Tensor, weights: Weights, size: tuple[int, int]) -> Tensor:
-    """Normalised (B, 3, *size) of uint8 crops (B, 3, c, c), by an antialiased bilinear kernel."""
+    """Normalise and reduce uint8 crops (B, 3, c, c) to (B, 3, *size), with an antialiased bilinear kernel."""
     images = normalise(pixels, weights)
     if tuple(images.shape[-2:]) == size:
         return images
@@ -342,7 +342,7 @@ def reduced(pixels: Tensor, weights: Weights, size: tuple[int, int]) -> Tensor:
 
 
 def box_in(place: Tensor, box: tuple[int, int, int, int], side: int) -> Tensor:
-    """The place in the image (4,) of a box (top, left, height, width) in pixels of a window of `side` at `place`."""
+    """The place (4,) in the image of a box (top, left, height, width) in pixels of a window of `side` at `place`."""
     top, left, height, width = (part / side for part in box)
     scale = torch.stack([place[2], place[3]])
     corner = place[:2] + torch.tensor([top, left]) * scale
@@ -350,7 +350,7 @@ def box_in(place: Tensor, box: tuple[int, int, int, int], side: int) -> Tensor:
 
 
 def hard_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy over valid pixels whose class is less likely than 0.7, at least the hardest 4.8 %.
+    """Mean cross-entropy over valid pixels whose class has a probability below 0.7, but at least the hardest 4.8 %.
 
     Args:
         logits: (B, K, h, w).
@@ -360,7 +360,7 @@ def hard_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     target = torch.where(valid, labels, 0).long().unsqueeze(1)
     logits = logits.float()
     log_likely = logits.gather(1, target).squeeze(1) - torch.logsumexp(logits, dim=1)
-    # Ignored pixels come last; the number of valid ones stays on the device.
+    # Ignored pixels are sorted last; the number of valid ones stays on the device.
     likely = torch.where(valid, log_likely.detach().exp(), 2.0)
     fewest = math.ceil(HARDEST * likely.numel())
     last = (valid.sum().clamp(max=fewest) - 1).clamp(min=0)
@@ -370,10 +370,10 @@ def hard_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def check(params: Params, benchmark: str) -> None:
-    """Reject impossible values.
+    """Check the values of the parameters.
 
     Raises:
-        UserError: an input side or width that the segmenter cannot work with, or an encoder that does not fit.
+        UserError: the segmenter does not support the input side or width, or the encoder does not fit.
     """
     magnet = params.section("magnet", MagNetParams)
     for key, step in (("side", STRIDE), ("width", 2)):
@@ -386,6 +386,6 @@ def check(params: Params, benchmark: str) -> None:
 
 
 def build(setting: Setting) -> Method:
-    """The method from checked parameters."""
+    """Build the method from checked parameters."""
     params = setting.params.section("magnet", MagNetParams)
     return MagNet(params, setting.segmenter, setting.classes)

@@ -1,4 +1,4 @@
-"""The plain patch: the base segmenter on the patch alone, the zero line for every gain."""
+"""Patch: the base segmenter on the patch alone, the baseline for every gain."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scpseg.segmenters.patches import Patch
 
 @dataclass(frozen=True)
 class PatchParams:
-    """Section `patch`: nothing to choose beyond the segmenter."""
+    """Section `patch`: empty, because only the segmenter has parameters."""
 
 
 SECTIONS: dict[str, type] = {"patch": PatchParams}
@@ -29,5 +29,5 @@ def check(params: Params, benchmark: str) -> None:
 
 
 def build(setting: Setting) -> Method:
-    """The method from checked parameters."""
+    """Build the method from checked parameters."""
     return Patch(build_segmenter(setting.segmenter, setting.classes), setting.patch)

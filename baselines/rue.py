@@ -1,11 +1,12 @@
-"""RUE (CVPR 2025; Qinrong-NKU/RUE): detail is computed only for the patches of the image where it is needed.
+"""RUE (CVPR 2025; Qinrong-NKU/RUE): detail features are computed only for patches of the image that need them.
 
-A network on the image at a quarter of its sides labels it and says where it is unsure and where its resolution costs
-detail. A grid of patches is ranked by both; the first `rue.share` of them pass ISDNet's shallow stem, one by one, and
-are blended into the coarse features by the same two measures. The parts shared with ISDNet are in
-`scpseg.segmenters.stdc`. Trained on crops, tested on whole images. Ours: grids whose patches are multiples of 16
-pixels, so that every pixel is in a patch; the suite's augmentation and ImageNet statistics; the encoder's shortcuts
-of variant D; shortened gradients with recipe 'suite', since the loss weighs unsure pixels up to several hundred times.
+A network labels the image at a quarter of its sides and estimates where it is uncertain and where the low resolution
+loses detail. Both measures rank the patches of a grid; the first `rue.share` of them pass through ISDNet's shallow
+stem one by one, and are blended into the coarse features by the same measures. The parts shared with ISDNet are in
+`scpseg.segmenters.stdc`. Training uses crops, inference whole images. [ours]: grids whose patches are multiples of 16
+pixels, so that every pixel is in a patch; the suite's augmentation and ImageNet statistics; the shortcuts of variant
+D in the encoder; gradients clipped with recipe 'suite', because the loss weights uncertain pixels by up to several
+hundred.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ REDUCTION = 4
 DEEP, DETAIL = 128, 64
 DROPOUT, AUXILIARY = 0.1, 0.4
 TEMPERATURE, POWER = 0.7, 6
-"""Entropy is divided by the first; (1 + w) to the second weighs the loss of a pixel."""
+"""The entropy is divided by the first; the second is the exponent of the loss weight (1 + w) of a pixel."""
 CLIP = 5.0
 
 
@@ -44,13 +45,13 @@ class RUEParams:
     """Section `rue`.
 
     Attributes:
-        encoder: of the low-resolution network, at stride 8; it starts from `segmenter.weights`.
-        crop: side of a training crop over the benchmark's patch, rounded so that grid and encoder fit.
-        train_grid: patches a side of the grid in training; 10 in the paper's code.
-        grid: the same at test time; 20 there.
-        share: K, the part of the patches that get detail; 1 in the released code and the headline scores.
-        clamp: whether the blending weight is kept within 0..1; the released code does not.
-        recipe: 'suite' trains as every method; 'author' uses their optimiser, rate, batch and steps.
+        encoder: encoder of the low-resolution network, at stride 8; its initial weights are `segmenter.weights`.
+        crop: side of a training crop relative to the benchmark's patch, rounded so that grid and encoder fit.
+        train_grid: patches per side of the grid in training; 10 in the paper's code.
+        grid: patches per side at test time; 20 in the paper's code.
+        share: K, the share of patches that get detail; 1 in the released code and for the paper's main scores.
+        clamp: whether the blending weight is clamped to 0..1; the released code does not do it.
+        recipe: 'suite' trains like every method; 'author' uses their optimiser, learning rate, batch size and steps.
     """
 
     encoder: str
@@ -67,7 +68,7 @@ SECTIONS: dict[str, type] = {"rue": RUEParams}
 
 @dataclass(frozen=True)
 class Found:
-    """Logits at stride 8, coarse logits and the encoder's stage 3 at 32, the blending weight (B, 1, H/8, W/8)."""
+    """Logits at stride 8, coarse logits and encoder stage 3 at stride 32, and blending weight (B, 1, H/8, W/8)."""
 
     logits: Tensor
     coarse: Tensor
@@ -76,12 +77,12 @@ class Found:
 
 
 class RUE(Method):
-    """Low-resolution network, estimator, selector, detail network, ensembler."""
+    """Low-resolution network, estimator, selector, detail network and ensembler."""
 
     training_parts = ("stage_head",)
 
     def __init__(self, params: RUEParams, segmenter: SegmenterParams, classes: int, crop: int, benchmark: str) -> None:
-        """Build all parts; `crop` in pixels."""
+        """Build all parts; `crop` is in pixels."""
         super().__init__()
         self.params, self.benchmark = params, benchmark
         self.needs = Needs(patch=crop, context=crop)
@@ -98,18 +99,18 @@ class RUE(Method):
                                         nn.Conv2d(channels[-2] // 4, classes, 1))  # fmt: skip
 
     def needs_at(self, height: int, width: int) -> Window:
-        """The whole image."""
+        """One window for the whole image."""
         return Window.whole(height, width, multiple(self.params.grid))
 
     def forward(self, views: Views, state: Any = None) -> Tensor:
         """Logits (B, K, H, W)."""
-        # A part of an image is cut by the grid of training, whose patches are the smaller ones.
+        # A part of an image uses the grid of training, whose patches are smaller.
         whole = views.context.shape[-1] % multiple(self.params.grid) == 0
         found = self._run(normalise(views.context, self.weights), self.params.grid if whole else self.params.train_grid)
         return resize(found.logits, (views.context.shape[-2], views.context.shape[-1]))
 
     def losses(self, views: Views, labels: Labels, progress: float) -> dict[str, Tensor]:
-        """Cross-entropy weighed by (1 + w)^6, that of the coarse logits and of the encoder's stage 3."""
+        """Cross-entropy weighted by (1 + w)^6, and cross-entropy of the coarse logits and of encoder stage 3."""
         found = self._run(normalise(views.context, self.weights), self.params.train_grid)
         size = (views.context.shape[-2], views.context.shape[-1])
         truth = labels.context
@@ -128,7 +129,7 @@ class RUE(Method):
         encoded = self.encoder(images[..., ::REDUCTION, ::REDUCTION])
         tiles = tiled(images, grid)
         batch = len(images)
-        del images  # of the size of the whole image, and used up
+        del images  # as large as the whole image, and no longer needed
         deep = self.pyramid(encoded[-1])
         coarse = self.coarse_classifier(self.dropout(deep))
         unsure = entropy(coarse.detach()) / TEMPERATURE
@@ -148,15 +149,15 @@ class RUE(Method):
         return Found(self.head(blended), coarse, encoded[-2], weight)
 
     def _detail(self, patches: Tensor, index: Tensor, batch: int, grid: int) -> tuple[Tensor, Tensor]:
-        """Features (B, 64, H/8, W/8) of patches, 0 elsewhere, and where they are (B, 1, H/8, W/8).
+        """Features (B, 64, H/8, W/8) of the patches, 0 elsewhere, and a mask of the patches (B, 1, H/8, W/8).
 
-        Each patch passes the stem by itself: nothing is known of its neighbours.
+        Each patch passes through the stem alone, without its neighbours.
 
         Args:
             patches: (N, 3, h, w) of all images.
-            index: (N,) where they are among the `grid` x `grid` patches of the `batch` images, one image after another.
+            index: (N,) indices among the `grid` x `grid` patches of the `batch` images, one image after another.
             batch: B.
-            grid: patches a side.
+            grid: patches per side.
         """
         fine, coarse = self.stem(patches)
         fine, coarse = self.reduce[0](fine), self.reduce[1](coarse)
@@ -170,7 +171,7 @@ class RUE(Method):
         return maps.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3), where.flatten(4, 5).flatten(2, 3)
 
     def phases(self) -> tuple[Phase, ...]:
-        """One, by the suite's recipe or the authors'."""
+        """One phase, with the suite's or the authors' recipe."""
         if self.params.recipe == "suite":
             return (Phase("all", clip=CLIP),)
         recipe = (
@@ -181,7 +182,7 @@ class RUE(Method):
         return (Phase("all", recipe=recipe),)
 
     def describe(self) -> dict[str, str | int | float | bool | None]:
-        """Effective sizes, grids, share and recipe; `patch` is the training crop."""
+        """Effective sizes, grids, share and recipe; `patch` is the side of a training crop."""
         return super().describe() | {
             "encoder": self.params.encoder,
             "train_grid": self.params.train_grid,
@@ -195,10 +196,10 @@ class RUE(Method):
 
 
 class Estimator(nn.Module):
-    """Where the coarse network's deeper stage says something else than the finer one before it."""
+    """Estimates where the deeper stage of the coarse network disagrees with the finer one before it."""
 
     def __init__(self, deeper: int, finer: int) -> None:
-        """For so many channels at strides 8 and 4."""
+        """Build for maps with this number of channels at strides 8 and 4."""
         super().__init__()
         self.align = block(deeper, finer, 3)
         self.join = nn.Conv2d(2, 1, 1)
@@ -211,25 +212,25 @@ class Estimator(nn.Module):
 
 
 def tiled(images: Tensor, grid: int) -> Tensor:
-    """(B, C, H, W) cut into (B * grid * grid, C, H / grid, W / grid), row by row, one image after another."""
+    """Split (B, C, H, W) into (B * grid * grid, C, H / grid, W / grid), row by row, one image after another."""
     batch, channels, height, width = images.shape
     tiles = images.view(batch, channels, grid, height // grid, grid, width // grid)
     return tiles.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """(B, 1, h, w), in nats."""
+    """Entropy (B, 1, h, w) in nats."""
     logs = torch.log_softmax(logits.float(), dim=1)
     return -(logs.exp() * logs).sum(dim=1, keepdim=True)
 
 
 def select(scores: Tensor, share: float) -> Tensor:
-    """Numbers (B, k) of the patches with the highest of `scores` (B, P * P); k is the share of them, one at least."""
+    """Indices (B, k) of the patches with the highest `scores` (B, P * P); k is `share` of them, at least one."""
     return scores.topk(max(1, round(share * scores.shape[1])), dim=1).indices
 
 
 def multiple(grid: int) -> int:
-    """What sides must be a multiple of so that the encoder and a grid of `grid` patches a side fit."""
+    """The number of which sides must be multiples for the encoder and a grid of `grid` patches per side."""
     return math.lcm(STRIDE, CELL * grid)
 
 
@@ -239,19 +240,19 @@ def _crop(params: RUEParams, patch: int) -> int:
 
 
 def check(params: Params, benchmark: str) -> None:
-    """Reject impossible values.
+    """Check the values of the parameters.
 
     Raises:
-        UserError: a step of one crop, or an encoder that does not fit.
+        UserError: fewer than two crops per step, or an encoder that does not fit.
     """
     rue, sizes = params.section("rue", RUEParams), params.benchmark(benchmark)
     if rue.recipe == "suite" and sizes.batch < 2:
-        why = "rue normalises single values of each crop and cannot train on fewer than 2 a step"
+        why = "rue normalises single values of each crop and needs at least 2 crops per step"
         raise params.invalid(f"{benchmark}.batch", sizes.batch, f"{why}; set it to 2 or more")
     check_encoder(params, "rue.encoder", rue.encoder, 8, _crop(rue, sizes.patch) // REDUCTION)
 
 
 def build(setting: Setting) -> Method:
-    """The method from checked parameters."""
+    """Build the method from checked parameters."""
     params = setting.params.section("rue", RUEParams)
     return RUE(params, setting.segmenter, setting.classes, _crop(params, setting.patch), setting.benchmark)

@@ -1,10 +1,10 @@
-"""WiCoNet (Ding, Lin, Lin, Zhang, Bruzzone; TGRS 2022): local features attend to a light encoding of the surroundings.
+"""WiCoNet (Ding, Lin, Lin, Zhang, Bruzzone; TGRS 2022): local features attend to a light encoding of the context.
 
-The patch passes a ResNet; the window of three times its side, reduced four times, a small encoder that starts from
-random weights. Four layers of a context transformer let local tokens read context tokens, which stay as they are.
-Ours: the stem starts from ImageNet's weights throughout, ImageNet statistics, mirrored borders with labels ignored
-there, three bands. With recipe 'suite' the norm of the reduced local map has the usual momentum: the authors' 0.95
-keeps the statistics of little more than the last step, which small batches cannot afford.
+The patch passes through a ResNet; the window of three times its side, reduced by four, through a small encoder that
+starts from random weights. In four layers of a context transformer, local tokens attend to context tokens, which do
+not change. [ours]: all of the stem starts from ImageNet weights, ImageNet statistics, mirrored borders with ignored
+labels, three bands. With recipe 'suite', the batch norm of the reduced local map has the usual momentum: with the
+authors' 0.95 its statistics are little more than those of the last step, which is too noisy for small batches.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from scpseg.segmenters.encoders import build_encoder, check_encoder
 from scpseg.segmenters.on_encoder import block
 
 TIMES, REDUCTION = 3, 4
-"""The context window over the patch, and how far it is reduced."""
+"""Side of the context window relative to the patch, and the factor by which it is reduced."""
 STRIDE = 8
-"""Of local and context maps, each in pixels of its own input."""
+"""Strides of the local and the context map, each in pixels of its own input."""
 MULTIPLE = STRIDE * REDUCTION
 WIDTH, HIDDEN, HEADS, LAYERS = 512, 1024, 4, 4
 STAGES = (64, 128, 256, 512)
 EPS = 1e-6
 MOMENTUM = 0.95
-"""The authors' weight of new statistics in the norm of the reduced local map."""
+"""The authors' momentum of the batch norm of the reduced local map."""
 STEPS = {"potsdam": 28_150, "blu": 30_000}
-"""The authors' 50 epochs of 1000 (Potsdam) or 100 (BLU) crops a tile; as for Potsdam elsewhere [ours]."""
+"""The authors' 50 epochs of 1000 (Potsdam) or 100 (BLU) crops per tile; other benchmarks use Potsdam's [ours]."""
 CHECKS = 50
-"""After each of these epochs recipe 'author' scores the validation split, by mean IoU [ours], and keeps the best."""
+"""After each of these epochs, recipe 'author' scores the validation split by mean IoU [ours], and keeps the best."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ class WiCoNetParams:
     """Section `wiconet`.
 
     Attributes:
-        encoder: of the patch, at stride 8; resnet50 in the paper. It starts from `segmenter.weights`.
-        dilated: whether the encoder's last two stages are dilated, as it is usual at stride 8; the authors' code only
+        encoder: encoder of the patch, at stride 8; resnet50 in the paper. Its initial weights are `segmenter.weights`.
+        dilated: whether the encoder's last two stages are dilated, as is usual at stride 8; the authors' code only
             removes their strides.
-        recipe: 'suite' trains as every method; 'author' uses their optimiser, rate, batch and steps.
+        recipe: 'suite' trains like every method; 'author' uses their optimiser, learning rate, batch size and steps.
     """
 
     encoder: str
@@ -60,14 +60,14 @@ SECTIONS: dict[str, type] = {"wiconet": WiCoNetParams}
 
 
 class WiCoNet(Method):
-    """Local branch, context branch, context transformer."""
+    """Local branch, context branch and context transformer."""
 
     training_parts = ("context_head",)
 
     def __init__(
         self, params: WiCoNetParams, segmenter: SegmenterParams, classes: int, patch: int, benchmark: str
     ) -> None:
-        """Build for patches of `patch` pixels, which fixes the position tables."""
+        """Build for patches of `patch` pixels, which determines the position embeddings."""
         super().__init__()
         self.params, self.benchmark = params, benchmark
         self.needs = Needs(patch=patch, context=TIMES * patch)
@@ -103,7 +103,7 @@ class WiCoNet(Method):
         }
 
     def _maps(self, window: Tensor) -> tuple[Tensor, Tensor]:
-        """Of normalised windows the fused local map (B, 512, L/8, L/8) and the context map, 3/4 of that a side."""
+        """The fused local map (B, 512, L/8, L/8) and the context map, 3/4 as large, from normalised windows."""
         local = self.reduce(self.encoder(_centre(window, self.needs.patch))[-1])
         context = self.context_encoder(F.avg_pool2d(window, REDUCTION))
         return self.transformer(local, context), context
@@ -112,7 +112,7 @@ class WiCoNet(Method):
         return resize(self.head(fused), self.needs.window.patch)
 
     def phases(self) -> tuple[Phase, ...]:
-        """One, by the suite's recipe or the authors'."""
+        """One phase, with the suite's or the authors' recipe."""
         recipe = None
         if self.params.recipe == "author":
             steps = STEPS.get(self.benchmark, STEPS["potsdam"])
@@ -129,10 +129,10 @@ class WiCoNet(Method):
 
 
 class ContextTransformer(nn.Module):
-    """Tokens of the local map read those of the context map, layer after layer."""
+    """Tokens of the local map attend to those of the context map, layer by layer."""
 
     def __init__(self, local: int, context: int) -> None:
-        """For maps of `local` and of `context` cells a side."""
+        """Build for maps with `local` and `context` cells per side."""
         super().__init__()
         sides = (local, context)
         self.embed = nn.ModuleList(nn.Conv2d(WIDTH, WIDTH, 1) for _ in sides)
@@ -141,7 +141,7 @@ class ContextTransformer(nn.Module):
         self.norm = nn.LayerNorm(WIDTH, EPS)
 
     def forward(self, local: Tensor, context: Tensor) -> Tensor:
-        """The local map (B, 512, h, w) with what its cells read of the context."""
+        """The local map (B, 512, h, w) after attention to the context."""
         tokens, read = (
             embed(maps).flatten(2).transpose(1, 2) + place
             for maps, embed, place in zip((local, context), self.embed, self.places, strict=True)
@@ -153,10 +153,10 @@ class ContextTransformer(nn.Module):
 
 
 class ContextLayer(nn.Module):
-    """Cross-attention of four heads, then an MLP; both on normalised tokens and added to them."""
+    """Cross-attention with four heads, then an MLP, both pre-norm with residual connections."""
 
     def __init__(self) -> None:
-        """Weights of the MLP as in vision transformers, those of the attention as torch has it."""
+        """The MLP is initialised as in vision transformers, the attention as in torch."""
         super().__init__()
         self.norms = nn.ModuleList(nn.LayerNorm(WIDTH, EPS) for _ in range(3))
         self.query, self.key, self.value, self.output = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
@@ -167,7 +167,7 @@ class ContextLayer(nn.Module):
             nn.init.normal_(layer.bias, std=1e-6)
 
     def forward(self, tokens: Tensor, context: Tensor) -> Tensor:
-        """(B, N, 512) tokens, which read (B, M, 512)."""
+        """Tokens (B, N, 512) that attend to `context` (B, M, 512)."""
         own, other = self.norms[0](tokens), self.norms[1](context)
         query, key, value = (
             layer(part).unflatten(2, (HEADS, -1)).transpose(1, 2)
@@ -180,7 +180,7 @@ class ContextLayer(nn.Module):
 
 
 def context_encoder() -> nn.Sequential:
-    """Four stages of two 3x3, halved before each but the first."""
+    """Four stages of two 3x3, each but the first after halving the sides."""
     layers: list[nn.Module] = []
     for before, width in zip((3, *STAGES), STAGES, strict=False):
         if layers:
@@ -190,7 +190,7 @@ def context_encoder() -> nn.Sequential:
 
 
 def undilate(encoder: nn.Module) -> None:
-    """Take the dilation out of an encoder in place; sizes of maps and numbers of parameters stay."""
+    """Remove the dilation of an encoder in place; map sizes and parameter counts do not change."""
     for module in encoder.modules():
         if isinstance(module, nn.Conv2d) and max(module.dilation) > 1:
             module.dilation = (1, 1)
@@ -208,20 +208,20 @@ def _centre(maps: Tensor, side: int) -> Tensor:
 
 
 def check(params: Params, benchmark: str) -> None:
-    """Reject impossible values.
+    """Check the values of the parameters.
 
     Raises:
-        UserError: a patch that is no multiple of 32, or an encoder that does not fit.
+        UserError: the patch is not a multiple of 32, or the encoder does not fit.
     """
     wiconet, patch = params.section("wiconet", WiCoNetParams), params.benchmark(benchmark).patch
     if patch % MULTIPLE:
         near = max(1, (patch + MULTIPLE // 2) // MULTIPLE) * MULTIPLE
-        why = f"wiconet needs a multiple of {MULTIPLE}; the nearest valid value is {near}"
+        why = f"it must be a multiple of {MULTIPLE} for wiconet; the nearest valid value is {near}"
         raise params.invalid(f"{benchmark}.patch", patch, why)
     check_encoder(params, "wiconet.encoder", wiconet.encoder, STRIDE, patch)
 
 
 def build(setting: Setting) -> Method:
-    """The method from checked parameters."""
+    """Build the method from checked parameters."""
     params = setting.params.section("wiconet", WiCoNetParams)
     return WiCoNet(params, setting.segmenter, setting.classes, setting.patch, setting.benchmark)

@@ -1,4 +1,4 @@
-"""SCPSeg and the bench that measures it: accuracy against peak memory on ultra-high-resolution images."""
+"""SCPSeg and its benchmark suite: accuracy against peak memory for ultra-high-resolution segmentation."""
 
 IGNORE_INDEX = 255
-"""Label value that is neither trained on nor counted."""
+"""Label of pixels that are neither trained on nor scored."""

@@ -1,8 +1,8 @@
-"""What a method is, and what it may look at.
+"""The interface of a method, and the inputs it receives.
 
-The training sampler, the streaming inferer, the memory meter and the report treat every method alike through
-this page; that is what makes the comparison fair. Windows travel as uint8; a method normalises on the device,
-after whatever reduces them.
+The training sampler, whole-image inference, the memory measurement and the report use every method through this
+interface only, which keeps the comparison fair. Windows are uint8 until a method has reduced them on the device;
+then it normalises them.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from scpseg.tuning import Optimizer
 
 @dataclass(frozen=True)
 class Needs:
-    """What a method looks at, in pixels of the image.
+    """Inputs that a method needs, in image pixels.
 
     Attributes:
         patch: side L of the square that is labelled.
-        context: side G of the square window handed over, the patch in its centre; G >= L, G - L even.
-        overview: side T of the whole image reduced to T x T, or None.
-        overlap: pixels that neighbouring patches share at least, whatever `inference.overlap` says; below L.
+        context: side G of the square context window, with the patch in its centre; G >= L, G - L even.
+        overview: side T of the overview, the whole image reduced to T x T, or None.
+        overlap: minimum overlap of neighbouring patches in pixels, whatever `inference.overlap` is; less than L.
     """
 
     patch: int
@@ -39,17 +39,17 @@ class Needs:
 
     @property
     def window(self) -> Window:
-        """Square windows of these sides."""
+        """Square windows with these sides."""
         return Window((self.patch, self.patch), (self.context, self.context), self.overlap)
 
 
 @dataclass(frozen=True)
 class Window:
-    """Sides (height, width) of the windows of one image at test time, in pixels.
+    """Sides (height, width) of the windows of an image at test time, in pixels.
 
     Attributes:
-        patch: of what is labelled; it may be larger than the image, whose pixels are then mirrored and cut off again.
-        context: of what is handed over, the patch in its centre; differences are even.
+        patch: the labelled area; if it is larger than the image, the image is mirrored and the result cropped.
+        context: the context window, with the patch in its centre; the differences of the sides are even.
         overlap: see `Needs`.
     """
 
@@ -59,22 +59,22 @@ class Window:
 
     @staticmethod
     def whole(height: int, width: int, multiple: int, least: int = 1) -> Window:
-        """The whole image as one window, each side rounded up to a multiple and to `least` pixels."""
+        """One window for the whole image; each side is rounded up to a multiple and is at least `least` pixels."""
         rows, columns = (math.ceil(max(side, least) / multiple) * multiple for side in (height, width))
         return Window((rows, columns), (rows, columns))
 
 
 @dataclass(frozen=True)
 class Views:
-    """What a method sees of B windows.
+    """The inputs for B windows.
 
     Attributes:
-        context: (B, 3, G, G) uint8, its centre L x L is what gets labelled; mirrored outside the image. At test time
-            its sides are those of `Method.needs_at`.
-        place: (B, 4) float32, the patch's box in its image as (top, left, height, width), shares of the
-            image's sides, 0..1 inside. Always in host memory: it says which cells to cut, and a GPU would be waited
-            for each time it is read.
-        overview: (B, 3, T, T) uint8, the whole image, flipped and turned together with the window; or None.
+        context: (B, 3, G, G) uint8, of which the central L x L is labelled; mirrored outside the image. At test time
+        the sides are those of `Method.needs_at`.
+        place: (B, 4) float32, the box of the patch as (top, left, height, width) relative to the sides of the image;
+        0..1 is inside. Always in host memory: it is used to compute indices, and reading it from a GPU would
+        synchronise each time.
+        overview: (B, 3, T, T) uint8, the reduced whole image with the same flips and rotations as the window; or None.
     """
 
     context: Tensor
@@ -82,11 +82,11 @@ class Views:
     overview: Tensor | None = None
 
     def to(self, device: torch.device) -> Views:
-        """The same views with their pixels on `device`; copies from pinned memory do not block."""
+        """The same views with their pixels on `device`; copies from pinned memory are asynchronous."""
         return self._each(lambda part: part.to(device, non_blocking=True))
 
     def pin_memory(self) -> Views:
-        """The same views in page-locked memory; the data loader calls this by name."""
+        """The same views in pinned memory; the data loader calls this method by its name."""
         return self._each(torch.Tensor.pin_memory)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Views:
@@ -96,11 +96,11 @@ class Views:
 
 @dataclass(frozen=True)
 class Labels:
-    """The truth of B windows, uint8 training ids, 255 = ignore.
+    """Ground truth of B windows: uint8 training ids, 255 = ignore.
 
     Attributes:
         context: (B, G, G), 255 outside the image.
-        overview: (B, T, T) nearest-resized labels of the whole image, or None.
+        overview: (B, T, T), labels of the whole image, resized by nearest neighbour; or None.
     """
 
     context: Tensor
@@ -111,7 +111,7 @@ class Labels:
         return self._each(lambda part: part.to(device, non_blocking=True))
 
     def pin_memory(self) -> Labels:
-        """The same labels in page-locked memory; the data loader calls this by name."""
+        """The same labels in pinned memory; the data loader calls this method by its name."""
         return self._each(torch.Tensor.pin_memory)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Labels:
@@ -120,21 +120,21 @@ class Labels:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How its authors optimise a phase, where that replaces the recipe that all methods share.
+    """The authors' optimisation of a phase, where it replaces the shared recipe.
 
     Attributes:
         optimizer: 'sgd' or 'adam'; the weight decay of both is an L2 term in the gradient.
-        learning_rate: at the start of the phase.
+        learning_rate: initial learning rate of the phase.
         weight_decay: see `optimizer`.
         batch: windows (unit 'window') or images (unit 'image') per iteration.
-        epochs: passes over the training images; the phase takes ceil(epochs * images / batch) iterations, and
-            `train.iterations` does not count. None = it does.
-        steps: iterations of the phase, where authors count these instead of epochs.
-        momentum: of 'sgd'.
-        nesterov: whether that momentum is Nesterov's.
-        power: the rate falls as (1 - t) ** power with t from 0 to 1 in the phase; None = half a cosine.
-        end: the rate that the fall by `power` ends at.
-        drops: the values of t from which on the rate is a tenth of what it was before; they replace `power`.
+        epochs: passes over the training images; the phase has ceil(epochs * images / batch) iterations, and
+        `train.iterations` is ignored. None = `train.iterations` applies.
+        steps: iterations of the phase, if the authors count these instead of epochs.
+        momentum: momentum of 'sgd'.
+        nesterov: whether to use Nesterov momentum.
+        power: the learning rate decays as (1 - t) ** power, with t from 0 to 1 in the phase; None = half a cosine.
+        end: final learning rate of the decay by `power`.
+        drops: values of t at which the learning rate is divided by 10; they replace `power`.
     """
 
     optimizer: Optimizer
@@ -151,40 +151,40 @@ class Recipe:
 
     @property
     def own_length(self) -> bool:
-        """Whether it counts steps or epochs of its own, so that `train.iterations` does not."""
+        """Whether it sets its own number of steps or epochs, so that `train.iterations` is ignored."""
         return self.steps is not None or self.epochs is not None
 
 
 Sight = Literal["window", "overview"]
-"""A part of `Views`."""
+"""A field of `Views`."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of training.
+    """One phase of training.
 
-    One rule sets its length for every method: `train.iterations` steps at the benchmark's batch. A method with several
-    phases takes that many in each, so that no network that is used at test time is trained for less than another
-    method's. What is needed beforehand may be capped by `epochs`.
+    The length of a phase follows one rule for every method: `train.iterations` steps with the benchmark's batch size.
+    A method with several phases uses that many in each, so that no network used at test time is trained for fewer
+    steps than another method's. Preparatory phases may be limited by `epochs`.
 
     Attributes:
-        name: of the branch that learns, for the history, the record, and `Method.begin_phase`.
-        learns: prefixes of the parameter names that move; everything else is frozen, statistics of batch norm
-            included. None = everything learns.
-        unit: 'window' hands over batches of windows; 'image' the N windows that cover one image, in the order of
-            testing, with `Views.overview` (1, 3, T, T) and `Labels.overview` (1, T, T). One image per iteration, or
-            `recipe.batch` images whose gradients are averaged.
-        windows: with unit 'image', at most so many windows reach `losses` at once, and gradients are averaged over
-            windows, so that memory does not grow with the image; None = all N, bounded by the method itself.
-        recipe: the authors' optimisation; None = section `train`, as for everybody.
-        clip: largest norm of the whole gradient, a longer one is shortened to it; None = never.
-        epochs: the most passes over the training data that a phase with the shared recipe takes, its authors' number.
-            A pass is every image once, or every window that covers them where single windows are seen. None = no cap;
-            at least one phase has none.
-        sees: what its losses look at; the record counts pixels by it.
-        summed: with unit 'image', gradients of all portions are added, as some authors do, not averaged.
-        checks: how often the validation split is scored, evenly spread and at the end, where authors keep the best
-            state instead of the last; the branch of the phase's name is scored where there is one. 0 = keep the last.
+        name: of the trained branch, for the history, the record, and `Method.begin_phase`.
+        learns: prefixes of the names of trained parameters; all others are frozen, with their batch norm statistics.
+        None = all parameters are trained.
+        unit: 'window' passes batches of windows; 'image' passes the N windows that cover one image, in the order of
+        inference, with `Views.overview` (1, 3, T, T) and `Labels.overview` (1, T, T). One image per iteration, or
+        `recipe.batch` images with averaged gradients.
+        windows: with unit 'image', maximum number of windows per call of `losses`; gradients are averaged over
+        windows, so that memory does not grow with the image. None = all N; the method itself bounds its memory.
+        recipe: the authors' optimisation; None = section `train`, which all methods share.
+        clip: maximum norm of the gradient; None = no clipping.
+        epochs: maximum number of passes over the training data in a phase with the shared recipe, as the authors have
+        it. A pass is every image once, or with unit 'window' every window that covers them. None = no limit; at
+        least one phase has none.
+        sees: inputs of its losses, by which the record counts pixels.
+        summed: with unit 'image', add the gradients of all portions instead of averaging, as some authors do.
+        checks: how many times the validation split is scored, at regular intervals and at the end, where the authors keep
+            the best state instead of the last; scores the branch with the phase's name if there is one. 0 = keep the last.
     """
 
     name: str
@@ -200,14 +200,14 @@ class Phase:
 
 
 class ImageViews(Protocol):
-    """One image at test time, as `Method.begin_image` may look at it, as often as it likes."""
+    """One image at test time, the argument of `Method.begin_image`; it can be read any number of times."""
 
     def overview(self, side: int) -> Tensor:
         """The whole image reduced by area to (1, 3, side, side), uint8, on the method's device."""
         ...
 
     def windows(self) -> Iterator[Views]:
-        """The windows in the order in which `forward` will get them, on the method's device."""
+        """The windows in the order of the calls of `forward`, on the method's device."""
         ...
 
 
@@ -217,9 +217,9 @@ class Weights:
 
     Attributes:
         source: repository or package with its revision, or 'random'.
-        sha256: of the loaded tensors, '' for random weights.
-        mean: of the normalisation that the weights were trained with, per channel in 0..1; ImageNet's for random ones.
-        std: as `mean`.
+        sha256: of the loaded tensors; '' for random weights.
+        mean: channel means of the normalisation, in 0..1; those of ImageNet for random weights.
+        std: channel standard deviations, in 0..1.
     """
 
     source: str
@@ -229,9 +229,9 @@ class Weights:
 
 
 class Method(nn.Module, ABC):
-    """A network with its losses. Subclasses set `needs` and `weights` on construction.
+    """A network and its losses. Subclasses set `needs` and `weights` in the constructor.
 
-    A method, and any module inside it, may name children that only training uses in `training_parts`.
+    A method, and any module in it, can list children that are used in training only in `training_parts`.
     """
 
     needs: Needs
@@ -240,51 +240,51 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, views: Views, state: Any = None) -> Tensor:
-        """Logits (B, K, L, L) of the patches, of the sides that `needs_at` names; called at test time only."""
+        """Logits (B, K, L, L) of the patches, with the sides that `needs_at` returns; called at test time only."""
 
     @abstractmethod
     def losses(self, views: Views, labels: Labels, progress: float) -> dict[str, Tensor]:
-        """Training losses by name, scalars whose sum is minimised; `progress` runs from 0 to 1 in the phase."""
+        """Training losses by name, scalars that are summed and minimised; `progress` is 0..1 in the phase."""
 
     def needs_at(self, height: int, width: int) -> Window:
-        """The windows of an image of these sides at test time. Default: those of training.
+        """The windows for an image of this size at test time. Default: those of training.
 
-        A method that sees the whole image at once answers with `Window.whole`.
+        A method that processes the whole image at once returns `Window.whole`.
         """
         return self.needs.window
 
     def begin_image(self, image: ImageViews) -> Any:
-        """What `forward` needs to know of the whole image, computed once per image. Default: nothing."""
+        """Compute, once per image, the state that `forward` receives. Default: none."""
         return None
 
     def phases(self) -> tuple[Phase, ...]:
-        """The stretches of training in order. Default: one, everything learns."""
+        """The phases of training in order. Default: one phase that trains all parameters."""
         return (Phase("all"),)
 
     def branches(self) -> dict[str, Method]:
-        """Parts that label images alone, by name, around the same weights: they are scored beside the whole.
+        """Parts that can label images alone, by name, with the same weights; they are scored as well.
 
-        A method whose combined output scores below one of its own branches is flagged. Default: none.
+        A method whose combined output scores below one of its branches is flagged. Default: none.
         """
         return {}
 
     def begin_phase(self, name: str, fresh: bool) -> None:
-        """Training enters phase `name`: at its first iteration (`fresh`), or resuming within it. Default: nothing.
+        """Called when training enters phase `name`, at its first step (`fresh`) or after a resume. Default: nothing.
 
-        Only when `fresh` may weights be written, such as one part's copied into another.
+        Weights may be changed only if `fresh` is true, for example to copy one part's weights to another.
         """
         return None
 
     def describe(self) -> dict[str, str | int | float | bool | None]:
-        """Effective sizes and settings, flat, for the result row; a method adds its own."""
+        """Effective sizes and settings for the result row, as a flat dict; methods add their own."""
         return {"patch": self.needs.patch, "context": self.needs.context, "overview": self.needs.overview}
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a method is built from: number of outputs, patch side L in pixels, base segmenter, all parameters.
+    """Arguments from which a method is built: number of classes, patch side L in pixels, segmenter, all parameters.
 
-    `benchmark` is its name, for authors' recipes that differ between benchmarks.
+    `benchmark` is the benchmark's name, for authors' recipes that differ between benchmarks.
     """
 
     classes: int
@@ -295,7 +295,7 @@ class Setting:
 
 
 def drop_training_parts(method: Method) -> Method:
-    """Remove, in place, the modules that only training uses, and return the method in evaluation mode."""
+    """Remove the modules that are used in training only, in place, and return the method in evaluation mode."""
     for module in list(method.modules()):
         for name in getattr(module, "training_parts", ()):
             setattr(module, name, None)

@@ -1,4 +1,4 @@
-"""What a number was measured on: versions, device and flags; never a host name, user name or path."""
+"""Device settings and the environment of a measurement: versions, device and flags; no host, user or path names."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from scpseg.params import MachineParams
 
 
 def choose_device(name: str) -> torch.device:
-    """'auto' is the first CUDA device where there is one, else the CPU.
+    """Return the device: 'auto' is the first CUDA device if there is one, otherwise the CPU.
 
     Raises:
-        UserError: 'cuda' was asked for and there is none.
+        UserError: 'cuda' is requested but not available.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("machine.device is 'cuda', but torch sees no CUDA device; set machine.device to auto or cpu")
+        raise UserError("machine.device is 'cuda', but torch finds no CUDA device; set machine.device to auto or cpu")
     return torch.device(name)
 
 
 def configure(machine: MachineParams) -> torch.device:
-    """Apply thread count, TF32 and determinism for this process and return its device."""
+    """Set threads, TF32 and determinism for this process, and return its device."""
     if machine.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if machine.threads:
@@ -40,7 +40,7 @@ def configure(machine: MachineParams) -> torch.device:
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Versions, device and flags, for every result row."""
+    """Versions, device and flags; included in every result row."""
     gpu = device.type == "cuda"
     return {
         "python": platform.python_version(),
@@ -55,7 +55,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The CPU's model name."""
+    """Model name of the CPU."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Atomic, byte-stable writing: a file is there whole, or not at all; reading that names what is damaged."""
+"""Write files atomically and reproducibly; read them with errors that name the damaged file."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from scpseg.errors import UserError
 from scpseg.progress import say
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-"""Numbers of a full disk."""
+"""errno values that mean the disk is full."""
 UNWRITTEN = FULL | {errno.EFBIG}
-"""Numbers of a write that found no room."""
+"""errno values of a write that failed for lack of space."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that replaces it when the block ends well, and vanishes when it does not.
+    """A temporary path next to `path` that replaces it if the block succeeds and is deleted otherwise.
 
     Raises:
-        OSError: as the block; where there is no room, with `path` as its file name.
+        OSError: from the block; for lack of space, with `path` as its file name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
@@ -47,7 +47,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Give a write within the block that finds no room the name that a user knows; its error has none."""
+    """Add `path` as file name to errors for lack of space in the block, which do not name a file."""
     try:
         yield
     except Exception as error:
@@ -57,7 +57,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def without_room(error: BaseException | None) -> OSError | None:
-    """The OSError of a write that found no room, also where a library raised an error of its own over it."""
+    """The OSError for lack of space in a chain of exceptions, also if a library raised another error because of it."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in UNWRITTEN:
             return error
@@ -77,15 +77,15 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path, *keys: str) -> Any:
-    """Read a JSON file; with `keys`, one that is a mapping with these.
+    """Read a JSON file; with `keys`, it must contain a mapping with these keys.
 
     Raises:
-        UserError: it is damaged.
+        UserError: the file is damaged.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # bytes that are no UTF-8 too
-        raise damaged(path, "is no valid JSON") from error
+    except ValueError as error:  # includes invalid UTF-8
+        raise damaged(path, "is not valid JSON") from error
     lacking = [key for key in keys if not isinstance(value, dict) or key not in value]
     if lacking:
         raise damaged(path, f"lacks {', '.join(lacking)}")
@@ -93,15 +93,15 @@ def read_json(path: Path, *keys: str) -> Any:
 
 
 def damaged(path: Path, why: str) -> UserError:
-    """The error for a written file that is damaged or was changed."""
+    """The error for a file of the project that is damaged or was changed."""
     return UserError(f"{path.as_posix()} {why}; delete it and run `dvc repro` again")
 
 
 @contextmanager
 def locked(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock file `path` while the block runs; wait, and say so once, where another process holds it.
+    """Hold the lock file `path` during the block; if another process holds it, print a line and wait.
 
-    The lock ends with its holder, however that ends; the empty file stays. `what` is what the holder does.
+    The lock ends with the process that holds it, even if it is killed; the empty file stays. `what` names the work.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)

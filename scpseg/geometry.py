@@ -1,6 +1,6 @@
-"""Cutting a patch's box out of a map of the whole image, and building such a map from those of windows.
+"""Crop the box of a patch from a map of the whole image, and stitch window maps to such a map.
 
-`place` (B, 4) is the box in shares of the image as in `scpseg.contract.Views`: top, left, height, width.
+`place` (B, 4) is the box relative to the image, as in `scpseg.contract.Views`: top, left, height, width.
 """
 
 from __future__ import annotations
@@ -13,36 +13,36 @@ Size = tuple[int, int]
 
 
 def resize(maps: Tensor, size: Size) -> Tensor:
-    """(B, C, h, w) resized bilinearly to (B, C, *size); untouched where it has that size."""
+    """Resize (B, C, h, w) bilinearly to (B, C, *size); maps that already have this size are returned unchanged."""
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 
 
 def cells(place: Tensor, size: Size) -> list[tuple[slice, slice]]:
-    """The rows and columns of a map of `size` that each box covers: its edges rounded, one cell at least.
+    """Rows and columns of a map of `size` that each box covers: its rounded edges, at least one cell.
 
-    [ours] The authors of GLNet round top and height. Then windows that touch without overlap leave holes between their
-    cells, and a flipped box can be a cell larger or smaller; rounded edges fit together and move with a flip (on maps
-    of odd size up to boxes whose edge lies exactly half-way).
+    [ours] The authors of GLNet round top and height. Adjacent windows then leave gaps between their cells, and a
+    flipped box can be a cell larger or smaller. Rounded edges leave no gaps and follow a flip (on maps of odd size,
+    except for boxes whose edge is exactly half-way between cells).
     """
     return [(_span(top, height, size[0]), _span(left, width, size[1])) for top, left, height, width in place.tolist()]
 
 
 def _span(start: float, length: float, size: int) -> slice:
-    # Rounded to four digits first: shares are float32, whose error must not decide which cell a half-way edge takes.
+    # First rounded to four digits, so that float32 errors do not decide which cell gets a half-way edge.
     first, last = (round(round(edge * size, 4)) for edge in (start, start + length))
     first = min(max(first, 0), size - 1)
     return slice(first, max(min(last, size), first + 1))
 
 
 def cut(maps: Tensor, place: Tensor, size: Size) -> Tensor:
-    """The box of each patch, cut to whole cells and resized bilinearly.
+    """Crop the box of each patch in whole cells and resize it bilinearly.
 
     Args:
-        maps: (B, C, h, w) of the images that the patches lie in, or (1, C, h, w) of the one image of them all.
+        maps: (B, C, h, w) of the images of the patches, or (1, C, h, w) if all patches are from one image.
         place: (B, 4).
-        size: of the result.
+        size: of the output.
 
     Returns:
         (B, C, *size).
@@ -54,11 +54,11 @@ def cut(maps: Tensor, place: Tensor, size: Size) -> Tensor:
     )
 
 
-class Pasted:
-    """A map of the whole image as the mean of its windows' maps, each resized into its box; 0 where there is none."""
+class Stitched:
+    """A map of the whole image: the mean of window maps, each resized into its box; 0 where no window is."""
 
     def __init__(self, like: Tensor) -> None:
-        """An empty map of the shape (1, C, h, w) of `like`."""
+        """Start empty, with the shape (1, C, h, w) of `like`."""
         self.sums = torch.zeros_like(like)
         self.counts = torch.zeros_like(like[:, :1])
 
@@ -71,17 +71,17 @@ class Pasted:
             self.counts[..., rows, columns] += 1
 
     def mean(self) -> Tensor:
-        """(1, C, h, w): sums over counts; the sums are used up."""
+        """(1, C, h, w): sums divided by counts; overwrites the sums, so call it once."""
         return self.sums.div_(self.counts.clamp(min=1))
 
 
 def enlarge(maps: Tensor, place: Tensor, size: Size) -> Tensor:
-    """The box of each patch as it would be cut out of `maps` enlarged bilinearly to the whole image's size.
+    """Crop the box of each patch from `maps` upsampled bilinearly to the size of the image.
 
-    Nothing of the image's size is formed; only the box is interpolated, at the centres of its pixels.
+    The upsampled map is never built: only the pixels of the box are interpolated.
 
     Args:
-        maps: (B, C, h, w) of the images that the patches lie in, or (1, C, h, w) of the one image of them all.
+        maps: (B, C, h, w) of the images of the patches, or (1, C, h, w) if all patches are from one image.
         place: (B, 4).
         size: of a patch in pixels.
 
@@ -98,7 +98,7 @@ def enlarge(maps: Tensor, place: Tensor, size: Size) -> Tensor:
 
 
 def _interpolated(image: Tensor, points: Tensor, dim: int) -> Tensor:
-    """`image` (C, h, w) at fractional indices along `dim`; beyond the border its last value."""
+    """Interpolate `image` (C, h, w) at fractional indices along `dim`; indices outside are clamped."""
     points = points.clamp(0, image.shape[dim] - 1)
     low = points.floor().long()
     high = (low + 1).clamp(max=image.shape[dim] - 1)

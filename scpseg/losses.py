@@ -1,4 +1,4 @@
-"""Losses that are deterministic on a GPU too."""
+"""Losses that are also deterministic on a GPU."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from scpseg import IGNORE_INDEX
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy over valid pixels.
 
-    logsumexp minus gather, since torch's own loss on maps has no deterministic CUDA kernel.
+    Computed as logsumexp minus gather, because torch's cross-entropy on maps has no deterministic CUDA kernel.
 
     Args:
         logits: (B, K, H, W) float.
-        labels: (B, H, W) uint8 training ids; 255 is left out.
+        labels: (B, H, W) uint8 training ids; 255 is ignored.
 
     Returns:
-        Scalar: sum over valid pixels / max(1, their number), so that an all-ignored batch gives 0.
+        Scalar: sum over valid pixels / max(1, number of valid pixels), so that an all-ignored batch gives 0.
     """
     valid = labels != IGNORE_INDEX
     target = torch.where(valid, labels, 0).long().unsqueeze(1)
@@ -32,11 +32,11 @@ def focal(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
 
     Args:
         logits: (B, K, h, w) float.
-        labels: (B, H, W) uint8 training ids, taken at the centres of the h x w cells; 255 is left out.
-        gamma: how far sure pixels count less; 0 gives the cross-entropy.
+        labels: (B, H, W) uint8 training ids, sampled at the centres of the h x w cells; 255 is ignored.
+        gamma: focusing parameter; 0 gives the cross-entropy.
 
     Returns:
-        Scalar: sum of (1 - p)^gamma * -log p over valid cells / max(1, their number).
+        Scalar: sum of (1 - p)^gamma * -log p over valid cells / max(1, number of valid cells).
     """
     height, width = logits.shape[-2:]
     labels = nearest(labels, (height, width))
@@ -44,13 +44,13 @@ def focal(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
     target = torch.where(valid, labels, 0).long().unsqueeze(1)
     logits = logits.float()
     log_likely = logits.gather(1, target).squeeze(1) - torch.logsumexp(logits, dim=1)
-    # expm1 keeps 1 - p exact near p = 1; clamped, since rounding may leave it below 0, where powers have no gradient.
+    # expm1 keeps 1 - p exact near p = 1; clamped because rounding can give values below 0, where the gradient is NaN.
     unsure = (-torch.expm1(log_likely)).clamp(min=0)
     return torch.where(valid, -(unsure**gamma) * log_likely, 0.0).sum() / valid.sum().clamp(min=1)
 
 
 def nearest(labels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Labels (B, H, W) at the centres of the cells of `size` (the rule of nearest-exact)."""
+    """Labels (B, H, W) at the centres of the cells of `size`, as nearest-exact interpolation selects them."""
     rows, columns = (
         ((torch.arange(cells, device=labels.device) + 0.5) * side / cells).long()
         for cells, side in zip(size, labels.shape[-2:], strict=True)

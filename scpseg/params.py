@@ -1,7 +1,7 @@
 """The sections of params.yaml as frozen dataclasses.
 
-Each dataclass below is one section of the file. Sections of a method stand in the method's own file and are read
-with `Params.section`.
+Each dataclass below is one section of the file. The sections of a method are defined in its own module and read with
+`Params.section`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from scpseg.validation import NonNegative, Positive, Range, Share, advice, build
 
 T = TypeVar("T")
 Names = tuple[str, ...] | tuple[()]
-"""A list that may be empty."""
+"""A list that can be empty."""
 LAST_SEED = 2**32 - 1
 Seed = Annotated[int, Range(0, LAST_SEED)]
 Batch = Annotated[int, Range(1, 4096)]
@@ -28,7 +28,7 @@ Steps = Annotated[int, Range(1, 10**9)]
 
 @dataclass(frozen=True)
 class SuiteParams:
-    """What is compared: benchmarks x (scpseg + baselines) x seeds."""
+    """Section `suite`: what is compared, benchmarks x (scpseg + baselines) x seeds."""
 
     benchmarks: tuple[str, ...]
     baselines: Names
@@ -37,12 +37,12 @@ class SuiteParams:
 
 @dataclass(frozen=True)
 class DataParams:
-    """Where archives come from, and where they are kept.
+    """Section `data`: where archives come from, and where they are stored.
 
-    `source` is 'mirror' (synthetic miniatures), 'upstream' (section `upstream` says from whom), a folder (relative to
-    the repository's root), or an address: one archive (.../name.zip, .../name.7z), or a folder with
-    <benchmark>/archives.json (name, size and sha256 of each archive, as data/mirror/<benchmark> has it) or, where that
-    file is missing, with <benchmark>/ and the archives that its file in `scpseg.benchmarks` names.
+    `source` is 'mirror' (synthetic miniatures), 'upstream' (the sources in section `upstream`), a folder (relative to
+    the root of the repository), or an address: one archive (.../name.zip, .../name.7z), or a folder that contains
+    <benchmark>/archives.json (name, size and sha256 of each archive, as in data/mirror/<benchmark>) or, without that
+    file, <benchmark>/ with the archives that the benchmark's module in `scpseg.benchmarks` names.
     """
 
     source: str
@@ -52,16 +52,16 @@ class DataParams:
 
 @dataclass(frozen=True)
 class UpstreamParams:
-    """Sources of each benchmark, tried in turn: names from its file in `scpseg.benchmarks`, or addresses.
+    """Section `upstream`: sources of each benchmark, tried in order: names from `scpseg.benchmarks`, or addresses.
 
-    `unverified_hosts` are hosts whose certificate is not checked; only files with a known SHA-256 come from there.
+    `unverified_hosts` are hosts whose certificate is not checked; only files with a known SHA-256 are fetched there.
     """
 
     sources: Mapping[str, tuple[str, ...]]
     unverified_hosts: tuple[str, ...] = ()
 
     def of(self, benchmark: str) -> tuple[str, ...]:
-        """The list of one benchmark."""
+        """The sources of one benchmark."""
         return self.sources.get(benchmark, ())
 
 
@@ -77,12 +77,12 @@ UPSTREAM_KEYS = make_dataclass(
     ],
     frozen=True,
 )
-"""Section `upstream` as it is written: a list for each benchmark that is not invented, by default all its sources."""
+"""Section `upstream` in params.yaml: one list per real benchmark, by default all its sources."""
 
 
 @dataclass(frozen=True)
 class MirrorParams:
-    """The procedural miniatures: side of an image in pixels, images per split."""
+    """Section `mirror`: the synthetic miniatures, with the side of an image in pixels and the images per split."""
 
     seed: Seed
     side: Annotated[int, Range(64)]
@@ -93,7 +93,7 @@ class MirrorParams:
 
 @dataclass(frozen=True)
 class SegmenterParams:
-    """The base segmenter; `weights` is 'imagenet' or 'random', `auxiliary` = with its published extra losses."""
+    """Section `segmenter`: `weights` is 'imagenet' or 'random'; `auxiliary` enables the published auxiliary losses."""
 
     name: str
     encoder: str
@@ -104,7 +104,7 @@ class SegmenterParams:
 
 @dataclass(frozen=True)
 class SharedTrainParams:
-    """Section `train`: what all methods share when they train; `momentum` is that of SGD."""
+    """Section `train`: settings that all methods share in training; `momentum` is that of SGD."""
 
     iterations: Steps
     momentum: Share
@@ -117,7 +117,7 @@ class SharedTrainParams:
 
 @dataclass(frozen=True)
 class TrainParams(SharedTrainParams):
-    """How one method trains: section `train` with the method's value in section `tuned`."""
+    """Training settings of one method: section `train` with the method's optimiser from section `tuned`."""
 
     optimizer: Optimizer
     learning_rate: float
@@ -125,7 +125,7 @@ class TrainParams(SharedTrainParams):
 
 @dataclass(frozen=True)
 class MachineParams:
-    """How a machine is used; nothing here is part of a method. `threads` and `workers` 0 = decided by the library."""
+    """Section `machine`: nothing in it is part of a method. `threads` and `workers` 0 = the library's default."""
 
     device: Literal["auto", "cpu", "cuda"]
     deterministic: bool
@@ -136,7 +136,7 @@ class MachineParams:
 
 @dataclass(frozen=True)
 class InferenceParams:
-    """Whole-image inference: `overlap` is the share of a patch that the next one covers again."""
+    """Section `inference`: `overlap` is the minimum overlap of neighbouring patches, relative to their side."""
 
     overlap: Annotated[float, Range(0, 0.9)]
     batch: Batch
@@ -144,7 +144,7 @@ class InferenceParams:
 
 @dataclass(frozen=True)
 class EvaluationParams:
-    """Which images are scored, and how many become pictures in the report."""
+    """Section `evaluation`: which images are scored, and how many are shown in the report."""
 
     split: Literal["test", "val"]
     pictures: Annotated[int, Range(0)]
@@ -152,7 +152,7 @@ class EvaluationParams:
 
 @dataclass(frozen=True)
 class ProfileParams:
-    """The measured workload: side of the image ('real' = the benchmark's own), images after one warm-up."""
+    """Section `profile`: side of the measured image ('real' = the benchmark's size), and images after one warm-up."""
 
     size: Annotated[int, Range(64)] | Literal["real"]
     repeats: Positive
@@ -160,9 +160,9 @@ class ProfileParams:
 
 @dataclass(frozen=True)
 class BenchmarkParams:
-    """One benchmark: patch L in pixels, windows per training step, split by name or folder, kind of labels.
+    """Section of a benchmark: patch side L in pixels, windows per training step, split (name or folder), labels.
 
-    The kinds of labels stand in the benchmark's spec (`scpseg.benchmarks`).
+    The available kinds of labels are in the benchmark's module in `scpseg.benchmarks`.
     """
 
     patch: Annotated[int, Range(32)]
@@ -186,10 +186,10 @@ GENERAL: dict[str, type] = {
 
 
 class Params:
-    """One parameter file. Sections are read and checked on request."""
+    """A parameter file whose sections are read and checked on request."""
 
     def __init__(self, values: Mapping[str, Any], path: Path) -> None:
-        """Keep the plain values of `path`."""
+        """Store the plain values of the file `path`."""
         self.values = values
         self.path = path
 
@@ -209,7 +209,7 @@ class Params:
             if above and not path.is_absolute():
                 where = os.path.relpath(above)
                 raise UserError(
-                    f"{path} is in {where}, not here: run this in the repository's root ({where})"
+                    f"{path} is in {where}, not here: run this command in the root of the repository ({where})"
                 ) from None
             todo = "copy one of profiles/*.yaml to it" if path.name == "params.yaml" else "name an existing file"
             raise UserError(f"{path} is missing; {todo}") from None
@@ -224,15 +224,15 @@ class Params:
         return cls(values, path)
 
     def section(self, name: str, cls: type[T]) -> T:
-        """One section as its dataclass.
+        """Read one section as its dataclass.
 
         Raises:
-            UserError: the section is missing, or a key or value of it is not valid.
+            UserError: the section is missing, or one of its keys or values is not valid.
         """
         return build(cls, self.values.get(name), name, self.path.name)
 
     def training(self, method: str) -> TrainParams:
-        """How a method trains.
+        """Training settings of a method.
 
         Raises:
             UserError: section `train` is not valid, or section `tuned` has no valid value for the method.
@@ -249,12 +249,12 @@ class Params:
 
     @property
     def suite(self) -> SuiteParams:
-        """What is compared."""
+        """Section `suite`."""
         return self.section("suite", SuiteParams)
 
     @property
     def upstream(self) -> UpstreamParams:
-        """Who serves the benchmarks."""
+        """Section `upstream`."""
         lists = dict(vars(self.section("upstream", UPSTREAM_KEYS)))
         return UpstreamParams(unverified_hosts=lists.pop("unverified_hosts"), sources=lists)
 
@@ -262,12 +262,12 @@ class Params:
         """The section of one benchmark.
 
         Raises:
-            UserError: the benchmark is not known, or its section is not valid.
+            UserError: the benchmark is unknown, or its section is not valid.
         """
         if name not in BENCHMARKS:
             raise UserError(f"{self.path.name}: unknown benchmark {name!r}; {nearest(name, BENCHMARKS)}")
         return self.section(name, BenchmarkParams)
 
     def invalid(self, key: str, value: object, why: str) -> UserError:
-        """The sentence for a value that is impossible: file, key, value, reason with remedy, how to restore."""
+        """The error for an invalid value: file, key, value, reason with a remedy, and how to restore the file."""
         return invalid(self.path.name, key, value, why)

@@ -1,4 +1,4 @@
-"""Processes that must not outlive the one that started them."""
+"""End child processes with the process that started them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _PR_SET_PDEATHSIG = 1
 
 
 def end_with_parent() -> None:
-    """Let the kernel send this process SIGTERM when its parent ends, however that ends (Linux; elsewhere no change)."""
+    """Make the kernel send SIGTERM to this process when its parent ends for any reason (Linux only)."""
     if sys.platform != "linux":
         return
     parent = os.getppid()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it ended before the kernel was asked
+    if os.getppid() != parent:  # the parent ended before the call
         os.kill(os.getpid(), signal.SIGTERM)

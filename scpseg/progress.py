@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a plain line now and then otherwise."""
+"""Progress of long tasks: a bar on a terminal, otherwise a line every few seconds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LINE_SECONDS = 10.0
 
 
 def progress(items: Iterable[T], total: int, what: str, done: int = 0) -> Iterator[T]:
-    """Pass `items` through and show how many of `total` are done (`done` of them before the start)."""
+    """Yield `items` and show how many of `total` are done, counting `done` from before the start."""
     if sys.stderr.isatty():
         yield from tqdm(items, total=total, initial=done, desc=what, dynamic_ncols=True)
         return
@@ -34,9 +34,9 @@ def progress(items: Iterable[T], total: int, what: str, done: int = 0) -> Iterat
 
 @contextmanager
 def byte_progress(what: str, done: int = 0) -> Iterator[Callable[[int, int | None], None]]:
-    """Show how many bytes are done: the block calls what it is given with (done, total or None) as often as it likes.
+    """Show the number of bytes that are done; the block calls the function it receives with (done, total or None).
 
-    `done` may go back, when something is begun again; `done` bytes were there before the start.
+    `done` may decrease when a download restarts; `done` bytes were there before the start.
     """
     if sys.stderr.isatty():
         with tqdm(desc=what, initial=done, unit="B", unit_scale=True, unit_divisor=1024, dynamic_ncols=True) as bar:
@@ -50,7 +50,7 @@ def byte_progress(what: str, done: int = 0) -> Iterator[Callable[[int, int | Non
     start = shown = time.monotonic()
     gained, before, last = 0, done, done
 
-    def tell(now: int, total: int | None) -> None:
+    def report(now: int, total: int | None) -> None:
         nonlocal shown, gained, before, last
         gained += max(now - last, 0)
         last = now
@@ -63,17 +63,17 @@ def byte_progress(what: str, done: int = 0) -> Iterator[Callable[[int, int | Non
         say(f"{what}: {_bytes(now)}{of}, {_bytes(rate)}/s{left}")
         shown, before = moment, now
 
-    yield tell
+    yield report
     seconds = time.monotonic() - start
     say(f"{what}: {_bytes(gained)} in {seconds:.0f} s, {_bytes(gained / max(seconds, 1e-3))}/s")
 
 
 def say(line: str) -> None:
-    """Print a line for people beside the results, without tearing a bar that is on the screen."""
+    """Print a line to stderr without breaking a progress bar."""
     tqdm.write(printable(line), file=sys.stderr)
     sys.stderr.flush()
 
 
 def _bytes(count: float) -> str:
-    """Bytes in words, with a binary unit."""
+    """Format a number of bytes with a binary unit."""
     return tqdm.format_sizeof(count, "iB" if count >= 999.5 else "B", 1024)

@@ -1,6 +1,6 @@
-"""Optimiser and learning rate of each method: the same three choices are tried for all of them.
+"""Optimiser and learning rate of each method, chosen from the same three candidates for all of them.
 
-`python -m pipelines.sweep tuning` scores them on the validation split; section `tuned` of params.yaml has the choice.
+`python -m pipelines.sweep tuning` scores them on the validation split; section `tuned` of params.yaml has the result.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from typing import Literal, NamedTuple, cast, get_args
 
 Optimizer = Literal["sgd", "adam"]
 GRID = ("sgd 0.01", "sgd 0.05", "adam 0.001")
-"""Every value of `tuned` that the sweep tries."""
+"""The candidates: values of `tuned` that the sweep tries."""
 
 
 class Tuned(NamedTuple):
-    """A value of section `tuned`: the optimiser and its rate at the start."""
+    """A value of section `tuned`: the optimiser and its initial learning rate."""
 
     optimizer: Optimizer
     learning_rate: float
 
 
 def parse(text: object) -> Tuned | None:
-    """'sgd 0.05' taken apart; None where the text is something else."""
+    """Parse a text such as 'sgd 0.05'; None if it is not valid."""
     name, _, rate = str(text).partition(" ")
     try:
         number = float(rate)
@@ -30,9 +30,9 @@ def parse(text: object) -> Tuned | None:
 
 
 def at_edge(optimizer: str, learning_rate: float, grid: tuple[str, ...] = GRID) -> bool:
-    """Whether a choice has the lowest or highest rate that the grid tries for its optimiser.
+    """Whether a choice has the lowest or highest learning rate that the grid has for its optimiser.
 
-    A better one may lie beyond. A rate that the grid does not try lies outside of it, which counts as well.
+    A better one may be outside the grid. A learning rate outside the grid counts as well.
     """
     rates = [tuned.learning_rate for tuned in map(parse, grid) if tuned and tuned.optimizer == optimizer]
     return not rates or not min(rates) < learning_rate < max(rates)

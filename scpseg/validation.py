@@ -1,4 +1,4 @@
-"""Reads YAML into plain values and these into frozen dataclasses; a mistake is one sentence that names valid values."""
+"""Read YAML into plain values, and plain values into frozen dataclasses; errors name the valid values."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ FEW = 5
 
 @dataclass(frozen=True)
 class Range:
-    """Valid numbers: low..high, `low` itself excluded where `above` is set."""
+    """Valid numbers: low..high, without `low` itself if `above` is set."""
 
     low: float = -math.inf
     high: float = MOST
     above: bool = False
 
     def problem(self, value: float) -> str | None:
-        """None for a valid value, else what is expected and the nearest valid value."""
+        """What is expected and the nearest valid value, or None if the value is valid."""
         if (value > self.low if self.above else value >= self.low) and value <= self.high:
             return None
         span = f"{'above' if self.above else 'at least'} {_digits(self.low)} and " if self.low > -math.inf else ""
@@ -49,7 +49,7 @@ class Range:
 
 
 def _digits(value: float) -> str:
-    """A bound as people write it, whole numbers with all their digits."""
+    """A bound as text; whole numbers with all their digits."""
     return str(int(value)) if value == int(value) else f"{value:g}"
 
 
@@ -59,7 +59,7 @@ NonNegative = Annotated[float, Range(0)]
 
 
 def nearest(name: object, known: Iterable[str]) -> str:
-    """The closest known name in words; where none is close all of them, or a few of very many."""
+    """A hint with the closest known name, or with all known names (or a few of very many) if none is close."""
     known = list(known)
     close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
     if close:
@@ -76,15 +76,15 @@ def invalid(file: str, key: str, value: object, why: str) -> UserError:
 
 
 def advice(file: str, key: str | None = None) -> str:
-    """What to do about a mistake in `file`, or with the value of `key` in it."""
+    """A hint how to correct an error in `file`, or in the value of `key` in it."""
     if file != "params.yaml":
         return ADVICE
     other = f" or with `-S {key}=...`" if key else ""
-    return f"{ADVICE}{other} (`git checkout params.yaml` puts the whole committed file back)"
+    return f"{ADVICE}{other} (`git checkout params.yaml` restores the committed file)"
 
 
 def parse_yaml(text: str, file: str) -> Any:
-    """The values of a YAML 1.2 text, read by the parser that DVC uses, so that both see the same values.
+    """Parse a YAML 1.2 text with the parser of DVC, so that both read the same values.
 
     Raises:
         UserError: the text is not valid YAML, is too deep, or has a duplicated key or a key that is not a string.
@@ -92,7 +92,7 @@ def parse_yaml(text: str, file: str) -> Any:
     try:
         values = YAML(typ="safe", pure=True).load(text)
     except DuplicateKeyError as error:
-        # The only place where the parser tells which key it is.
+        # Only the message of the parser names the key.
         key = str(error.problem).partition('"')[2].partition('"')[0]
         line = error.problem_mark.line + 1
         raise UserError(f"{file}: key {key} is duplicated in line {line}; keep one of them") from None
@@ -121,15 +121,15 @@ def _check_keys(values: Any, file: str, name: str, seen: set[int]) -> None:
 
 
 def shorten(text: str, most: int = 80) -> str:
-    """At most `most` characters of a text for a message; the middle of a longer one is left out."""
+    """Shorten a text for a message to about `most` characters by cutting out its middle."""
     return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 4 :]}"
 
 
 def build(cls: type[T], values: object, where: str, file: str = "params.yaml") -> T:
-    """Make dataclass `cls` from the plain mapping `values` of section `where`.
+    """Build dataclass `cls` from the plain mapping `values` of section `where`.
 
     Raises:
-        UserError: no mapping, an unknown or missing key, a wrong type, a value outside its range.
+        UserError: not a mapping, an unknown or missing key, a wrong type, or a value outside its range.
     """
     assert is_dataclass(cls)
     if not isinstance(values, Mapping):
@@ -152,15 +152,15 @@ def build(cls: type[T], values: object, where: str, file: str = "params.yaml") -
 
 
 def _whole(file: str) -> str:
-    return ", or put the whole file back with `git checkout params.yaml`" if file == "params.yaml" else ""
+    return ", or restore the file with `git checkout params.yaml`" if file == "params.yaml" else ""
 
 
 class _Mismatch(Exception):
-    """The value is not of the asked type; the message says what is expected."""
+    """The value has the wrong type; the message says what is expected."""
 
 
 class _Within(_Mismatch):
-    """The value is of the asked type, but not a valid one."""
+    """The value has the right type but is not valid."""
 
 
 def _value(hint: Any, value: Any, key: str, file: str) -> Any:
@@ -171,7 +171,7 @@ def _value(hint: Any, value: Any, key: str, file: str) -> Any:
 
 
 def _convert(hint: Any, value: Any) -> Any:
-    """`value` as `hint` (bool, int, float, str, Literal, tuple, union, each perhaps with a Range)."""
+    """Convert `value` to the type `hint` (bool, int, float, str, Literal, tuple, union, each possibly with a Range)."""
     origin = get_origin(hint)
     if origin is Annotated:
         inner, valid = get_args(hint)

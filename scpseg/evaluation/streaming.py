@@ -1,8 +1,8 @@
-"""Whole-image inference in row bands: labels come out, no full-size map of scores ever exists.
+"""Whole-image inference in bands of rows, without ever storing the logits of the whole image.
 
-Windows step by their patch side, the last row and column shifted inward; a method may ask for one window of the whole
-image. Where windows overlap the label is that of the mean logits; since all classes of a pixel share its count, the
-sum decides alike and no counts are kept.
+Windows step by the side of their patch; the last row and column are shifted inwards. A method may request one window
+for the whole image. Where windows overlap, the label is that of the mean logits; all classes of a pixel have the same
+count, so the sums give the same label and no counts are stored.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from scpseg.data.overviews import reduce_image
 from scpseg.data.windows import Bytes, cut_image, starts
 
 ROWS = 64
-"""Rows decided at once: what is kept beside the sums stays small."""
+"""Number of rows that are labelled at once, to bound the temporary memory."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +76,10 @@ def segment(
         method: in evaluation mode, on `device`.
         image: (H, W, 3) uint8, of any size; memory-mapped is fine.
         classes: K, at most 255.
-        device: where windows are computed; the band of scores stays in host memory.
-        overlap: part of a patch side that neighbours share at least, 0..0.9.
-        batch: windows per forward.
-        tick: called with the number of windows just done.
+        device: where windows are computed; the band of logits is in host memory.
+        overlap: minimum overlap of neighbouring patches, relative to their side, 0..0.9.
+        batch: windows per forward pass.
+        tick: called with the number of windows that were just processed.
 
     Returns:
         (H, W) uint8 training ids.
@@ -100,7 +100,7 @@ def segment(
 
 
 class _Band:
-    """Sums of logits of the rows that windows still to come may touch; finished rows become labels."""
+    """Sums of the logits of rows that later windows may still change; finished rows are converted to labels."""
 
     def __init__(self, classes: int, rows: int, height: int, width: int) -> None:
         self.height, self.width = height, width
@@ -128,7 +128,7 @@ class _Band:
         for first in range(0, rows, ROWS):
             sums = self.sums[:, first : min(first + ROWS, rows)]
             best, part = sums[0].clone(), torch.zeros_like(sums[0], dtype=torch.uint8)
-            # One class at a time: torch's argmax over the first axis is many times slower on a CPU.
+            # One class at a time: on a CPU, torch's argmax over the first axis is many times slower.
             for index in range(1, len(sums)):
                 part.masked_fill_(sums[index] > best, index)
                 torch.maximum(best, sums[index], out=best)

@@ -1,1 +1,1 @@
-"""Base segmenters by name, behind one interface."""
+"""Base segmenters by name, with a common interface."""

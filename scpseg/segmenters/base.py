@@ -1,4 +1,4 @@
-"""What a base segmenter is: an encoder, a decoder and a classifier that can be tapped in between."""
+"""Base class of the segmenters: an encoder, a decoder and a classifier, each of which can be called alone."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from scpseg.losses import cross_entropy
 
 
 class Segmenter(nn.Module, ABC):
-    """An encoder, a decoder and a 1x1 classifier; strides are counted in input pixels.
+    """An encoder, a decoder and a 1x1 classifier. Strides are in input pixels.
 
     Attributes:
-        encoder: gives its feature maps from full size to the deepest.
-        classifier: `feature_channels` to K.
-        feature_stride: of what `decode` returns.
-        feature_channels: of what `decode` returns.
-        deep_stride: of the encoder's last map.
-        deep_channels: of the encoder's last map.
-        low_stride: of the low-level map that a second decoder may use.
-        low_channels: of that map.
-        weights: what the encoder started from.
-        training_parts: names of children that only training uses, such as an auxiliary head; None when testing.
+        encoder: returns its feature maps, from full resolution to the deepest.
+        classifier: maps `feature_channels` channels to K logits.
+        feature_stride: stride of the output of `decode`.
+        feature_channels: channels of the output of `decode`.
+        deep_stride: stride of the encoder's last feature map.
+        deep_channels: channels of the encoder's last feature map.
+        low_stride: stride of the low-level feature map that a second decoder may use.
+        low_channels: channels of that map.
+        weights: the encoder's initial weights.
+        training_parts: names of children that only training uses, such as an auxiliary head, which are None otherwise.
     """
 
     encoder: nn.Module
@@ -46,28 +46,28 @@ class Segmenter(nn.Module, ABC):
 
     @abstractmethod
     def decode(self, encoded: list[Tensor]) -> Tensor:
-        """The last features before the classifier, (B, feature_channels, H / feature_stride, W / feature_stride)."""
+        """The features before the classifier, (B, feature_channels, H / feature_stride, W / feature_stride)."""
 
     def classify(self, features: Tensor, size: tuple[int, int]) -> Tensor:
-        """Logits (B, K, *size): the classifier, then bilinear enlargement."""
+        """Classify the features and upsample bilinearly to logits (B, K, *size)."""
         return F.interpolate(self.classifier(features), size=size, mode="bilinear", align_corners=False)
 
     def deep(self, encoded: list[Tensor]) -> Tensor:
-        """The encoder's last map, (B, deep_channels, H / deep_stride, W / deep_stride)."""
+        """The encoder's last feature map, (B, deep_channels, H / deep_stride, W / deep_stride)."""
         return encoded[-1]
 
     def low(self, encoded: list[Tensor]) -> Tensor:
-        """The low-level map, (B, low_channels, H / low_stride, W / low_stride)."""
+        """The low-level feature map, (B, low_channels, H / low_stride, W / low_stride)."""
         return encoded[2]
 
     def losses(self, encoded: list[Tensor], features: Tensor, target: Tensor, progress: float) -> dict[str, Tensor]:
-        """What training minimises: 'ce', plain cross-entropy for every segmenter [paper], and auxiliary losses.
+        """Training losses by name: 'ce', the same cross-entropy for every segmenter [paper], and auxiliary losses.
 
         Args:
-            encoded: from `encode`.
-            features: from `decode`.
+            encoded: output of `encode`.
+            features: output of `decode`.
             target: (B, H, W) uint8 training ids at the size of the images, 255 = ignore.
-            progress: 0..1 of the training's phase.
+            progress: 0..1, position in the current phase of training.
         """
         height, width = target.shape[-2:]
         logits = self.classify(features, (height, width))
@@ -77,7 +77,7 @@ class Segmenter(nn.Module, ABC):
     def auxiliary(
         self, encoded: list[Tensor], features: Tensor, logits: Tensor, target: Tensor, progress: float
     ) -> dict[str, Tensor]:
-        """Weighted losses by name beside the main one, where the published segmenter has any; `logits` (B, K, H, W)."""
+        """Weighted auxiliary losses by name, if the published segmenter has any; `logits` are (B, K, H, W)."""
         return {}
 
     def forward(self, images: Tensor) -> Tensor:
@@ -87,9 +87,9 @@ class Segmenter(nn.Module, ABC):
 
 
 def normalise(windows: Tensor, weights: Weights) -> Tensor:
-    """Windows (B, 3, H, W), uint8 or float, 0..255, normalised to float as the encoder's weights expect.
+    """Normalise windows (B, 3, H, W), uint8 or float in 0..255, as the encoder's weights expect.
 
-    Plain numbers instead of a constant tensor: nothing has to be copied to the device.
+    Uses Python numbers instead of a constant tensor, so that nothing is copied to the device.
     """
     channels = zip(windows.unbind(1), weights.mean, weights.std, strict=True)
     return torch.stack([channel * (1 / (255 * std)) - mean / std for channel, mean, std in channels], dim=1)

@@ -1,8 +1,8 @@
-"""What DDRNet, PIDNet and TopFormer are built from, each layer with its initial weights.
+"""Building blocks of DDRNet, PIDNet and TopFormer, with their initial weights.
 
-Convolutions start from N(0, 2 / fan-out), the fan-out counted per group, batch norms from scale 1 and shift 0, as
-their authors have it; classifiers as torch has it, like those of the other segmenters [ours]: by the authors' rule,
-with the few classes for fan-out, training would start from large logits.
+Convolutions are initialised from N(0, 2 / fan-out), with the fan-out per group, and batch norms with scale 1 and
+shift 0, as in the authors' code. Classifiers keep torch's default, as in the other segmenters [ours]: their fan-out is
+the small number of classes, so the authors' rule would start training from large logits.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, bias: bool = False) -> nn.Conv2d:
-    """A convolution to ceil(side / stride) cells."""
+    """A convolution whose output has ceil(side / stride) cells per side."""
     layer = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=bias)
     nn.init.normal_(layer.weight, std=math.sqrt(2 * groups / (kernel**2 * outputs)))
     if layer.bias is not None:
@@ -22,27 +22,30 @@ def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 
 
 
 def normed(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    """A convolution, then its norm."""
+    """A convolution followed by batch norm."""
     return nn.Sequential(conv(inputs, outputs, kernel, stride, groups), nn.BatchNorm2d(outputs))
 
 
 def activated(inputs: int, outputs: int, kernel: int, groups: int = 1) -> nn.Sequential:
-    """Norm and ReLU first, then the convolution."""
+    """Batch norm and ReLU followed by a convolution."""
     return nn.Sequential(nn.BatchNorm2d(inputs), nn.ReLU(inplace=True), conv(inputs, outputs, kernel, groups=groups))
 
 
 def hidden(inputs: int, width: int) -> nn.Sequential:
-    """A head up to its classifier: norm, ReLU, 3x3 to `width`, norm, ReLU."""
+    """A head without its classifier: batch norm, ReLU, 3x3 convolution to `width` channels, batch norm, ReLU."""
     return nn.Sequential(*activated(inputs, width, 3), nn.BatchNorm2d(width), nn.ReLU(inplace=True))
 
 
 def head(inputs: int, width: int, outputs: int) -> nn.Sequential:
-    """A whole head."""
+    """A head with its classifier."""
     return nn.Sequential(hidden(inputs, width), nn.Conv2d(width, outputs, 1))
 
 
 def stem(width: int) -> nn.Sequential:
-    """Two 3x3 at stride 2. The biases in front of the norms have no effect; the authors' counts include them."""
+    """Two 3x3 convolutions with stride 2.
+
+    Biases before batch norm have no effect; they are kept because the authors' parameter counts include them.
+    """
     layers: list[nn.Module] = []
     for inputs in (3, width):
         layers += [conv(inputs, width, 3, 2, bias=True), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
@@ -50,10 +53,10 @@ def stem(width: int) -> nn.Sequential:
 
 
 class Residual(nn.Module):
-    """Body plus shortcut, left without activation: what follows sees both signs."""
+    """Body plus shortcut, without a final activation, so that the next layer receives both signs."""
 
     def __init__(self, body: nn.Sequential, inputs: int, outputs: int, stride: int) -> None:
-        """The shortcut is a 1x1 where the body changes the shape."""
+        """The shortcut is a 1x1 convolution if the body changes the shape, otherwise the identity."""
         super().__init__()
         self.body = body
         same = stride == 1 and inputs == outputs
@@ -66,13 +69,13 @@ class Residual(nn.Module):
 
 
 def basic(inputs: int, outputs: int, stride: int = 1) -> Residual:
-    """Two 3x3."""
+    """A residual block of two 3x3 convolutions."""
     body = nn.Sequential(*normed(inputs, outputs, 3, stride), nn.ReLU(inplace=True), *normed(outputs, outputs, 3))
     return Residual(body, inputs, outputs, stride)
 
 
 def bottleneck(inputs: int, width: int, stride: int = 1) -> Residual:
-    """1x1 and 3x3 of `width`, 1x1 to twice that."""
+    """A residual block: 1x1 and 3x3 convolutions with `width` channels, then 1x1 to twice as many."""
     body = nn.Sequential(
         *normed(inputs, width, 1),
         nn.ReLU(inplace=True),
@@ -84,7 +87,7 @@ def bottleneck(inputs: int, width: int, stride: int = 1) -> Residual:
 
 
 def stage(inputs: int, outputs: int, count: int, stride: int = 1) -> nn.Sequential:
-    """`count` basic blocks with ReLU in between, not after."""
+    """`count` basic blocks with ReLU between them, but not after the last."""
     blocks: list[nn.Module] = [basic(inputs, outputs, stride)]
     for _ in range(count - 1):
         blocks += [nn.ReLU(inplace=True), basic(outputs, outputs)]

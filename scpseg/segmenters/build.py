@@ -1,4 +1,4 @@
-"""Base segmenters by name, and what their parameters may be."""
+"""Build base segmenters by name, and check their parameters."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ Stride = Literal[8, 16, 32]
 
 @dataclass(frozen=True)
 class Kind:
-    """What is known of a segmenter before it is built.
+    """Properties of a segmenter that are known before it is built.
 
     Attributes:
-        build: makes it from (params, classes).
-        title: its name for people.
-        paper: where it was published, in short.
-        published: encoder and output stride of the paper's table 5, or our choice where it names none.
-        source: where layout and choices come from, a phrase.
-        output_strides: of the encoder, that it works with.
-        feature_stride: of its last features, in pixels.
-        multiple: the sides of its input are multiples of this and of the output stride.
-        batch: fewest windows in a training step, for inputs of so many pixels a side.
-        encoders: that it takes, smallest first; None = any of segmentation-models-pytorch.
+        build: builds the segmenter from (params, classes).
+        title: display name.
+        paper: short reference.
+        published: encoder and output stride of the paper's table 5, or our choice if the table names none.
+        source: origin of the layout and of our choices, as a phrase.
+        output_strides: supported output strides of the encoder.
+        feature_stride: stride of the features before the classifier, in pixels.
+        multiple: the sides of the input must be multiples of this and of the output stride.
+        batch: smallest number of windows in a training step, given the side of the input in pixels.
+        encoders: supported encoders, smallest first; None = any encoder of segmentation-models-pytorch.
     """
 
     build: Callable[[SegmenterParams, int], Segmenter]
@@ -55,7 +55,7 @@ def _one(side: int) -> int:
 
 
 def _two(side: int) -> int:
-    """Something is pooled to one value per window, and batch norm needs more than one per channel."""
+    """Two, where a map is pooled to one value per window: batch norm needs more than one value per channel."""
     return 2
 
 
@@ -167,33 +167,33 @@ KINDS: dict[str, Kind] = {
 
 
 def check_segmenter(params: Params, benchmark: str) -> SegmenterParams:
-    """The section `segmenter`, known to work on the benchmark's patches.
+    """Check section `segmenter` for a benchmark, and return it.
 
     Raises:
-        UserError: unknown segmenter or encoder, an output stride, patch or batch that they cannot work with, no
-            ImageNet weights for the encoder.
+        UserError: the segmenter or encoder is unknown, does not support the output stride, patch side or batch size, or
+        has no ImageNet weights.
     """
     segmenter = params.section("segmenter", SegmenterParams)
     sizes = params.benchmark(benchmark)
     if segmenter.name not in KINDS:
         raise params.invalid(
-            "segmenter.name", segmenter.name, f"there is no such segmenter; {nearest(segmenter.name, KINDS)}"
+            "segmenter.name", segmenter.name, f"it is not a segmenter; {nearest(segmenter.name, KINDS)}"
         )
     kind, stride = KINDS[segmenter.name], segmenter.output_stride
     if kind.encoders is not None and segmenter.encoder not in kind.encoders:
         encoder, published = kind.published
-        why = f"{segmenter.name} takes no such encoder; {nearest(segmenter.encoder, kind.encoders)}"
+        why = f"{segmenter.name} does not support it; {nearest(segmenter.encoder, kind.encoders)}"
         why += f" (usual: segmenter.encoder={encoder} with segmenter.output_stride={published})"
         raise params.invalid("segmenter.encoder", segmenter.encoder, why)
     if stride not in kind.output_strides:
         valid = " or ".join(map(str, kind.output_strides))
-        raise params.invalid("segmenter.output_stride", stride, f"{segmenter.name} works at output stride {valid}")
+        raise params.invalid("segmenter.output_stride", stride, f"{segmenter.name} supports output stride {valid}")
     problem = side_problem(segmenter, sizes.patch)
     if problem:
         raise params.invalid(f"{benchmark}.patch", sizes.patch, problem)
     fewest = fewest_windows(segmenter, sizes.patch)
     if sizes.batch < fewest:
-        why = f"{segmenter.name} cannot train on fewer than {fewest} windows of {sizes.patch} pixels a step"
+        why = f"{segmenter.name} needs at least {fewest} windows of {sizes.patch} pixels per step"
         raise params.invalid(f"{benchmark}.batch", sizes.batch, f"{why}; set it to {fewest} or more")
     problem = maps_problem(segmenter, sizes.patch)
     if problem:
@@ -205,7 +205,7 @@ def check_segmenter(params: Params, benchmark: str) -> SegmenterParams:
 
 
 def side_problem(segmenter: SegmenterParams, side: int) -> str | None:
-    """Why a known segmenter cannot work on inputs of `side` pixels, with the nearest side that it can, or None."""
+    """Why a known segmenter does not support inputs of `side` pixels, with the nearest valid side, or None."""
     multiple = lcm(KINDS[segmenter.name].multiple, segmenter.output_stride)
     if side % multiple == 0:
         return None
@@ -215,26 +215,26 @@ def side_problem(segmenter: SegmenterParams, side: int) -> str | None:
 
 
 def maps_problem(segmenter: SegmenterParams, side: int) -> str | None:
-    """Why the encoder of a known segmenter gives no maps that it can use, or None; see `encoder_problem`."""
+    """Why the feature maps of the encoder do not fit a known segmenter, or None; see `encoder_problem`."""
     if KINDS[segmenter.name].encoders is not None:
-        return None  # made for each other
+        return None  # encoder and decoder belong together
     return encoder_problem(segmenter.encoder, segmenter.output_stride, side)
 
 
 def fewest_windows(segmenter: SegmenterParams, side: int) -> int:
-    """How many inputs of `side` pixels a known segmenter needs in a training step."""
+    """Smallest number of inputs of `side` pixels in a training step of a known segmenter."""
     return KINDS[segmenter.name].batch(side)
 
 
 def feature_stride(name: str) -> int:
-    """Stride in pixels of the last features of a known segmenter."""
+    """Stride, in pixels, of the features of a known segmenter."""
     return KINDS[name].feature_stride
 
 
 def build_segmenter(params: SegmenterParams, classes: int) -> Segmenter:
-    """A segmenter with `classes` outputs from a section that `check_segmenter` accepts.
+    """Build a segmenter with `classes` outputs from a section that passed `check_segmenter`.
 
     Raises:
-        UserError: ImageNet weights could not be fetched.
+        UserError: the ImageNet weights could not be downloaded.
     """
     return KINDS[params.name].build(params, classes)

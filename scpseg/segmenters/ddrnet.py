@@ -1,7 +1,7 @@
-"""DDRNet (Hong, Pan, Sun, Jia, 2021): a detail branch at stride 8 beside a context branch down to stride 64.
+"""DDRNet (Hong, Pan, Sun, Jia, 2021): a detail branch at stride 8 and a context branch down to stride 64.
 
-Layout as in the authors' repository. [ours] Plain cross-entropy replaces their hard-example mining, in the auxiliary
-loss too.
+The layout is that of the authors' repository. [ours] Cross-entropy replaces their hard-example mining, also in the
+auxiliary loss.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ POOLED = 128
 
 @dataclass(frozen=True)
 class Variant:
-    """Channels: `width` of the stem, `head` of the heads' hidden maps, which are the features."""
+    """Channels: `width` of the stem, `head` of the head's hidden map, whose output are the features."""
 
     width: int
     head: int
@@ -41,7 +41,7 @@ class DDRNet(Segmenter):
     """64 features (128 in DDRNet-23) at stride 8; starts from random weights.
 
     Attributes:
-        auxiliary_head: reads the first exchanged detail map; training only.
+        auxiliary_head: classifies the detail map after the first exchange; used in training only.
     """
 
     training_parts = ("auxiliary_head",)
@@ -61,7 +61,7 @@ class DDRNet(Segmenter):
         self.low_stride, self.low_channels = 4, width
 
     def low(self, encoded: list[Tensor]) -> Tensor:
-        """The end of the stem, (B, width, H/4, W/4)."""
+        """The output of the stem, (B, width, H/4, W/4)."""
         return encoded[0]
 
     def decode(self, encoded: list[Tensor]) -> Tensor:
@@ -72,7 +72,7 @@ class DDRNet(Segmenter):
     def auxiliary(
         self, encoded: list[Tensor], features: Tensor, logits: Tensor, target: Tensor, progress: float
     ) -> dict[str, Tensor]:
-        """'auxiliary': cross-entropy of the first exchanged detail map."""
+        """'auxiliary': cross-entropy of the detail map after the first exchange."""
         if self.auxiliary_head is None:
             return {}
         scores = resize(self.auxiliary_head(encoded[1]), (target.shape[-2], target.shape[-1]))
@@ -80,10 +80,10 @@ class DDRNet(Segmenter):
 
 
 class DualResolution(nn.Module):
-    """Two branches that exchange their maps twice; deeper sizes are rounded up."""
+    """Two branches that exchange their feature maps twice. The sides of deeper maps are rounded up."""
 
     def __init__(self, width: int) -> None:
-        """`width` channels in the stem, up to 16 times that in the context branch."""
+        """The stem has `width` channels, the context branch up to 16 times as many."""
         super().__init__()
         self.stem = nn.Sequential(stem(width), stage(width, width, 2), nn.ReLU(inplace=True))
         self.shared = nn.Sequential(stage(width, 2 * width, 2, 2), nn.ReLU(inplace=True))
@@ -105,14 +105,14 @@ class DualResolution(nn.Module):
         self.pyramid = DAPPM(16 * width, POOLED, 4 * width)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Of (B, 3, H, W) the end of the stem at stride 4, the first exchanged detail map and the sum at 8."""
+        """Stem output (stride 4), detail map after the first exchange and sum of both branches (stride 8)."""
         low = self.stem(images)
         detail = context = self.shared(low)
         size = (detail.shape[-2], detail.shape[-1])
         exchanged = []
         for step, (up, down) in enumerate(zip(self.up, self.down, strict=True)):
             context, detail = self.context[step](context), self.detail[step](detail)
-            # Either side takes what the other was before the exchange.
+            # Each branch receives the other's map from before the exchange.
             context, detail = (
                 F.relu(context + down(F.relu(detail))),
                 detail + resize(up(F.relu(context)), size),

@@ -1,4 +1,4 @@
-"""DeepLabv3+ of segmentation-models-pytorch; with ResNet-18 at output stride 8 the paper's main base."""
+"""DeepLabv3+ of segmentation-models-pytorch; with ResNet-18 at output stride 8 it is the paper's main segmenter."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from scpseg.segmenters.encoders import fetching, library_weights, weights_of
 
 
 class DeepLabV3Plus(Segmenter):
-    """Separable ASPP, joined with the stride-4 map; 256 features at stride 4. Enlargement is ours (`classify`)."""
+    """Separable ASPP and the map at stride 4, fused to 256 features at stride 4. Upsampling is ours (`classify`)."""
 
     def __init__(self, params: SegmenterParams, classes: int) -> None:
-        """Build from a checked section.
+        """Build from a section that passed `check_segmenter`.
 
         Raises:
-            UserError: ImageNet weights could not be fetched.
+            UserError: the ImageNet weights could not be downloaded.
         """
         super().__init__()
         import segmentation_models_pytorch as smp

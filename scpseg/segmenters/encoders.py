@@ -1,4 +1,4 @@
-"""Encoders of segmentation-models-pytorch by name: which exist, what they can do, what they start from."""
+"""Encoders of segmentation-models-pytorch and timm: names, checks, and initial weights."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from scpseg.params import Params, SegmenterParams
 from scpseg.validation import nearest
 
 TIMM = "tu-"
-"""Prefix of an encoder that timm provides."""
+"""Prefix of the names of timm's encoders."""
 
 
 @lru_cache
 def encoder_problem(name: str, output_stride: int, side: int) -> str | None:
-    """Why the encoder cannot give maps at strides 4 and `output_stride` of a `side` pixel patch, or None.
+    """Why the encoder cannot return maps at strides 4 and `output_stride` for patches of `side` pixels, or None.
 
-    The encoder is built, then run on the meta device: shapes without arithmetic. The random state is left as it was.
+    Builds the encoder and runs it on the meta device, which computes shapes only. The random state does not change.
     """
     import segmentation_models_pytorch as smp
 
@@ -40,13 +40,13 @@ def encoder_problem(name: str, output_stride: int, side: int) -> str | None:
         with torch.random.fork_rng(devices=[]):
             encoder = smp.encoders.get_encoder(name, weights=None, output_stride=output_stride)
         maps = encoder.to("meta").eval()(torch.empty(1, 3, side, side, device="meta"))
-    except Exception as error:  # any third-party constructor or forward pass: its own words are the reason
+    except Exception as error:  # any error of a third-party constructor or forward pass: its message is the reason
         reason = " ".join(str(error).split()).rstrip(".!")
-        return f"it cannot work at output stride {output_stride} on {side} pixel patches ({reason}); try resnet18"
+        return f"it does not support output stride {output_stride} on patches of {side} pixels ({reason}); try resnet18"
     for map_, stride in ((maps[2], 4), (maps[-1], output_stride)):
         if tuple(map_.shape[-2:]) != (side // stride, side // stride):
             return (
-                f"its map at stride {stride} of a {side} pixel patch has {map_.shape[-2]} x {map_.shape[-1]} cells "
+                f"its map at stride {stride} of a patch of {side} pixels has {map_.shape[-2]} x {map_.shape[-1]} cells "
                 f"instead of {side // stride} x {side // stride}; try resnet18"
             )
     return None
@@ -54,26 +54,26 @@ def encoder_problem(name: str, output_stride: int, side: int) -> str | None:
 
 def _unknown(name: str, known: list[str]) -> str | None:
     if not name.startswith(TIMM):
-        return None if name in known else f"there is no such encoder; {nearest(name, known)}"
+        return None if name in known else f"it is not an encoder; {nearest(name, known)}"
     import timm
 
     if timm.is_model(name.removeprefix(TIMM)):
         return None
-    # timm knows more than a thousand: the close ones only.
+    # timm has more than a thousand models, so only similar names are listed.
     close = difflib.get_close_matches(name.removeprefix(TIMM).partition(".")[0], timm.list_models(), n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(TIMM + model for model in close)}?" if close else "see timm.list_models()"
-    return f"timm has no such encoder; {hint}"
+    return f"timm has no model of this name; {hint}"
 
 
 @dataclass(frozen=True)
 class Package:
-    """A Python package that carries the weights of an encoder of timm.
+    """A Python package that contains the weights of a timm encoder.
 
     Attributes:
-        name: of the package.
-        module: that it installs.
-        file: of the weights, in the module.
-        sha256: of that file.
+        name: name of the package.
+        module: module that the package installs.
+        file: path of the weights in the module.
+        sha256: SHA-256 of that file.
     """
 
     name: str
@@ -92,23 +92,23 @@ PACKAGES = {
     "tu-tf_efficientnet_lite1": _lite(1, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
     "tu-tf_efficientnet_lite2": _lite(2, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
 }
-"""Encoder -> the package that carries its ImageNet weights (extra `weights`, Apache-2.0)."""
+"""Encoder -> package with its ImageNet weights (extra `weights`, Apache-2.0)."""
 
 
 def weights_problem(name: str) -> str | None:
-    """Why there are no ImageNet weights for a known encoder, or None."""
+    """Why a known encoder has no ImageNet weights, or None."""
     try:
         imagenet_source(name)
     except KeyError:
-        return f"there are no such weights for the encoder {name}; set segmenter.weights to random"
+        return f"the encoder {name} has no ImageNet weights; set segmenter.weights to random"
     return None
 
 
 def imagenet_source(name: str) -> str:
-    """'repository@revision' or 'package==version' of an encoder's ImageNet weights; timm has no fixed revision.
+    """'repository@revision' or 'package==version' of an encoder's ImageNet weights; timm fixes no revision.
 
     Raises:
-        KeyError: there are none.
+        KeyError: the encoder has no ImageNet weights.
     """
     if installed := _installed(name):
         return f"{PACKAGES[name].name}=={installed}"
@@ -126,7 +126,7 @@ def imagenet_source(name: str) -> str:
 
 
 def library_weights(params: SegmenterParams) -> Any:
-    """`params.weights` as the library takes it: 'imagenet', True for encoders of timm, None where it loads nothing."""
+    """The argument of the library for `params.weights`: 'imagenet', True for timm, or None if it loads nothing."""
     if params.weights == "random" or _installed(params.encoder):
         return None
     return True if params.encoder.startswith(TIMM) else "imagenet"
@@ -134,32 +134,32 @@ def library_weights(params: SegmenterParams) -> Any:
 
 @contextmanager
 def fetching(params: SegmenterParams) -> Iterator[None]:
-    """Turn a failure to fetch weights into one sentence; nothing is caught for random weights.
+    """Turn a failed download of weights into a UserError; random weights download nothing, so nothing is caught.
 
     Raises:
-        UserError: the weights could not be fetched.
+        UserError: the weights could not be downloaded.
     """
     try:
         yield
     except Exception as error:
         if params.weights == "random":
             raise
-        # The encoder itself was probed before; what is left to fail is the fetching, in any of several libraries.
+        # The encoder was built once before, so what can still fail is the download, in any of several libraries.
         reason = " ".join(str(error).split())[:200].rstrip(".")
         package = PACKAGES.get(params.encoder)
         install = f"install the package {package.name}, " if package else ""
         raise UserError(
-            f"segmenter.weights is 'imagenet', but {imagenet_source(params.encoder)} could not be fetched "
+            f"segmenter.weights is 'imagenet', but {imagenet_source(params.encoder)} could not be downloaded "
             f"({reason}); {install}connect this machine once, after which they are cached, or set "
             "`-S segmenter.weights=random`"
         ) from error
 
 
 def build_encoder(params: SegmenterParams, name: str, output_stride: int = 32) -> tuple[Any, Weights]:
-    """The encoder `name` with `params.weights` loaded, and what these are.
+    """Build the encoder `name`, load `params.weights`, and return both encoder and weights.
 
     Raises:
-        UserError: the weights could not be fetched, or the file of a package is damaged.
+        UserError: the weights could not be downloaded, or the file of a package is damaged.
     """
     import segmentation_models_pytorch as smp
 
@@ -170,7 +170,7 @@ def build_encoder(params: SegmenterParams, name: str, output_stride: int = 32) -
 
 
 def weights_of(params: SegmenterParams, encoder: nn.Module) -> Weights:
-    """The initial weights of an encoder built with `library_weights`; those of a package are loaded here.
+    """Initial weights of an encoder built with `library_weights`; loads them here if they come from a package.
 
     Raises:
         UserError: the file of the package is damaged.
@@ -188,22 +188,22 @@ def weights_of(params: SegmenterParams, encoder: nn.Module) -> Weights:
 
 
 def _statistics(name: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Mean and standard deviation per channel, in 0..1, that the ImageNet weights of an encoder expect.
+    """Mean and standard deviation per channel, in 0..1, for which the ImageNet weights of an encoder were trained.
 
-    The hub keeps them beside the weights of segmentation-models-pytorch, so that they are cached together.
+    The hub stores them with the weights of segmentation-models-pytorch, so both are cached together.
     """
     import segmentation_models_pytorch as smp
 
     settings = smp.encoders.get_preprocessing_params(name)
     if settings["input_space"] != "RGB":
-        raise UserError(f"the weights of {name} expect {settings['input_space']} images; take another encoder")
+        raise UserError(f"the weights of {name} need {settings['input_space']} images; use another encoder")
     scale = settings["input_range"][1]
     (r, g, b), (x, y, z) = settings["mean"], settings["std"]
     return (r / scale, g / scale, b / scale), (x / scale, y / scale, z / scale)
 
 
 def _installed(name: str) -> str | None:
-    """Version of the installed package that carries the weights of an encoder, or None."""
+    """Version of the installed package with the weights of an encoder, or None."""
     if name not in PACKAGES:
         return None
     try:
@@ -213,7 +213,7 @@ def _installed(name: str) -> str | None:
 
 
 def _packaged(name: str, encoder: nn.Module) -> dict[str, Tensor]:
-    """Tensors of a package by the names of `encoder`; the file names them otherwise, in the same order as timm."""
+    """Tensors of a package under the parameter names of `encoder`; the file has other names in the same order."""
     import timm
 
     package = PACKAGES[name]
@@ -226,16 +226,17 @@ def _packaged(name: str, encoder: nn.Module) -> dict[str, Tensor]:
     loaded: dict[str, Tensor] = {}
     for (key, initial), (theirs, tensor) in zip(whole.items(), stored.items(), strict=True):
         if initial.shape != tensor.shape or key.rpartition(".")[2] != theirs.rpartition(".")[2]:
-            raise UserError(f"timm orders {name} otherwise than package {package.name} ({key}, {theirs}); pin timm")
+            why = f"timm and package {package.name} order the tensors of {name} differently ({key}, {theirs})"
+            raise UserError(f"{why}; install the timm of requirements.txt")
         loaded[f"model.{key}"] = tensor
     return {key: loaded[key] for key in encoder.state_dict()}
 
 
 def check_encoder(params: Params, key: str, name: str, output_stride: int, side: int) -> None:
-    """Reject an encoder of a method's own, the value of `key`, that cannot work on inputs of `side` pixels.
+    """Check the encoder that a method sets itself, under parameter `key`, for inputs of `side` pixels.
 
     Raises:
-        UserError: it is unknown, gives other maps than asked for, or has no ImageNet weights where these are wanted.
+        UserError: the encoder is unknown, its maps have the wrong size, or it has no ImageNet weights but needs them.
     """
     problem = encoder_problem(name, output_stride, side)
     if not problem and params.section("segmenter", SegmenterParams).weights == "imagenet":

@@ -1,4 +1,4 @@
-"""FCN with the wide head that mmsegmentation gives it, the other reading of the paper's 'FCN-8s ResNet-50'."""
+"""FCN with the wide head of mmsegmentation, the other interpretation of the paper's 'FCN-8s ResNet-50'."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ WIDTH = 512
 
 
 class FCN(WithStageHead):
-    """Two 3x3 convolutions, their result joined with their input, a third: 512 features at stride 8."""
+    """Two 3x3 convolutions, concatenation with their input, a third 3x3 convolution: 512 features at stride 8."""
 
     def __init__(self, params: SegmenterParams, classes: int) -> None:
-        """Build from a checked section.
+        """Build from a section that passed `check_segmenter`.
 
         Raises:
-            UserError: ImageNet weights could not be fetched.
+            UserError: the ImageNet weights could not be downloaded.
         """
         super().__init__(params, classes)
         self.feature_stride, self.feature_channels = self.deep_stride, WIDTH
@@ -27,6 +27,6 @@ class FCN(WithStageHead):
         self.classifier = nn.Conv2d(WIDTH, classes, 1)
 
     def decode(self, encoded: list[Tensor]) -> Tensor:
-        """The last features, (B, 512, H/8, W/8)."""
+        """The features, (B, 512, H/8, W/8)."""
         features: Tensor = self.join(torch.cat([encoded[-1], self.decoder(encoded[-1])], dim=1))
         return features

@@ -11,13 +11,13 @@ WIDTH = 128
 
 
 class FCN8s(OnEncoder):
-    """128 features at stride 8, enlarged bilinearly."""
+    """128 features at stride 8, upsampled bilinearly."""
 
     def __init__(self, params: SegmenterParams, classes: int) -> None:
-        """Build from a checked section.
+        """Build from a section that passed `check_segmenter`.
 
         Raises:
-            UserError: ImageNet weights could not be fetched.
+            UserError: the ImageNet weights could not be downloaded.
         """
         super().__init__(params)
         self.feature_stride, self.feature_channels = self.deep_stride, WIDTH
@@ -25,6 +25,6 @@ class FCN8s(OnEncoder):
         self.classifier = nn.Conv2d(WIDTH, classes, 1)
 
     def decode(self, encoded: list[Tensor]) -> Tensor:
-        """The last features, (B, 128, H/8, W/8)."""
+        """The features, (B, 128, H/8, W/8)."""
         features: Tensor = self.decoder(encoded[-1])
         return features

@@ -1,4 +1,4 @@
-"""GLNet's feature pyramid (Chen et al., CVPR 2019), alone or sharing every stage with a partner's pyramid."""
+"""GLNet's feature pyramid (Chen et al., CVPR 2019), alone or connected to the pyramid of another branch."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from scpseg.geometry import Size, resize
 LEVELS = 4
 RESNET50 = (256, 512, 1024, 2048)
 WIDTH = 256
-"""Channels of C2..C5 and of the pyramid in the paper."""
+"""Channels of the encoder maps C2..C5 and of the pyramid in the paper."""
 
 Partner = Callable[[int, int, Size], Tensor]
-"""(stage 0..3, level 0..3, size) -> the partner's map of that stage and level at that size."""
+"""(stage 0..3, level 0..3, size) -> the other branch's map of that stage and level, resized to that size."""
 
 
 class FPN(nn.Module):
-    """Four levels, five stages; every convolution has a bias, no normalisation or activation follows it.
+    """Four levels, five stages. Every convolution has a bias; neither normalisation nor activation follows it.
 
-    Stage 0 is the encoder's C2..C5. 1x1 to `width`, top-down sums (stage 1), 3x3 (stage 2), 3x3 to width / 2 (stage 3);
-    all enlarged to the size of C2 and joined (the last stage, `joined` channels). With a partner the partner's map of a
-    stage is joined before each of these convolutions, and one more 3x3 brings the last stage back to `joined` channels.
+    Stage 0: the encoder's C2..C5. Stage 1: 1x1 to `width` channels and top-down sums. Stage 2: 3x3. Stage 3: 3x3 to
+    width / 2. Stage 4: all levels resized to C2 and concatenated (`joined` channels). If the branches share features,
+    each convolution reads the concatenation with the other branch's map, and a last 3x3 reduces to `joined` channels.
     """
 
     def __init__(self, channels: list[int], classes: int, width: int, shared: bool) -> None:
-        """Build for C2..C5 with `channels`; `width` is 256 in the paper; `shared` = with a partner of equal sizes."""
+        """Build for C2..C5 with `channels` channels; the paper has width 256; `shared` connects two equal pyramids."""
         super().__init__()
         twice = 2 if shared else 1
         half = width // 2
@@ -45,13 +45,13 @@ class FPN(nn.Module):
             initialise(part, WIDTH / width)
 
     def stages(self, encoded: list[Tensor], partner: Partner | None = None) -> Iterator[list[Tensor]]:
-        """The five stages one after another: four lists of four maps, then a list with the joined map.
+        """Yield the five stages in order: four lists of four maps, then a list with the concatenated map.
 
-        A stage that the caller lets go is freed, so that a branch whose last stage alone counts holds little.
+        A stage is freed once the caller drops it, so a branch that needs the last stage only uses little memory.
 
         Args:
             encoded: C2..C5, each (B, channels, h, w).
-            partner: its maps, asked for one by one; given exactly when the pyramid is a shared one.
+            partner: returns the other branch's maps one by one; given if and only if the pyramid is shared.
         """
         assert (partner is not None) == self.shared
 
@@ -76,12 +76,12 @@ class FPN(nn.Module):
 
 
 def initialise(layer: nn.Module, original: float) -> None:
-    """Start a convolution from N(0, 0.01) and bias 0; anything else stays as it is.
+    """Initialise a convolution from N(0, 0.01) with bias 0; other layers are unchanged.
 
     Args:
         layer: the convolution.
-        original: the paper's number of input channels over the layer's. [ours] The deviation grows with its root, so
-            that a narrow pyramid passes signals on as the paper's does; without a normalisation it would pass none.
+        original: the paper's number of input channels divided by the layer's. [ours] The standard deviation is
+        multiplied by its square root, so that a narrow pyramid, which has no normalisation, keeps the signal's scale.
     """
     if isinstance(layer, nn.Conv2d):
         nn.init.normal_(layer.weight, std=0.01 * math.sqrt(original))

@@ -1,4 +1,4 @@
-"""LANet (Ding et al., TGRS 2021): a low and a deep map, each weighed by the means of its own surroundings."""
+"""LANet (Ding et al., TGRS 2021): patch attention on a low-level and a high-level feature map."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from scpseg.params import SegmenterParams
 from scpseg.segmenters.on_encoder import OnEncoder, block
 
 LOW, HIGH = 64, 128
-"""Channels of the two maps."""
+"""Channels of the low-level and the high-level map."""
 LOW_WINDOW, HIGH_WINDOW, EMBEDDING_WINDOW = 20, 4, 7
-"""Sides in cells of the windows whose means give the attention."""
+"""Sides, in cells, of the windows over which the attention averages."""
 
 
 class LANet(OnEncoder):
-    """192 features at stride 4: the low map and, enlarged, the high one.
+    """192 features at stride 4: the low-level map and the upsampled high-level map.
 
-    The published network classifies each map at its own stride and adds the enlarged scores; enlarging first gives
-    the same up to the two steps of the enlargement, and one map that can be tapped [ours].
+    The published network classifies each map at its own stride and adds the upsampled logits. Upsampling first is the
+    same up to the two steps of the interpolation, and gives a single feature map for other modules to use [ours].
     """
 
     classifier: TwoClassifiers
 
     def __init__(self, params: SegmenterParams, classes: int) -> None:
-        """Build from a checked section.
+        """Build from a section that passed `check_segmenter`.
 
         Raises:
-            UserError: ImageNet weights could not be fetched.
+            UserError: the ImageNet weights could not be downloaded.
         """
         super().__init__(params)
         undilate(self.encoder)
@@ -42,7 +42,7 @@ class LANet(OnEncoder):
         self.with_auxiliary = params.auxiliary
 
     def decode(self, encoded: list[Tensor]) -> Tensor:
-        """The two maps, low before high, (B, 64 + 128, H/4, W/4)."""
+        """Both maps, the low-level one first, (B, 64 + 128, H/4, W/4)."""
         high = self.high_attention(self.high_block(encoded[-1]))
         low = self.low_attention(self.low_block(encoded[2]))
         means = F.avg_pool2d(high.detach(), EMBEDDING_WINDOW, 1, EMBEDDING_WINDOW // 2, count_include_pad=False)
@@ -52,7 +52,7 @@ class LANet(OnEncoder):
     def auxiliary(
         self, encoded: list[Tensor], features: Tensor, logits: Tensor, target: Tensor, progress: float
     ) -> dict[str, Tensor]:
-        """Cross-entropy 'high' of the high map alone, whose weight falls as (1 - progress)^2."""
+        """'high': cross-entropy of the high-level map, with weight (1 - progress)^2."""
         if not self.with_auxiliary:
             return {}
         guess = resize(self.classifier.high(features[:, LOW:]), (target.shape[-2], target.shape[-1]))
@@ -60,34 +60,34 @@ class LANet(OnEncoder):
 
 
 class TwoClassifiers(nn.Module):
-    """The sum of a classifier of the low and one of the high map: features (B, 192, h, w) to scores (B, K, h, w)."""
+    """The sum of one classifier for each map: features (B, 192, h, w) to logits (B, K, h, w)."""
 
     def __init__(self, classes: int) -> None:
-        """Build both."""
+        """Build both classifiers."""
         super().__init__()
         self.low, self.high = nn.Conv2d(LOW, classes, 1), nn.Conv2d(HIGH, classes, 1)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Add the scores."""
+        """Add the logits."""
         scores: Tensor = self.low(features[:, :LOW]) + self.high(features[:, LOW:])
         return scores
 
 
 class PatchAttention(nn.Module):
-    """x + x * attention, the attention of a window coming from the means of its channels.
+    """x + x * attention, with the attention of a window computed from its channel means.
 
-    Windows of `window` x `window` cells lie side by side from the top left corner; at the right and at the bottom
-    edge a window that does not fit holds the cells that are left [ours].
+    Windows of `window` x `window` cells start at the top left corner; those at the right and bottom edges contain the
+    remaining cells [ours].
     """
 
     def __init__(self, channels: int, reduction: int, window: int) -> None:
-        """Build for maps of `channels`; the attention has channels / reduction hidden values."""
+        """Build for maps with `channels` channels; the attention has channels / reduction hidden units."""
         super().__init__()
         self.window = window
         self.attention = _attention(channels, channels // reduction, channels)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Maps (B, C, h, w) of any size, weighed."""
+        """Weight maps (B, C, h, w) of any size."""
         height, width = maps.shape[-2:]
         means = F.avg_pool2d(maps, self.window, ceil_mode=True)
         weights = self.attention(means)
@@ -96,9 +96,9 @@ class PatchAttention(nn.Module):
 
 
 def undilate(encoder: nn.Module) -> None:
-    """Make dilated convolutions plain ones, in place; maps keep their size.
+    """Replace dilated convolutions by plain ones, in place; the maps keep their size.
 
-    The library reaches a lower output stride by dilation instead of strides, LANet only by fewer strides.
+    The library lowers the output stride by removing strides and adding dilation; LANet removes strides only.
     """
     for layer in encoder.modules():
         if isinstance(layer, nn.Conv2d) and layer.dilation != (1, 1):
@@ -108,5 +108,5 @@ def undilate(encoder: nn.Module) -> None:
 
 
 def _attention(channels: int, hidden: int, out: int) -> nn.Sequential:
-    # Without batch norm, which a map of one window could not pass in a step on one patch [ours].
+    # No batch norm: it fails on a map of one window in a training step with one patch [ours].
     return nn.Sequential(nn.Conv2d(channels, hidden, 1), nn.ReLU(inplace=True), nn.Conv2d(hidden, out, 1), nn.Sigmoid())

@@ -1,4 +1,4 @@
-"""What segmenters with a head of their own on an encoder of segmentation-models-pytorch share."""
+"""Base classes of segmenters that put their own head on an encoder of segmentation-models-pytorch."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ AUXILIARY = 0.4
 
 
 class OnEncoder(Segmenter):
-    """The encoder and what is known of its maps; a subclass adds decoder and classifier."""
+    """The encoder and the properties of its maps; subclasses add decoder and classifier."""
 
     def __init__(self, params: SegmenterParams) -> None:
-        """Build the encoder from a checked section.
+        """Build the encoder from a section that passed `check_segmenter`.
 
         Raises:
-            UserError: ImageNet weights could not be fetched.
+            UserError: the ImageNet weights could not be downloaded.
         """
         super().__init__()
         encoder, self.weights = build_encoder(params, params.encoder, params.output_stride)
@@ -32,15 +32,15 @@ class OnEncoder(Segmenter):
 
 
 class WithStageHead(OnEncoder):
-    """Beside it, where asked for, an auxiliary head on the encoder's last map but one (Zhao et al., CVPR 2017)."""
+    """Adds, if `auxiliary` is set, an auxiliary head on the encoder's second last map (Zhao et al., CVPR 2017)."""
 
     training_parts = ("stage_head",)
 
     def __init__(self, params: SegmenterParams, classes: int) -> None:
-        """Build encoder and auxiliary head from a checked section.
+        """Build encoder and auxiliary head from a section that passed `check_segmenter`.
 
         Raises:
-            UserError: ImageNet weights could not be fetched.
+            UserError: the ImageNet weights could not be downloaded.
         """
         super().__init__(params)
         channels = self.channels[-2]
@@ -50,7 +50,7 @@ class WithStageHead(OnEncoder):
     def auxiliary(
         self, encoded: list[Tensor], features: Tensor, logits: Tensor, target: Tensor, progress: float
     ) -> dict[str, Tensor]:
-        """Cross-entropy 'auxiliary' of that head, weight 0.4."""
+        """'auxiliary': cross-entropy of the auxiliary head, with weight 0.4."""
         if self.stage_head is None:
             return {}
         guess = resize(self.stage_head(encoded[-2]), (target.shape[-2], target.shape[-1]))

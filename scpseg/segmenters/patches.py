@@ -1,4 +1,4 @@
-"""A base segmenter on each patch alone: what the methods compare with that see no surroundings."""
+"""A base segmenter on single patches: the baseline without context."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from scpseg.segmenters.base import Segmenter, normalise
 
 
 class Patch(Method):
-    """Segments each patch without its surroundings."""
+    """Segments each patch without its context."""
 
     def __init__(self, segmenter: Segmenter, patch: int) -> None:
-        """Keep the segmenter; `patch` in pixels."""
+        """Store the segmenter; `patch` is the side in pixels."""
         super().__init__()
         self.segmenter = segmenter
         self.weights = segmenter.weights
@@ -26,6 +26,6 @@ class Patch(Method):
         return logits
 
     def losses(self, views: Views, labels: Labels, progress: float) -> dict[str, Tensor]:
-        """Those of the segmenter on the patch."""
+        """The segmenter's losses on the patch."""
         encoded = self.segmenter.encode(normalise(views.context, self.weights))
         return self.segmenter.losses(encoded, self.segmenter.decode(encoded), labels.context, progress)

@@ -1,7 +1,7 @@
-"""PIDNet (Xu, Xiong, Bhattacharyya, CVPR 2023): branches for detail (P), context (I) and borders (D).
+"""PIDNet (Xu, Xiong, Bhattacharyya, CVPR 2023): branches for detail (P), context (I) and boundaries (D).
 
-Layout as in the authors' repository. [ours] Plain cross-entropy replaces their hard-example mining, in the auxiliary
-losses too; borders are found in the labels themselves (`edges`) instead of by an edge filter.
+The layout is that of the authors' repository. [ours] Cross-entropy replaces their hard-example mining, also in the
+auxiliary losses; boundaries come from the labels (`edges`) instead of an edge filter.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from scpseg.segmenters.blocks import activated, basic, bottleneck, head, hidden,
 from scpseg.segmenters.pyramids import DAPPM, PAPPM
 
 DETAIL, BORDER = 0.4, 20.0
-"""Weights of the losses on P and on the borders."""
+"""Weights of the losses on P and on the boundaries."""
 SURE = 0.8
-"""Probability of a border above which a pixel counts in the loss at borders."""
+"""Boundary probability above which a pixel counts in the boundary-aware loss."""
 EDGE = 4
-"""Width of a border in pixels."""
+"""Width of a boundary in pixels."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """How large a PIDNet is.
+    """Sizes of a PIDNet.
 
     Attributes:
         width: channels of the stem.
-        blocks: per stage down to stride 8 and of P, and per deeper stage.
+        blocks: per stage down to stride 8 and in P, and per deeper stage.
         pooled: channels of each branch of the pooling pyramid.
         head: channels of the head's hidden map, which are the features.
-        light: D narrower at first, parallel pooling, the join by 1x1 convolutions.
+        light: D starts narrower, the pooling is parallel, and the branches are fused by 1x1 convolutions.
     """
 
     width: int
@@ -60,8 +60,8 @@ class PIDNet(Segmenter):
     """128 features (256 in PIDNet-L) at stride 8; starts from random weights.
 
     Attributes:
-        detail_head: reads P after the first gate; training only.
-        border_head: reads D before its last stage; training only, since the join reads D itself.
+        detail_head: classifies P after the first gate; used in training only.
+        border_head: classifies D before its last stage; used in training only, since the fusion reads D itself.
     """
 
     training_parts = ("detail_head", "border_head")
@@ -82,12 +82,12 @@ class PIDNet(Segmenter):
         self.low_stride, self.low_channels = 4, width
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, K, H, W) of normalised images (B, 3, H, W), keeping no map that only others tap."""
+        """Logits (B, K, H, W) of normalised images (B, 3, H, W); does not keep the maps that only other modules use."""
         height, width = images.shape[-2:]
         return self.classify(self.decode(self.encoder(images, taps=False)), (height, width))
 
     def low(self, encoded: list[Tensor]) -> Tensor:
-        """The end of the stem, (B, width, H/4, W/4)."""
+        """The output of the stem, (B, width, H/4, W/4)."""
         return encoded[0]
 
     def decode(self, encoded: list[Tensor]) -> Tensor:
@@ -98,7 +98,7 @@ class PIDNet(Segmenter):
     def auxiliary(
         self, encoded: list[Tensor], features: Tensor, logits: Tensor, target: Tensor, progress: float
     ) -> dict[str, Tensor]:
-        """'detail' and 'border' of P and D; 'at_border', cross-entropy of the output where D is sure of a border."""
+        """'detail', 'border': losses of P and D; 'at_border': cross-entropy of the output at predicted boundaries."""
         if self.detail_head is None or self.border_head is None:
             return {}
         size = (target.shape[-2], target.shape[-1])
@@ -113,10 +113,10 @@ class PIDNet(Segmenter):
 
 
 class ThreeBranches(nn.Module):
-    """P and D stay at stride 8 and take from I, which goes down to stride 64; deeper sizes are rounded up."""
+    """P and D stay at stride 8 and read from I, which goes down to stride 64. Sides of deeper maps are rounded up."""
 
     def __init__(self, variant: Variant) -> None:
-        """Build all three and their join."""
+        """Build the three branches and their fusion."""
         super().__init__()
         width, (few, many) = variant.width, variant.blocks
         double, joined, deep = 2 * width, 4 * width, 8 * width
@@ -137,9 +137,9 @@ class ThreeBranches(nn.Module):
         self.join = LightJoin(joined) if variant.light else Join(joined)
 
     def forward(self, images: Tensor, taps: bool = True) -> list[Tensor]:
-        """Of (B, 3, H, W) the end of the stem at stride 4; P after a gate, D before its last stage, the join at 8.
+        """Stem output at stride 4, P after a gate, D before its last stage, and the fusion at stride 8.
 
-        Without `taps` the join alone.
+        Without `taps`, the fusion alone.
         """
         x = self.stem(images)
         kept = [x] if taps else []
@@ -156,17 +156,17 @@ class ThreeBranches(nn.Module):
                 kept.append((detail, border)[step])
             detail, border = F.relu(detail), F.relu(border)
         context = resize(self.pyramid(self.context[-1](context)), size)
-        # One name each: what came before is freed, for memory is highest in the join.
+        # One name each, so that earlier maps are freed: memory peaks in the fusion.
         detail = self.detail[-1](detail)
         border = torch.sigmoid(self.border[-1](border))
         return [*kept, self.join(detail, context, border)]
 
 
 class Gate(nn.Module):
-    """P takes I as far as they agree: (1 - s) P + s I with s = sigmoid(<1x1 P, 1x1 I>)."""
+    """Add I to P where both agree: (1 - s) P + s I with s = sigmoid(<1x1 P, 1x1 I>)."""
 
     def __init__(self, channels: int, width: int) -> None:
-        """Compare in `width` channels."""
+        """Compare the maps in `width` channels."""
         super().__init__()
         self.detail, self.context = normed(channels, width, 1), normed(channels, width, 1)
 
@@ -174,44 +174,44 @@ class Gate(nn.Module):
         """(B, channels, h, w) from a detail map of that size and a smaller context map."""
         size = (detail.shape[-2], detail.shape[-1])
         alike = (self.detail(detail) * resize(self.context(context), size)).sum(dim=1, keepdim=True)
-        # In half precision sums, and on a GPU enlargements, are kept in full: back to the type of the maps.
+        # In half precision, sums and (on a GPU) interpolations return float32: convert back to the type of the maps.
         share = torch.sigmoid(alike).to(detail.dtype)
         return torch.lerp(detail, resize(context, size).to(detail.dtype), share)
 
 
 class LightJoin(nn.Module):
-    """1x1 (P + (1 - b) I) + 1x1 (I + b P) with b = sigmoid(D), channel by channel."""
+    """1x1 (P + (1 - b) I) + 1x1 (I + b P) with b = sigmoid(D), per channel."""
 
     def __init__(self, channels: int) -> None:
-        """P, I and b have `channels`."""
+        """P, I and b have `channels` channels."""
         super().__init__()
         self.detail, self.context = normed(channels, channels, 1), normed(channels, channels, 1)
 
     def forward(self, detail: Tensor, context: Tensor, border: Tensor) -> Tensor:
-        """(B, channels, h, w) like each input."""
+        """(B, channels, h, w), like each input."""
         joined: Tensor = self.detail(torch.addcmul(detail, 1 - border, context))
         joined = joined + self.context(torch.addcmul(context, border, detail))
         return joined
 
 
 class Join(nn.Module):
-    """3x3 of b P + (1 - b) I with b = sigmoid(D), channel by channel."""
+    """3x3 of b P + (1 - b) I with b = sigmoid(D), per channel."""
 
     def __init__(self, channels: int) -> None:
-        """P, I and b have `channels`."""
+        """P, I and b have `channels` channels."""
         super().__init__()
         self.mix = activated(channels, channels, 3)
 
     def forward(self, detail: Tensor, context: Tensor, border: Tensor) -> Tensor:
-        """(B, channels, h, w) like each input."""
+        """(B, channels, h, w), like each input."""
         joined: Tensor = self.mix(torch.lerp(context.to(detail.dtype), detail, border))
         return joined
 
 
 def edges(target: Tensor) -> Tensor:
-    """Where another class lies at most EDGE / 2 pixels away along both axes; (B, H, W) bool from uint8 labels.
+    """Pixels with another class at most EDGE / 2 pixels away along both axes; uint8 labels to (B, H, W) bool.
 
-    Two pixels on either side of a border between classes. Ignored pixels are no edge and make none.
+    These are two pixels on each side of a boundary. Ignored pixels are not boundaries and create none.
     """
     valid = target != IGNORE_INDEX
     ids, reach = target[:, None].float(), EDGE // 2
@@ -221,15 +221,15 @@ def edges(target: Tensor) -> Tensor:
 
 
 def balanced(scores: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
-    """Mean binary cross-entropy over valid pixels, each weighted by the other class's share of them.
+    """Mean binary cross-entropy over valid pixels, each weighted by the share of the other class.
 
     Args:
         scores: (B, H, W) before the sigmoid.
-        truth: (B, H, W) bool, nowhere true but at valid pixels.
+        truth: (B, H, W) bool, false at invalid pixels.
         valid: (B, H, W) bool.
 
     Returns:
-        Scalar; 0 where only one class is there.
+        Scalar; 0 if only one class occurs.
     """
     count = valid.sum().clamp(min=1)
     share = truth.sum() / count

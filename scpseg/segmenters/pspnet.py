@@ -1,4 +1,4 @@
-"""PSPNet (Zhao et al., CVPR 2017): a dilated encoder at stride 8, its last map seen at four coarser grids as well."""
+"""PSPNet (Zhao et al., CVPR 2017): a dilated encoder at stride 8 and pyramid pooling on four grids."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from scpseg.segmenters.on_encoder import WithStageHead, block
 BINS = (1, 2, 3, 6)
 """Sides of the pooled grids (paper)."""
 WIDE, NARROW = 512, 128
-"""Features on deep maps of more than 512 channels, as of ResNet-50, and of fewer, as of ResNet-18."""
+"""Features if the deep map has more than 512 channels, as in ResNet-50, and otherwise, as in ResNet-18."""
 
 
 class PSPNet(WithStageHead):
-    """512 or 128 features at stride 8; the published dropout before the classifier is left out [ours]."""
+    """512 or 128 features at stride 8; without the published dropout before the classifier [ours]."""
 
     def __init__(self, params: SegmenterParams, classes: int) -> None:
-        """Build from a checked section.
+        """Build from a section that passed `check_segmenter`.
 
         Raises:
-            UserError: ImageNet weights could not be fetched.
+            UserError: the ImageNet weights could not be downloaded.
         """
         super().__init__(params, classes)
         width = WIDE if self.deep_channels > 512 else NARROW
@@ -32,7 +32,7 @@ class PSPNet(WithStageHead):
         self.classifier = nn.Conv2d(width, classes, 1)
 
     def decode(self, encoded: list[Tensor]) -> Tensor:
-        """The last features, (B, 512 or 128, H/8, W/8)."""
+        """The features, (B, 512 or 128, H/8, W/8)."""
         deep = encoded[-1]
         views = [deep]
         for bins, level in zip(BINS, self.levels, strict=True):
@@ -42,18 +42,18 @@ class PSPNet(WithStageHead):
 
 
 def grid_means(maps: Tensor, bins: int) -> Tensor:
-    """Means (B, C, bins, bins) over the cells of a grid laid on maps (B, C, h, w) of any size.
+    """Average maps (B, C, h, w) of any size over the cells of a grid: (B, C, bins, bins).
 
-    The same means as adaptive average pooling, whose gradient has no deterministic CUDA kernel: two products with
-    constant matrices have one.
+    Equals adaptive average pooling, whose gradient has no deterministic CUDA kernel; the products with constant
+    matrices used here have one.
     """
     rows, columns = (_bin_weights(side, bins, maps) for side in maps.shape[-2:])
-    # Constant on the right: each product is then one matrix product, and nothing is copied per channel.
+    # The constant matrix is on the right: each product is one matrix product, without copies per channel.
     return ((maps @ columns.mT).mT @ rows.mT).mT
 
 
 def _bin_weights(side: int, bins: int, like: Tensor) -> Tensor:
-    """(bins, side): what each of `side` places weighs in the mean of a bin; bins overlap where they do not divide."""
+    """(bins, side): weight of each cell in the mean of a bin; bins overlap if `bins` does not divide `side`."""
     first = torch.arange(bins, device=like.device)
     start, stop = first * side // bins, ((first + 1) * side + bins - 1) // bins
     place = torch.arange(side, device=like.device)

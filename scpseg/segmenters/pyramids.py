@@ -1,4 +1,4 @@
-"""The pooling pyramids at the end of the context branches: DAPPM (DDRNet, PIDNet-L) and PAPPM (PIDNet-S, -M)."""
+"""Pooling pyramids of the context branches: DAPPM (DDRNet, PIDNet-L) and PAPPM (PIDNet-S, -M)."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from scpseg.geometry import resize
 from scpseg.segmenters.blocks import activated
 
 POOLS = ((5, 2), (9, 4), (17, 8))
-"""Window and stride, in cells, of the averages; zeros beyond the border count, as in the authors' networks."""
+"""Window and stride, in cells, of the average pooling; padding zeros count, as in the authors' networks."""
 
 
 class Pyramid(nn.Module, ABC):
-    """The map itself, its averages over windows of 5, 9 and 17 cells and over everything, each 1x1 to `width`.
+    """The map and its averages over windows of 5, 9 and 17 cells and over all cells, each reduced by 1x1 to `width`.
 
-    How these meet is the subclass's; then all five are joined, 1x1 to `outputs`, plus a 1x1 shortcut.
+    Subclasses combine these five; then all are concatenated, reduced by 1x1 to `outputs`, and a 1x1 shortcut is added.
     """
 
     def __init__(self, inputs: int, width: int, outputs: int) -> None:
-        """The pooled branches are normalised first: one training step needs more than one window."""
+        """The pooled branches are normalised first, so a training step needs more than one window."""
         super().__init__()
         self.branches = nn.ModuleList(activated(inputs, width, 1) for _ in range(len(POOLS) + 2))
         self.fuse = activated((len(POOLS) + 2) * width, outputs, 1)
@@ -30,7 +30,7 @@ class Pyramid(nn.Module, ABC):
 
     @abstractmethod
     def meet(self, own: Tensor, pooled: list[Tensor]) -> list[Tensor]:
-        """Five maps (B, width, h, w) in all, from the map's own branch and the four pooled ones, enlarged."""
+        """Combine the map's own branch and the four pooled, upsampled ones into five maps (B, width, h, w)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """From (B, inputs, h, w) to (B, outputs, h, w)."""
@@ -44,15 +44,15 @@ class Pyramid(nn.Module, ABC):
 
 
 class DAPPM(Pyramid):
-    """Stepwise: each average is added to the finer result before it, then 3x3 (Hong et al., 2021)."""
+    """Stepwise: each average is added to the previous result, then 3x3 (Hong et al., 2021)."""
 
     def __init__(self, inputs: int, width: int, outputs: int) -> None:
-        """One 3x3 per average."""
+        """One 3x3 convolution per average."""
         super().__init__(inputs, width, outputs)
         self.steps = nn.ModuleList(activated(width, width, 3) for _ in range(len(POOLS) + 1))
 
     def meet(self, own: Tensor, pooled: list[Tensor]) -> list[Tensor]:
-        """Each average on top of the one before."""
+        """Add each average to the previous result."""
         results = [own]
         for step, average in zip(self.steps, pooled, strict=True):
             results.append(step(average + results[-1]))
@@ -60,14 +60,14 @@ class DAPPM(Pyramid):
 
 
 class PAPPM(Pyramid):
-    """In parallel: each average is added to the map itself, then one 3x3 in four groups (Xu et al., CVPR 2023)."""
+    """Parallel: each average is added to the map, then one 3x3 convolution in four groups (Xu et al., CVPR 2023)."""
 
     def __init__(self, inputs: int, width: int, outputs: int) -> None:
-        """One grouped 3x3 for all averages."""
+        """One grouped 3x3 convolution for all averages."""
         super().__init__(inputs, width, outputs)
         count = len(POOLS) + 1
         self.step = activated(count * width, count * width, 3, groups=count)
 
     def meet(self, own: Tensor, pooled: list[Tensor]) -> list[Tensor]:
-        """Each average on top of the map."""
+        """Add each average to the map."""
         return [own, self.step(torch.cat([average + own for average in pooled], dim=1))]

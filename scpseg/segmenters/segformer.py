@@ -1,6 +1,6 @@
-"""SegFormer (Xie et al., NeurIPS 2021) of segmentation-models-pytorch, on its own encoders mit_b0 to mit_b5.
+"""SegFormer (Xie et al., NeurIPS 2021) of segmentation-models-pytorch, with its encoders mit_b0 to mit_b5.
 
-The encoder's file in that library is under NVIDIA's Source Code License: research and evaluation only.
+The encoder in that library is under NVIDIA's Source Code License: research and evaluation only.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ VARIANTS = tuple(f"mit_b{size}" for size in range(6))
 
 
 class SegFormer(Segmenter):
-    """Four maps of a transformer brought to one width and stride 4, then mixed: 256 features at stride 4."""
+    """Four transformer maps, projected to one width, resized to stride 4 and fused: 256 features at stride 4."""
 
     def __init__(self, params: SegmenterParams, classes: int) -> None:
-        """Build from a checked section.
+        """Build from a section that passed `check_segmenter`.
 
         Raises:
-            UserError: ImageNet weights could not be fetched.
+            UserError: the ImageNet weights could not be downloaded.
         """
         super().__init__()
         import segmentation_models_pytorch as smp

@@ -1,7 +1,7 @@
-"""The stem of STDC (Fan et al., CVPR 2021): cheap full-resolution features down to stride 16.
+"""Stem of STDC (Fan et al., CVPR 2021): cheap high-resolution features down to stride 16.
 
-ISDNet and RUE both build on it; it lives here because no rival imports another one. Starts from random weights: the
-ImageNet weights of its authors are in no library that this project uses [ours].
+ISDNet and RUE both use it; it is in the library because rivals do not import each other. It starts from random
+weights: no library that this project uses has the authors' ImageNet weights [ours].
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from scpseg.segmenters.blocks import normed
 
 
 class STDCStem(nn.Module):
-    """Two 3x3 at stride 2 (32 and 64 channels), two blocks of 256 at stride 8, two of 512 at stride 16."""
+    """Two 3x3 with stride 2 (32 and 64 channels), two blocks of 256 at stride 8, two of 512 at stride 16."""
 
     channels = (256, 512)
 
@@ -34,10 +34,10 @@ class STDCStem(nn.Module):
 
 
 class DetailBlock(nn.Module):
-    """A 1x1 to half of the channels, 3x3 to a quarter, an eighth and an eighth; all four are concatenated."""
+    """1x1 to half of the channels, then 3x3 to a quarter, an eighth and an eighth; all four are concatenated."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        """With `stride` 2 a depthwise 3x3 halves what goes on, and an average pool what is concatenated."""
+        """With stride 2, average pooling halves the first part, and a depthwise 3x3 the input of the others."""
         super().__init__()
         half, quarter, eighth = outputs // 2, outputs // 4, outputs // 8
         self.first = nn.Sequential(*_activated(inputs, half, 1))

@@ -1,7 +1,7 @@
-"""TopFormer (Zhang et al., CVPR 2022): a transformer over tokens averaged from a pyramid, injected back into it.
+"""TopFormer (Zhang et al., CVPR 2022): a transformer on tokens pooled from a pyramid, injected back into its levels.
 
-Layout as in the authors' repository, with neither dropout nor stochastic depth [ours]; the original optimiser was
-AdamW. Cross-entropy alone, as theirs.
+The layout is that of the authors' repository, without dropout and stochastic depth [ours]; the authors use AdamW.
+The loss is cross-entropy alone, as in the original.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from scpseg.segmenters.base import Segmenter
 from scpseg.segmenters.blocks import conv, normed
 
 TOKEN = 64
-"""Side in pixels of what one token sees."""
+"""Side, in pixels, of the area of one token."""
 DEPTH = 4
-"""Transformer blocks."""
+"""Number of transformer blocks."""
 KEY, VALUE, WIDEN = 16, 32, 2
-"""Channels of a head's keys and values, and how much wider the inside of an MLP is than the tokens."""
+"""Channels of the keys and values of a head, and expansion ratio of the MLP."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """How large a TopFormer is.
+    """Sizes of a TopFormer.
 
     Attributes:
-        widths: channels of the pyramid's levels at strides 4, 8, 16 and 32.
-        last: blocks of the deepest level.
-        heads: of the attention.
-        features: channels of the features.
+        widths: channels of the pyramid levels at strides 4, 8, 16 and 32.
+        last: number of blocks in the deepest level.
+        heads: attention heads.
+        features: channels of the fused features.
     """
 
     widths: tuple[int, int, int, int]
@@ -51,7 +51,7 @@ VARIANTS = {
 """By encoder name, smallest first."""
 STEM = 16
 LEVELS = ((3, 4, 3), (5, 3, 3), (3, 3, 3), (5, 6, 6))
-"""Of each level: kernel, how much wider than its input the first block is inside, and the later ones."""
+"""Per level: kernel size, expansion ratio of the first block, expansion ratio of the other blocks."""
 
 
 class TopFormer(Segmenter):
@@ -74,16 +74,16 @@ class TopFormer(Segmenter):
         return encoded[0]
 
     def decode(self, encoded: list[Tensor]) -> Tensor:
-        """The fused levels, (B, features, H/8, W/8)."""
+        """The fused features, (B, features, H/8, W/8)."""
         features: Tensor = self.decoder(encoded)
         return features
 
 
 class InvertedResidual(nn.Module):
-    """1x1 wider, depthwise, 1x1 back, no activation at the end; plus the input where the shape stays."""
+    """1x1 expansion, depthwise, 1x1 projection without activation; plus the input if the shape is unchanged."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, widen: int, stride: int) -> None:
-        """`widen` 1 leaves out the first 1x1."""
+        """`widen` is the expansion ratio; 1 omits the first 1x1 convolution."""
         super().__init__()
         inside = widen * inputs
         before = (*normed(inputs, inside, 1), nn.ReLU(inplace=True)) if widen > 1 else ()
@@ -98,10 +98,10 @@ class InvertedResidual(nn.Module):
 
 
 class TokenPyramid(nn.Module):
-    """Inverted residuals; the levels at strides 4, 8, 16 and 32."""
+    """Stages of inverted residuals; returns the levels at strides 4, 8, 16 and 32."""
 
     def __init__(self, variant: Variant) -> None:
-        """Two blocks a level, `last` in the deepest."""
+        """Two blocks per level, `last` blocks in the deepest."""
         super().__init__()
         self.stem = nn.Sequential(
             *normed(3, STEM, 3, 2), nn.ReLU(inplace=True), InvertedResidual(STEM, STEM, 3, widen=1, stride=1)
@@ -115,7 +115,7 @@ class TokenPyramid(nn.Module):
         self.levels = nn.ModuleList(levels)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Four levels of images (B, 3, H, W), the deepest last."""
+        """Four levels of images (B, 3, H, W), deepest last."""
         x = self.stem(images)
         levels = []
         for level in self.levels:
@@ -125,10 +125,10 @@ class TokenPyramid(nn.Module):
 
 
 class Attention(nn.Module):
-    """Every token looks at every other, in several heads; scores are not scaled."""
+    """Multi-head self-attention; scores are not scaled."""
 
     def __init__(self, channels: int, heads: int) -> None:
-        """Keys of KEY and values of VALUE channels per head."""
+        """Each head has KEY channels for keys and VALUE channels for values."""
         super().__init__()
         self.heads = heads
         self.query, self.key = normed(channels, heads * KEY, 1), normed(channels, heads * KEY, 1)
@@ -136,8 +136,8 @@ class Attention(nn.Module):
         self.project = nn.Sequential(nn.ReLU6(inplace=True), *normed(heads * VALUE, channels, 1))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, channels, h, w) from the same."""
-        # (B, heads, channels of a head, h w)
+        """(B, channels, h, w) to the same shape."""
+        # (B, heads, channels per head, h w)
         query, key, value = (
             part(tokens).unflatten(1, (self.heads, -1)).flatten(3) for part in (self.query, self.key, self.value)
         )
@@ -147,10 +147,10 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then an MLP with a depthwise 3x3, each added to its input."""
+    """Attention, then an MLP with a depthwise 3x3, each with a residual connection."""
 
     def __init__(self, channels: int, heads: int) -> None:
-        """The norms inside need more than one token in a training step."""
+        """The batch norms need more than one token in a training step."""
         super().__init__()
         inside = WIDEN * channels
         self.attention = Attention(channels, heads)
@@ -162,17 +162,17 @@ class Block(nn.Module):
         )
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, channels, h, w) from the same."""
+        """(B, channels, h, w) to the same shape."""
         tokens = tokens + self.attention(tokens)
         output: Tensor = tokens + self.mlp(tokens)
         return output
 
 
 class Injection(nn.Module):
-    """A level meets its tokens: 1x1 level * hard-sigmoid(1x1 tokens) + 1x1 tokens, the tokens enlarged."""
+    """Inject tokens into a level: 1x1 level * hard-sigmoid(1x1 tokens) + 1x1 tokens, the tokens upsampled."""
 
     def __init__(self, channels: int, features: int) -> None:
-        """From `channels` to `features`."""
+        """From `channels` to `features` channels."""
         super().__init__()
         self.local, self.gate, self.add = (normed(channels, features, 1) for _ in range(3))
 
@@ -185,10 +185,10 @@ class Injection(nn.Module):
 
 
 class Injected(nn.Module):
-    """Tokens from all levels, the transformer, the injections at strides 8 to 32, and their sum fused at stride 8."""
+    """Tokens of all levels, the transformer, injections at strides 8 to 32, and their sum at stride 8."""
 
     def __init__(self, variant: Variant) -> None:
-        """Tokens are as wide as all levels together."""
+        """Tokens have as many channels as all levels together."""
         super().__init__()
         self.widths = variant.widths
         channels = sum(variant.widths)
@@ -208,10 +208,10 @@ class Injected(nn.Module):
 
 
 def area(maps: Tensor, size: Size) -> Tensor:
-    """(B, C, h, w) averaged to (B, C, *size), each cell over exactly its share of the map.
+    """Average (B, C, h, w) to (B, C, *size); each output cell covers exactly its share of the map.
 
-    As two products with constant matrices: unlike adaptive pooling deterministic on a GPU, and even where the sizes do
-    not divide: a cell cut by an edge counts by the part inside.
+    Computed as two products with constant matrices, which are deterministic on a GPU, unlike adaptive pooling. If the
+    sizes do not divide, a cell that is cut by an edge counts with the part inside.
     """
     rows, columns = (_shares(maps.shape[axis], size[axis], maps) for axis in (-2, -1))
     averaged: Tensor = rows @ maps @ columns.T
@@ -219,7 +219,7 @@ def area(maps: Tensor, size: Size) -> Tensor:
 
 
 def _shares(cells: int, parts: int, like: Tensor) -> Tensor:
-    """How much of each part every cell makes up, (parts, cells); rows add up to 1."""
+    """Weight of every cell in each part, (parts, cells); rows sum to 1."""
     edges = torch.arange(parts + 1, device=like.device, dtype=torch.float32)[:, None] * (cells / parts)
     start = torch.arange(cells, device=like.device, dtype=torch.float32)
     overlap = torch.minimum(edges[1:], start + 1) - torch.maximum(edges[:-1], start)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from baselines import glnet
-from baselines.glnet import GLNet, GLNetParams, Whole, check
+from baselines.glnet import GLNet, GLNetParams, GlobalFeatures, check
 from baselines.patch import Patch
 from scpseg.contract import Labels, Setting, Views
 from scpseg.data.overviews import overviews
@@ -61,7 +61,7 @@ def noise(height: int = 128, width: int = 128, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(256, size=(height, width, 3), dtype=np.uint8)
 
 
-def seen_at(method: GLNet, image: np.ndarray) -> tuple[Whole, list[Views]]:
+def seen_at(method: GLNet, image: np.ndarray) -> tuple[GlobalFeatures, list[Views]]:
     views = TestImage(image, method.needs.window, CPU)
     with torch.no_grad():
         return method.begin_image(views), list(views.windows())
@@ -187,7 +187,7 @@ def test_local_to_global_maps_equal_a_slow_paste_and_average() -> None:
     views = TestImage(image, method.needs.window, CPU)
     with torch.no_grad():
         stages = list(itertools.islice(method.overview_branch.stages(views.overview(SIDE)), 4))
-        pasted = method._pasted(stages, TestImage(image, method.needs.window, CPU, batch=4).windows())
+        stitched = method._stitched(stages, TestImage(image, method.needs.window, CPU, batch=4).windows())
         found: dict[tuple[int, int, int, int], list[Tensor]] = {}
         for window in views.windows():
             top, left, height, width = window.place[0].tolist()
@@ -210,7 +210,7 @@ def test_local_to_global_maps_equal_a_slow_paste_and_average() -> None:
     assert len(found) == sum(map_.shape[-2] * map_.shape[-1] for stage in stages for map_ in stage)
     for (stage, level, row, column), values in found.items():
         mean = torch.stack(values).mean(0)
-        torch.testing.assert_close(pasted[stage][level][0, :, row, column], mean, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(stitched[stage][level][0, :, row, column], mean, rtol=1e-3, atol=1e-4)
 
 
 def edges(start: float, length: float, size: int) -> tuple[int, int]:
@@ -237,7 +237,7 @@ def test_both_directions_walk_the_windows_once_and_see_them_in_the_overview() ->
             views = Walked(image, method.needs.window, CPU)
             views_of_first = TestImage(noise(), method.needs.window, CPU)
             overview = views_of_first.overview(SIDE)
-            whole = method._whole(overview, views.windows)
+            whole = method._global(overview, views.windows)
             results.append(method(next(views_of_first.windows()), whole))
     assert len(walks) == 2
     assert not torch.allclose(results[0], results[1], rtol=1e-4, atol=1e-5)
@@ -301,7 +301,7 @@ def test_losses_of_the_mutual_phase_do_not_depend_on_the_portions() -> None:
         losses = method.losses(views, labels, 0.0)
         results.append([*losses.values(), *torch.autograd.grad(sum(losses.values()), moving)])
     # Everything kept instead of computed again.
-    whole = method._whole(views.overview, lambda: iter([views]))
+    whole = method._global(views.overview, lambda: iter([views]))
     logits = method._aggregate(method._local(views, whole).detach(), views, whole)
     losses = {
         "overview": focal(method.mutual_branch.fpn.classifier(whole.joined), labels.overview, 3.0),
@@ -391,11 +391,11 @@ def test_learns_what_only_the_overview_shows(direction: str, tmp_path: Path) -> 
     [
         ("glnet.overview", 500, r"multiple of 32; the nearest valid value is 512"),
         ("glnet.width", 33, r"multiple of 2; the nearest valid value is 34"),
-        ("glnet.encoder", "resnet5", r"no such encoder; did you mean 'resnet\d+'"),
+        ("glnet.encoder", "resnet5", r"is not an encoder; did you mean 'resnet\d+'"),
         ("glnet.direction", "to_global", r"one of to_local, both"),
         ("inria.patch", 32, r"more than one cell at stride 32"),
         ("glnet.patch", 32, r"at least 33"),
-        ("glnet.overlap", 64, r"below the side of a window; the nearest valid value is 63"),
+        ("glnet.overlap", 64, r"less than the side of a window; the nearest valid value is 63"),
     ],
 )
 def test_impossible_values_are_sentences(key: str, value: Any, sentence: str) -> None:

@@ -152,13 +152,13 @@ def test_mode_3_from_all_windows_back_to_the_overview() -> None:
         found = [
             local.run(context, seeing(whole, corner)) for context, corner in zip(contexts, views.corners(), strict=True)
         ]
-        pasted = {what: {level: torch.zeros_like(maps) for level, maps in of.items()} for what, of in whole.items()}
+        stitched = {what: {level: torch.zeros_like(maps) for level, maps in of.items()} for what, of in whole.items()}
         for (stages, _), corner in zip(found, views.corners(), strict=True):
             for what, of in stages.items():
                 for level, maps in of.items():
-                    place = box(pasted[what][level], corner)  # the windows do not overlap: each cell is one's
+                    place = box(stitched[what][level], corner)  # the windows do not overlap: each cell is one's
                     place.copy_(up(maps, place))
-        _, seen = mutual.run(overview, lambda what, level, own: torch.cat([own, pasted[what][level]], dim=1))
+        _, seen = mutual.run(overview, lambda what, level, own: torch.cat([own, stitched[what][level]], dim=1))
         state = method.begin_image(views)
         for window, (_, p3), corner in zip(views.windows(), found, views.corners(), strict=True):
             close(method(window, state), aggregated(method, p3, seen, corner))

@@ -132,7 +132,7 @@ def test_a_gpu_that_is_not_there_is_missed_before_data_are_prepared(monkeypatch:
     params = changed("machine.device", "cuda")
     params.values["train"]["precision"] = "fp16"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UserError, match=r"machine\.device is 'cuda', but torch sees no CUDA device; set"):
+    with pytest.raises(UserError, match=r"machine\.device is 'cuda', but torch finds no CUDA device; set"):
         check(params)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     check(params)

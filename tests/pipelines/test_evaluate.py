@@ -102,7 +102,7 @@ def test_a_run_that_is_damaged_or_of_another_network_is_rejected(params: Params)
     write_json(record, [])
     assert error_of().startswith(f"{record} lacks model, segmenter")
     record.write_text("{")
-    assert error_of().startswith(f"{record} is no valid JSON")
+    assert error_of().startswith(f"{record} is not valid JSON")
     record.unlink()
     assert error_of() == f"{record} is missing; run `dvc repro`, which trains first"
 

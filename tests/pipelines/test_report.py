@@ -62,7 +62,7 @@ def test_report_reads_where_the_stages_write(empty: Path) -> None:
     path = empty / paths.profile("deepglobe", "scpseg")
     path.parent.mkdir(parents=True)
     path.write_text("{")
-    assert f"{paths.profile('deepglobe', 'scpseg')} is no valid JSON" in report(empty, "--available").stderr
+    assert f"{paths.profile('deepglobe', 'scpseg')} is not valid JSON" in report(empty, "--available").stderr
     path.unlink()
     path = empty / paths.scores("deepglobe", "scpseg", 0) / "metrics.json"
     path.parent.mkdir(parents=True)

@@ -52,7 +52,7 @@ def test_other_errors_have_no_room() -> None:
 def test_damaged_json_is_named(text: bytes, tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(text)
-    with pytest.raises(UserError, match=r"/a\.json is no valid JSON; delete it and run `dvc repro` again$"):
+    with pytest.raises(UserError, match=r"/a\.json is not valid JSON; delete it and run `dvc repro` again$"):
         read_json(path)
 
 

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from scpseg.data.sampling import turned, turned_box
 from scpseg.data.windows import starts
-from scpseg.geometry import Pasted, cells, cut, enlarge
+from scpseg.geometry import Stitched, cells, cut, enlarge
 
 
 def boxes(height: int, width: int, patch: int) -> list[tuple[float, float, float, float]]:
@@ -57,13 +57,13 @@ def test_each_patch_is_cut_from_its_own_image_or_all_from_one() -> None:
     assert torch.equal(shared[0], own[0]) and torch.equal(shared[1], maps[0, :, 4:6, :2])
 
 
-def test_pasted_equals_a_slow_paste_and_average() -> None:
+def test_stitched_equals_a_slow_paste_and_average() -> None:
     torch.manual_seed(0)
     places = torch.tensor(boxes(150, 130, 64) + boxes(150, 130, 50))
     windows = torch.randn(len(places), 3, 5, 7)
-    pasted = Pasted(torch.empty(1, 3, 12, 9))
+    stitched = Stitched(torch.empty(1, 3, 12, 9))
     for part in torch.arange(len(places)).split(4):
-        pasted.add(windows[part], places[part])
+        stitched.add(windows[part], places[part])
     values: dict[tuple[int, int], list[torch.Tensor]] = {}
     for window, (top, left, height, width) in zip(windows, places.tolist(), strict=True):
         first, last = round(top * 12), round((top + height) * 12)
@@ -71,18 +71,18 @@ def test_pasted_equals_a_slow_paste_and_average() -> None:
         small = F.interpolate(window[None], (last - first, right_cell - left_cell), mode="bilinear")[0]
         for row, column in itertools.product(range(first, last), range(left_cell, right_cell)):
             values.setdefault((row, column), []).append(small[:, row - first, column - left_cell])
-    result = pasted.mean()
+    result = stitched.mean()
     assert len(values) == 12 * 9 and max(map(len, values.values())) > 1
     for (row, column), found in values.items():
         torch.testing.assert_close(result[0, :, row, column], torch.stack(found).mean(0))
 
 
 def test_cells_without_a_window_are_zero() -> None:
-    pasted = Pasted(torch.empty(1, 2, 4, 4))
-    pasted.add(torch.ones(1, 2, 3, 3), torch.tensor([[0.0, 0.0, 0.5, 0.5]]))
+    stitched = Stitched(torch.empty(1, 2, 4, 4))
+    stitched.add(torch.ones(1, 2, 3, 3), torch.tensor([[0.0, 0.0, 0.5, 0.5]]))
     expected = torch.zeros(1, 2, 4, 4)
     expected[..., :2, :2] = 1
-    assert torch.equal(pasted.mean(), expected)
+    assert torch.equal(stitched.mean(), expected)
 
 
 @pytest.mark.parametrize("height", [64, 150])

@@ -144,8 +144,7 @@ def test_errors_are_complete_sentences() -> None:
 def test_the_advice_fits_the_mistake() -> None:
     wrong = sentence(SharedTrainParams, TRAIN | {"iterations": 0}, "train")
     assert wrong.endswith(
-        "; correct it there or with `-S train.iterations=...` "
-        "(`git checkout params.yaml` puts the whole committed file back)"
+        "; correct it there or with `-S train.iterations=...` (`git checkout params.yaml` restores the committed file)"
     )
     missing = sentence(SharedTrainParams, None, "train")
     assert "as in profiles/*.yaml" in missing and "-S" not in missing

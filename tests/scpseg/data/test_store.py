@@ -70,7 +70,7 @@ def test_damaged_index_and_empty_array_are_named(tmp_path: Path) -> None:
     image_path(tmp_path, "val", "a 1").write_bytes(b"")
     with pytest.raises(UserError, match=r"a 1\.image\.npy is missing or damaged; run"):
         store.image("val", "a 1")
-    for text, why in (("", "is no valid JSON"), ("{}", "lacks benchmark, ids, images")):
+    for text, why in (("", "is not valid JSON"), ("{}", "lacks benchmark, ids, images")):
         (tmp_path / "index.json").write_text(text)
         with pytest.raises(UserError, match=f"index.json {why}; delete it"):
             Store(tmp_path)

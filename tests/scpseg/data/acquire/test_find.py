@@ -146,7 +146,7 @@ def test_a_folder_that_cannot_be_read_is_named(elsewhere: Path, monkeypatch: pyt
 def test_a_damaged_list_of_the_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
     path = Path("data/mirror/inria/archives.json")
     path.parent.mkdir(parents=True)
-    for text, why in (("[", "is no valid JSON"), ("{}", "lacks archives")):
+    for text, why in (("[", "is not valid JSON"), ("{}", "lacks archives")):
         path.write_text(text)
         with pytest.raises(UserError, match=f"^{path} {why}; delete it"):
             find(SPEC, "gt", data("mirror"))

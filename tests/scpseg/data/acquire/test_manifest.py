@@ -43,7 +43,7 @@ def test_verifies_size_and_checksum(tmp_path: Path) -> None:
 
 def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
     path = tmp_path / "inria.json"
-    for text, why in (("{", "is no valid JSON"), ('{"benchmark": "inria"}', "lacks source, labels, archives, files")):
+    for text, why in (("{", "is not valid JSON"), ('{"benchmark": "inria"}', "lacks source, labels, archives, files")):
         path.write_text(text)
         with pytest.raises(UserError, match=f"inria.json {why}; delete it"):
             Manifest.read(path, "inria")
