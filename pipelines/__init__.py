@@ -6,18 +6,18 @@ from types import TracebackType
 from scpseg.errors import UserError
 
 POSIX = ("fcntl", "resource", "termios")
-"""Modules of Python that Windows lacks."""
+"""Standard modules that Windows does not have."""
 
 
 def _quiet(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """One line for Ctrl-C, a user's mistake or a system without a module, where `run_stage` is not there yet."""
+    """Print one line for Ctrl-C, a UserError or a missing system module before `run_stage` is available."""
     if issubclass(kind, KeyboardInterrupt):
         print("interrupted", file=sys.stderr, flush=True)
     elif issubclass(kind, UserError):
         print(f"error: {error}", file=sys.stderr, flush=True)
     elif isinstance(error, ModuleNotFoundError) and error.name in POSIX:
         why = f"this system has no module {error.name}"
-        print(f"error: this command needs Linux or macOS ({why}): on Windows use WSL 2", file=sys.stderr, flush=True)
+        print(f"error: this command needs Linux or macOS ({why}): on Windows, use WSL 2", file=sys.stderr, flush=True)
     else:
         sys.__excepthook__(kind, error, trace)
 

@@ -1,7 +1,7 @@
-"""What SCPSeg's parts cost beside the network they serve: `python -m pipelines.bench` prints a table, writes nothing.
+"""Cost of SCPSeg's parts relative to the network: `python -m pipelines.bench` prints a table and writes nothing.
 
 Times are medians of interleaved runs, so that a busy machine slows both sides of a ratio; memory is the peak of a
-fresh process above its state before the work (Linux only). Targets stand beside the figures.
+fresh process above its state before the work (Linux only). The table has a target for each figure.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from scpseg.validation import Range
 
 Work = Callable[[], object]
 PAPER = ((256, 16), (512, 8))
-"""(patch L in pixels, windows a step) of the paper; ratio 0.75 and context 2 in both."""
+"""(patch L in pixels, windows per step) of the paper; ratio 0.75 and context 2 in both."""
 SIDE_BY_SIDE = LFAParams(weight=0.5, window=7, stride="k", detach=True)
 DENSE = replace(SIDE_BY_SIDE, stride=1)
 VALID = {"share": Range(1, 16), "repeats": Range(1, 1000), "threads": Range(0, 1024)}
-"""What the arguments may be."""
+"""Valid ranges of the arguments."""
 
 
 def seconds(works: dict[str, Work], repeats: int) -> dict[str, float]:
-    """Median seconds of each piece of work, run in turn after one warm-up."""
+    """Median seconds of each function, run in turn after one warm-up."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for repeat in range(repeats + 1):
         for name, work in works.items():
@@ -51,7 +51,7 @@ def seconds(works: dict[str, Work], repeats: int) -> dict[str, float]:
 
 
 def explicit_windows(features: Tensor, teacher: Tensor, params: LFAParams) -> Tensor:
-    """The dense loss as equation 8 reads, every window formed: what `dense` is measured against."""
+    """The dense loss as equation 8 is written, with all windows built: the reference for `dense`."""
     grams: list[Tensor] = []
     for x in (features, teacher):
         columns = F.unfold(F.normalize(x, dim=1), params.window)
@@ -61,7 +61,7 @@ def explicit_windows(features: Tensor, teacher: Tensor, params: LFAParams) -> Te
 
 
 def peak_mib(loss: Callable[[Tensor, Tensor, LFAParams], Tensor], batch: int, cells: int) -> float | None:
-    """Peak resident memory in MiB of a loss and its gradient, in a fresh process; None where /proc cannot tell."""
+    """Peak resident memory in MiB of a loss and its gradient, in a fresh process; None if /proc lacks it."""
     if not Path("/proc/self/clear_refs").exists():
         return None
     with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -70,7 +70,7 @@ def peak_mib(loss: Callable[[Tensor, Tensor, LFAParams], Tensor], batch: int, ce
 
 def _peak(loss: Callable[[Tensor, Tensor, LFAParams], Tensor], batch: int, cells: int) -> float:
     features, teacher = torch.randn(batch, 256, cells, cells, requires_grad=True), torch.randn(batch, 32, cells, cells)
-    torch.autograd.backward(loss(features[:1, :, :8, :8], teacher[:1, :, :8, :8], DENSE))  # loads what is loaded lazily
+    torch.autograd.backward(loss(features[:1, :, :8, :8], teacher[:1, :, :8, :8], DENSE))  # loads torch's lazy parts
     Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
     torch.autograd.backward(loss(features, teacher, DENSE))
@@ -83,7 +83,7 @@ def _status(key: str) -> int:
 
 
 def build(patch: int) -> Method:
-    """SCPSeg at the paper's settings over DeepLabv3+ with ResNet-18 at output stride 8, random weights."""
+    """SCPSeg with the paper's settings, DeepLabv3+ with ResNet-18 at output stride 8, random weights."""
     sections = {
         "csm": {"ratio": 0.75, "context": 2.0, "kernel": "antialias", "supervise": "frame"},
         "srd": {"weight": 0.5},
@@ -134,27 +134,27 @@ def measure(patch: int, batch: int, repeats: int) -> list[tuple[str, str, str]]:
         return name + what, figure, target
 
     rows = [
-        row("CSM of the test forward", "csm", "forward", "5 %"),
-        row("LFA side by side of a training step", "apart", "step", "10 %"),
-        row("LFA dense of a training step", "dense", "step", "-"),
-        row("LFA dense of explicit windows, time", "dense", "explicit", "20 %"),
+        row("CSM / inference forward pass", "csm", "forward", "5 %"),
+        row("LFA on adjacent windows / training step", "apart", "step", "10 %"),
+        row("LFA on all windows / training step", "dense", "step", "-"),
+        row("LFA on all windows / the same with explicit windows, time", "dense", "explicit", "20 %"),
     ]
     if memory[0] is not None and memory[1]:
         figure = f"{100 * memory[0] / memory[1]:.1f} %  ({memory[0]:.0f} of {memory[1]:.0f} MiB)"
-        rows.append((name + "LFA dense of explicit windows, memory", figure, "10 %"))
+        rows.append((name + "LFA on all windows / the same with explicit windows, memory", figure, "10 %"))
     return rows
 
 
 def arguments() -> argparse.Namespace:
-    """The command line.
+    """Parse the command line.
 
     Raises:
-        UserError: a number that is out of range.
+        UserError: a number is out of range.
     """
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--share", type=int, default=4, help="measure 1/SHARE of the paper's batch (default 4)")
+    parser.add_argument("--share", type=int, default=4, help="measure 1/SHARE of the paper's batch size (default 4)")
     parser.add_argument("--repeats", type=int, default=3, help="timed runs of each part (default 3)")
-    parser.add_argument("--threads", type=int, default=0, help="threads (default: 0, as torch decides)")
+    parser.add_argument("--threads", type=int, default=0, help="number of threads (default 0: torch's default)")
     asked = parser.parse_args()
     for name, valid in VALID.items():
         value = getattr(asked, name)
@@ -164,7 +164,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Print the table."""
+    """Measure and print the table."""
     asked = arguments()
     if asked.threads:
         torch.set_num_threads(asked.threads)

@@ -1,6 +1,6 @@
-"""Stage `check`: every parameter is valid before anything long starts.
+"""Stage `check`: validate all parameters before anything long starts.
 
-Its output is constant, so that a changed value reruns only the stages that use it.
+Its output is constant, so a changed value reruns only the stages that use it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ OUTPUT = Path("results/check.txt")
 
 
 def sections() -> dict[str, type]:
-    """Every section that params.yaml must have, with its dataclass."""
+    """The sections that params.yaml must have, with their dataclasses."""
     known: dict[str, type] = {**GENERAL, **dict.fromkeys(BENCHMARKS, BenchmarkParams)}
     for name in METHODS:
         known.update(module_of(name).SECTIONS)
@@ -44,11 +44,11 @@ def sections() -> dict[str, type]:
 
 
 def check(params: Params) -> None:
-    """Check every benchmark's file and a whole parameter file.
+    """Check every benchmark's file and all parameters.
 
     Raises:
-        UserError: the first mistake found: in a benchmark's file, or an unknown or missing section or key, a wrong
-            type, an impossible value.
+        UserError: a benchmark's file is not valid, a section or key is unknown or missing, a value has the wrong type
+            or is not valid. The first error is raised.
     """
     for name, spec in BENCHMARKS.items():
         check_benchmark(name, spec)
@@ -56,7 +56,7 @@ def check(params: Params) -> None:
     for name in params.values:
         if name not in known:
             file = params.path.name
-            raise UserError(f"{file}: {name} is no section ({nearest(name, known)}){advice(file)}")
+            raise UserError(f"{file}: {name} is not a section ({nearest(name, known)}){advice(file)}")
     for name, cls in known.items():
         params.section(name, cls)
     for name in METHODS:
@@ -66,11 +66,11 @@ def check(params: Params) -> None:
     suite = params.suite
     for name in suite.benchmarks:
         if name not in BENCHMARKS:
-            raise params.invalid("suite.benchmarks", name, f"that is no benchmark; {nearest(name, BENCHMARKS)}")
+            raise params.invalid("suite.benchmarks", name, f"it is not a benchmark; {nearest(name, BENCHMARKS)}")
     for name in suite.baselines:
         rivals = [method for method in METHODS if method != "scpseg"]
         if name not in rivals:
-            raise params.invalid("suite.baselines", name, f"that is no rival method; {nearest(name, rivals)}")
+            raise params.invalid("suite.baselines", name, f"it is not a baseline; {nearest(name, rivals)}")
     for benchmark in suite.benchmarks:
         _check_mirror(params, benchmark)
     _check_source(params)
@@ -82,12 +82,12 @@ def check(params: Params) -> None:
 
 
 def _check_machine(params: Params) -> None:
-    from scpseg.environment import choose_device  # torch: not before the mistakes that are found without it
+    from scpseg.environment import choose_device  # imports torch; here, so that other errors are found without it
 
     device = choose_device(params.section("machine", MachineParams).device)
     precision = params.section("train", SharedTrainParams).precision
     if precision != "fp32" and device.type != "cuda":
-        raise params.invalid("train.precision", precision, "that needs a CUDA device, and none is used; set it to fp32")
+        raise params.invalid("train.precision", precision, "it needs a CUDA device, and none is used; set it to fp32")
 
 
 def _check_source(params: Params) -> None:
@@ -98,17 +98,17 @@ def _check_source(params: Params) -> None:
     if source in words or is_address(source) or (source and os.path.isdir(root() / os.path.expanduser(source))):
         return
     close = nearest(source.lower(), words)
-    why = f"that is no folder here, no address (http://..., https://...), and neither {MIRROR} nor {UPSTREAM}; "
+    why = f"it is not a directory, not an address (http://..., https://...), and neither {MIRROR} nor {UPSTREAM}; "
     raise params.invalid("data.source", source, why + (close if close.startswith("did") else "name one of these"))
 
 
 def _check_mirror(params: Params, benchmark: str) -> None:
     source = params.section("data", DataParams).source
     if BENCHMARKS[benchmark].miniature is None and source == MIRROR:
-        why = f"{benchmark} has no synthetic miniature; set it to {UPSTREAM} or a folder, or take {benchmark} out of"
+        why = f"{benchmark} has no synthetic miniature; set it to {UPSTREAM} or a folder, or remove {benchmark} from"
         raise params.invalid("data.source", source, f"{why} suite.benchmarks")
     if BENCHMARKS[benchmark].invented and source != MIRROR:
-        why = f"the scenes of {benchmark} come from the mirror alone; set it to {MIRROR}, or take {benchmark} out of"
+        why = f"{benchmark} exists only as synthetic scenes; set it to {MIRROR}, or remove {benchmark} from"
         raise params.invalid("data.source", source, f"{why} suite.benchmarks")
 
 
@@ -125,12 +125,12 @@ def _check_split(params: Params, benchmark: str) -> None:
     for split in ("train", wanted):
         if lists and not lists.get(split):
             raise params.invalid(
-                f"{benchmark}.split", name, f"it has no {split} images; take another split or evaluation.split"
+                f"{benchmark}.split", name, f"it has no {split} images; use another split or evaluation.split"
             )
 
 
 def work() -> None:
-    """Check params.yaml and what is around it, and write the constant output."""
+    """Check params.yaml and its environment, and write the constant output."""
     argparse.ArgumentParser(description=__doc__).parse_args()
     params = Params.load()
     check_surroundings(params)

@@ -1,7 +1,7 @@
-"""Stage `download`: a benchmark's files, fetched or found, verified, and the manifest of them.
+"""Stage `download`: fetch or find a benchmark's files, verify them, and write their manifest.
 
-`--check` tells what is there, what is missing and what it costs, and fetches nothing. `--source` brings a benchmark
-from one source into the cache and stops there; the stage finds it then.
+`--check` shows what is there, what is missing and how large it is, and fetches nothing. `--source` fetches a benchmark
+from one source into the cache and stops; the stage then finds it there.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def check(params: Params, benchmarks: tuple[str, ...]) -> None:
     """Print the state of each benchmark.
 
     Raises:
-        UserError: a mistaken parameter; what is missing or does not answer is part of the text.
+        UserError: a parameter is not valid. Missing files and unavailable servers are part of the printed text.
     """
     from pipelines.plan import store_bytes
     from scpseg.data.acquire.survey import survey
@@ -57,7 +57,7 @@ def bring(params: Params, benchmark: str, source: str) -> None:
     """Fetch a benchmark from one source, a known name or an address, into the cache.
 
     Raises:
-        UserError: there is no such source, or it fails.
+        UserError: the source is unknown, or the download fails.
     """
     from scpseg.data.acquire.http import Connection
     from scpseg.data.acquire.upstream import acquire
@@ -71,12 +71,12 @@ def bring(params: Params, benchmark: str, source: str) -> None:
 
 
 def main() -> None:
-    """Read the command line and run the stage, or one of its helpers."""
+    """Parse the command line and run the stage, or one of its helpers."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("benchmark", choices=list(BENCHMARKS), nargs="?")
     only = parser.add_mutually_exclusive_group()
-    only.add_argument("--check", action="store_true", help="tell what is there and what is missing, fetch nothing")
-    only.add_argument("--source", help="a known source or an address: bring the benchmark from there into the cache")
+    only.add_argument("--check", action="store_true", help="show what is there and what is missing; fetch nothing")
+    only.add_argument("--source", help="fetch the benchmark from this source (a name or an address) into the cache")
     given = parser.parse_args()
     params = Params.load()
     if given.check:

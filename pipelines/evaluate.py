@@ -1,4 +1,4 @@
-"""Stage `evaluate`: whole test images through a trained method, one confusion matrix, a few pictures."""
+"""Stage `evaluate`: segment whole images with a trained method; write the confusion matrix and some pictures."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from scpseg.progress import progress
 from scpseg.training.checkpoint import digest
 
 PICTURE_SIDE = 1024
-"""Longest side of a picture in pixels; larger images are thinned out."""
+"""Longest side of a picture in pixels; larger images are subsampled."""
 
 
 def work(benchmark: str, name: str, seed: int) -> None:
@@ -47,9 +47,7 @@ def work(benchmark: str, name: str, seed: int) -> None:
     split = evaluation.split
     ids = store.ids(split)
     if not ids:
-        raise UserError(
-            f"{benchmark} has no {split} image in its store: set evaluation.split to one that has, or check data.source"
-        )
+        raise UserError(f"{benchmark} has no {split} image in its store: change evaluation.split, or check data.source")
     folder = paths.run(benchmark, name, seed)
     method = drop_training_parts(build_method(without_download(params), benchmark, name))
     training = read_trained(folder, method, params.values["segmenter"])
@@ -60,7 +58,7 @@ def work(benchmark: str, name: str, seed: int) -> None:
     branches = method.branches()
     alone: dict[str, Matrix] = {name: np.zeros((classes, classes), dtype=np.int64) for name in branches}
     answers: dict[str, list[probe.Answer]] = {}
-    kept: dict[str, bytes] = {}  # of images that may turn out to be the worst, the median or the best
+    kept: dict[str, bytes] = {}  # pictures of images that may be the worst, the median or the best
 
     def each() -> Iterator[str]:
         for number, image_id in enumerate(ids):
@@ -126,15 +124,15 @@ def work(benchmark: str, name: str, seed: int) -> None:
         },
     )
     write_provenance(benchmark, name, seed, "evaluation", device, revision=revision())
-    mean = "none, no scored class in truth or prediction" if result.mean_iou is None else f"{result.mean_iou:.4f}"
+    mean = "none (no scored class in truth or prediction)" if result.mean_iou is None else f"{result.mean_iou:.4f}"
     print(f"{benchmark} {name} seed {seed}: {spec.mean_name} {mean} on {len(ids)} {split} images")
 
 
 def read_trained(folder: Path, method: Method, segmenter: dict[str, Any]) -> dict[str, Any]:
-    """Put the weights of a run into `method` and return what training.json says of them.
+    """Load the weights of a run into `method`, and return the contents of training.json.
 
     Raises:
-        UserError: a file is missing or damaged, or of another network than the parameters describe.
+        UserError: a file is missing or damaged, or belongs to another network than the parameters describe.
     """
     path = folder / "weights.safetensors"
     for name in (path, folder / "training.json"):
@@ -154,36 +152,36 @@ def read_trained(folder: Path, method: Method, segmenter: dict[str, Any]) -> dic
         raise damaged(path, f"is damaged ({error})") from error
     shapes = [{key: value.shape for key, value in state.items()} for state in (weights, method.state_dict())]
     if shapes[0] != shapes[1]:
-        raise UserError(f"{path.as_posix()} holds another network than params.yaml describes; run `dvc repro`")
+        raise UserError(f"{path.as_posix()} belongs to another network than params.yaml describes; run `dvc repro`")
     if digest(weights) != training["weights_hash"]:
-        raise damaged(path, f"is not what was trained (its SHA-256 differs from {folder.as_posix()}/training.json)")
+        raise damaged(path, f"was changed (its SHA-256 differs from the one in {folder.as_posix()}/training.json)")
     method.load_state_dict(weights)
     return training
 
 
 def without_download(params: Params) -> Params:
-    """The same parameters with random initial weights: trained ones replace them, nothing need be fetched."""
+    """The parameters with random initial weights: trained weights replace them, so nothing is downloaded."""
     segmenter = {**params.values["segmenter"], "weights": "random"}
     return Params({**params.values, "segmenter": segmenter}, params.path)
 
 
 def ends(ids: Sequence[str], matrices: Sequence[Matrix], spec: Benchmark) -> set[str]:
-    """The images with the lowest, the median and the highest mean IoU of their own."""
+    """The images with the lowest, the median and the highest mean IoU per image."""
     scores = [(metrics(matrix, spec.scored).mean_iou, name) for name, matrix in zip(ids, matrices, strict=True)]
     order = [name for _, name in sorted((score, name) for score, name in scores if score is not None)]
     return {order[0], order[(len(order) - 1) // 2], order[-1]} if order else set()
 
 
 def step_of(pixels: Bytes) -> int:
-    """Every so many pixels of an image are in its picture."""
+    """Step in pixels at which an image is subsampled for its picture."""
     longest: int = max(pixels.shape[:2])
     return max(1, -(-longest // PICTURE_SIDE))
 
 
 def write_pictures(folder: Path, name: str, spec: Benchmark, image: Bytes, truth: Bytes, prediction: Bytes) -> None:
-    """<name>.{image,truth,prediction}.png at most PICTURE_SIDE wide, classes in the benchmark's own colours.
+    """Write <name>.{image,truth,prediction}.png, at most PICTURE_SIDE wide, with the benchmark's class colours.
 
-    `prediction` has the size of the truth, or is thinned out already.
+    `prediction` has the size of the truth, or is already subsampled.
     """
     palette = np.zeros((256, 3), dtype=np.uint8)
     palette[: len(spec.classes)] = [cls.colour for cls in spec.classes]

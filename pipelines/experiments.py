@@ -1,8 +1,8 @@
-"""DVC experiments one after another, each known again by what its result depends on.
+"""Run DVC experiments one after another, and recognise them later by everything that their result depends on.
 
-Every experiment is one `dvc exp run --temp`: in a folder of its own, with the cache of this repository. DVC's task
-queue is not used: when its worker is killed, the experiment goes on alone, a new worker starts the next one beside
-it, and the result of the first is lost while it stays on the list as running.
+Each experiment is one `dvc exp run --temp`: in its own folder, with the cache of this repository. DVC's task queue is
+not used: if its worker is killed, the experiment continues alone, a new worker starts the next one at the same time,
+and the result of the first one is lost while it stays listed as running.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ from scpseg.params import MachineParams
 from scpseg.validation import parse_yaml
 
 SCRATCH = Path(".scratch/sweeps")
-"""Lock and logs."""
+"""Folder of the lock and the logs."""
 TEMPORARY = Path(".dvc/tmp/exps/standalone")
 """Where DVC keeps the folders of `--temp` runs."""
 NUMBERLESS = ("check", "report")
-"""Stages that decide no number of a run; of the report only what writes results/summary.csv counts."""
+"""Stages that do not affect the numbers of a run; of the report, only the code for results/summary.csv counts."""
 GRACE = 30.0
-"""Seconds that an interrupted run has to save its checkpoint."""
+"""Seconds that an interrupted run gets to save its checkpoint."""
 
 
 def hardware(machine: MachineParams) -> dict[str, Any]:
-    """`machine.device` and `machine.threads` as a run here has them, with nothing left to the library.
+    """`machine.device` and `machine.threads` as a run on this machine uses them, without defaults of the library.
 
-    Memory and speed depend on them, and so, by rounding, do trained weights. DVC knows only the parameters: with
-    `threads: 0` it would restore what was measured under another OMP_NUM_THREADS. Threads do not matter to a GPU.
+    Memory and speed depend on them, and so, by rounding, do trained weights. DVC knows the parameters only: with
+    `threads: 0` it would restore results measured under another OMP_NUM_THREADS. On a GPU, threads do not matter.
 
     Raises:
-        UserError: the device is not there.
+        UserError: the device is not available.
     """
     import torch
 
@@ -61,11 +61,10 @@ def hardware(machine: MachineParams) -> dict[str, Any]:
 
 
 def identity(values: Mapping[str, Any], methods: Sequence[str], benchmark: str, device: str) -> str:
-    """Eight hex digits of all parameters, the name of the device, and what else the runs of `methods` depend on.
+    """Eight hex digits of all parameters, the name of the device, and all code and data of the runs of `methods`.
 
-    That is code and data files. The code is that of the working tree, found through the dependencies in dvc.yaml: an
-    edit or a commit that they do not name makes no experiment stale. The data are those that the last `dvc repro` or
-    forced download has on record.
+    The code is that of the working tree, found through the dependencies in dvc.yaml: edits and commits of other files
+    do not invalidate an experiment. The data are those recorded by the last `dvc repro` or forced download.
     """
     digest = hashlib.sha256(json.dumps([values, device], sort_keys=True).encode())
     digest.update(code(methods).encode())
@@ -77,7 +76,7 @@ def identity(values: Mapping[str, Any], methods: Sequence[str], benchmark: str, 
 
 
 def code(methods: Sequence[str]) -> str:
-    """Digest of the code in the working tree that the runs of `methods` depend on."""
+    """Digest of the code in the working tree on which the runs of `methods` depend."""
     digest = hashlib.sha256()
     for path in _sources(methods):
         digest.update(f"\0{path}\0".encode() + path.read_bytes())
@@ -85,7 +84,7 @@ def code(methods: Sequence[str]) -> str:
 
 
 def _sources(methods: Sequence[str]) -> list[Path]:
-    """dvc.yaml and the files behind the dependencies of its stages, outputs of stages left out."""
+    """dvc.yaml and the files in the dependencies of its stages, without outputs of other stages."""
     pipeline = Path("dvc.yaml")
     stages = yaml.safe_load(pipeline.read_text(encoding="utf-8"))["stages"]
     named = {path for name, stage in stages.items() if name not in NUMBERLESS for path in stage.get("deps", [])}
@@ -102,7 +101,7 @@ def _sources(methods: Sequence[str]) -> list[Path]:
 
 
 def finished() -> dict[str, tuple[str, str]]:
-    """Name and revision of every experiment of this repository, by the last part of its name, its identity."""
+    """Name and revision of every experiment in this repository, by its identity (the last part of its name)."""
     from dvc.repo import Repo
 
     with Repo(".") as repo:
@@ -111,7 +110,7 @@ def finished() -> dict[str, tuple[str, str]]:
 
 
 def summary_of(revision: str) -> list[dict[str, Any]] | None:
-    """Rows of results/summary.csv of an experiment, empty cells as None; None where the cache has lost the file."""
+    """Rows of results/summary.csv of an experiment, empty cells as None; None if the file is not in the cache."""
     import dvc.api
     from dvc.exceptions import DvcException
 
@@ -123,7 +122,7 @@ def summary_of(revision: str) -> list[dict[str, Any]] | None:
 
 
 def params_of(revision: str) -> dict[str, Any] | None:
-    """params.yaml of a revision or experiment; None where there is no such revision."""
+    """params.yaml of a revision or experiment; None if it does not exist."""
     import dvc.api
     from dvc.exceptions import DvcException
     from scmrepo.exceptions import SCMError
@@ -136,17 +135,17 @@ def params_of(revision: str) -> dict[str, Any] | None:
 
 
 def settings_for(values: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
-    """`section.key=value` wherever `values` differ from the committed params.yaml or from `current`, the one at hand.
+    """`section.key=value` for all `values` that differ from the committed params.yaml or from the `current` values.
 
-    They give the same run in the working tree as it is and in a fresh checkout of the commit.
+    They give the same run in the current working tree and in a fresh checkout of the commit.
 
     Raises:
-        UserError: there is no commit with a params.yaml.
+        UserError: no commit contains params.yaml.
     """
     show = ["git", "show", "HEAD:./params.yaml"]
     done = subprocess.run(show, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise UserError("a sweep needs a git commit with params.yaml in it: commit the project, then start again")
+        raise UserError("a sweep needs a git commit that contains params.yaml: commit the project, then start again")
     head = parse_yaml(done.stdout, "params.yaml of the commit")
     return [
         f"{section}.{key}={_text(value)}"
@@ -157,41 +156,41 @@ def settings_for(values: Mapping[str, Any], current: Mapping[str, Any]) -> list[
 
 
 def _text(value: Any) -> str:
-    """A value in the grammar of `-S`."""
+    """A value in the syntax of `-S`."""
     if isinstance(value, list):
         return f"[{','.join(map(_text, value))}]"
     if isinstance(value, str):
-        # What would be read as a number, a truth value or a list must be quoted.
+        # Text that would be read as a number, a boolean or a list must be quoted.
         plain = re.fullmatch(r"[A-Za-z_~/][\w./~-]*", value) and not isinstance(yaml.safe_load(value), bool)
         return value if plain else "'" + value.replace("'", "\\'") + "'"
     return json.dumps(value)
 
 
 def arguments(settings: Sequence[str]) -> list[str]:
-    """Of `dvc`, for one experiment."""
+    """Arguments of `dvc` for one experiment."""
     return ["exp", "run", "--temp", *(part for setting in settings for part in ("-S", setting))]
 
 
 @contextmanager
 def turn() -> Iterator[int]:
-    """Wait until no other sweep works in this repository, nor a run that a killed one left; then it is ours.
+    """Hold the lock for experiments: wait for other sweeps in this repository, and for runs of killed ones.
 
-    Yields the descriptor of the lock. Each run inherits it: when a sweep is killed, its last run ends in order, and the
-    lock is free only then.
+    Yields the descriptor of the lock. Each run inherits it: if a sweep is killed, its last run ends normally and holds
+    the lock until then.
     """
     SCRATCH.mkdir(parents=True, exist_ok=True)
     with (SCRATCH / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print("waiting for another sweep, or the last run of one that was killed", file=sys.stderr, flush=True)
+            print("waiting for another sweep, or for the last run of a killed one", file=sys.stderr, flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
         _clear()
         yield lock.fileno()
 
 
 def _clear() -> None:
-    """Remove folders of `--temp` runs whose dvc was killed, after ending what it left running in there."""
+    """Remove folders of `--temp` runs whose dvc was killed, after ending the processes that it left there."""
     inside: dict[str, list[psutil.Process]] = {}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, ValueError):
@@ -200,7 +199,7 @@ def _clear() -> None:
     for folder in TEMPORARY.glob("tmp*"):
         processes = inside.get(folder.name, [])
         if any("dvc" in Path(part).name for process in processes for part in _command(process)[:3]):
-            continue  # somebody's own experiment
+            continue  # the user's own experiment
         for process in processes:
             with contextlib.suppress(psutil.Error):
                 process.terminate()  # a training saves its checkpoint first
@@ -217,12 +216,12 @@ def _command(process: psutil.Process) -> list[str]:
 
 
 def run(name: str, settings: Sequence[str], lock: int) -> str | None:
-    """Run one experiment to its end; None, or the sentence that says why it failed. The log stays in `SCRATCH`.
+    """Run one experiment and return None, or the reason of its failure. The log stays in `SCRATCH`.
 
-    Ctrl-C or SIGTERM is handed to the run, which saves its state; KeyboardInterrupt follows when it has ended.
+    Ctrl-C or SIGTERM is passed to the run, which saves its state; then KeyboardInterrupt is raised.
     """
     log = SCRATCH / f"{name}.log"
-    # `python` of the stages is this one, whether or not the environment is active.
+    # Stages use this interpreter as `python`, whether or not the environment is active.
     environment = os.environ | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -242,7 +241,7 @@ def run(name: str, settings: Sequence[str], lock: int) -> str | None:
                 _stop(process)
                 raise
             finally:
-                # Nothing may outlive it: the next run would share its checkpoint and its memory.
+                # No process may remain: the next run would share its checkpoint and its memory.
                 _signal(process.pid, signal.SIGKILL)
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -250,7 +249,7 @@ def run(name: str, settings: Sequence[str], lock: int) -> str | None:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End a run's whole group, more and more firmly; Ctrl-C hastens it."""
+    """End all processes of a run, with stronger signals after each timeout; Ctrl-C shortens the timeouts."""
     for number in (signal.SIGINT, signal.SIGTERM):
         _signal(process.pid, number)
         deadline = time.monotonic() + GRACE
@@ -270,10 +269,10 @@ def _signal(group: int, number: int) -> None:
 
 
 def why(log: str, code: int) -> str:
-    """The sentence of a failed run's log that says why: the stage's own, else its last exception, else DVC's."""
+    """The reason in the log of a failed run: the stage's own error, else its last exception, else DVC's error."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     for pattern in (r"error: (.+)", r"((?:\w+\.)*\w*(?:Error|Exception|Interrupt)\b.*)", r"ERROR: (.+)"):
         found = [match[1] for line in lines if (match := re.fullmatch(pattern, line))]
         if found:
             return str(found[-1])
-    return f"dvc ended with exit status {code} and said nothing" if code > 0 else f"dvc was killed by signal {-code}"
+    return f"dvc ended with exit status {code} without a message" if code > 0 else f"dvc was killed by signal {-code}"

@@ -1,7 +1,7 @@
-"""Which declared results are current: made from the parameters, code, data and weights that are here now.
+"""Find out which declared results are current: made from the present parameters, code, data and weights.
 
-DVC's lock file records what each stage was made from. It is compared with the working tree, and along the pipeline
-with what the stages before have on record. Nothing is computed and no torch is imported.
+DVC's lock file records the inputs of each stage. They are compared with the working tree and, along the pipeline, with
+the recorded outputs of the stages before. Nothing is computed, and torch is not imported.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from scpseg.files import read_json, write_json
 from scpseg.params import SuiteParams
 
 ERRORS = Path("results/errors")
-"""One file per stage whose last run ended with an error, or did not end."""
-UNENDED = "it is still running, or was killed without a message, such as for want of memory"
+"""Folder with one file per stage whose last run failed or did not end."""
+UNENDED = "it is still running, or was killed without a message (perhaps for lack of memory)"
 State = tuple[str, str]
-"""'stale', 'missing' or 'failed', and why."""
+"""'stale', 'missing' or 'failed', and the reason."""
 Key = tuple[str, str, int | None]
 """Benchmark, method and seed; None for the seed of a profile."""
 
@@ -29,9 +29,9 @@ Key = tuple[str, str, int | None]
 def states(suite: SuiteParams) -> dict[Key, State]:
     """State of every declared run (its scores) and profile that is not current.
 
-    'stale': there is a result of other parameters, code, data or weights; 'failed': there is no current result because
-    a stage of it ended with an error, which is the reason; 'missing': it was not made. Where dvc.yaml is not here,
-    stages were run by hand and nothing is known of what they were made from: then nothing is in the answer.
+    'stale': the result was made from other parameters, code, data or weights; 'failed': there is no current result,
+    because one of its stages failed with the given error; 'missing': it was not made. Without dvc.yaml, stages were run
+    by hand and their inputs are unknown: then the answer is empty.
 
     Raises:
         UserError: DVC cannot read its files.
@@ -55,27 +55,27 @@ def states(suite: SuiteParams) -> dict[Key, State]:
                     found[key] = "failed" if problem.failed else "stale" if path.exists() else "missing", problem.reason
     except DvcException as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"DVC cannot tell which results are current ({reason}); run `dvc status`") from None
+        raise UserError(f"DVC cannot find out which results are current ({reason}); run `dvc status`") from None
     return found
 
 
 @dataclass(frozen=True)
 class _Problem:
-    """Why a result is not current; `failed` when a stage ended with that error."""
+    """Reason why a result is not current; `failed` if a stage failed with it."""
 
     reason: str
     failed: bool = False
 
 
 class _Pipeline:
-    """Stages by what they write, and what is known of each."""
+    """Stages by their outputs, and the problems that were found."""
 
     def __init__(self, stages: Any) -> None:
         self.producers = {out.def_path: (stage, out) for stage in stages for out in stage.outs}
         self.known: dict[str, _Problem | None] = {}
 
     def problem_of(self, path: str) -> _Problem | None:
-        """Why an output of a stage is not current; None when it is."""
+        """Reason why an output of a stage is not current, or None."""
         if path not in self.producers:
             return _Problem(f"no stage of dvc.yaml writes {path}")
         stage, _ = self.producers[path]
@@ -85,7 +85,7 @@ class _Pipeline:
 
     def _problem(self, stage: Any) -> _Problem | None:
         before = [dep.def_path for dep in stage.deps if dep.def_path in self.producers]
-        # The output of `check` is constant, so that no parameter makes every result stale.
+        # The output of `check` is constant, so a parameter does not make every result stale.
         problems = [self.problem_of(path) for path in before if self.producers[path][0].name != "check"]
         if own := self._difference(stage):
             problems.append(_Problem(own))
@@ -99,31 +99,33 @@ class _Pipeline:
         return _Problem(f"{first.reason}; its last run, with other parameters or code, failed: {sentence}")
 
     def _difference(self, stage: Any) -> str | None:
-        """The first difference between what a stage was made from and what is here, its own outputs included."""
+        """The first difference between the recorded and the present inputs and outputs of a stage."""
         if not any(out.hash_info for out in stage.outs):
             there = any(out.exists for out in stage.outs)
-            return "dvc.lock does not say what it was made from: run `dvc repro`" if there else "it was not run yet"
+            return "dvc.lock does not record its inputs: run `dvc repro`" if there else "it was not run yet"
         if stage.cmd_changed:
             return "its command has changed"
         for dep in stage.deps:
             if dep.def_path in self.producers:
                 if dep.hash_info != self.producers[dep.def_path][1].hash_info:
-                    return f"{dep.def_path} is not the one that it was made from"
+                    return f"{dep.def_path} has changed since it was made"
             elif hasattr(dep, "params"):
                 if changes := _changes(dep):
                     return "; ".join(changes)
             elif dep.workspace_status():
                 return f"{dep.def_path} has changed"
         for out in stage.outs:
-            # Data and weights may be removed when their scores are there; all else is part of a row.
+            # Data and weights may be deleted once their scores exist; everything else is part of a result row.
             needed = out.exists or not out.def_path.startswith(("data/", "results/runs/"))
             if needed and (status := out.workspace_status()):
-                return f"{out.def_path} {'was removed' if 'deleted' in status.values() else 'is not what it wrote'}"
+                return (
+                    f"{out.def_path} was {'deleted' if 'deleted' in status.values() else 'changed since it was made'}"
+                )
         return None
 
 
 def _changes(dep: Any) -> list[str]:
-    """Parameters that differ from the recorded ones, each with both values."""
+    """Parameters that differ from the recorded ones, with both values."""
     was, now = (_flat(values) for values in (dep.hash_info.value or {}, dep.read_params()))
     keys = [key for key in {**was, **now} if was.get(key) != now.get(key)]
     return [f"{key} was {_said(was.get(key))}, is {_said(now.get(key))}" for key in keys]
@@ -140,7 +142,7 @@ def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _failure(stage: Any) -> tuple[str, bool] | None:
-    """Error of the last run of a stage, and whether it had the parameters and code that are here."""
+    """Error of the last run of a stage, and whether it ran with the present parameters and code."""
     path = error_file(stage.cmd.partition("pipelines.")[2].split())
     if not path.is_file():
         return None
@@ -149,17 +151,17 @@ def _failure(stage: Any) -> tuple[str, bool] | None:
 
 
 def error_file(words: list[str]) -> Path:
-    """Where the error of `python -m pipelines.WORDS` is kept."""
+    """File that stores the error of `python -m pipelines.WORDS`."""
     return ERRORS / f"{'-'.join(words)}.json"
 
 
 def record_error(words: list[str], sentence: str) -> None:
-    """Keep the sentence that a stage ended with for the report."""
+    """Store the error of a stage for the report."""
     write_json(error_file(words), {"error": " ".join(sentence.split()), "settings": settings()})
 
 
 def settings() -> str:
-    """Digest of all parameters and code here: what a stage that failed would be run with again."""
+    """Digest of all present parameters and code, to see whether a failed stage would run with the same."""
     digest = hashlib.sha256()
     code = [path for folder in ("scpseg", "baselines", "pipelines") for path in sorted(Path(folder).rglob("*.py"))]
     for path in (Path("params.yaml"), *code):

@@ -1,7 +1,7 @@
 """Memory and speed of every method x benchmark at the paper's sizes on an NVIDIA GPU, without data, weights or DVC.
 
-What is computed from the graph (`make memory`) stands beside what torch's allocator counted.
-Writes DIR/<gpu>/profile.csv after every cell, and fingerprint.json beside it.
+Computed memory (`make memory`) is shown next to what torch's allocator counted. Writes DIR/<gpu>/profile.csv after
+every cell, and fingerprint.json with the facts of the machine.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from scpseg.profiling.reference import Cell, Table, largest, ordered, slug
 BUDGET = 480.0
 """Seconds."""
 REPEATING = 3.0
-"""Seconds after which no further repeat of a cell begins: a Potsdam tile has 576 windows, repeats enough in itself."""
+"""Seconds after which no new repeat of a cell starts: a Potsdam tile has 576 windows, which are repeats enough."""
 
 
 def fingerprint_of(request: dict[str, Any]) -> dict[str, Any]:
-    """The GPU's facts, or why there is none; in this process, which is fresh."""
+    """Facts of the GPU, or the reason why there is none; measured in this fresh process."""
     import torch
 
     from scpseg.environment import configure
@@ -39,13 +39,13 @@ def fingerprint_of(request: dict[str, Any]) -> dict[str, Any]:
     if torch.version.cuda is None:
         return {"gpu": None, "reason": f"torch {torch.__version__} is built without CUDA"}
     if not torch.cuda.is_available():
-        return {"gpu": None, "reason": f"torch {torch.__version__} sees none"}
+        return {"gpu": None, "reason": f"torch {torch.__version__} finds none"}
     device = configure(Params(request["params"], Path(request["file"])).section("machine", MachineParams))
     return fingerprint(device)
 
 
 def child(path: Path) -> None:
-    """Read a request on standard input, write the fingerprint or a user's mistake."""
+    """Read a request from standard input; write the fingerprint or the UserError."""
     request = json.load(sys.stdin)
     try:
         answer = fingerprint_of(request)
@@ -55,13 +55,13 @@ def child(path: Path) -> None:
 
 
 def on_gpu(params: Params) -> Params:
-    """The parameters as they are measured: on the GPU, with deterministic kernels off as in stage `profile`."""
+    """The parameters of the measurement: on the GPU, with deterministic kernels off as in stage `profile`."""
     machine = {**params.values.get("machine", {}), "device": "cuda", "deterministic": False}
     return Params({**params.values, "machine": machine}, params.path)
 
 
 def requests_of(params: Params) -> dict[Cell, dict[str, Any]]:
-    """What is asked for every cell, in the order of measuring."""
+    """The request of every cell, in the order of measurement."""
     suite = params.suite
     make = {INFERENCE: profile.request_of, TRAINING: profile.step_request_of}
     cells = ordered(tuple(make), ("scpseg", *suite.baselines), suite.benchmarks)
@@ -73,17 +73,17 @@ def requests_of(params: Params) -> dict[Cell, dict[str, Any]]:
 
 
 def measured(request: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """The record of a request; of a training step, every phase in its own process and the largest of them.
+    """The record of a request; for a training step, the largest of all phases, each in its own process.
 
     Raises:
         UserError: a parameter is not valid.
-        ChildTooSlow: it took more than `seconds`.
+        ChildTooSlow: it took longer than `seconds`.
     """
     if request["kind"] == INFERENCE:
         return profile.record_of(request, profile.ask(request, seconds))
     end = time.monotonic() + seconds
     found = [profile.record_of(request, profile.ask(request, seconds))]
-    # Only the method itself, built in its own process, knows how many phases it has.
+    # Only the method itself, built in a separate process, knows its number of phases.
     for phase in range(1, len(found[0].get("phases") or [])):
         if found[-1]["status"] != "ok":
             break
@@ -93,7 +93,7 @@ def measured(request: dict[str, Any], seconds: float) -> dict[str, Any]:
 
 
 def short(table: Table) -> str:
-    """The rows for a terminal; `ratio` is what torch allocated over what is computed from the graph."""
+    """The rows as text for a terminal; `ratio` is allocated over computed memory."""
     lines = [
         ("workload", "method", "benchmark", "peak MiB", "allocated MiB", "computed MiB", "ratio", "seconds", "remark")
     ]
@@ -136,10 +136,10 @@ def _ratio(measured: int | None, computed: int | None) -> str:
 
 
 def work(file: Path, out: Path, budget: float) -> None:
-    """Fill the table, print it.
+    """Fill the table and print it.
 
     Raises:
-        UserError: there is no NVIDIA GPU, a parameter is not valid, or a measurement failed; the table is written.
+        UserError: there is no NVIDIA GPU, a parameter is not valid, or a measurement failed (after writing the table).
     """
     end = time.monotonic() + budget
     params = on_gpu(Params.load(file))
@@ -147,19 +147,19 @@ def work(file: Path, out: Path, budget: float) -> None:
     try:
         facts = run_fresh(["pipelines.gpu", "--fingerprint"], {"params": dict(params.values), "file": file.name})
     except ChildKilled as error:
-        raise UserError(f"the GPU cannot be asked for its name ({error}); see the trace above") from None
+        raise UserError(f"the name of the GPU cannot be read ({error}); see the traceback above") from None
     if "user_error" in facts:
         raise UserError(facts["user_error"])
     if facts["gpu"] is None:
-        raise UserError(f"there is no NVIDIA GPU to measure ({facts['reason']}); run `make gpu` on a machine with one")
+        raise UserError(f"no NVIDIA GPU found ({facts['reason']}); run `make gpu` on a machine with one")
     folder = out / slug(facts["gpu"])
     write_json(folder / "fingerprint.json", {**facts, "parameters": params.path.name})
     table = Table(requests, facts)
-    print(f"{facts['gpu']}: {len(requests)} cells in at most {budget:.0f} s, kept in {folder}/profile.csv", flush=True)
+    print(f"{facts['gpu']}: {len(requests)} cells in at most {budget:.0f} s, see {folder}/profile.csv", flush=True)
     try:
         table.fill(measured, lambda: end - time.monotonic(), lambda: write_text(folder / "profile.csv", table.text()))
     except KeyboardInterrupt:
-        print(f"interrupted; what was measured is in {folder}/profile.csv", file=sys.stderr, flush=True)
+        print(f"interrupted; finished measurements are in {folder}/profile.csv", file=sys.stderr, flush=True)
         sys.exit(130)
     finally:
         print(short(table), flush=True)
@@ -168,13 +168,13 @@ def work(file: Path, out: Path, budget: float) -> None:
 
 
 def main() -> None:
-    """[--profile FILE] [--out DIR] [--budget SECONDS]; with --fingerprint, the GPU's facts for this command itself."""
+    """[--profile FILE] [--out DIR] [--budget SECONDS]; --fingerprint is for internal use."""
     if sys.argv[1:2] == ["--fingerprint"]:
         run_stage(lambda: child(Path(sys.argv[2])))
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--profile", type=Path, default=Path("profiles/paper.yaml"), help="parameters to measure with")
-    parser.add_argument("--out", type=Path, default=Path("results/reference"), help="the folder of reference tables")
-    parser.add_argument("--budget", type=float, default=BUDGET, help="seconds in all; what does not fit is left out")
+    parser.add_argument("--out", type=Path, default=Path("results/reference"), help="folder of the reference tables")
+    parser.add_argument("--budget", type=float, default=BUDGET, help="total seconds; cells that do not fit are skipped")
     given = parser.parse_args()
     run_stage(lambda: work(given.profile, given.out, given.budget))
 

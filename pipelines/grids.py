@@ -1,4 +1,4 @@
-"""Sweeps as lists of points: those that have a name, and grids of the user's own."""
+"""The points of a sweep: the named sweeps, and the user's own grids."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from scpseg.tuning import GRID
 from scpseg.validation import nearest, parse_yaml
 
 TINY = "tu-test_"
-"""Encoders for a CPU start like this; with one of them, sweeps run at sample scale."""
+"""Prefixes of encoders for a CPU; with one of them, sweeps run at sample scale."""
 PAPER = {"csm.ratio": 0.75, "srd.weight": 0.5, "lfa.weight": 0.5}
 RATIOS = (0.5, 0.625, 0.75, 0.875, 1.0)
 CONTEXTS = (342 / 256, 2.0, 3.0)
 CHOICES: dict[str, tuple[Any, ...]] = {
     "csm.kernel": ("bilinear", "antialias"),
     "csm.supervise": ("centre", "frame"),
-    "srd.weight": (1.5, 0.5),  # 1.5 on the mean over channels is the paper's 0.5 on their sum
+    "srd.weight": (1.5, 0.5),  # 1.5 on the mean over channels equals the paper's 0.5 on their sum
     "lfa.stride": (1, "k"),
     "lfa.detach": (False, True),
     "lfa.window": (3, 7),
@@ -37,7 +37,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "train.momentum": (0.0, 0.9),
     "train.weight_decay": (0.0, 5e-4),
 }
-"""What this project decided where the paper is silent: the first value that differs from the current is tried."""
+"""Our choices where the paper says nothing: the sweep uses the first value that differs from params.yaml."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,12 @@ class Point:
     """One experiment of a sweep.
 
     Attributes:
-        x: its place along the figure, in words.
-        series: the line, row or group it belongs to; '' where each method is one.
-        settings: 'section.key' -> value, on top of params.yaml.
-        methods: whose results are rows.
-        reference: (series, x) of the row that it is compared with; series '' = its own.
-        notes: what a reader must know, such as a value that had to be adapted.
+        x: position on the x axis, as text.
+        series: the line, row or group that it belongs to; '' if each method is one.
+        settings: 'section.key' -> value, changes to params.yaml.
+        methods: methods whose results are rows.
+        reference: (series, x) of the row with which it is compared; series '' = its own.
+        notes: remarks for the reader, such as a value that had to be changed.
     """
 
     x: str
@@ -62,15 +62,15 @@ class Point:
 
 
 def tiny(params: Params) -> bool:
-    """Whether the parameters are of sample scale."""
+    """Whether the parameters are at sample scale."""
     return str(params.values["segmenter"]["encoder"]).startswith(TINY)
 
 
 def values_of(params: Params, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The whole parameter file with `settings` in it.
+    """All parameters with `settings` applied.
 
     Raises:
-        UserError: a key is not there.
+        UserError: a key does not exist.
     """
     values: dict[str, Any] = copy.deepcopy(dict(params.values))
     for name, value in settings.items():
@@ -83,10 +83,10 @@ def values_of(params: Params, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def effective(values: Mapping[str, Any], benchmark: str) -> Sizes:
-    """Sides in pixels that SCPSeg gets from the values.
+    """Effective sides in pixels of SCPSeg for these values.
 
     Raises:
-        UserError: as `scpseg.method.csm.sizes`.
+        UserError: see `scpseg.method.csm.sizes`.
     """
     csm = values["csm"]
     stride = feature_stride(values["segmenter"]["name"])
@@ -94,32 +94,32 @@ def effective(values: Mapping[str, Any], benchmark: str) -> Sizes:
 
 
 def canonical(values: Mapping[str, Any], benchmark: str) -> dict[str, Any]:
-    """The values with effective sizes for the ones asked for: equal for experiments that are the same network."""
+    """The values with effective instead of requested sizes: equal if two experiments use the same network."""
     found = effective(values, benchmark)
     return {**values, "csm": {**values["csm"], "ratio": found.squeezed, "context": found.context}}
 
 
 def segmenter_of(params: Params, name: str) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Settings and notes of a segmenter as the paper has it; at sample scale on the smallest encoder it takes."""
+    """Settings and notes of a segmenter as in the paper; at sample scale, with its smallest encoder."""
     kind, asked = KINDS[name], params.values["segmenter"]
     encoder, stride = kind.published
     if tiny(params):
         encoder = asked["encoder"] if kind.encoders is None else kind.encoders[0]
         stride = asked["output_stride"] if asked["output_stride"] in kind.output_strides else kind.output_strides[0]
     weights = asked["weights"] if weights_problem(encoder) is None else "random"
-    notes = () if weights == asked["weights"] else (f"random weights, since there are none of ImageNet for {encoder}",)
+    notes = () if weights == asked["weights"] else (f"random weights, because {encoder} has no ImageNet weights",)
     settings = {"name": name, "encoder": encoder, "output_stride": stride, "weights": weights}
     return {f"segmenter.{key}": value for key, value in settings.items()}, notes
 
 
 def fitted(params: Params, point: Point, benchmark: str) -> Point:
-    """The point with the largest LFA window that its maps hold, said in a note where that is not the one asked for."""
+    """The point with the largest LFA window that fits its feature maps; a note says if it was changed."""
     values = values_of(params, point.settings)
     window = values["lfa"]["window"]
     try:
         cells = effective(values, benchmark).squeezed // feature_stride(values["segmenter"]["name"])
     except UserError:
-        return point  # the check of all parameters rejects it and says why
+        return point  # the check of all parameters rejects it with the reason
     if not values["lfa"]["weight"] or window <= cells:
         return point
     note = f"lfa.window {cells} instead of {window}: the features of the squeezed patch have {cells} × {cells} cells"
@@ -127,7 +127,7 @@ def fitted(params: Params, point: Point, benchmark: str) -> Point:
 
 
 def components(params: Params) -> tuple[Sweep, list[Point]]:
-    """The paper's table 6: CSM, SRD and LFA added one after another, on its two segmenters."""
+    """Table 6 of the paper: CSM, SRD and LFA are added one after another, on its two segmenters."""
     off = {"csm.ratio": 1.0, "srd.weight": 0.0, "lfa.weight": 0.0}
     points = []
     for name in ("fcn8s", "deeplabv3plus"):
@@ -144,7 +144,7 @@ def components(params: Params) -> tuple[Sweep, list[Point]]:
 
 
 def segmenters(params: Params) -> tuple[Sweep, list[Point]]:
-    """The paper's table 5: every segmenter on plain patches and with SCPSeg."""
+    """Table 5 of the paper: every segmenter on plain patches and with SCPSeg."""
     points = []
     for name, kind in KINDS.items():
         settings, notes = segmenter_of(params, name)
@@ -155,13 +155,13 @@ def segmenters(params: Params) -> tuple[Sweep, list[Point]]:
 
 
 def sizes_(params: Params) -> tuple[Sweep, list[Point]]:
-    """The paper's figure 5: side of the shrunk patch against side of the window."""
+    """Figure 5 of the paper: side of the squeezed patch against side of the context window."""
     settings, notes = segmenter_of(params, "fcn8s")
     about = ""
     if tiny(params):
         own = params.values["segmenter"]["name"]
         settings, notes = {}, ()
-        about = f"{KINDS[own].title} as params.yaml has it, not the paper's FCN-8s." if own != "fcn8s" else ""
+        about = f"{KINDS[own].title} as in params.yaml, not the paper's FCN-8s." if own != "fcn8s" else ""
     points = [
         Point(
             short(context),
@@ -169,7 +169,7 @@ def sizes_(params: Params) -> tuple[Sweep, list[Point]]:
             {**settings, "csm.ratio": ratio, "csm.context": context},
             ("scpseg",),
             (short(1.0), short(context)),
-            (*notes, *(("no frame, so the window plays no part: one run for all of them",) if ratio == 1 else ())),
+            (*notes, *(("no frame, so the window has no effect: one run for all of them",) if ratio == 1 else ())),
         )
         for ratio in RATIOS
         for context in CONTEXTS
@@ -179,23 +179,23 @@ def sizes_(params: Params) -> tuple[Sweep, list[Point]]:
 
 
 def choices(params: Params) -> tuple[Sweep, list[Point]]:
-    """What the paper leaves open: one decision changed at a time."""
+    """Open choices of the paper: one of them is changed at a time."""
     points = [Point("as it is", "", {}, ("scpseg",), ("", "as it is"))]
     for name, tried in CHOICES.items():
         section, _, key = name.partition(".")
         other = next(value for value in tried if value != params.values[section][key])
         points.append(replace(points[0], x=f"{name} = {tidy(other)}", settings={name: other}))
-    title = "What the paper leaves open: one decision changed at a time"
+    title = "Choices that the paper leaves open, changed one at a time"
     return Sweep("choices", title, "dots", ("change", "method"), None), points
 
 
 def tuning(params: Params) -> tuple[Sweep, list[Point]]:
-    """The same optimisers and rates for every method; what is best on the validation split goes into `tuned`."""
+    """The same optimisers and learning rates for every method; the best on the validation split go into `tuned`."""
     methods = ("scpseg", *params.suite.baselines)
     points = [
         Point(choice, "", {f"tuned.{method}": choice for method in methods}, methods, ("", GRID[0])) for choice in GRID
     ]
-    title = "Optimiser and learning rate: the same three choices for every method"
+    title = "Optimiser and learning rate: the same three candidates for every method"
     return Sweep("tuning", title, "dots", ("optimiser and rate", "method"), None), points
 
 
@@ -203,7 +203,7 @@ NAMED = {"components": components, "segmenters": segmenters, "sizes": sizes_, "c
 
 
 def product(name: str, grid: Mapping[str, Sequence[Any]], methods: tuple[str, ...]) -> tuple[Sweep, list[Point]]:
-    """Every combination of the user's values; one key of numbers makes a line, two keys a heat map, others dots."""
+    """All combinations of the user's values; plotted as a line (one numeric key), a heat map (two keys) or dots."""
     figure: Kind = "dots"
     if len(grid) == 1 and all(type(value) in (int, float) for values in grid.values() for value in values):
         figure = "steps"
@@ -226,10 +226,10 @@ def product(name: str, grid: Mapping[str, Sequence[Any]], methods: tuple[str, ..
 
 
 def parse(texts: Sequence[str]) -> dict[str, list[Any]]:
-    """`-S` of the command line: 'section.key=a,b' -> values, read as YAML.
+    """Parse `-S` of the command line: 'section.key=a,b' -> values, read as YAML.
 
     Raises:
-        UserError: no key, no value, or a key twice.
+        UserError: a key or value is missing, or a key is duplicated.
     """
     grid: dict[str, list[Any]] = {}
     for text in texts:
@@ -247,14 +247,14 @@ def parse(texts: Sequence[str]) -> dict[str, list[Any]]:
 
 
 def methods_for(grid: Mapping[str, Any], asked: str | None) -> tuple[str, ...]:
-    """Whose results are shown: those asked for, else the rivals whose own sections are swept, else SCPSeg.
+    """Methods whose results are shown: those of --methods, else rivals whose sections are swept, else SCPSeg.
 
     Raises:
-        UserError: no such method.
+        UserError: unknown method.
     """
     names = tuple(asked.split(",")) if asked else tuple(key.partition(".")[0] for key in grid)
     found = tuple(dict.fromkeys(name for name in names if name in METHODS))
     unknown = [name for name in names if name not in METHODS]
     if asked and unknown:
-        raise UserError(f"--methods {asked}: {unknown[0]!r} is no method; {nearest(unknown[0], METHODS)}")
+        raise UserError(f"--methods {asked}: unknown method {unknown[0]!r}; {nearest(unknown[0], METHODS)}")
     return found or ("scpseg",)

@@ -1,11 +1,11 @@
-"""Peak memory of any command: the suite's sampler around it and all processes that it starts.
+"""Peak memory of any command: runs it and samples the memory of all its processes.
 
     python -m pipelines.measure --benchmark deepglobe --name GLNet -- python test.py --image 10452.jpg
 
-With an NVIDIA GPU: memory that NVML reports for processes which were not there before, else what the whole device
-gained. Without one: resident memory of the command's processes without file pages, which is no estimate of GPU memory.
-With --benchmark and --name a row "measured around a command" goes to results/contributed/NAME.csv. What a command does
-(image size, windows at once, precision) is not known here: say it with --note.
+With an NVIDIA GPU: the memory that NVML reports for new processes, or else the increase on the whole device. Without
+a GPU: resident memory of the command's processes without file pages, which is not an estimate of GPU memory. With
+--benchmark and --name, a row "measured around a command" is written to results/contributed/NAME.csv. The conditions
+(image size, windows at once, precision) are not known here: state them with --note.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from scpseg.profiling.sources import Sample, SourceError
 from scpseg.reporting.contributed import MEASURED, add_row
 
 GATE = 'kill -STOP $$; exec "$@"'
-"""Of the shell that becomes the command: it waits until it is sampled."""
+"""Shell script that stops until the sampler has started, and then becomes the command."""
 OURS = ("device", "reserved")
 Samples = list[tuple[float, Sample]]
 
 
 def gpus() -> list[tuple[str, str]]:
-    """(UUID, name) of the GPUs that a command here would see; none without NVML."""
+    """(UUID, name) of the GPUs that a command here would see; empty without NVML."""
     try:
         import pynvml
 
@@ -56,7 +56,7 @@ def gpus() -> list[tuple[str, str]]:
 
 
 def gpu_peak(samples: Samples) -> tuple[int | None, str]:
-    """Peak bytes on one GPU by processes that the first sample does not have, else what the device gained."""
+    """Peak bytes on one GPU of processes that the first sample does not contain, else the increase on the device."""
     before = samples[0][1]
     new = [{key: used for key, used in sample.items() if key not in (*OURS, *before)} for _, sample in samples]
     known = [sum(used for used in one.values() if used is not None) for one in new]
@@ -70,15 +70,15 @@ def gpu_peak(samples: Samples) -> tuple[int | None, str]:
 
 
 def resident_peak(samples: Samples) -> tuple[int | None, str]:
-    """Peak bytes of the command's processes together."""
+    """Peak bytes of all processes of the command together."""
     return max((used for _, sample in samples if (used := sample["rss"]) is not None), default=None), "rss"
 
 
 def measure(command: Sequence[str], period: float = PERIOD) -> dict[str, Any]:
-    """Run a command to its end and return its peak, with how it was measured.
+    """Run a command and return its peak memory and how it was measured.
 
     Raises:
-        UserError: it cannot be started, or memory cannot be read here.
+        UserError: the command cannot be started, or memory cannot be read on this system.
     """
     if shutil.which(command[0]) is None:
         raise UserError(f"{command[0]} is not a command; write the whole command after --, such as -- python test.py")
@@ -109,7 +109,7 @@ def measure(command: Sequence[str], period: float = PERIOD) -> dict[str, Any]:
         "command": list(command),
         "exit": code,
         "seconds": round(seconds, 3),
-        # On several GPUs each has to hold its own part: the largest decides whether a method fits.
+        # With several GPUs, each holds its own part: the largest decides whether a method fits.
         "memory_mib": round(max(used) / MIB, 1) if used else None,
         "memory_kind": peaks[0][1],
         "hardware": ", ".join(name for _, name in devices) or processor(),
@@ -120,29 +120,29 @@ def measure(command: Sequence[str], period: float = PERIOD) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The CPU's model name."""
+    """Model name of the CPU."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").is_file() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "CPU")
 
 
 def work(asked: argparse.Namespace) -> None:
-    """Measure, print, and write the row that was asked for.
+    """Measure, print, and write the requested row.
 
     Raises:
-        UserError: as `measure`; the command failed; no memory was seen.
+        UserError: see `measure`; the command failed; no memory was observed.
     """
     command = asked.command[1:] if asked.command[:1] == ["--"] else asked.command
     if not command:
         raise UserError("no command is given; write it after --, such as python -m pipelines.measure -- python test.py")
     if bool(asked.benchmark) != bool(asked.name):
-        raise UserError("--benchmark and --name belong together: give both for a row, or neither to print alone")
+        raise UserError("--benchmark and --name belong together: give both for a row, or neither to print only")
     found = measure(command)
     for key, value in found.items():
         print(f"{key:15} {' '.join(value) if isinstance(value, list) else value}")
     if found["exit"] != 0:
         raise UserError(f"the command ended with exit status {found['exit']}, so its memory is not recorded")
     if found["memory_mib"] is None:
-        raise UserError(f"no memory was seen by {found['memory_kind']}; let the command run longer than a second")
+        raise UserError(f"no memory was observed by {found['memory_kind']}; let the command run longer than a second")
     if asked.name:
         note = "; ".join(filter(None, (f"sampled every {found['period_ms']} ms", asked.note)))
         row = {key: found[key] for key in ("memory_mib", "memory_kind", "seconds", "hardware")} | {"note": note}
@@ -152,11 +152,11 @@ def work(asked: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Read the command line and measure."""
+    """Parse the command line and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--benchmark", choices=list(BENCHMARKS))
-    parser.add_argument("--name", metavar="METHOD", help="as tables show it")
-    parser.add_argument("--note", default="", help="image size, windows at once, precision, the code's address")
+    parser.add_argument("--name", metavar="METHOD", help="name of the method in the tables")
+    parser.add_argument("--note", default="", help="image size, windows at once, precision, address of the code")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND")
     work(parser.parse_args())
 

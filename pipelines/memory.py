@@ -1,7 +1,7 @@
 """Memory of every method and segmenter at the benchmarks' real sizes, computed on any machine without data or weights.
 
-Without a selection the whole table at the paper's sizes goes to results/reference/computed/memory.csv. A selection of
-one cell prints what is alive at its peak. Stage `memory` computes what params.yaml declares.
+Without options, the table at the paper's sizes is written to results/reference/computed/memory.csv. If the options
+select one cell, the largest tensors at its peak are printed. Stage `memory` computes what params.yaml declares.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from scpseg.validation import nearest
 PAPER = Path("profiles/paper.yaml")
 TABLE = Path("results/reference/computed/memory.csv")
 BOTH = ("deepglobe", "potsdam")
-"""One benchmark for each of the paper's two sizes: for what is not computed on all of them."""
+"""One benchmark for each of the paper's two sizes, used where not all benchmarks are computed."""
 WINDOWS = (2, 4, 8, 16)
-"""Windows per forward of the sweep; 1 is in the table."""
+"""Windows per forward pass in the sweep; 1 is in the main table."""
 SIDES = (256, 384, 768, 1024)
-"""Patch sides of the sweep on the first of `BOTH`, in pixels; the paper's is in the table."""
+"""Patch sides, in pixels, of the sweep on the first benchmark of `BOTH`; the paper's is in the main table."""
 SWEPT = ("scpseg", "patch", "glnet")
-"""Methods of the sweep over patch sides."""
+"""Methods in the sweep over patch sides."""
 WORKLOADS = {INFERENCE: request_of, TRAINING: step_request_of}
 PRELOADED = ["pipelines.profile", "segmentation_models_pytorch", "scpseg.profiling.computed", "scpseg.segmenters.build"]
 Request = dict[str, Any]
@@ -47,17 +47,17 @@ def with_section(params: Params, section: str, **values: Any) -> Params:
 def requests_of(
     params: Params, benchmarks: Sequence[str], methods: Sequence[str], workloads: Sequence[str] = tuple(WORKLOADS)
 ) -> list[Request]:
-    """What is computed for each cell, at the benchmark's real size and with the parameters' segmenter."""
+    """The requests of all cells, at the benchmarks' real sizes and with the segmenter of the parameters."""
     real = with_section(params, "profile", size="real", repeats=1)
     cells = [(benchmark, method, workload) for method in methods for benchmark in benchmarks for workload in workloads]
     return [WORKLOADS[workload](real, benchmark, method) for benchmark, method, workload in cells]
 
 
 def with_segmenter(params: Params, name: str) -> Params:
-    """The parameters with another segmenter in its usual variant.
+    """The parameters with another segmenter and its usual encoder.
 
     Raises:
-        UserError: it is not known.
+        UserError: unknown segmenter.
     """
     from scpseg.segmenters.build import KINDS
 
@@ -68,7 +68,7 @@ def with_segmenter(params: Params, name: str) -> Params:
 
 
 def whole_table(params: Params, compute: Compute) -> list[Record]:
-    """Every method on every benchmark; on `BOTH` every segmenter and more windows at once; then other patch sides."""
+    """Every method on every benchmark; on `BOTH` also every segmenter and more windows; then other patch sides."""
     from scpseg.segmenters.build import KINDS
 
     methods = list(METHODS)
@@ -88,13 +88,13 @@ def whole_table(params: Params, compute: Compute) -> list[Record]:
 
 
 def _takes_segmenter(records: Sequence[Record], method: str) -> bool:
-    """Whether a method uses the common segmenter; one that does not describes an encoder of its own."""
+    """Whether a method uses the common segmenter; other methods report their own encoder."""
     models = [record["model"] for record in records if record["method"] == method and record["status"] == "ok"]
     return any("encoder" not in model for model in models)
 
 
 def work(given: argparse.Namespace) -> None:
-    """Compute what was asked for, print and write it.
+    """Compute, print and write the selected cells.
 
     Raises:
         UserError: a name or a parameter is not valid.
@@ -133,7 +133,7 @@ def work(given: argparse.Namespace) -> None:
 
 
 def short(records: Sequence[Record]) -> str:
-    """The records for a terminal, MiB."""
+    """The records as text for a terminal, in MiB."""
     lines = [("benchmark", "method", "segmenter", "patch", "windows", "workload", "MiB", "of which")]
     for record in records:
         size = record["memory"].get("computed")
@@ -161,8 +161,8 @@ def short(records: Sequence[Record]) -> str:
 
 
 def breakdown(record: Record) -> str:
-    """The largest tensors alive at the peak of a record, a line each."""
-    lines = [f"\n{record['workload']}: the largest tensors alive at the peak\n"]
+    """The largest tensors at the peak of a record, one per line."""
+    lines = [f"\n{record['workload']}: the largest tensors at the peak\n"]
     for block in record.get("alive") or []:
         sides = " x ".join(map(str, block["shape"]))
         made = f"{block['operation'].removeprefix('aten.')} of {block['module']}"
@@ -171,16 +171,16 @@ def breakdown(record: Record) -> str:
 
 
 def main() -> None:
-    """Options select cells; none means the whole table."""
+    """Parse the command line; without options, compute all cells."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--params", type=Path, default=PAPER, help="file of parameters (default: profiles/paper.yaml)")
-    parser.add_argument("--declared", action="store_true", help="what the suite of that file declares, for DVC")
-    parser.add_argument("--benchmark", action="append", default=[], help="may be repeated")
-    parser.add_argument("--method", action="append", default=[], help="may be repeated")
-    parser.add_argument("--segmenter", help="in its usual variant instead of that of the parameters")
-    parser.add_argument("--windows", type=int, help="windows per forward at inference")
-    parser.add_argument("--precision", choices=["fp32", "fp16", "bf16"], help="of inference and of training")
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="default: one for each processor")
+    parser.add_argument("--params", type=Path, default=PAPER, help="parameter file (default: profiles/paper.yaml)")
+    parser.add_argument("--declared", action="store_true", help="the cells that this file declares, for DVC")
+    parser.add_argument("--benchmark", action="append", default=[], help="can be repeated")
+    parser.add_argument("--method", action="append", default=[], help="can be repeated")
+    parser.add_argument("--segmenter", help="with its usual encoder, instead of the segmenter of the parameters")
+    parser.add_argument("--windows", type=int, help="windows per forward pass at inference")
+    parser.add_argument("--precision", choices=["fp32", "fp16", "bf16"], help="of inference and training")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="default: one per processor")
     given = parser.parse_args()
     run_stage(lambda: work(given))
 

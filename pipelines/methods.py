@@ -1,4 +1,4 @@
-"""Every method by name. A new one is a file, a line here and its section in params.yaml."""
+"""All methods by name. A new method is a file, a line here and its section in params.yaml."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ METHODS: dict[str, str] = {
     "rue": "baselines.rue",
     "caswit_like": "baselines.caswit_like",
 }
-"""Method name -> module with `SECTIONS`, `check(params, benchmark)` and `build(setting)`; imported when used."""
+"""Method name -> module with `SECTIONS`, `check(params, benchmark)` and `build(setting)`; imported on first use."""
 
 
 def module_of(name: str) -> ModuleType:
     """The module of a method.
 
     Raises:
-        UserError: there is no such method.
+        UserError: unknown method.
     """
     if name not in METHODS:
-        raise UserError(f"{name!r} is no method; {nearest(name, METHODS)}")
+        raise UserError(f"unknown method {name!r}; {nearest(name, METHODS)}")
     return importlib.import_module(METHODS[name])
 
 
 def build_method(params: Params, benchmark: str, name: str) -> Method:
-    """The method `name` for a benchmark, initialised from torch's current random state.
+    """Build the method `name` for a benchmark, initialised from torch's current random state.
 
     Raises:
-        UserError: the method or benchmark is not known, or a parameter of it is not valid.
+        UserError: the method or benchmark is unknown, or one of its parameters is not valid.
     """
-    from scpseg.contract import Setting  # torch: whoever only asks for names needs none
+    from scpseg.contract import Setting  # imports torch, which callers that only need names do not
 
     module = module_of(name)
     module.check(params, benchmark)

@@ -1,4 +1,4 @@
-"""Stage `mirror`: a synthetic miniature of a benchmark as its upstream's archives; none where real data are used."""
+"""Stage `mirror`: write a synthetic miniature of a benchmark, packed like its real archives."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from scpseg.synthetic.miniatures import write_miniature
 
 
 def mirror(benchmark: str, params: Params, folder: Path) -> str:
-    """Write the archives and archives.json of `benchmark` to `folder` and return a line that says so.
+    """Write the archives and archives.json of `benchmark` to `folder`, and return a summary line.
 
     Raises:
-        UserError: unknown benchmark, one without a miniature, or section data or mirror of the parameters is not valid.
+        UserError: the benchmark is unknown or has no miniature, or section `data` or `mirror` is not valid.
     """
     spec, settings = get_benchmark(benchmark), params.section("mirror", MirrorParams)
     source = params.section("data", DataParams).source
@@ -30,7 +30,7 @@ def mirror(benchmark: str, params: Params, folder: Path) -> str:
 
 
 def main() -> None:
-    """Read the command line and write the miniature."""
+    """Parse the command line and write the miniature."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("benchmark", choices=list(BENCHMARKS))
     benchmark = parser.parse_args().benchmark

@@ -1,4 +1,4 @@
-"""Where stages read and write."""
+"""Paths that the stages read and write."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def manifest(benchmark: str) -> Path:
-    """Sizes and checksums of the files that a benchmark is prepared from."""
+    """Sizes and checksums of the files from which a benchmark is prepared."""
     return Path("data/manifests") / f"{benchmark}.json"
 
 
@@ -16,19 +16,19 @@ def store(benchmark: str) -> Path:
 
 
 def run(benchmark: str, method: str, seed: int) -> Path:
-    """What training leaves: weights.safetensors, history.csv, training.json. Equal runs leave equal bytes."""
+    """Outputs of training: weights.safetensors, history.csv, training.json. Equal runs write equal bytes."""
     return Path("results/runs") / benchmark / method / str(seed)
 
 
 def scores(benchmark: str, method: str, seed: int) -> Path:
-    """What evaluation leaves: metrics.json, confusion.npz, pictures/; of the probe objects.csv."""
+    """Outputs of evaluation: metrics.json, confusion.npz, pictures/; for the probe also objects.csv."""
     return Path("results/metrics") / benchmark / method / str(seed)
 
 
 def provenance(benchmark: str, method: str, seed: int, stage: str) -> Path:
-    """When and on what a run was made, `stage` being training or evaluation: revision, environment, seconds.
+    """Origin of a run, with `stage` training or evaluation: revision, environment, seconds, date.
 
-    These differ from machine to machine and from day to day, so no other computation depends on them.
+    These differ between machines and days, so no other stage depends on them.
     """
     return Path("results/provenance") / benchmark / method / str(seed) / f"{stage}.json"
 
@@ -39,5 +39,5 @@ def profile(benchmark: str, method: str) -> Path:
 
 
 def memory() -> Path:
-    """Computed memory of all declared methods at the benchmarks' real sizes, a list of records."""
+    """Computed memory of all declared methods at the benchmarks' real sizes, as a list of records."""
     return Path("results/memory.json")

@@ -1,7 +1,7 @@
-"""What `dvc repro` would run under the current parameters, with iterations, disk and time; runs and writes nothing.
+"""Show what `dvc repro` would run with the current parameters, with iterations, disk space and time.
 
-Time is extrapolated from what was measured on this device: trainings and profiles under results/, and the training
-steps of a reference table of this GPU. Where nothing was measured it says so.
+Runs and writes nothing. Times are extrapolated from measurements on this device: trainings and profiles in results/,
+and training steps in a reference table of this GPU. Without a measurement, the time is reported as unknown.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from scpseg.params import DataParams, EvaluationParams, MachineParams, MirrorPar
 
 REFERENCE = Path("results/reference")
 STORE_BYTES = 4
-"""Of a pixel in the store: three channels and a label."""
+"""Bytes of a pixel in the store: three channels and a label."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A stage that would run: its kind ('train', ...) and what its name says besides; '' or None where it does not."""
+    """A stage that would run: its kind ('train', ...), and the parts of its name, '' or None if it lacks them."""
 
     kind: str
     benchmark: str = ""
@@ -40,9 +40,9 @@ class Job:
 
 
 def pending() -> list[str]:
-    """Names of the stages that would run, in DVC's order: those that changed, and all that use what they write.
+    """Names of the stages that would run, in DVC's order: changed stages and all that use their outputs.
 
-    `check` writes always the same, so that nothing reruns for its sake.
+    The output of `check` is constant, so nothing reruns because of it.
     """
     from dvc.repo import Repo
     from dvc.repo.graph import get_pipelines
@@ -60,7 +60,7 @@ def pending() -> list[str]:
 
 
 def job_of(name: str) -> Job:
-    """A stage's name taken apart: 'train-baseline@inria-glnet-0' is a training of glnet on inria with seed 0."""
+    """Parse a stage's name: 'train-baseline@inria-glnet-0' trains glnet on inria with seed 0."""
     kind, _, identity = name.partition("@")
     parts = identity.split("-") if identity else []
     kind, _, group = kind.partition("-")
@@ -70,13 +70,13 @@ def job_of(name: str) -> Job:
 
 
 def training_seconds(params: Params, benchmark: str, method: str, device: str | None = None) -> float | None:
-    """Expected seconds of one training on `device` (default: the one that the parameters choose); None = not measured.
+    """Expected seconds of one training on `device` (default: that of the parameters); None = not measured.
 
-    Steps of the same segmenter, patch, batch and precision count, on whichever benchmark; else a reference table of
-    the device with the same patch, which is made at the paper's batch.
+    Uses steps with the same segmenter, patch, batch size and precision, on any benchmark; else a reference table of
+    the device with the same patch, which is measured with the paper's batch size.
     """
     if params.values.get(method, {}).get("recipe", "suite") != "suite":
-        return None  # its authors' epochs decide, not train.iterations
+        return None  # the authors' epochs apply, not train.iterations
     train, own = params.section("train", SharedTrainParams), params.benchmark(benchmark)
     device = device or device_name(params)
     wanted = (params.values["segmenter"], own.patch, own.batch, train.precision, device)
@@ -88,7 +88,7 @@ def training_seconds(params: Params, benchmark: str, method: str, device: str | 
         == (
             record["segmenter"],
             record["model"]["patch"],
-            # Of a method whose phases differ the first: the others follow from it.
+            # For a method whose phases differ, the first: the others follow from it.
             int(str(record["batch"]).partition(":")[0]),
             record["precision"],
             record["environment"]["device"],
@@ -99,7 +99,7 @@ def training_seconds(params: Params, benchmark: str, method: str, device: str | 
 
 
 def _trainings(method: str) -> Iterator[dict[str, Any]]:
-    """Records of the trainings of a method that are here, on any benchmark, with their seconds and environment."""
+    """Records of the finished trainings of a method, on any benchmark, with their seconds and environment."""
     for path in sorted(Path("results/runs").glob(f"*/{method}/*/training.json")):
         benchmark, _, seed = path.parent.parts[-3:]
         measured = paths.provenance(benchmark, method, int(seed), "training")
@@ -120,7 +120,7 @@ def _reference_steps(benchmark: str, method: str, patch: int, device: str) -> It
 
 
 def evaluation_seconds(params: Params, benchmark: str, method: str, device: str | None = None) -> float | None:
-    """Expected seconds of scoring all images of the split; None where no image of that size was measured here."""
+    """Expected seconds to evaluate all images of the split; None if no image of that size was measured here."""
     path = paths.profile(benchmark, method)
     if not path.is_file():
         return None
@@ -136,20 +136,20 @@ def evaluation_seconds(params: Params, benchmark: str, method: str, device: str 
 
 
 def device_name(params: Params) -> str:
-    """The device that the parameters choose, as result rows name it."""
+    """Name of the device that the parameters select, as in result rows."""
     from scpseg.environment import choose_device, environment
 
     return str(environment(choose_device(params.section("machine", MachineParams).device))["device"])
 
 
 def store_bytes(params: Params, benchmark: str) -> int:
-    """What the prepared images of a benchmark take when all of them are there."""
+    """Size of the prepared images of a complete benchmark."""
     side, counts = _images(params, benchmark)
     return STORE_BYTES * side**2 * sum(counts.values())
 
 
 def _images(params: Params, benchmark: str) -> tuple[int, dict[str, int]]:
-    """Side of an image in pixels, and images by split: the benchmark's, or the miniature's."""
+    """Side of an image in pixels, and images per split: the benchmark's or the miniature's."""
     if params.section("data", DataParams).source == "mirror":
         mirror = params.section("mirror", MirrorParams)
         return mirror.side, {"train": mirror.train, "val": mirror.val, "test": mirror.test}
@@ -158,7 +158,7 @@ def _images(params: Params, benchmark: str) -> tuple[int, dict[str, int]]:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds in the unit that people would use."""
+    """Seconds as text, in a suitable unit."""
     if seconds is None:
         return "not measured"
     if seconds < 120:
@@ -167,15 +167,15 @@ def duration(seconds: float | None) -> str:
 
 
 def counted(number: int, one: str, many: str = "") -> str:
-    """A number with its noun; `many` is the plural where it is not `one` with an s."""
+    """A number with its noun; `many` is the plural if it is not `one` with an s."""
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def report(params: Params, names: Iterable[str]) -> str:
-    """The plan in plain lines."""
+    """The plan as plain text."""
     jobs = [job_of(name) for name in names]
     if not jobs:
-        return "nothing to do: every result is that of the current parameters, code and data"
+        return "nothing to do: every result is up to date with the parameters, code and data"
     device = device_name(params)
     lines = [f"{counted(len(jobs), 'stage')} would run on {device}"]
     for kind in ("mirror", "download", "prepare"):

@@ -1,6 +1,6 @@
-"""What must be right around the project before anything long starts: git, folders, home, shared memory.
+"""Check the environment of the project before anything long starts: git, folders, home, shared memory.
 
-Nothing here imports torch, so that a mistake is told within a second.
+Does not import torch, so that errors are reported within a second.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from scpseg.params import Params
 SHARED_MEMORY = Path("/dev/shm")
 SITE_CACHE = Path("/var/tmp/dvc")
 FOLDERS = ("data", "results", "reports")
-"""What stages write; DVC does not follow a link in their place."""
+"""Outputs of stages; DVC does not follow a link in their place."""
 
 
 def check_surroundings(params: Params) -> None:
     """Check what the stages need besides valid parameters; stages run by hand, without dvc.yaml, need no git.
 
     Raises:
-        UserError: the first thing that is not right, and what to do.
+        UserError: the first problem, and what to do.
     """
     if Path("dvc.yaml").is_file():
         check_repository()
         check_folders()
         warn_of_site_cache()
-        # An experiment's stages find the repository that it belongs to here; `dvc repro` works in a shallow clone.
+        # The stages of an experiment find its repository here; `dvc repro` also works in a shallow clone.
         if "DVC_EXP_NAME" in os.environ:
             check_experiments(Path(os.environ.get("DVC_ROOT", ".")))
     check_home(params.values.get("data") or {})
@@ -39,7 +39,7 @@ def check_surroundings(params: Params) -> None:
 
 
 def check_repository(root: Path = Path()) -> None:
-    """Check that the project is a git repository of its own, which DVC needs.
+    """Check that the project is its own git repository, which DVC needs.
 
     Raises:
         UserError: it is not, or git does not read it.
@@ -50,7 +50,7 @@ def check_repository(root: Path = Path()) -> None:
         raise UserError("git is not installed, and DVC needs it: install git") from None
     own = "`git init && git add -A && git commit -m start` here"
     if done.returncode and "dubious ownership" in done.stderr:
-        why = "git does not read this repository, which belongs to another user"
+        why = "git does not read this repository, because it belongs to another user"
         raise UserError(f"{why}: git config --global --add safe.directory {root.resolve()}")
     if done.returncode:
         raise UserError(f"the project is not in a git repository, which DVC needs: `git clone` it, or {own}")
@@ -59,25 +59,25 @@ def check_repository(root: Path = Path()) -> None:
 
 
 def check_experiments(root: Path = Path()) -> None:
-    """Check that DVC can save experiments here, which sweeps are made of.
+    """Check that DVC can save experiments here, which sweeps need.
 
     Raises:
-        UserError: the clone is shallow, or its path is one that `dvc exp run --temp` cannot write down.
+        UserError: the clone is shallow, or `dvc exp run --temp` does not support its path.
     """
     if _git(root, "rev-parse", "--is-shallow-repository").stdout.strip() == "true":
-        why = "this clone is shallow (git clone --depth), and DVC saves no experiment in one"
+        why = "this clone is shallow (git clone --depth), and DVC cannot save experiments in it"
         raise UserError(f"{why}: git fetch --unshallow")
     path = str(root.resolve())
     if not path.isascii():
-        why = f"{path} has other letters than ASCII, and `dvc exp run --temp` fails there"
-        raise UserError(f"{why}: move the project to a path of ASCII letters")
+        why = f"{path} contains non-ASCII characters, and `dvc exp run --temp` fails there"
+        raise UserError(f"{why}: move the project to a path with ASCII characters only")
 
 
 def check_folders() -> None:
-    """Check that what the stages write is not a link.
+    """Check that output folders are not links.
 
     Raises:
-        UserError: it is one.
+        UserError: one of them is.
     """
     for name in FOLDERS:
         if Path(name).is_symlink():
@@ -88,9 +88,9 @@ def check_folders() -> None:
 
 
 def warn_of_site_cache() -> None:
-    """Warn where DVC's site cache belongs to somebody else: DVC unpickles what is there, and so runs their code.
+    """Warn if DVC's site cache belongs to another user: DVC unpickles its files, which can run that user's code.
 
-    A private one cannot be set in .dvc/config: with a relative path `dvc exp run --temp` of DVC 3.67 fails.
+    A private cache cannot be set in .dvc/config: with a relative path, `dvc exp run --temp` of DVC 3.67 fails.
     """
     folder = Path(os.environ.get("DVC_SITE_CACHE_DIR") or SITE_CACHE)
     if folder.is_dir() and folder.stat().st_uid not in (0, os.getuid()):
@@ -102,7 +102,7 @@ def warn_of_site_cache() -> None:
 
 
 def check_home(data: dict[str, Any]) -> None:
-    """Check that the folder of the archives can be found where it begins with ~.
+    """Check that the folder of the archives can be found if its path starts with ~.
 
     Raises:
         UserError: there is no home directory.
@@ -111,21 +111,21 @@ def check_home(data: dict[str, Any]) -> None:
     if os.path.expanduser(cache).startswith("~"):
         key = "SCPSEG_CACHE" if os.environ.get("SCPSEG_CACHE") else "data.cache"
         raise UserError(
-            f"{key} is {cache}, but that home directory is not known here: name a folder without ~ in data.cache "
+            f"{key} is {cache}, but that home directory does not exist here: use a folder without ~ in data.cache "
             "(params.yaml) or in SCPSEG_CACHE, or set HOME"
         )
 
 
 def check_shared_memory(params: Params) -> None:
-    """Check that the batches which loading processes hand over fit into shared memory, two for each process.
+    """Check that two batches per data loading process fit into shared memory.
 
     Raises:
-        UserError: they do not fit, or nothing can be written there.
+        UserError: they do not fit, or shared memory is not writable.
     """
     workers = (params.values.get("machine") or {}).get("workers")
     if not isinstance(workers, int) or workers < 1 or not SHARED_MEMORY.is_dir():
         return
-    todo = "give more (docker run --shm-size=8g) or set machine.workers to 0"
+    todo = "increase it (docker run --shm-size=8g) or set machine.workers to 0"
     if not os.access(SHARED_MEMORY, os.W_OK):
         raise UserError(f"machine.workers is {workers}, but {SHARED_MEMORY} cannot be written: {todo}")
     need = 2 * workers * _batch_bytes(params)
@@ -136,7 +136,7 @@ def check_shared_memory(params: Params) -> None:
 
 
 def _batch_bytes(params: Params) -> int:
-    """Of SCPSeg's largest batch: three bytes of colour and one of label for each pixel of its context windows."""
+    """Bytes of SCPSeg's largest batch: three of colour and one of label per pixel of the context windows."""
     context = (params.values.get("csm") or {}).get("context")
     sizes = [params.values.get(name) or {} for name in (params.values.get("suite") or {}).get("benchmarks") or []]
     found = [0]

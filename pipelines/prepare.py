@@ -21,7 +21,8 @@ def prepare(params: Params, benchmark: str, workers: int | None = None) -> None:
     """Write data/<benchmark>/.
 
     Raises:
-        UserError: no manifest, part of a benchmark without leave, a damaged or unfit file, too little disk space.
+        UserError: the manifest is missing, the benchmark is incomplete but data.partial is false, a file is damaged or
+            does not fit, or there is too little disk space.
     """
     spec, own = get_benchmark(benchmark), params.benchmark(benchmark)
     data = params.section("data", DataParams)
@@ -31,7 +32,7 @@ def prepare(params: Params, benchmark: str, workers: int | None = None) -> None:
             f"the manifest of {benchmark} is of labels {manifest.labels!r}, {benchmark}.labels is {own.labels!r}; "
             f"run `dvc repro download@{benchmark}` first"
         )
-    # A folder of the user's own lists is named without the way to it, which is this machine's.
+    # A folder with the user's own lists is recorded by name only, because its path belongs to this machine.
     split = own.split if own.split in spec.splits else Path(own.split).name
     folder = locate(spec, manifest, data, params.upstream)
     lists = read_split(spec, own.split)
@@ -47,7 +48,7 @@ def prepare(params: Params, benchmark: str, workers: int | None = None) -> None:
 
 
 def main() -> None:
-    """Read the command line and run the stage."""
+    """Parse the command line and run the stage."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("benchmark", choices=list(BENCHMARKS))
     prepare(Params.load(), parser.parse_args().benchmark)

@@ -1,6 +1,6 @@
 """Stage `profile`: peak memory and speed of one method at a benchmark's image size, in a fresh process.
 
-It needs neither a dataset nor weights, so that memory can be mapped before anything is downloaded.
+It needs neither a dataset nor trained weights, so memory can be measured before anything is downloaded.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ INFERENCE, TRAINING = "inference", "training step"
 
 
 def request_of(params: Params, benchmark: str, method: str) -> dict[str, Any]:
-    """What the fresh process is asked: plain parameters and the sizes of whole-image inference."""
+    """The request for the fresh process: plain parameters and the sizes of whole-image inference."""
     spec = get_benchmark(benchmark)
     profile = params.section("profile", ProfileParams)
     inference = params.section("inference", InferenceParams)
@@ -54,7 +54,7 @@ def request_of(params: Params, benchmark: str, method: str) -> dict[str, Any]:
 
 
 def step_request_of(params: Params, benchmark: str, method: str, phase: int = 0) -> dict[str, Any]:
-    """The same for a training step of the method's phase number `phase`, at the benchmark's batch."""
+    """The same for a training step of the method's phase number `phase`, with the benchmark's batch size."""
     request = request_of(params, benchmark, method)
     sizes = {key: request["workload"][key] for key in ("height", "width", "classes", "repeats")}
     batch = params.benchmark(benchmark).batch
@@ -62,8 +62,8 @@ def step_request_of(params: Params, benchmark: str, method: str, phase: int = 0)
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """Measure in this process, which is fresh."""
-    # Here, not above: the stage's own process computes nothing and starts without torch.
+    """Measure in this process, which must be fresh."""
+    # Imported here: the stage's own process computes nothing and starts without torch.
     import torch
 
     from pipelines.methods import build_method, module_of
@@ -73,9 +73,9 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
     params = Params(request["params"], Path(request["file"]))
     machine = params.section("machine", MachineParams)
-    # Deterministic kernels take other paths and other memory: off for every method alike, and on record.
+    # Deterministic kernels need other algorithms and memory: off for all methods, and recorded.
     device = configure(MachineParams(**{**asdict(machine), "deterministic": False}))
-    # What it imports belongs to the idle process, not to the model.
+    # Imports count as memory of the idle process, not of the model.
     importlib.import_module("segmentation_models_pytorch")
     module_of(request["method"])
     torch.manual_seed(0)
@@ -86,7 +86,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     if request["kind"] == INFERENCE:
         figures = measure(make, Workload(**request["workload"]), device, meter_for(device))
     else:
-        # Inference needs nothing of training's code, and its stage does not depend on it.
+        # Inference uses no training code, and its stage does not depend on it.
         from scpseg.profiling.step import StepWorkload, measure_step
 
         train = params.training(request["method"])
@@ -104,7 +104,7 @@ def beside(record: dict[str, Any], phase: str | None) -> int | None:
 
 
 def child(path: Path) -> None:
-    """Read a request on standard input, write the answer: figures, a user's mistake, or how it failed."""
+    """Read a request from standard input; write the measurement, the UserError, or how it failed."""
     end_with_parent()
     request = json.load(sys.stdin)
     try:
@@ -112,7 +112,7 @@ def child(path: Path) -> None:
     except UserError as error:
         result = {"user_error": str(error)}
     except Exception as error:
-        # Any other end of a measurement is a result to be shown, with its trace on the terminal.
+        # Any other failure of a measurement is a result to report, with its traceback on the terminal.
         traceback.print_exc()
         reason = " ".join([f"{type(error).__name__}:", *str(error).splitlines()[:1]])
         result = without_figures("failed", reason, backend=None)
@@ -120,7 +120,7 @@ def child(path: Path) -> None:
 
 
 def ask(request: dict[str, Any], timeout: float | None = None) -> dict[str, Any]:
-    """Measure in a fresh process; a process that died is a result too.
+    """Measure in a fresh process; if the process dies, this is a result as well.
 
     Raises:
         UserError: a parameter is not valid.
@@ -129,7 +129,7 @@ def ask(request: dict[str, Any], timeout: float | None = None) -> dict[str, Any]
     try:
         figures: dict[str, Any] = run_fresh(["pipelines.profile", "--child"], request, timeout)
     except ChildKilled as error:
-        # The kernel names no limit; on a CPU it is the machine's or the control group's.
+        # The kernel does not report the limit; on a CPU it is that of the machine or the control group.
         limit = memory_limit() if error.status == "oom" else None
         figures = without_figures(error.status, str(error), backend=None, limit=limit)
     if "user_error" in figures:
@@ -138,7 +138,7 @@ def ask(request: dict[str, Any], timeout: float | None = None) -> dict[str, Any]
 
 
 def record_of(request: dict[str, Any], figures: dict[str, Any]) -> dict[str, Any]:
-    """The figures with what was asked for."""
+    """The measurement with its request."""
     workload = request["workload"]
     batch = {"batch": workload["batch"]} if request["kind"] == TRAINING else {}
     return {
@@ -158,7 +158,7 @@ def record_of(request: dict[str, Any], figures: dict[str, Any]) -> dict[str, Any
 
 
 def computed(request: dict[str, Any]) -> dict[str, Any]:
-    """The record of a request; a mistake in the parameters or a failure is its reason."""
+    """The record of a request; if a parameter is not valid or the measurement failed, with the reason."""
     import torch
 
     from pipelines.methods import build_method
@@ -169,7 +169,7 @@ def computed(request: dict[str, Any]) -> dict[str, Any]:
 
     params = Params(request["params"], Path(request["file"]))
     train = params.training(request["method"])
-    # What a method draws while it computes, such as the place of a grid, is drawn in host memory.
+    # Values that a method computes with, such as grid positions, are created in host memory.
     torch.manual_seed(0)
 
     def make() -> Method:
@@ -192,17 +192,17 @@ def work(benchmark: str, method: str) -> None:
     """Profile and write results/profile/BENCHMARK/METHOD.json.
 
     Raises:
-        UserError: a parameter is not valid, or the measurement failed; a failure's reason is on file for the report.
+        UserError: a parameter is not valid, or the measurement failed; the reason is stored for the report.
     """
     request = request_of(Params.load(), benchmark, method)
     record = record_of(request, ask(request))
     write_json(paths.profile(benchmark, method), record)
     if record["status"] == "failed":
-        raise UserError(f"profiling {method} on {benchmark} failed ({record['reason']}); see the trace above")
-    print(f"{benchmark} {method}: {told(record)}")
+        raise UserError(f"profiling {method} on {benchmark} failed ({record['reason']}); see the traceback above")
+    print(f"{benchmark} {method}: {summary_line(record)}")
 
 
-def told(record: dict[str, Any]) -> str:
+def summary_line(record: dict[str, Any]) -> str:
     """One line for the terminal."""
     side = record["height"]
     if record["status"] == "oom":
@@ -213,10 +213,10 @@ def told(record: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """BENCHMARK METHOD; with --child, one measurement for the stage itself."""
+    """BENCHMARK METHOD; --child is for internal use."""
     parser = argparse.ArgumentParser(description=__doc__)
     if sys.argv[1:2] == ["--child"]:
-        # Through run_stage for Ctrl-C alone, which reaches the child too: no trace beside the stage's own sentence.
+        # run_stage is used for Ctrl-C only, which also reaches the child: no traceback after the stage's own message.
         run_stage(lambda: child(Path(sys.argv[2])))
     parser.add_argument("benchmark")
     parser.add_argument("method")

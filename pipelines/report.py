@@ -1,4 +1,4 @@
-"""Stage report: results/summary.csv, results/summary.json and reports/ from the result files of the declared matrix."""
+"""Stage `report`: write results/summary.csv, results/summary.json and reports/ from the results of all runs."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ RESULTS = Path("results")
 COLUMNS = Path("docs/columns.md")
 COMPARISON = Path("reports/compare.md")
 WORKSPACE = "workspace"
-"""Name of the results that are here, among revisions and experiments."""
+"""Name of the present results, next to revisions and experiments."""
 
 
 def build(suite: SuiteParams, available: bool, reference: str = BASE, publish: str | None = None) -> None:
-    """Build the report and print what is missing in it.
+    """Build the report and print what is missing.
 
     Args:
-        suite: what is declared.
-        available: build from the results that are current; else all must be there, as after every stage of DVC.
-        reference: method that differences are taken to.
+        suite: the declared runs.
+        available: use the results that are current; otherwise all must exist, as after every stage of DVC.
+        reference: method to which differences are computed.
         publish: name of a folder in reports/published, for a report without real images.
 
     Raises:
-        UserError: a result is missing, or with `available` every one; a file is damaged; a name is not valid.
+        UserError: a result is missing (with `available`, all are), a file is damaged, or a name is not valid.
     """
     if publish is not None and not all(part.isalnum() for part in publish.split("-")):
         raise UserError(f"--publish {publish}: use letters, digits and hyphens, such as --publish sample")
@@ -52,7 +52,7 @@ def side(name: str) -> compare.Side:
     """Parameters and results of a revision, an experiment or the workspace.
 
     Raises:
-        UserError: there is no such run, or its results are not in the cache.
+        UserError: the run does not exist, or its results are not in the cache.
     """
     if name == WORKSPACE:
         if not (RESULTS / "summary.csv").is_file():
@@ -62,20 +62,20 @@ def side(name: str) -> compare.Side:
         return compare.Side(name, compare.flat(Params.load().values), rows)
     values, found = experiments.params_of(name), experiments.summary_of(name)
     if values is None:
-        raise UserError(f"--compare {name}: there is no such revision or experiment; `dvc exp show` lists them")
+        raise UserError(f"--compare {name}: unknown revision or experiment; `dvc exp show` lists them")
     if found is None:
         raise UserError(f"--compare {name}: its results/summary.csv is not in the cache; run it again with `dvc repro`")
     return compare.Side(name, compare.flat(values), found)
 
 
 def main() -> None:
-    """Read the command line and build the report."""
+    """Parse the command line and build the report."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--available", action="store_true", help="build from what is there; name what is missing")
-    parser.add_argument("--reference", default=BASE, metavar="METHOD", help="method that differences are taken to")
+    parser.add_argument("--available", action="store_true", help="use the existing results; list what is missing")
+    parser.add_argument("--reference", default=BASE, metavar="METHOD", help="method to which differences are computed")
     parser.add_argument("--publish", metavar="NAME", help="write to reports/published/NAME, without real images")
     parser.add_argument(
-        "--compare", nargs="+", metavar="RUN", help=f"put runs side by side: revisions, experiments, or {WORKSPACE}"
+        "--compare", nargs="+", metavar="RUN", help=f"compare runs side by side: revisions, experiments, or {WORKSPACE}"
     )
     parser.add_argument("--columns", action="store_true", help=f"only write {COLUMNS}, the meaning of every column")
     asked = parser.parse_args()

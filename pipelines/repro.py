@@ -1,6 +1,6 @@
-"""Everything that params.yaml declares, as far as it can be made: check, `dvc repro --keep-going`, report.
+"""Run everything that params.yaml declares: check, `dvc repro --keep-going`, report.
 
-When a run fails the others go on, the report is built from what is there, and what failed is named at the end.
+If a run fails, the others continue, the report uses what exists, and the failures are listed at the end.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from scpseg.errors import UserError
 from scpseg.params import Params, SuiteParams
 
 GRACE = 60.0
-"""Seconds that an interrupted stage has to save its state."""
+"""Seconds that an interrupted stage gets to save its state."""
 
 
 def work() -> None:
@@ -42,30 +42,30 @@ def work() -> None:
         return
     lacking = states(params.suite)
     if not lacking:
-        raise UserError(f"every run has its result, but `dvc repro` ended with exit status {code}: see above")
+        raise UserError(f"all runs have results, but `dvc repro` ended with exit status {code}: see above")
     build(params.suite, available=True)
     raise UserError(f"{named(params.suite, lacking)}; {PAGE} shows what is there")
 
 
 def named(suite: SuiteParams, lacking: dict[Key, tuple[str, str]]) -> str:
-    """What has no current result, each reason once with the runs that it concerns."""
+    """List the results that are not current, grouped by reason."""
     reasons: dict[str, list[str]] = {}
     for (benchmark, method, seed), (_, reason) in lacking.items():
         what = "profile" if seed is None else f"seed {seed}"
         reasons.setdefault(reason, []).append(f"{benchmark} {method} {what}")
     all_results = len(suite.benchmarks) * (1 + len(suite.baselines)) * (1 + len(suite.seeds))
     details = "; ".join(f"{', '.join(runs)}: {reason}" for reason, runs in reasons.items())
-    return f"{len(lacking)} of {all_results} results are not there ({details})"
+    return f"{len(lacking)} of {all_results} results are missing ({details})"
 
 
 def run_dvc() -> int:
     """Run `dvc repro --keep-going` and return its exit status.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C or SIGTERM; the running stage has saved its state and no other one was started.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the running stage has saved its state, and no other was started.
     """
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    # `python` of the stages is this one, whether or not the environment is active.
+    # Stages use this interpreter as `python`, whether or not the environment is active.
     environment = os.environ | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
     process = subprocess.Popen([sys.executable, "-m", "dvc", "repro", "--keep-going"], env=environment)
     try:
@@ -78,7 +78,7 @@ def run_dvc() -> int:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End dvc, which ignores Ctrl-C while a stage runs and would start the next one; wait for the stage to end."""
+    """End dvc, which ignores Ctrl-C during a stage and would start the next one; wait for the stage to end."""
     try:
         stages = psutil.Process(process.pid).children(recursive=True)
     except psutil.NoSuchProcess:
@@ -86,7 +86,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     try:
         process.wait(timeout=0.5)
     except subprocess.TimeoutExpired:
-        process.terminate()  # its stage is told by the kernel, see scpseg.processes
+        process.terminate()  # the kernel then signals its stage, see scpseg.processes
     process.wait()
     try:
         _, alive = psutil.wait_procs(stages, timeout=GRACE)

@@ -1,6 +1,6 @@
-"""What the stages of one run share: their command line, and the record of when and on what a run was made.
+"""Command line and provenance of the stages that process one run.
 
-That record is apart from the results, so that equal runs leave equal results.
+Provenance (date and machine of a run) is separate from the results, so that equal runs have equal results.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def arguments(description: str | None) -> argparse.Namespace:
-    """BENCHMARK METHOD SEED."""
+    """Parse BENCHMARK METHOD SEED."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("benchmark", choices=list(BENCHMARKS))
     parser.add_argument("method", choices=list(METHODS))
@@ -35,20 +35,20 @@ def arguments(description: str | None) -> argparse.Namespace:
 
 def _seed(text: str) -> int:
     if not text.isdecimal() or int(text) > LAST_SEED:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to {LAST_SEED}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {LAST_SEED}")
     return int(text)
 
 
 def write_provenance(benchmark: str, name: str, seed: int, stage: str, device: torch.device, **measured: Any) -> None:
-    """Write the provenance of a run, `stage` being training or evaluation, with what was `measured`."""
+    """Write the provenance of a run, with `stage` training or evaluation and the `measured` values."""
     record = {"benchmark": benchmark, "method": name, "seed": seed, **measured, "environment": environment(device)}
     write_json(paths.provenance(benchmark, name, seed, stage), record)
 
 
 def revision(root: Path = ROOT) -> str | None:
-    """Commit of the code, with + where code differs from it; None where `root` is not the top of a git work tree.
+    """Commit of the code, with + if the code differs from it; None if `root` is not the top of a git work tree.
 
-    A warning says so where git refuses to look, such as in a repository that belongs to another user.
+    Prints a warning if git does not read the repository, for example because it belongs to another user.
     """
     try:
         prefix, head = _git(root, "rev-parse", "--show-prefix", "--short=12", "HEAD").split("\n")[:2]
@@ -58,9 +58,9 @@ def revision(root: Path = ROOT) -> str | None:
     except subprocess.CalledProcessError as error:
         if "dubious ownership" in error.stderr:
             why = f"it belongs to another user: git config --global --add safe.directory {root}"
-            print(f"warning: no revision in the results, git does not read this repository ({why})", file=sys.stderr)
+            print(f"warning: no revision in the results: git does not read this repository ({why})", file=sys.stderr)
         return None
-    # A project unpacked inside another repository is not what that repository's commit says.
+    # A project that was unpacked inside another repository does not belong to that repository's commit.
     return None if prefix else head + ("+" if changed.strip() else "")
 
 

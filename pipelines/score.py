@@ -1,7 +1,7 @@
-"""Score label maps that anyone's code wrote: the same confusion matrix as the suite's own methods, no network.
+"""Score label maps of any method with the suite's own confusion matrix; no network is run.
 
-FOLDER holds one label map per image of the split, named by its id (10452.png) or as the benchmark names its files
-(10452_mask.png): PNG or TIFF with class ids or the benchmark's colours, or .npy with class ids. The scores go to
+FOLDER contains one label map per image of the split, named by its id (10452.png) or like the benchmark's files
+(10452_mask.png): PNG or TIFF with class ids or the benchmark's colours, or .npy with class ids. Scores are written to
 results/contributed/NAME/BENCHMARK, and a row marked "label maps handed in" to results/contributed/NAME.csv.
 """
 
@@ -28,14 +28,14 @@ from scpseg.reporting.contributed import MAPS, add_row
 CONTRIBUTED = Path("results/contributed")
 ENDINGS = (".png", ".tif", ".tiff", ".npy")
 SHOWN = 3
-"""Names in a message."""
+"""Number of names shown in a message."""
 
 
 def slug(name: str) -> str:
-    """A method's name as a name of files.
+    """Turn a method's name into a file name.
 
     Raises:
-        UserError: nothing of it is left.
+        UserError: no valid character is left.
     """
     made = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     if not made:
@@ -49,13 +49,13 @@ def find_maps(
     """The file of every image, and the names of files that belong to no image of the split.
 
     Args:
-        folder: with the label maps, at any depth.
+        folder: contains the label maps, at any depth.
         ids: images of the split.
-        spec: whose file names are understood too.
-        expected: ids of the benchmark's other splits, whose files are passed over without a word.
+        spec: benchmark whose file names are also recognised.
+        expected: ids of the benchmark's other splits, whose files are ignored silently.
 
     Raises:
-        UserError: the folder is missing, an image has no file, or two.
+        UserError: the folder is missing, or an image has no file or two.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a directory; name the folder with the label maps")
@@ -89,7 +89,7 @@ def read_map(path: Path, spec: Benchmark) -> Pixels:
     """(H, W) class ids of a label map.
 
     Raises:
-        UserError: it cannot be read, or has values or colours that are no class.
+        UserError: the file cannot be read, or contains values or colours that are not classes.
     """
     classes, name = len(spec.classes), path.name
     if path.suffix.lower() == ".npy":
@@ -99,11 +99,11 @@ def read_map(path: Path, spec: Benchmark) -> Pixels:
             raise UserError(f"{name} cannot be read as an array of class ids ({error})") from None
         if not isinstance(ids, np.ndarray) or ids.ndim != 2 or ids.dtype.kind not in "iu":
             kind = f"{ids.dtype} of shape {ids.shape}" if isinstance(ids, np.ndarray) else "no array"
-            raise UserError(f"{name} holds {kind}; save class ids as a two-dimensional array of integers")
+            raise UserError(f"{name} contains {kind}; save class ids as a two-dimensional array of integers")
         return _checked(ids, classes, name)
     pixels, indices = read_pixels(path, name), read_pixels(path, name, indices=True)
     if indices.ndim == 2 and pixels.ndim == 3:
-        # A palette: its colours count where they are the benchmark's, else they are the writer's own.
+        # Colours of a palette are used if they are the benchmark's, otherwise its indices are class ids.
         used = {tuple(colour) for colour in np.unique(pixels.reshape(-1, 3), axis=0).tolist()}
         pixels = pixels if used <= {cls.colour for cls in spec.classes} else indices
     if pixels.ndim == 2 and pixels.max(initial=0) < classes:
@@ -116,17 +116,17 @@ def _checked(ids: np.ndarray, classes: int, name: str) -> Pixels:
     if wrong.any():
         row, column = (int(place[0]) for place in np.nonzero(wrong))
         raise UserError(
-            f"{name}: {int(wrong.sum())} pixels are of no class, the first at row {row}, column {column} with value "
+            f"{name}: {int(wrong.sum())} pixels are not of a class, the first at row {row}, column {column} with value "
             f"{ids[row, column]}; every pixel needs a class id from 0 to {classes - 1} or a class's colour"
         )
     return ids.astype(np.uint8)
 
 
 def score(maps: Mapping[str, Path], store: Store, split: str, spec: Benchmark) -> tuple[np.ndarray, Metrics]:
-    """A matrix per image in the split's order, and the metrics of their sum.
+    """A confusion matrix per image in the split's order, and the metrics of their sum.
 
     Raises:
-        UserError: as `read_map`, or a map has another size than its image.
+        UserError: see `read_map`; a map and its image have different sizes.
     """
     matrices = []
     for name in store.ids(split):
@@ -135,14 +135,14 @@ def score(maps: Mapping[str, Path], store: Store, split: str, spec: Benchmark) -
             (height, width), (rows, columns) = truth.shape, prediction.shape
             raise UserError(
                 f"{maps[name].name} has {rows} x {columns} pixels (rows x columns), the image {name} has {height} x "
-                f"{width}; enlarge it with nearest neighbours, or hand in the whole image"
+                f"{width}; resize it with nearest neighbour, or provide a map of the whole image"
             )
         matrices.append(confusion(truth, prediction, len(spec.classes)))
     return np.stack(matrices), metrics(np.sum(matrices, axis=0), spec.scored)
 
 
 def work(folder: Path, benchmark: str, name: str, split: str, note: str = "") -> None:
-    """Score and write results/contributed/NAME."""
+    """Score, and write results/contributed/NAME."""
     spec, store, place = get_benchmark(benchmark), Store(paths.store(benchmark)), slug(name)
     ids = store.ids(split)
     if not ids:
@@ -161,7 +161,7 @@ def work(folder: Path, benchmark: str, name: str, split: str, note: str = "") ->
     notes = "; ".join(filter(None, ("procedural scenes" if synthetic else "", note)))
     add_row(CONTRIBUTED / f"{place}.csv", {**known, **scores, "kind": MAPS, "note": notes})
     if extra:
-        print(f"passed over, since no image of the split is named so: {_few(extra)}")
+        print(f"ignored, because no image of the split has this name: {_few(extra)}")
     shown = "none occurs" if result.mean_iou is None else f"{result.mean_iou:.4f}"
     print(f"{benchmark} {name}: {spec.mean_name} {shown} on {len(ids)} {split} images; {CONTRIBUTED / place}.csv")
 
@@ -172,13 +172,13 @@ def _few(names: list[str]) -> str:
 
 
 def main() -> None:
-    """Read the command line and score."""
+    """Parse the command line and score."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="FOLDER")
     parser.add_argument("--benchmark", required=True, choices=list(BENCHMARKS))
-    parser.add_argument("--name", required=True, metavar="METHOD", help="as tables show it")
+    parser.add_argument("--name", required=True, metavar="METHOD", help="name of the method in the tables")
     parser.add_argument("--split", default="test", choices=("test", "val"))
-    parser.add_argument("--note", default="", help="what a reader must know, such as the code's address")
+    parser.add_argument("--note", default="", help="remarks for the reader, such as the address of the code")
     asked = parser.parse_args()
     work(asked.folder, asked.benchmark, asked.name, asked.split, asked.note)
 

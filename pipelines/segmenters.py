@@ -1,4 +1,4 @@
-"""The table of base segmenters in docs/methods.md: `python -m pipelines.segmenters` writes it between its markers."""
+"""Write the table of base segmenters in docs/methods.md between its markers: `python -m pipelines.segmenters`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scpseg.segmenters.encoders import weights_problem
 PAGE = Path("docs/methods.md")
 BEGIN, END = "<!-- segmenters -->\n", "<!-- /segmenters -->\n"
 CLASSES = 7
-"""Outputs of the networks whose parameters are counted: DeepGlobe's."""
+"""Number of classes for the parameter counts: DeepGlobe's."""
 HEAD = (
     "| `segmenter.name` | segmenter | `segmenter.encoder`, `output_stride` | parameters | stride of features "
     "| weights | where layout and variant come from |\n|---|---|---|---|---|---|---|\n"
@@ -23,14 +23,14 @@ HEAD = (
 
 
 def parameters(name: str) -> int:
-    """Parameters of a segmenter's usual variant with 7 outputs, without auxiliary heads."""
+    """Parameters of a segmenter with its usual encoder and 7 classes, without auxiliary heads."""
     encoder, stride = KINDS[name].published
     segmenter = build_segmenter(SegmenterParams(name, encoder, stride, "random", auxiliary=False), CLASSES)
     return sum(parameter.numel() for parameter in segmenter.parameters())
 
 
 def table() -> str:
-    """Markdown, one row per segmenter, in the order of `KINDS`."""
+    """The table in Markdown, one row per segmenter, in the order of `KINDS`."""
     rows = []
     for name, kind in KINDS.items():
         encoder, stride = kind.published
@@ -49,17 +49,17 @@ def table() -> str:
 
 
 def with_table(text: str, table: str) -> str:
-    """A text with the table between its markers instead of what was there.
+    """Replace the text between the markers by the table.
 
     Raises:
-        UserError: the markers are not there once each, the first one first.
+        UserError: the markers do not occur exactly once, or not in order.
     """
     before, begin, rest = text.partition(BEGIN)
     old, end, after = rest.partition(END)
     if not begin or not end or BEGIN in old + after or END in before + after:
         raise UserError(
-            f"{PAGE} has no place for the table of segmenters; put the lines {BEGIN.strip()} and {END.strip()} "
-            "around it, once each and in this order"
+            f"{PAGE} lacks the markers of the table of segmenters; add the lines {BEGIN.strip()} and {END.strip()}, "
+            "once each and in this order"
         )
     return before + begin + table + end + after
 

@@ -1,4 +1,4 @@
-"""How every stage starts and ends."""
+"""Start and end of every stage: errors, interrupts and exit status."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ IN_THE_WAY = frozenset({errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EBUSY})
 LOADING = (
     "MemoryError in DataLoader worker",
     "killed by signal: Killed",
-    "DataLoader worker (pid(s)",  # exited unexpectedly: torch knows no more when the kernel was faster
+    "DataLoader worker (pid(s)",  # exited unexpectedly: torch's message if the kernel killed it first
     "out of shared memory",
 )
-"""How torch tells that memory ran out in a process that loads data, or that the kernel ended it."""
+"""Messages of torch if a data loading process runs out of memory or is killed by the kernel."""
 SHARED = ("unable to allocate shared memory", "unable to open shared memory", "unable to mmap", "torch_shm_manager")
-"""How torch tells that /dev/shm is too small or cannot be written."""
+"""Messages of torch if /dev/shm is too small or not writable."""
 
 RECORDED = ("mirror", "download", "prepare", "train", "evaluate", "profile")
-"""Stages whose last error the report shows."""
+"""Stages whose last error is shown in the report."""
 
 
 def run_stage(work: Callable[[], None], less: str = "close other programs, or take a machine with more") -> NoReturn:
-    """Run a stage and exit: 0, or 1 after one sentence for what the user can mend, or 130 when interrupted.
+    """Run a stage and exit: 0, or 1 after one sentence if the user can correct the error, or 130 if interrupted.
 
-    Started by DVC it ends with DVC, a training after saving its state. How it ended is kept for the report.
+    A stage ends with the DVC process that started it; a training saves its state first. The report shows the errors.
 
     Args:
         work: the stage.
-        less: what to do where memory does not suffice.
+        less: what to do if memory runs out.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -54,7 +54,7 @@ def run_stage(work: Callable[[], None], less: str = "close other programs, or ta
     try:
         work()
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr, flush=True)
+        print("interrupted; run the same command to continue", file=sys.stderr, flush=True)
         if recorded:
             _record(words, "it was interrupted")
         sys.exit(130)
@@ -72,35 +72,35 @@ def run_stage(work: Callable[[], None], less: str = "close other programs, or ta
 
 
 def _record(words: list[str], sentence: str) -> None:
-    # A full or read-only disk is told by the stage itself.
+    # The stage itself reports a full or read-only disk.
     with contextlib.suppress(OSError):
         record_error(words, sentence)
 
 
 def explained(error: Exception, less: str) -> str | None:
-    """What to tell the user in one sentence; None for an error that is none of the user's: its trace is needed."""
+    """One sentence for the user, or None if the user cannot correct the error: then its traceback is needed."""
     if isinstance(error, UserError):
-        # From a process that loads data torch brings the whole trace as text.
+        # An error in a data loading process arrives as the text of its traceback.
         return str(error).rpartition("scpseg.errors.UserError: ")[2].strip()
     if any(words in str(error) for words in SHARED) or _no_semaphore(error):
         return (
-            "the loading processes (machine.workers) found no room in /dev/shm: give more (docker run --shm-size=8g) "
+            "data loading processes (machine.workers) have no space in /dev/shm: increase it (docker run --shm-size=8g) "
             "or set machine.workers to 0"
         )
     if isinstance(error, RuntimeError) and "home directory" in str(error):
         return (
-            "a folder that begins with ~ has no home directory here: name it without ~ in data.cache or data.source "
+            "a folder starts with ~, but there is no home directory: write it without ~ in data.cache or data.source "
             "(params.yaml) or in SCPSEG_CACHE, or set HOME"
         )
     if _out_of_memory(error):
-        first = " ".join((str(error).strip() or "no more to have").splitlines()[0].split())
-        return f"memory does not suffice ({first}): {less}"
+        first = " ".join((str(error).strip() or "no details").splitlines()[0].split())
+        return f"out of memory ({first}): {less}"
     if full := without_room(error):
         where = f"{full.filename} cannot be written" if full.filename else "a file cannot be written"
         return f"{where} ({full.strerror}): free some space there and run the same command again"
     if isinstance(error, OSError) and (name := error.filename2 or error.filename):
         if error.errno in FORBIDDEN:
-            return f"{name} cannot be read or written ({error.strerror}): change its permissions or take another place"
+            return f"{name} cannot be read or written ({error.strerror}): change its permissions or use another path"
         if error.errno in IN_THE_WAY:
             return f"{_obstacle(Path(os.fsdecode(name)))} is in the way ({error.strerror}): move it elsewhere"
     return None
@@ -115,7 +115,7 @@ def _no_semaphore(error: Exception) -> bool:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out, that of the GPU too; torch is asked only where a stage uses it."""
+    """Whether memory of the host or the GPU ran out; torch is asked only if the stage imported it."""
     if isinstance(error, MemoryError) or any(words in str(error) for words in LOADING):
         return True
     if "torch" not in sys.modules:
@@ -126,5 +126,5 @@ def _out_of_memory(error: Exception) -> bool:
 
 
 def _obstacle(path: Path) -> Path:
-    """The file that stands where `path` needs a folder, or `path` itself."""
+    """The file in the place of a parent folder of `path`, or `path` itself."""
     return next((folder for folder in path.parents if folder.exists() and not folder.is_dir()), path)

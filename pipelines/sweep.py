@@ -1,8 +1,8 @@
-"""Change one thing, or a few, and see what moved: runs a set of experiments and writes reports/sweeps/NAME.
+"""Change one or a few parameters and see the effect: runs a set of experiments and writes reports/sweeps/NAME.
 
-NAME is components, segmenters, sizes, choices or tuning; with any other name, the grid of -S is run. Started again,
-it goes on with what is missing. Uncommitted changes of tracked files take part, as in any DVC experiment; params.yaml
-and results/ stay as they are.
+NAME is components, segmenters, sizes, choices or tuning; any other name runs the grid given by -S. If it is started
+again, only the missing runs are made. Uncommitted changes of tracked files are included, as in any DVC experiment;
+params.yaml and results/ do not change.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from scpseg.validation import ADVICE, nearest
 
 REPORTS = Path("reports/sweeps")
 SCPSEG = ("csm.", "srd.", "lfa.")
-"""Parameters that are nothing to a rival's row."""
+"""Parameters that do not affect a rival's row."""
 Found = dict[str, tuple[str, list[dict[str, Any]]]]
 """Identity of an experiment -> its name and its rows of results/summary.csv."""
 
@@ -40,11 +40,11 @@ class Job:
     """A point with its parameters.
 
     Attributes:
-        point: what it is.
-        params: the whole parameter file.
-        identity: equal for points that are the same experiment; '' where there can be none.
-        name: of the experiment, when this point is run.
-        settings: `section.key=value` that make it.
+        point: the point of the sweep.
+        params: all parameters.
+        identity: equal for points that are the same experiment; '' if the parameters are not valid.
+        name: of the experiment, if this point is run.
+        settings: `section.key=value` that differ from params.yaml.
         error: why the parameters of the point are not valid; empty if they are.
     """
 
@@ -57,15 +57,15 @@ class Job:
 
 
 def main() -> None:
-    """Read the command line, then plan or run."""
+    """Parse the command line, then list or run the experiments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", metavar="NAME", help=f"{', '.join(grids.NAMED)}, or a name for your own grid")
     parser.add_argument("-S", dest="set", action="append", default=[], metavar="KEY=A,B", help="values of the grid")
     parser.add_argument("--benchmark", default="potsdam")
-    parser.add_argument("--split", default="val", choices=("val", "test"), help="images that are scored (default val)")
+    parser.add_argument("--split", default="val", choices=("val", "test"), help="images to score (default val)")
     parser.add_argument("--seeds", help="such as 0,1,2 (default: those of params.yaml)")
-    parser.add_argument("--methods", help="whose results are shown, such as scpseg,patch (own grids)")
-    parser.add_argument("--dry", action="store_true", help="only list the runs and the time that they would take")
+    parser.add_argument("--methods", help="methods whose results are shown, such as scpseg,patch (own grids)")
+    parser.add_argument("--dry", action="store_true", help="only list the runs and their expected time")
     asked = parser.parse_args()
     base = Params.load()
     if not asked.dry:
@@ -82,18 +82,18 @@ def main() -> None:
 
 
 def state() -> tuple[str, str]:
-    """Parameters and code in the working tree, which every experiment takes as it finds them."""
+    """Parameters and code in the working tree, which every experiment uses."""
     return Path("params.yaml").read_text(encoding="utf-8"), experiments.code(list(METHODS))
 
 
 def with_suite(base: Params, asked: argparse.Namespace) -> Params:
-    """The parameters narrowed to one benchmark, its split and the seeds asked for.
+    """The parameters restricted to one benchmark, its split and the requested seeds.
 
     Raises:
-        UserError: seeds that cannot be or stand twice, or an unknown benchmark.
+        UserError: seeds that are not valid or duplicated, or an unknown benchmark.
     """
     if asked.benchmark not in BENCHMARKS:
-        raise UserError(f"--benchmark {asked.benchmark}: there is none; {nearest(asked.benchmark, BENCHMARKS)}")
+        raise UserError(f"--benchmark {asked.benchmark}: unknown benchmark; {nearest(asked.benchmark, BENCHMARKS)}")
     seeds = list(base.suite.seeds)
     if asked.seeds is not None:
         seeds = [int(seed) if re.fullmatch("[0-9]{1,10}", seed) else -1 for seed in asked.seeds.split(",")]
@@ -105,10 +105,10 @@ def with_suite(base: Params, asked: argparse.Namespace) -> Params:
 
 
 def points_of(params: Params, asked: argparse.Namespace) -> tuple[Params, Sweep, list[grids.Point]]:
-    """The sweep with its points, and the parameters that hold for all of them: -S with a single value is one.
+    """The sweep with its points, and the parameters common to all of them, including -S with a single value.
 
     Raises:
-        UserError: a name that cannot be one, a grid without -S, several values for a named sweep.
+        UserError: a name that is not valid, a grid without -S, or several values for a named sweep.
     """
     grid = grids.parse(asked.set)
     many = [key for key, values in grid.items() if len(values) > 1]
@@ -116,20 +116,22 @@ def points_of(params: Params, asked: argparse.Namespace) -> tuple[Params, Sweep,
     params = Params(grids.values_of(params, fixed), params.path)
     if asked.name not in grids.NAMED:
         if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", asked.name):
-            raise UserError(f"{asked.name!r} cannot name a sweep: use small letters, digits and hyphens")
+            raise UserError(
+                f"{asked.name!r} is not a valid name of a sweep: use lower-case letters, digits and hyphens"
+            )
         if not grid:
             raise UserError(
-                f"{asked.name!r} is no sweep (known: {', '.join(grids.NAMED)}); give a grid of your own with -S"
+                f"unknown sweep {asked.name!r} (known: {', '.join(grids.NAMED)}); define your own grid with -S"
             )
         swept = {key: grid[key] for key in many or grid}
         return params, *grids.product(asked.name, swept, grids.methods_for(grid, asked.methods))
     if many or asked.methods:
         what = f"-S {many[0]} has several values" if many else "--methods is given"
-        raise UserError(f"{what}, but the points of {asked.name} are fixed; give your grid a name of its own")
+        raise UserError(f"{what}, but the points of {asked.name} are fixed; give your own grid another name")
     sweep, points = grids.NAMED[asked.name](params)
     taken = [key for key in fixed if any(key in point.settings for point in points)]
     if taken:
-        raise UserError(f"-S {taken[0]}: {asked.name} sets that itself; give a grid of your own another name")
+        raise UserError(f"-S {taken[0]}: {asked.name} sets it itself; give your own grid another name")
     return params, sweep, [grids.fitted(params, point, asked.benchmark) for point in points]
 
 
@@ -150,10 +152,10 @@ def job_of(sweep: str, params: Params, base: Params, point: grids.Point, benchma
 
 
 def go(sweep: Sweep, jobs: list[Job], folder: Path, before: tuple[str, str]) -> None:
-    """Run what is missing, one after another; the page is written anew after each.
+    """Run missing experiments one after another, and write the page again after each.
 
     Raises:
-        UserError: the working tree is no longer what it was `before`, when the jobs were made.
+        UserError: parameters or code differ from the state `before`, when the jobs were made.
     """
     with experiments.turn() as lock:
         results = found_for(jobs)
@@ -163,8 +165,8 @@ def go(sweep: Sweep, jobs: list[Job], folder: Path, before: tuple[str, str]) -> 
         for number, job in enumerate(sorted(todo.values(), key=jobs.index), 1):
             if state() != before:
                 raise UserError(
-                    "params.yaml or code was changed since the sweep began; start it again (what is done stays done), "
-                    "and change neither while it works"
+                    "params.yaml or code has changed since the sweep started; start it again (finished runs are kept), "
+                    "and do not change them while it runs"
                 )
             what = f"[{number}/{len(todo)}] {label(sweep, job.point)}"
             print(f"{what}: running, log {experiments.SCRATCH / job.name}.log", flush=True)
@@ -174,7 +176,7 @@ def go(sweep: Sweep, jobs: list[Job], folder: Path, before: tuple[str, str]) -> 
                 print(f"{what}: failed: {reason}", flush=True)
             results |= found_for([job])
             if not reason and job.identity not in results:
-                failures[job.identity] = "it ended well, but DVC saved no experiment: see its log"
+                failures[job.identity] = "it ended normally, but DVC saved no experiment: see its log"
                 print(f"{what}: failed: {failures[job.identity]}", flush=True)
             write_sweep(sweep, list(rows_of(jobs, results, failures)), folder)
     rows = list(rows_of(jobs, results, failures))
@@ -182,7 +184,7 @@ def go(sweep: Sweep, jobs: list[Job], folder: Path, before: tuple[str, str]) -> 
 
 
 def found_for(jobs: list[Job]) -> Found:
-    """What is there, by identity: name of the experiment and its rows of results/summary.csv."""
+    """The finished experiments by identity: name, and rows of results/summary.csv."""
     finished = experiments.finished()
     found: Found = {}
     for identity in {job.identity for job in jobs} & finished.keys():
@@ -194,7 +196,7 @@ def found_for(jobs: list[Job]) -> Found:
 
 
 def label(sweep: Sweep, point: grids.Point) -> str:
-    """The point in words."""
+    """The point as text."""
     if sweep.figure == "grid":
         return f"{sweep.axes[1].split()[0]} {point.series}, {sweep.axes[0].split()[0]} {point.x}"
     return ", ".join(part for part in (point.series, point.x) if part)
@@ -231,7 +233,7 @@ def rows_of(jobs: list[Job], results: Found, failures: dict[str, str]) -> Iterat
 
 
 def plan(sweep: Sweep, jobs: list[Job], benchmark: str) -> str:
-    """The runs, which of them are there, and how long the others will train."""
+    """List the runs, which of them are finished, and the expected time of the others."""
     results = found_for(jobs)
     lines, total, unknown, seen = [], 0.0, 0, set()
     device = device_name(jobs[0].params)
@@ -242,7 +244,7 @@ def plan(sweep: Sweep, jobs: list[Job], benchmark: str) -> str:
         elif job.identity in results:
             lines.append(f"done     {name}")
         elif job.identity in seen:
-            lines.append(f"as above {name}: the same sizes, once rounded")
+            lines.append(f"as above {name}: the same sizes after rounding")
         else:
             methods = dict.fromkeys(("scpseg", *job.point.methods))  # the pipeline always trains SCPSeg
             each = [training_seconds(job.params, benchmark, method, device) for method in methods]

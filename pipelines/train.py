@@ -85,12 +85,12 @@ def work(benchmark: str, name: str, seed: int) -> None:
         weights = {key: value.contiguous() for key, value in drop_training_parts(method.cpu()).state_dict().items()}
         folder = paths.run(benchmark, name, seed)
         with replacing(folder / "weights.safetensors") as temporary:
-            temporary.write_bytes(save(weights))  # save_file loses the reason on a full disk
+            temporary.write_bytes(save(weights))  # save_file drops the reason if the disk is full
         write_text(folder / "history.csv", history_text(trained.history))
         record = {
             **asdict(recipe),
             **trained.recipe,
-            # The authors' epochs leave it without effect.
+            # No effect if the authors' epochs apply.
             "iterations": None
             if all(phase.recipe and phase.recipe.own_length for phase in method.phases())
             else recipe.iterations,
@@ -108,7 +108,7 @@ def work(benchmark: str, name: str, seed: int) -> None:
         seconds = {name: round(each, 2) for name, each in trained.seconds.items()}
         took = {"seconds": round(sum(trained.seconds.values()), 2), "branch_seconds": seconds}
         write_provenance(benchmark, name, seed, "training", device, revision=revision(), **took)
-        # Not before its weights are on the disk: a full disk must not cost a training.
+        # Deleted only after the weights are stored, so that a full disk does not lose a training.
         checkpoint.discard(scratch)
         last = trained.history[-1]
         print(f"{benchmark} {name} seed {seed}: loss {last['total']:.4f} after {trained.steps} steps")
@@ -137,7 +137,7 @@ def validation(store: Store, benchmark: str, device: torch.device) -> Callable[[
 
 
 def history_text(rows: list[dict[str, Any]]) -> str:
-    """CSV of the history; a loss that a phase lacks is empty."""
+    """The history as CSV; a loss that a phase does not have is empty."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     stream = io.StringIO()
     writer = csv.DictWriter(stream, columns, lineterminator="\n")
@@ -148,9 +148,9 @@ def history_text(rows: list[dict[str, Any]]) -> str:
 
 
 def _sources(name: str) -> list[Path]:
-    """Source files that shape a training; a change of one makes a checkpoint void."""
+    """Source files that affect a training; if one changes, checkpoints are not used."""
     module = Path(METHODS[name].replace(".", "/") + ".py")
-    # SCPSeg is a folder of its own; a rival is one file.
+    # SCPSeg is a folder; a rival is a file.
     roots = [Path(source) for source in SOURCES] + [module.parent if module.parts[0] == "scpseg" else module]
     return [path for root in roots for path in ([root] if root.is_file() else root.rglob("*.py"))]
 
