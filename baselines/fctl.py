@@ -56,7 +56,7 @@ class FCtLParams:
         encoder: encoder of all three trunks; vgg16 in the paper. Its initial weights are `segmenter.weights`.
         head: width of the 7 x 7 and 1 x 1 convolutions; 4096 in the paper (119.6 of 170 million parameters).
         views: 1 processes a window once; 8 averages the logits over its flips and quarter turns, as the authors' test
-        script does for unlabelled images.
+            script does for unlabelled images.
         recipe: 'suite' trains like every method; 'author' uses their optimiser, learning rate, batch size and epochs.
     """
 

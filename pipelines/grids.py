@@ -238,7 +238,7 @@ def parse(texts: Sequence[str]) -> dict[str, list[Any]]:
             problem = "sets a parameter twice" if key in grid else "is not a setting"
             raise UserError(f"-S {text} {problem}; write each as -S csm.ratio=0.5,0.75")
         if key.startswith("suite.") or key == "evaluation.split":
-            raise UserError(f"-S {text}: a sweep sets that itself; use --benchmark, --seeds, --split or --methods")
+            raise UserError(f"-S {text}: a sweep sets it itself; use --benchmark, --seeds, --split or --methods")
         made = parse_yaml(f"[{values}]", f"-S {key}")
         if any(isinstance(value, list | dict) for value in made):
             raise UserError(f"-S {text} is not a setting; write each as -S csm.ratio=0.5,0.75")

@@ -84,7 +84,7 @@ def explained(error: Exception, less: str) -> str | None:
         return str(error).rpartition("scpseg.errors.UserError: ")[2].strip()
     if any(words in str(error) for words in SHARED) or _no_semaphore(error):
         return (
-            "data loading processes (machine.workers) have no space in /dev/shm: increase it (docker run --shm-size=8g) "
+            "data loading processes (machine.workers) have no room in /dev/shm: increase it (docker run --shm-size=8g) "
             "or set machine.workers to 0"
         )
     if isinstance(error, RuntimeError) and "home directory" in str(error):

@@ -70,10 +70,10 @@ class Views:
 
     Attributes:
         context: (B, 3, G, G) uint8, of which the central L x L is labelled; mirrored outside the image. At test time
-        the sides are those of `Method.needs_at`.
+            the sides are those of `Method.needs_at`.
         place: (B, 4) float32, the box of the patch as (top, left, height, width) relative to the sides of the image;
-        0..1 is inside. Always in host memory: it is used to compute indices, and reading it from a GPU would
-        synchronise each time.
+            0..1 is inside. Always in host memory: it is used to compute indices, and reading it from a GPU would
+            synchronise each time.
         overview: (B, 3, T, T) uint8, the reduced whole image with the same flips and rotations as the window; or None.
     """
 
@@ -128,7 +128,7 @@ class Recipe:
         weight_decay: see `optimizer`.
         batch: windows (unit 'window') or images (unit 'image') per iteration.
         epochs: passes over the training images; the phase has ceil(epochs * images / batch) iterations, and
-        `train.iterations` is ignored. None = `train.iterations` applies.
+            `train.iterations` is ignored. None = `train.iterations` applies.
         steps: iterations of the phase, if the authors count these instead of epochs.
         momentum: momentum of 'sgd'.
         nesterov: whether to use Nesterov momentum.
@@ -170,21 +170,22 @@ class Phase:
     Attributes:
         name: of the trained branch, for the history, the record, and `Method.begin_phase`.
         learns: prefixes of the names of trained parameters; all others are frozen, with their batch norm statistics.
-        None = all parameters are trained.
+            None = all parameters are trained.
         unit: 'window' passes batches of windows; 'image' passes the N windows that cover one image, in the order of
-        inference, with `Views.overview` (1, 3, T, T) and `Labels.overview` (1, T, T). One image per iteration, or
-        `recipe.batch` images with averaged gradients.
-        windows: with unit 'image', maximum number of windows per call of `losses`; gradients are averaged over
-        windows, so that memory does not grow with the image. None = all N; the method itself bounds its memory.
+            inference, with `Views.overview` (1, 3, T, T) and `Labels.overview` (1, T, T). One image per iteration, or
+            `recipe.batch` images with averaged gradients.
+        windows: with unit 'image', maximum number of windows per call of `losses`; gradients are averaged over windows,
+            so that memory does not grow with the image. None = all N; the method itself bounds its memory.
         recipe: the authors' optimisation; None = section `train`, which all methods share.
         clip: maximum norm of the gradient; None = no clipping.
         epochs: maximum number of passes over the training data in a phase with the shared recipe, as the authors have
-        it. A pass is every image once, or with unit 'window' every window that covers them. None = no limit; at
-        least one phase has none.
+            it. A pass is every image once, or with unit 'window' every window that covers them. None = no limit; at
+            least one phase has none.
         sees: inputs of its losses, by which the record counts pixels.
         summed: with unit 'image', add the gradients of all portions instead of averaging, as some authors do.
-        checks: how many times the validation split is scored, at regular intervals and at the end, where the authors keep
-            the best state instead of the last; scores the branch with the phase's name if there is one. 0 = keep the last.
+        checks: how many times the validation split is scored, at regular intervals and at the end, where the authors
+            keep the best state instead of the last; scores the branch with the phase's name if there is one. 0 = keep
+            the last.
     """
 
     name: str

@@ -171,7 +171,7 @@ def check_segmenter(params: Params, benchmark: str) -> SegmenterParams:
 
     Raises:
         UserError: the segmenter or encoder is unknown, does not support the output stride, patch side or batch size, or
-        has no ImageNet weights.
+            has no ImageNet weights.
     """
     segmenter = params.section("segmenter", SegmenterParams)
     sizes = params.benchmark(benchmark)

@@ -81,7 +81,8 @@ def initialise(layer: nn.Module, original: float) -> None:
     Args:
         layer: the convolution.
         original: the paper's number of input channels divided by the layer's. [ours] The standard deviation is
-        multiplied by its square root, so that a narrow pyramid, which has no normalisation, keeps the signal's scale.
+            multiplied by its square root, so that a narrow pyramid, which has no normalisation, keeps the signal's
+            scale.
     """
     if isinstance(layer, nn.Conv2d):
         nn.init.normal_(layer.weight, std=0.01 * math.sqrt(original))

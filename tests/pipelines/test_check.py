@@ -80,9 +80,9 @@ def test_every_profile_is_valid_and_has_the_same_keys(
         ("data.source", "Mirror", ["data.source is 'Mirror'", "did you mean 'mirror'?"]),
         ("data.source", "UPSTREAM", ["did you mean 'upstream'?"]),
         ("data.source", "up-stream", ["did you mean 'upstream'?"]),
-        ("data.source", "nofolder", ["data.source is 'nofolder'", "no folder here"]),
-        ("data.source", "params.yaml", ["no folder here"]),
-        ("data.source", "~nobody-of-that-name/x", ["no folder here"]),
+        ("data.source", "nofolder", ["data.source is 'nofolder'", "not a directory"]),
+        ("data.source", "params.yaml", ["not a directory"]),
+        ("data.source", "~nobody-of-that-name/x", ["not a directory"]),
     ],
 )
 def test_mistakes_are_rejected(key: str, value: Any, parts: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

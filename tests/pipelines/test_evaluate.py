@@ -120,7 +120,7 @@ def test_weights_that_changed_since_the_training_are_rejected(params: Params) ->
     data[-5] ^= 1
     path.write_bytes(data)
     message = error_of()
-    assert message.startswith(f"{path} is not what was trained") and "run `dvc repro`" in message
+    assert message.startswith(f"{path} was changed") and "run `dvc repro`" in message
 
 
 def test_a_set_without_a_scored_class_has_no_mean(params: Params, capsys: pytest.CaptureFixture[str]) -> None:

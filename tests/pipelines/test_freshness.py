@@ -100,7 +100,7 @@ def test_what_was_just_made_is_current(project: Path) -> None:
         (lambda: changed("inference", 2), of(BOTH, True, True, ("stale", "inference was 1, is 2"))),
         (lambda: changed("data", "y"), of(BOTH, True, False, ("stale", 'data was "x", is "y"'))),
         (lambda: Path("patch.py").write_text("#"), of(("patch",), True, True, ("stale", "patch.py has changed"))),
-        (lambda: Path("dvc.lock").unlink(), of(BOTH, True, True, ("stale", "dvc.lock does not say"))),
+        (lambda: Path("dvc.lock").unlink(), of(BOTH, True, True, ("stale", "dvc.lock does not record"))),
     ],
 )
 def test_what_was_made_from_something_else_is_stale(
@@ -120,7 +120,7 @@ def test_data_and_weights_that_are_not_those_recorded(project: Path) -> None:
         assert states(SUITE) == {}, "data and weights may be removed when their scores are there"
         path.write_text("another")
         found = states(SUITE)
-        assert found["blu", "patch", 0] == ("stale", f"{path.relative_to(project)} is not what it wrote")
+        assert found["blu", "patch", 0] == ("stale", f"{path.relative_to(project)} was changed since it was made")
         path.unlink()
         path.write_bytes(kept)
         assert states(SUITE) == {}

@@ -191,7 +191,7 @@ def test_interrupted(
     monkeypatch.setattr(profile, "run_fresh", run_fresh)
     with pytest.raises(SystemExit) as caught:
         gpu.work(PAPER, tmp_path, 100.0)
-    assert caught.value.code == 130 and "what was measured is in" in capsys.readouterr().err
+    assert caught.value.code == 130 and "finished measurements are in" in capsys.readouterr().err
     assert [row["status"] for row in written(tmp_path)] == ["ok"] * 8 + ["not measured"] * 24
 
 

@@ -99,7 +99,7 @@ def test_the_stage_and_one_cell(tmp_path: Path) -> None:
     run(tmp_path, "--params", "params.yaml", "--declared")
     assert path.read_bytes() == first
     done = run(tmp_path, "--params", "params.yaml", "--benchmark", "inria", "--method", "patch", "--precision", "fp16")
-    assert done.returncode == 0 and "largest tensors alive" in done.stdout and "float16" in done.stdout
+    assert done.returncode == 0 and "largest tensors at the peak" in done.stdout and "float16" in done.stdout
     assert not (tmp_path / memory.TABLE).exists()
 
 

@@ -70,13 +70,13 @@ def test_out_of_memory_is_one_sentence_with_what_to_lower(
     work: Callable[[], object], capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = said(work, capsys)
-    assert line.startswith("error: memory does not suffice (") and line.endswith(f"): {LESS}")
+    assert line.startswith("error: out of memory (") and line.endswith(f"): {LESS}")
 
 
 def test_out_of_memory_without_torch_does_not_import_it() -> None:
     code = (
         "import sys\nfrom pipelines.stage import explained\n"
-        "assert 'memory does not suffice' in explained(MemoryError(), 'x')\n"
+        "assert 'out of memory' in explained(MemoryError(), 'x')\n"
         "assert explained(RuntimeError('x'), 'x') is None\nassert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

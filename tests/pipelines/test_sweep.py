@@ -185,7 +185,7 @@ def test_dry_lists_runs_and_time_and_runs_nothing(
     start(monkeypatch, *GRID, "--dry")
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["mine:", "done", "to", "to", "as", "invalid", "invalid", "expected:"]
-    assert lines[4].endswith(": the same sizes, once rounded")
+    assert lines[4].endswith(": the same sizes after rounding")
     assert "training 30 s" in lines[2] and lines[-1] == "expected: 60 s of training"
     assert len(pretended.ran) == 1
     monkeypatch.setattr(sweep, "training_seconds", lambda params, benchmark, method, device: None)
@@ -205,10 +205,10 @@ def test_every_point_of_a_named_sweep_is_valid_at_sample_scale(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("mine",), "give a grid of your own"),
-        (("My Grid", "-S", "csm.ratio=1"), "small letters"),
+        (("mine",), "your own grid"),
+        (("My Grid", "-S", "csm.ratio=1"), "lower-case letters"),
         (("sizes", "-S", "csm.kernel=bilinear,antialias"), "several values"),
-        (("sizes", "-S", "csm.ratio=0.5"), "sets that itself"),
+        (("sizes", "-S", "csm.ratio=0.5"), "sets it itself"),
         (("sizes", "--methods", "patch"), "fixed"),
         (("sizes", "--seeds", "a"), "^--seeds a: give whole numbers from 0 to 4294967295, each once"),
         (("sizes", "--seeds", "0,0"), "^--seeds 0,0: .*each once"),

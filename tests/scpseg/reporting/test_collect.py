@@ -96,7 +96,7 @@ def test_damaged_foreign_and_outdated_files_are_rejected(tmp_path: Path, invente
     path = tmp_path / "metrics/potsdam/patch/0/metrics.json"
     whole = path.read_text()
     path.write_text(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match="no valid JSON"):
+    with pytest.raises(UserError, match="not valid JSON"):
         collect(tmp_path, chosen, available=True)
     path.write_text(whole.replace('"seed": 0', '"seed": 3'))
     with pytest.raises(UserError, match="does not belong to seed 0"):
