@@ -1,4 +1,4 @@
-"""The benchmarks by name. A new one is a file of this folder, its name here, and its section in the profiles."""
+"""The benchmarks by name. A new one is a file in this folder, its name here, and its section in the profiles."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def _load(name: str) -> Benchmark:
         if error.name != f"{__name__}.{name}":
             raise
         raise UserError(
-            f"NAMES in scpseg/benchmarks/__init__.py has {name!r}, but there is no {file}; add it"
+            f"NAMES in scpseg/benchmarks/__init__.py has {name!r}, but {file} does not exist; add it"
         ) from None
-    except TypeError as error:  # a field that is missing or unknown
+    except TypeError as error:  # a missing or unknown field
         raise UserError(f"{file}: {error}; see scpseg/benchmarks/base.py") from error
     if not isinstance(found, Benchmark):
-        raise UserError(f"{file} has no BENCHMARK; assign a Benchmark to it")
+        raise UserError(f"{file} does not define BENCHMARK; assign a Benchmark to it")
     return found
 
 
@@ -39,11 +39,11 @@ BENCHMARKS: dict[str, Benchmark] = {name: _load(name) for name in NAMES}
 if folder := custom.custom_folder():
     BENCHMARKS[custom.NAME] = custom.read_benchmark(folder)
 REAL = tuple(name for name, spec in BENCHMARKS.items() if not spec.invented)
-"""The published benchmarks: all but the probe."""
+"""The published benchmarks: all except the probe."""
 
 
 def get_benchmark(name: str) -> Benchmark:
-    """The benchmark of this name.
+    """Return the benchmark with this name.
 
     Raises:
         UserError: unknown benchmark.

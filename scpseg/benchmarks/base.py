@@ -1,8 +1,8 @@
-"""What a benchmark is: the dataclasses that each file of this folder fills in.
+"""Dataclasses that describe a benchmark; each file in this folder fills them in.
 
-The index of a class in `classes` is its training id: the value in the prepared labels and the channel that networks
-predict. Facts come from the benchmarks' pages and the code of the field; docs/data.md lists those that could not be
-checked against the original archives. No address of a source has been tried live. Sizes are in bytes.
+The index of a class in `classes` is its training id: the value in the prepared labels and the output channel of the
+networks. Facts come from the benchmarks' pages and published code; docs/data.md lists those that could not be checked
+against the original archives. No source address has been tried on the network. Sizes are in bytes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
-if TYPE_CHECKING:  # every command imports the benchmarks; what draws needs numpy and more
+if TYPE_CHECKING:  # every command imports the benchmarks; drawing needs numpy and more
     import numpy as np
     from numpy.typing import NDArray
 
@@ -22,17 +22,17 @@ Bytes: TypeAlias = "NDArray[np.uint8]"
 Mask: TypeAlias = "NDArray[np.bool_]"
 Pictures: TypeAlias = "miniatures.Pictures"
 Packed: TypeAlias = "Iterator[tuple[str, str, Bytes]]"
-"""Zip archive, path in it, picture; the ending of the path decides the format."""
+"""Zip archive, path in the archive, picture; the file extension of the path determines the format."""
 Colour = tuple[int, int, int]
 Ids = dict[str, tuple[str, ...]]
 """Image ids by split: 'train', 'val', 'test'."""
 How = Literal["files", "archive", "mirror", "share", "members", "kaggle", "huggingface", "drive"]
-"""Which code fetches a source; see `Source.how`."""
+"""The kind of download of a source; see `Source.how`."""
 
 
 @dataclass(frozen=True)
 class Class:
-    """One class: name, colour in the label files (a grey value three times for one band), counted in the mean."""
+    """A class: name, colour in the label files (a grey value three times for one band), whether it is in the mean."""
 
     name: str
     colour: Colour
@@ -41,10 +41,10 @@ class Class:
 
 @dataclass(frozen=True)
 class Layout:
-    """Which files belong together: patterns on the path below the unpacked folder, ignoring case; labels by kind.
+    """Which files belong together: case-insensitive patterns for the path below the unpacked folder; labels by kind.
 
-    Each pattern has the group `id`; where folders give the split, also `split`. An image that comes in `rows` x
-    `columns` parts, which prepare pastes, has the group `part`: its number from 1, row by row.
+    Each pattern has the group `id`; if folders define the split, also `split`. If an image consists of `rows` x
+    `columns` parts, which stage prepare joins, also `part`: the number of the part from 1, row by row.
     """
 
     image: str
@@ -55,7 +55,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class File:
-    """One file that a source serves; `labels` names the only kind of labels that needs it, '' = every kind."""
+    """A file of a source; `labels` is the only kind of labels that needs it, '' = all kinds."""
 
     name: str
     size: int | None = None
@@ -66,22 +66,22 @@ class File:
 
 @dataclass(frozen=True)
 class Source:
-    """One place that serves a benchmark.
+    """A source of a benchmark.
 
     Attributes:
-        name: as in section `upstream`.
-        folder: its folder in the cache.
-        how: which code fetches it: 'files' below an address, one 'archive', a 'mirror' that lists its archives, the
-            file of a Seafile 'share', 'members' of the zip in such a share, or a client library.
-        address: of the files' folder, the archive, the share; or a handle, a repository, a Drive folder.
-        page: where a person reads about it.
-        download: bytes to fetch, None where unknown.
-        disk: most bytes in the cache while it is fetched (Kaggle's client unpacks), None where unknown.
-        estimated: the two sizes are rough.
-        files: what is fetched. A client brings whatever its data set holds; a file named here must be as it says.
-        password: of the share, published by the benchmark's owners.
-        pattern: the only paths to fetch, empty = all.
-        notes: what a person must do, or know, first.
+        name: name in section `upstream`.
+        folder: folder in the cache.
+        how: kind of download: 'files' below an address, one 'archive', a 'mirror' that lists its archives, the file
+            of a Seafile 'share', 'members' of the zip in such a share, or a client library.
+        address: of the folder, the archive or the share; or a handle, a repository, a Drive folder.
+        page: web page about it.
+        download: bytes to download; None = unknown.
+        disk: maximum bytes in the cache during the download (Kaggle's client unpacks); None = unknown.
+        estimated: whether the two sizes are estimates.
+        files: files to download. A client downloads its whole data set; files listed here are verified.
+        password: of the share, as published by the owners of the benchmark.
+        pattern: only these paths are downloaded; empty = all.
+        notes: what the user must do or know first.
     """
 
     name: str
@@ -98,27 +98,27 @@ class Source:
     notes: str = ""
 
     def wanted(self, labels: str) -> tuple[File, ...]:
-        """The files that images and this kind of labels need."""
+        """The files for images and this kind of labels."""
         return tuple(file for file in self.files if file.labels in ("", labels))
 
 
 class Scene(NamedTuple):
-    """A drawn picture and its truth."""
+    """A drawn image and its labels."""
 
     image: Bytes  # (H, W, 3)
     label: Bytes  # (H, W) training ids, 255 = ignored
-    twin: Mask | None = None  # (H, W) True where the surface looks the same in two classes
+    twin: Mask | None = None  # (H, W) True where two classes have the same surface
 
 
 @dataclass(frozen=True)
 class Miniature:
-    """A small synthetic stand-in for a benchmark. The functions import what they need when they are called.
+    """A small synthetic replacement for a benchmark. The functions import their modules when they are called.
 
     Attributes:
-        draw: (side in pixels, seed, number of the picture) -> the picture and its training ids.
-        pack: the pictures as upstream's files; None = PNG pairs <Split>/image/<id>.png and <Split>/label/<id>.png.
-        wrap: changes the folder of zip archives where upstream packs otherwise.
-        kept: training images that every miniature has.
+        draw: (side in pixels, seed, number of the image) -> the image and its training ids.
+        pack: converts the images to the benchmark's files; None = <Split>/image/<id>.png and <Split>/label/<id>.png.
+        wrap: changes the folder of zip archives if the benchmark is packed differently.
+        kept: training images that are in every miniature.
     """
 
     draw: Callable[[int, int, int], Scene]
@@ -129,35 +129,35 @@ class Miniature:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One benchmark.
+    """A benchmark.
 
     Attributes:
-        name: as in params.yaml.
-        title: for tables.
-        side: side of an image in pixels; images are square. With `any_size`, the side of a square whose area is that of
-            the largest image, at which memory is measured.
+        name: name in params.yaml.
+        title: display name.
+        side: side of an image in pixels; images are square. With `any_size`, the side of a square with the area of the
+            largest image, at which memory is measured.
         counts: labelled images in (train, val, test).
         ground_sampling: metres per pixel; None = not published.
         classes: in the order of the training ids.
-        ignored: colours of pixels that are neither trained on nor counted.
-        decoding: 'exact' colours, or 'threshold' = each channel cut at 128 first.
+        ignored: colours of pixels that are neither trained on nor scored.
+        decoding: 'exact' colours, or 'threshold' = each channel is first thresholded at 128.
         masking: the kind of labels in which training id 0 is ignored; '' = none.
-        unknown_share: share of an image's pixels that may carry no class's colour; they become ignored.
-        layout: which files are images and labels.
-        splits: split name -> folder under scpseg/benchmarks/splits; empty where the folders give the split.
-        mean_name: what the mean over scored classes is called, 'mIoU' or 'building IoU'.
-        any_size: images have any height and width.
-        values: of a benchmark whose label files may hold class numbers: those of the classes, then of ignored pixels.
-        indexed: label files hold class numbers: the indices of a palette count, not its colours.
-        invented: no real benchmark: only the mirror can write it.
-        terms: what the user must know before downloading.
-        citation: what to cite.
-        notes: what a reader of the results must know.
-        sources: who serves it, in the order in which section `upstream` lists them by default.
-        archives: what <address>/<name>/ of a mirror without archives.json holds.
-        by_hand: how a person gets it in a browser; completes a sentence that begins with 'by hand: '.
-        miniature: its synthetic stand-in for data.source `mirror`; None = it cannot be used without the real files.
-        discs: training ids of things whose kind only a cue tells; evaluation judges each of them (the probe).
+        unknown_share: maximum share of pixels per image with an unknown colour; these become ignored.
+        layout: patterns of the image and label files.
+        splits: split name -> folder in scpseg/benchmarks/splits; empty if folders define the split.
+        mean_name: name of the mean over scored classes, 'mIoU' or 'building IoU'.
+        any_size: whether images can have any height and width.
+        values: if label files can contain class ids, the values of the classes, then those of ignored pixels.
+        indexed: whether label files contain class ids: for images with a palette, its indices count, not its colours.
+        invented: whether the benchmark is synthetic only.
+        terms: conditions that the user must know before a download.
+        citation: publication to cite.
+        notes: remarks for readers of the results.
+        sources: the sources, in the default order of section `upstream`.
+        archives: archives in <address>/<name>/ of a mirror without archives.json.
+        by_hand: how to download it in a browser; completes a sentence that starts with 'by hand: '.
+        miniature: its synthetic replacement for data.source `mirror`; None = it needs the real files.
+        discs: training ids of the objects whose class only a cue determines; each of them is evaluated (the probe).
     """
 
     name: str
@@ -188,5 +188,5 @@ class Benchmark:
 
     @property
     def scored(self) -> tuple[int, ...]:
-        """Training ids that enter the means."""
+        """Training ids that are included in the means."""
         return tuple(index for index, cls in enumerate(self.classes) if cls.scored)

@@ -1,4 +1,4 @@
-"""BLU: classes, files, splits, sources, terms, and its miniature."""
+"""BLU: classes, files, splits, sources, terms and miniature."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from scpseg.benchmarks.base import Benchmark, Class, File, Layout, Miniature, Sc
 
 
 def draw(side: int, seed: int, number: int) -> Scene:
-    """Towns in open country; a corner of every fourth image is outside the survey."""
+    """Draw towns in open country; a corner of every fourth image is outside the survey."""
     from scpseg.synthetic.canvas import Canvas, Material
     from scpseg.synthetic.land import Country, Zone, draw_country
     from scpseg.synthetic.town import Town

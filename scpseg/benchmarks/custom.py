@@ -1,6 +1,6 @@
-"""A benchmark of the user's own files: <data.source>/custom with images/, labels/ and classes.csv; no code is needed.
+"""A benchmark from the user's own files, without code: <data.source>/custom with images/, labels/ and classes.csv.
 
-It exists where that folder has a classes.csv with the columns id, name, colour and scored:
+It exists if that folder contains a classes.csv with the columns id, name, colour and scored:
 
     id,name,colour,scored
     0,ground,#808080,no
@@ -8,7 +8,7 @@ It exists where that folder has a classes.csv with the columns id, name, colour 
     255,unlabelled,#000000,ignore
 
 `id` is the value in labels of kind 'index' (PNG, also with a palette, TIFF or .npy), `colour` that in labels of kind
-'colour'. Classes are in the order of the rows; a row whose `scored` is 'ignore' is neither trained on nor counted.
+'colour'. Classes have the order of the rows; a row with `scored` 'ignore' is neither trained on nor scored.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ from scpseg.validation import parse_yaml
 NAME, FILE = "custom", "classes.csv"
 COLUMNS = ("id", "name", "colour", "scored")
 SEEDS = 5
-"""Splits that are drawn: 'drawn0' to 'drawn4'."""
+"""Splits that are drawn at random: 'drawn0' to 'drawn4'."""
 SHARES = {"test": 0.2, "val": 0.1}
-"""Of the images, at least one each; the others are for training."""
+"""Shares of the images, at least one image each; the others are for training."""
 INDEX, COLOUR = "index", "colour"
 
 
 def custom_folder() -> Path | None:
-    """The folder of the user's benchmark, None where params.yaml names none that has a classes.csv."""
+    """The folder of the user's benchmark, or None if params.yaml has none with a classes.csv."""
     try:
         values = parse_yaml(Path("params.yaml").read_text(encoding="utf-8"), "params.yaml")
         source = values["data"]["source"]
         folder = Path(os.environ.get("DVC_ROOT") or ".") / Path(source).expanduser() / NAME
         return folder if (folder / FILE).is_file() else None
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, UserError):  # said by who reads the parameters
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, UserError):  # reported when parameters are read
         return None
 
 
 def read_benchmark(folder: Path) -> Benchmark:
-    """The benchmark that `folder` describes.
+    """Read the benchmark that `folder` describes.
 
     Raises:
-        UserError: classes.csv is not as described above.
+        UserError: classes.csv does not have the format above.
     """
     classes, values, ignored = _read(folder / FILE)
     return Benchmark(
@@ -78,7 +78,7 @@ def read_benchmark(folder: Path) -> Benchmark:
 
 
 def with_values(spec: Benchmark, labels: str) -> Benchmark:
-    """`spec` as its labels of this kind are decoded: class numbers as grey values where they are of kind 'index'."""
+    """`spec` with the decoding for this kind of labels: class ids as grey values if the kind is 'index'."""
     if labels != INDEX or not spec.values:
         return spec
     count = len(spec.classes)
@@ -88,10 +88,10 @@ def with_values(spec: Benchmark, labels: str) -> Benchmark:
 
 
 def draw_split(name: str, ids: Iterable[str]) -> Ids:
-    """Images by 'train', 'val' and 'test', drawn by the seed in `name`: the same ids give the same split anywhere.
+    """Image ids by 'train', 'val' and 'test', drawn with the seed in `name`; equal ids give equal splits everywhere.
 
     Raises:
-        UserError: there are fewer than three images.
+        UserError: fewer than three images.
     """
     order = sorted({id.lower(): id for id in ids}.values(), key=lambda id: _draw(name, id))
     if len(order) < 3:
@@ -123,11 +123,11 @@ def _read(path: Path) -> tuple[tuple[Class, ...], tuple[int, ...], tuple[Colour,
     for number, row in enumerate(table, 2):
         value, name, colour, scored = ((row[key] or "").strip() for key in COLUMNS)
         if not value.isdecimal() or int(value) > 255:
-            raise UserError(f"{where}, line {number}: id is {value!r}; give a whole number from 0 to 255")
+            raise UserError(f"{where}, line {number}: id is {value!r}; use a whole number from 0 to 255")
         if not (match := re.fullmatch(r"#?([0-9a-fA-F]{6})", colour)):
             raise UserError(f"{where}, line {number}: colour is {colour!r}; write it like #ff8000")
         if not name or scored not in found:
-            raise UserError(f"{where}, line {number}: give a name, and yes, no or ignore in column scored")
+            raise UserError(f"{where}, line {number}: add a name, and yes, no or ignore in column scored")
         red, green, blue = bytes.fromhex(match[1])
         entry = int(value), Class(name, (red, green, blue), scored == "yes")
         found[scored].append(entry)
@@ -138,9 +138,11 @@ def _read(path: Path) -> tuple[tuple[Class, ...], tuple[int, ...], tuple[Colour,
         ("colour", [cls.colour for _, cls in rows]),
     ):
         if twice := [key for k, key in enumerate(keys) if key in keys[:k]]:
-            raise UserError(f"{where}: {what} {twice[0]} is duplicated; give each class its own")
+            raise UserError(f"{where}: {what} {twice[0]} is duplicated; use different ones")
     classes = [entry for entry in rows if entry not in found["ignore"]]
     if not found["yes"] or len(classes) < 2:
-        raise UserError(f"{where} has {len(classes)} classes, {len(found['yes'])} scored; give two, one of them scored")
+        raise UserError(
+            f"{where} has {len(classes)} classes, {len(found['yes'])} scored; define at least two, one scored"
+        )
     values = tuple(value for value, _ in (*classes, *found["ignore"]))
     return tuple(cls for _, cls in classes), values, tuple(cls.colour for _, cls in found["ignore"])

@@ -1,4 +1,4 @@
-"""DeepGlobe Land Cover: classes, files, splits, sources, terms, and its miniature."""
+"""DeepGlobe Land Cover: classes, files, splits, sources, terms and miniature."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TERMS = (
 
 
 def draw(side: int, seed: int, number: int) -> Scene:
-    """Open country; some images have a cloud, below which the land cover is unknown."""
+    """Draw open country; some images have a cloud, below which the land cover is unknown."""
     from scpseg.synthetic.canvas import Canvas
     from scpseg.synthetic.land import Country, Zone, draw_country
     from scpseg.synthetic.town import Town
@@ -27,7 +27,7 @@ def draw(side: int, seed: int, number: int) -> Scene:
 
 
 def pack(pictures: Pictures) -> Packed:
-    """Every labelled image is in train/, whatever its split; valid/ has no masks and ids that no labelled image has."""
+    """Put all labelled images in train/, whatever their split; valid/ has no masks, and no ids of labelled images."""
     archive = "deepglobe-land-cover.zip"
     for _, name, image, label in pictures:
         yield archive, f"train/{name}_sat.jpg", image

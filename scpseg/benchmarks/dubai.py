@@ -1,4 +1,4 @@
-"""Dubai, eight satellite scenes in the public domain: classes, files, folds, sources, terms, and its miniature."""
+"""Dubai, eight satellite scenes in the public domain: classes, files, folds, sources, terms and miniature."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ UNLABELLED = (0x9B, 0x9B, 0x9B)
 
 
 def draw(side: int, seed: int, number: int) -> Scene:
-    """Towns between sand, gardens and the sea; a corner of every fourth image is unlabelled."""
+    """Draw towns between sand, gardens and the sea; a corner of every fourth image is unlabelled."""
     from scpseg.synthetic.canvas import Canvas, Material
     from scpseg.synthetic.land import Country, Zone, draw_country
     from scpseg.synthetic.town import Town
@@ -32,7 +32,7 @@ def draw(side: int, seed: int, number: int) -> Scene:
 
 
 def pack(pictures: Pictures) -> Packed:
-    """Every picture cut into nine parts of nearly one size, in a folder of its own."""
+    """Split every image into nine parts of nearly equal size, in a folder of its own."""
     import numpy as np
 
     rows, columns = BENCHMARK.layout.rows, BENCHMARK.layout.columns

@@ -1,4 +1,4 @@
-"""Inria Aerial Image Labeling: classes, files, splits, sources, terms, and its miniature."""
+"""Inria Aerial Image Labeling: classes, files, splits, sources, terms and miniature."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ PAGE = "https://project.inria.fr/aerialimagelabeling"
 INNER = "NEW2-AerialImageDataset.zip"
 """The only member of the 7z archive."""
 SECONDS = 1577836800
-"""Its date in the miniature: 2020-01-01 UTC in seconds since 1970."""
+"""Date of the member in the miniature: 2020-01-01 UTC, in seconds since 1970."""
 
 
 def draw(side: int, seed: int, number: int) -> Scene:
-    """A suburb of houses, and of halls whose roofs look like paved yards."""
+    """Draw a suburb of houses, and of halls whose roofs look like paved yards."""
     from scpseg.synthetic.canvas import Canvas, Material
     from scpseg.synthetic.town import Town, draw_town
 
@@ -42,7 +42,7 @@ def draw(side: int, seed: int, number: int) -> Scene:
 
 
 def pack(pictures: Pictures) -> Packed:
-    """Upstream's test half has no labels."""
+    """Pack the images; the test half has no labels, as in the original."""
     for _, name, image, label in pictures:
         yield INNER, f"AerialImageDataset/train/images/{name}.tif", image
         yield INNER, f"AerialImageDataset/train/gt/{name}.tif", pictures.colours(label)[..., 0]
@@ -50,11 +50,11 @@ def pack(pictures: Pictures) -> Packed:
 
 
 def wrap(folder: Path) -> None:
-    """The zip as the only member of a 7z, cut into volumes."""
+    """Put the zip into a 7z as its only member, split into volumes."""
     import py7zr
 
     inner = folder / INNER
-    # 7z keeps the member's date and permissions.
+    # 7z stores the member's date and permissions.
     os.utime(inner, (SECONDS, SECONDS))
     inner.chmod(0o644)
     whole = io.BytesIO()

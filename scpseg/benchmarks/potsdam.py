@@ -1,4 +1,4 @@
-"""ISPRS Potsdam: classes, files, splits, sources, terms, and its miniature."""
+"""ISPRS Potsdam: classes, files, splits, sources, terms and miniature."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ PASSWORD = "CjwcipT4-P8g"
 """Published on PAGE."""
 TERMS = "By hand: read the terms on the download page."
 LOSSY, MISCODED = "4_12", "6_7"
-"""The two label tiles that are faulty upstream; both are in the train list."""
+"""The two label tiles with errors in the original; both are in the train list."""
 BORDER = 2.0
-"""Pixels that the miniature ignores on each side of a class border; upstream's 3 would leave little of its cars."""
+"""Pixels ignored on each side of a class border in the miniature; the original's 3 would leave little of its cars."""
 
 
 def draw(side: int, seed: int, number: int) -> Scene:
-    """Large houses and gardens; flat roofs look like paved yards and like lawns."""
+    """Draw large houses and gardens; flat roofs look like paved yards and like lawns."""
     from scpseg.synthetic.canvas import Canvas, Material
     from scpseg.synthetic.town import Town, draw_town
 
@@ -39,7 +39,7 @@ def draw(side: int, seed: int, number: int) -> Scene:
 
 
 def pack(pictures: Pictures) -> Packed:
-    """The image zip has a top folder, the label zips have none; two label tiles are faulty."""
+    """Pack the images: the image zip has a top folder, the label zips have none; two label tiles have errors."""
     for _, name, image, label in pictures:
         yield FILES[0].name, f"2_Ortho_RGB/top_potsdam_{name}_RGB.tif", image
         for file, ending, ids in ((FILES[1], "_noBoundary", without_borders(label)), (FILES[2], "", label)):
@@ -52,7 +52,7 @@ def pack(pictures: Pictures) -> Packed:
 
 
 def without_borders(label: Bytes) -> Bytes:
-    """`label` (H, W) with every pixel within `BORDER` pixels of another class ignored."""
+    """`label` (H, W), in which all pixels within `BORDER` pixels of another class are ignored."""
     import numpy as np
     from scipy import ndimage
 
@@ -66,7 +66,7 @@ def without_borders(label: Bytes) -> Bytes:
 
 
 def lossy(colours: Bytes) -> Bytes:
-    """A label picture (H, W, 3) as lossy compression leaves it: thousands of colours, each channel 40 clear of 128."""
+    """A label image (H, W, 3) as after lossy compression: thousands of colours, each channel at least 40 from 128."""
     import numpy as np
     from PIL import Image
 
@@ -79,7 +79,7 @@ def lossy(colours: Bytes) -> Bytes:
 
 
 def miscoded(colours: Bytes, ids: Bytes) -> Bytes:
-    """`colours` (H, W, 3) of `ids` (H, W) with all but every tenth car, from the tenth on, as (252, 255, 0)."""
+    """`colours` (H, W, 3) of `ids` (H, W) with wrong colours (252, 255, 0) for all cars except 10, 20, 30 ..."""
     from scipy import ndimage
 
     cars, _ = ndimage.label(ids == 4)

@@ -1,15 +1,15 @@
-"""The probe, a controlled experiment of this suite: how far does a method see?"""
+"""The probe, a controlled experiment of this suite: at what distance does a method use context?"""
 
 from __future__ import annotations
 
 from scpseg.benchmarks.base import Benchmark, Class, Layout, Miniature, Scene
 
 CUES, DISCS = (1, 2), (3, 4)
-"""Training ids of the two kinds of cue, and of the discs whose kind a cue tells."""
+"""Training ids of the two kinds of cue, and of the discs whose class a cue determines."""
 
 
 def draw(side: int, seed: int, number: int) -> Scene:
-    """One cue and look-alike discs; images 2 k and 2 k + 1 are twins."""
+    """Draw one cue and discs that look alike; images 2 k and 2 k + 1 are twins."""
     from scpseg.synthetic.probe import probe_scene
 
     made = probe_scene(side, seed, number)

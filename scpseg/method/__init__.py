@@ -1,1 +1,1 @@
-"""SCPSeg itself: squeezing (CSM), super-resolution (SRD), feature alignment (LFA) and the method that joins them."""
+"""SCPSeg: context squeezing (CSM), super-resolution (SRD), local feature alignment (LFA), and the method."""

@@ -1,6 +1,6 @@
-"""Context squeezing module (paper, equations 1-4): a wide window is folded into the frame round a shrunk patch.
+"""Context squeezing module (paper, equations 1-4): squeeze a context window into a frame around the reduced patch.
 
-The window is cut at the borders of its centre into 3 x 3 tiles; each is resized on its own and keeps its place:
+The borders of the patch divide the window into 3 x 3 tiles; each is resized separately and keeps its place:
 
     o x o -> f x f   o x L -> f x D   o x o -> f x f
     L x o -> D x f   L x L -> D x D   L x o -> D x f
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from scpseg.validation import Range, invalid
 
 SMALLEST = 32
-"""Pixels: the least that the patch may be shrunk to [ours]."""
+"""Minimum side, in pixels, of the reduced patch [ours]."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class CSMParams:
     """Section `csm`.
 
     Attributes:
-        ratio: D / L, the side the patch is shrunk to over its own; 1 = no frame.
-        context: G / L, the side of the window over that of the patch.
-        kernel: of the resize; 'antialias' is bilinear with a kernel as wide as the reduction [ours].
-        supervise: cross-entropy over the whole 'frame' (paper) or its 'centre' [ours].
+        ratio: D / L, the side of the reduced patch relative to the patch; 1 = no frame.
+        context: G / L, the side of the window relative to the patch.
+        kernel: interpolation kernel; 'antialias' is bilinear with a kernel as wide as the reduction [ours].
+        supervise: cross-entropy on the whole 'frame' (paper), or on its 'centre' only [ours].
     """
 
     ratio: float
@@ -42,7 +42,7 @@ class CSMParams:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sides in pixels of the window (G), of the patch in its centre (L) and of what the patch is shrunk to (D)."""
+    """Sides in pixels of the window (G), the patch in its centre (L) and the reduced patch (D)."""
 
     context: int
     patch: int
@@ -50,17 +50,17 @@ class Sizes:
 
     @property
     def surround(self) -> int:
-        """o, width of the context on each side of the patch."""
+        """o, the width of the context on each side of the patch."""
         return (self.context - self.patch) // 2
 
     @property
     def frame(self) -> int:
-        """f, width of the frame that holds it."""
+        """f, the width of the frame that contains the squeezed context."""
         return (self.patch - self.squeezed) // 2
 
     @property
     def tiles(self) -> tuple[tuple[slice, slice], ...]:
-        """Along one axis: where each tile lies in the window, and where in the network's input; empty ones left out."""
+        """Slices along one axis of each tile in the window and in the network's input, without empty tiles."""
         o, f = self.surround, self.frame
         middle = (slice(o, o + self.patch), slice(f, f + self.squeezed))
         if f == 0:
@@ -73,18 +73,18 @@ class Sizes:
 def sizes(patch: int, ratio: float, context: float, stride: int, file: str = "params.yaml") -> Sizes:
     """Effective sizes for a patch of L pixels.
 
-    f is rounded to a multiple of `stride`, at least one, so that a decoder's crop never falls between its cells; G to
-    where G - L is even. Ratio 1 leaves no frame, so nothing of the context would be looked at: G = L then.
+    f is rounded to a multiple of `stride`, at least one, so that a decoder's crop starts on a cell; G is rounded so
+    that G - L is even. Ratio 1 has no frame, so the context is not used and G = L.
 
     Args:
         patch: L in pixels.
-        ratio: D / L asked for.
-        context: G / L asked for.
+        ratio: requested D / L.
+        context: requested G / L.
         stride: feature stride of the segmenter, in pixels.
-        file: parameter file that the messages name.
+        file: parameter file, for messages.
 
     Raises:
-        UserError: impossible values; the message names the nearest valid ones.
+        UserError: a value is not valid; the message has the nearest valid one.
     """
     widest = (patch - SMALLEST) // (2 * stride) * stride
     lowest = (patch - 2 * widest) / patch
@@ -93,7 +93,7 @@ def sizes(patch: int, ratio: float, context: float, stride: int, file: str = "pa
         raise invalid(file, "csm.ratio", ratio, why)
     frame = 0 if ratio == 1 else stride * max(1, math.floor(patch * (1 - ratio) / 2 / stride + 0.5))
     if frame > widest:
-        why = f"it shrinks the patch of {patch} pixels to {patch - 2 * frame}, below {SMALLEST}"
+        why = f"it reduces the patch of {patch} pixels to {patch - 2 * frame}, below {SMALLEST}"
         raise invalid(file, "csm.ratio", ratio, f"{why}; the nearest valid value is {lowest:g}")
     surround = math.floor(patch * (context - 1) / 2 + 0.5)
     if context < 1 or (frame and not surround):
@@ -106,11 +106,11 @@ def sizes(patch: int, ratio: float, context: float, stride: int, file: str = "pa
 
 
 def squeeze(windows: Tensor, sizes: Sizes, kernel: Literal["antialias", "bilinear"]) -> Tensor:
-    """Windows (B, 3, G, G), uint8, to squeezed patches (B, 3, L, L), float32, 0..255.
+    """Squeeze windows (B, 3, G, G), uint8, to squeezed patches (B, 3, L, L), float32, 0..255.
 
-    Nine interpolations are the fastest exact form on a CPU, where products with the equivalent matrix take 2 to 3
-    times as long; on a GPU they are deterministic, since no gradient goes back into an image. Only one tile at a time
-    becomes float.
+    Nine interpolations are the fastest exact form on a CPU, where products with the equivalent matrices take 2 to 3
+    times as long; on a GPU they are deterministic, because no gradient flows into an image. Only one tile at a time is
+    converted to float.
     """
     if sizes.frame == 0:
         return patch_of(windows, sizes).float()
@@ -128,13 +128,13 @@ def squeeze(windows: Tensor, sizes: Sizes, kernel: Literal["antialias", "bilinea
 
 
 def squeeze_labels(labels: Tensor, sizes: Sizes) -> Tensor:
-    """Labels (B, G, G) through the same tiles to (B, L, L), each pixel from the one under its centre."""
+    """Squeeze labels (B, G, G) with the same tiles to (B, L, L); each pixel takes the label below its centre."""
     index = torch.tensor(nearest_index(sizes), device=labels.device)
     return labels.index_select(-2, index).index_select(-1, index)
 
 
 def nearest_index(sizes: Sizes) -> list[int]:
-    """For each of the L places along an axis the place in G that its centre falls on ('nearest-exact' per tile)."""
+    """For each of the L positions along an axis, the position in G below its centre ('nearest-exact' per tile)."""
     index: list[int] = []
     for source, target in sizes.tiles:
         n, m = source.stop - source.start, target.stop - target.start
@@ -143,13 +143,13 @@ def nearest_index(sizes: Sizes) -> list[int]:
 
 
 def patch_of(windows: Tensor, sizes: Sizes) -> Tensor:
-    """The unsqueezed patch: the centre (..., L, L) of windows (..., G, G), a view."""
+    """The unreduced patch: the centre (..., L, L) of windows (..., G, G), as a view."""
     middle = slice(sizes.surround, sizes.surround + sizes.patch)
     return windows[..., middle, middle]
 
 
 def centre(maps: Tensor, sizes: Sizes) -> Tensor:
-    """The part of a map of the squeezed window (..., h, h) that shows the patch, a view; h divides L."""
+    """The part of a map of the squeezed window (..., h, h) that shows the patch, as a view; h divides L."""
     frame = sizes.frame * maps.shape[-1] // sizes.patch
     middle = slice(frame, maps.shape[-1] - frame)
     return maps[..., middle, middle]

@@ -1,7 +1,7 @@
-"""Local feature alignment (paper, equations 7-8): neighbours alike for super-resolution shall be alike here too.
+"""Local feature alignment (paper, equations 7-8): match local similarities to those of the super-resolution decoder.
 
-In every k x k window the cosine similarities of all pairs of pixels form a k^2 x k^2 matrix, once per feature map;
-the loss is the mean absolute difference of the two matrices.
+In every k x k window, the cosine similarities of all pairs of cells form a k^2 x k^2 matrix, one per feature map; the
+loss is the mean absolute difference of the two matrices.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from scpseg.validation import NonNegative, Range
 
 DEAD = 1e-4
-"""Length below which a feature vector counts as dead: it is not stretched to 1, nor its gradient blown up [ours]."""
+"""Norm below which a feature vector is not normalised to 1, so that its gradient stays bounded [ours]."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class LFAParams:
     """Section `lfa`.
 
     Attributes:
-        weight: of the loss (0.5 in the paper); 0 = no such loss.
+        weight: weight of the loss (0.5 in the paper); 0 disables it.
         window: k, side in cells of the smaller of the two maps (7 in the paper).
-        stride: 'k' = windows side by side, 1 = every window [ours].
-        detach: the super-resolution side is a teacher only and gets no gradient [ours].
+        stride: 'k' = adjacent windows, 1 = every window [ours].
+        detach: whether the super-resolution features are a fixed target without gradient [ours].
     """
 
     weight: NonNegative
@@ -38,12 +38,12 @@ class LFAParams:
 
 
 def alignment(features: Tensor, teacher: Tensor, params: LFAParams) -> Tensor:
-    """The unweighted loss between maps (B, C1, h1, w1) and (B, C2, h2, w2) of the same patch, a scalar.
+    """Unweighted loss between maps (B, C1, h1, w1) and (B, C2, h2, w2) of the same patch, a scalar.
 
-    Both are resized to the smaller of the two resolutions and computed in float32.
+    Both maps are resized to the smaller resolution and converted to float32.
 
     Raises:
-        ValueError: the window is larger than that.
+        ValueError: the window is larger than the smaller map.
     """
     if params.detach:
         teacher = teacher.detach()
@@ -58,7 +58,7 @@ def alignment(features: Tensor, teacher: Tensor, params: LFAParams) -> Tensor:
 def shrink(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Anti-aliased bilinear resize of (B, C, h, w) to `size`.
 
-    As two products, which unlike interpolation have a deterministic gradient on a GPU.
+    Computed as two matrix products, which have a deterministic gradient on a GPU, unlike interpolation.
     """
     for axis, side in ((-1, size[1]), (-2, size[0])):
         if maps.shape[axis] != side:
@@ -71,10 +71,10 @@ def shrink(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def side_by_side(first: Tensor, second: Tensor, window: int) -> Tensor:
-    """The loss over windows that share no cell, for unit vectors (B, C, h, w).
+    """The loss over adjacent windows, for unit vectors (B, C, h, w).
 
-    Where the window does not divide the map, the place of the grid is drawn from torch's random state, so that over
-    the steps every cell takes part.
+    If the window does not divide the map, the offset of the grid is drawn from torch's random state, so that every cell
+    is used over the course of training.
     """
     height, width = first.shape[-2:]
     top = int(torch.randint(height % window + 1, ())) if height % window else 0
@@ -90,23 +90,23 @@ def side_by_side(first: Tensor, second: Tensor, window: int) -> Tensor:
 
 
 def dense(first: Tensor, second: Tensor, window: int) -> Tensor:
-    """The exact loss over every window position, for unit vectors (B, C, h, w); no window is formed."""
+    """The exact loss over every window position, for unit vectors (B, C, h, w); windows are not built."""
     loss: Tensor = _Dense.apply(first, second, window)
     return loss
 
 
 class _Dense(torch.autograd.Function):
-    """A pair of cells counts as often as windows hold both; so the loss is a weighted sum over pairs of rows.
+    """The loss as a weighted sum over pairs of rows; the weight of a pair is the number of windows with both cells.
 
-    For each row shift 0 <= dy < k one batched product gives the similarities of all pairs of cells in rows y and
-    y + dy; those too far apart in x weigh 0. The gradient needs the same products, so it is computed along with the
-    value: what is kept for the backward pass is one map per side, and no similarity.
+    For each row shift 0 <= dy < k, one batched product gives the similarities of all pairs of cells in rows y and
+    y + dy; pairs too far apart in x have weight 0. The gradient needs the same products, so it is computed in the
+    forward pass; for the backward pass, one map per input is stored and no similarities.
     """
 
     @staticmethod
     def forward(ctx: Any, first: Tensor, second: Tensor, window: int) -> Tensor:
         batch, _, height, width = first.shape
-        # (h, B, w, C): then a range of rows is one contiguous block, without a copy.
+        # (h, B, w, C): a range of rows is a contiguous block without a copy.
         maps = [x.detach().permute(2, 0, 3, 1).contiguous() for x in (first, second)]
         grads = [
             torch.zeros_like(x) if needed else None for x, needed in zip(maps, ctx.needs_input_grad[:2], strict=True)
@@ -119,7 +119,7 @@ class _Dense(torch.autograd.Function):
             upper = [x[:pairs].flatten(0, 1) for x in maps]
             lower = [x[shift:].flatten(0, 1) for x in maps]
             difference = torch.baddbmm(upper[0] @ lower[0].mT, upper[1], lower[1].mT, alpha=-1)
-            # A shift down stands for the one up as well; within a row, both orders of a pair are there.
+            # A shift down also counts for the shift up; within a row, both orders of a pair are present.
             count = rows.diagonal(shift) * ((1 if shift == 0 else 2) / entries)
             weight = (count[:, None, None] * columns)[:, None]
             slope = difference.sign().view(pairs, batch, width, width).mul_(weight).flatten(0, 1)
@@ -139,7 +139,7 @@ class _Dense(torch.autograd.Function):
 
 
 def _shared(length: int, window: int, like: Tensor) -> Tensor:
-    """How many windows along an axis hold both of two cells, (length, length), in the type of `like`."""
+    """Number of windows along an axis that contain both of two cells, (length, length), in the type of `like`."""
     cell = torch.arange(length, device=like.device)
     low, high = torch.minimum(cell, cell[:, None]), torch.maximum(cell, cell[:, None])
     first, last = (high - window + 1).clamp(min=0), low.clamp(max=length - window)

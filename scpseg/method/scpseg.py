@@ -1,4 +1,4 @@
-"""SCPSeg (Liu, Duan, Kang, Li, IJCAI 2025): the surroundings squeezed into a frame round the patch."""
+"""SCPSeg (Liu, Duan, Kang, Li, IJCAI 2025): the context is squeezed into a frame around the patch."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ SECTIONS: dict[str, type] = {"csm": CSMParams, "srd": SRDParams, "lfa": LFAParam
 
 
 class SCPSeg(Method):
-    """One segmenter on squeezed windows; at test time it needs no more memory than on plain patches."""
+    """A segmenter on squeezed windows; at test time it needs no more memory than on plain patches."""
 
     training_parts = ("srd",)
 
     def __init__(self, segmenter: Segmenter, sizes: Sizes, csm: CSMParams, srd: SRDParams, lfa: LFAParams) -> None:
-        """Keep the segmenter; the super-resolution decoder is built only where its loss has a weight."""
+        """Store the segmenter; the super-resolution decoder is built only if its loss has a weight."""
         super().__init__()
         self.segmenter = segmenter
         self.weights = segmenter.weights
@@ -34,7 +34,7 @@ class SCPSeg(Method):
         self.needs = Needs(patch=sizes.patch, context=sizes.context)
 
     def forward(self, views: Views, state: Any = None) -> Tensor:
-        """Logits (B, K, L, L) of the patches: squeezed, segmented, cut out of the frame and enlarged [ours]."""
+        """Logits (B, K, L, L) of the patches: squeeze, segment, crop the frame, upsample [ours]."""
         logits: Tensor = self.segmenter(normalise(squeeze(views.context, self.sizes, self.csm.kernel), self.weights))
         if self.sizes.frame == 0:
             return logits
@@ -42,7 +42,7 @@ class SCPSeg(Method):
         return F.interpolate(centre(logits, self.sizes), size=size, mode="bilinear", align_corners=False)
 
     def losses(self, views: Views, labels: Labels, progress: float) -> dict[str, Tensor]:
-        """Weighted: the segmenter's own on the squeezed window, 'srd' and 'lfa' where their weight is not 0."""
+        """Weighted losses: the segmenter's on the squeezed window; 'srd' and 'lfa' if their weights are not 0."""
         window = normalise(squeeze(views.context, self.sizes, self.csm.kernel), self.weights)
         encoded = self.segmenter.encode(window)
         features = self.segmenter.decode(encoded)
@@ -60,7 +60,7 @@ class SCPSeg(Method):
         return losses
 
     def describe(self) -> dict[str, str | int | float | bool | None]:
-        """Effective sizes and the settings of the three parts."""
+        """Effective sizes, and the settings of the three modules."""
         return super().describe() | {
             "squeezed": self.sizes.squeezed,
             "csm_ratio": self.sizes.squeezed / self.sizes.patch,
@@ -79,7 +79,7 @@ def check(params: Params, benchmark: str) -> None:
     """Check the values of the parameters.
 
     Raises:
-        UserError: see `check_segmenter` and `sizes`; LFA without SRD; an LFA window larger than the map.
+        UserError: see `check_segmenter` and `sizes`; LFA without SRD; an LFA window that is larger than the map.
     """
     segmenter = check_segmenter(params, benchmark)
     stride = feature_stride(segmenter.name)
@@ -88,8 +88,8 @@ def check(params: Params, benchmark: str) -> None:
     if not lfa.weight:
         return
     if not srd.weight:
-        why = f"LFA (lfa.weight {lfa.weight:g}) aligns with features of the decoder that this leaves out"
-        raise params.invalid("srd.weight", srd.weight, f"{why}; set it above 0, or lfa.weight to 0 as well")
+        why = f"LFA (lfa.weight {lfa.weight:g}) needs the features of the decoder, which weight 0 disables"
+        raise params.invalid("srd.weight", srd.weight, f"{why}; set it above 0, or set lfa.weight to 0")
     cells = effective.squeezed // stride
     if lfa.window > cells:
         why = f"the features of the squeezed patch of {benchmark} have {cells} x {cells} cells"
@@ -97,7 +97,7 @@ def check(params: Params, benchmark: str) -> None:
 
 
 def build(setting: Setting) -> Method:
-    """The method from checked parameters."""
+    """Build the method from checked parameters."""
     segmenter = build_segmenter(setting.segmenter, setting.classes)
     return SCPSeg(
         segmenter,

@@ -1,4 +1,4 @@
-"""Super-resolution decoder (paper, equations 5-6; its layers are ours): redraws the patch; training only."""
+"""Super-resolution decoder (paper, equations 5-6; the layers are ours): reconstructs the patch, in training only."""
 
 from __future__ import annotations
 
@@ -14,35 +14,36 @@ from scpseg.segmenters.base import Segmenter
 from scpseg.validation import NonNegative
 
 DEEP, LOW, MIDDLE, LAST = 128, 48, 64, 32
-"""Channels: of the deep and of the low-level map on entry, after a doubling, after the last doubling."""
+"""Channels of the deep and the low-level map on entry, after an upsampling block, and after the last one."""
 
 
 @dataclass(frozen=True)
 class SRDParams:
-    """Section `srd`: `weight` of the loss (0.5 in the paper); 0 = no such decoder."""
+    """Section `srd`: `weight` of the loss (0.5 in the paper); 0 disables the decoder."""
 
     weight: NonNegative
 
 
 class SuperResolutionDecoder(nn.Module):
-    """From the encoder's maps of the squeezed window to the patch at full detail.
+    """Reconstructs the patch in full detail from the encoder's maps of the squeezed window.
 
-    The deep map is doubled until one cell is two pixels wide; the low-level map joins where the strides meet. Then
-    the part that shows the patch is cut out, enlarged to L/2, and the last doubling is learned at full resolution.
+    The deep map is upsampled by 2 until a cell is two pixels wide, and fused with the low-level map where the strides
+    are equal. Then the part that shows the patch is cropped and resized to L/2, and a last learned block upsamples it
+    to full resolution.
     """
 
     def __init__(self, segmenter: Segmenter) -> None:
-        """Take channels and strides from the segmenter.
+        """Use the channels and strides of the segmenter.
 
         Raises:
-            ValueError: its strides are no powers of two with 2 < low <= deep.
+            ValueError: the strides are not powers of two with 2 < low <= deep.
         """
         super().__init__()
         self.deep_stride, self.low_stride = segmenter.deep_stride, segmenter.low_stride
         if not 2 < self.low_stride <= self.deep_stride or any(
             stride & (stride - 1) for stride in (self.low_stride, self.deep_stride)
         ):
-            raise ValueError(f"strides {self.low_stride}, {self.deep_stride} are no powers of two with 2 < low <= deep")
+            raise ValueError(f"strides {self.low_stride}, {self.deep_stride} must be powers of 2 with 2 < low <= deep")
         self.deep = _block(nn.Conv2d(segmenter.deep_channels, DEEP, 3, padding=1, bias=False))
         self.low = _block(nn.Conv2d(segmenter.low_channels, LOW, 1, bias=False))
         doublings, channels = [], DEEP
@@ -69,7 +70,7 @@ class SuperResolutionDecoder(nn.Module):
         return features
 
     def forward(self, features: Tensor) -> Tensor:
-        """The normalised RGB patch (B, 3, L, L) of `features`."""
+        """The normalised RGB patch (B, 3, L, L) from `features`."""
         picture: Tensor = self.rgb(features)
         return picture
 
@@ -79,5 +80,5 @@ def _block(layer: nn.Conv2d | nn.ConvTranspose2d) -> nn.Sequential:
 
 
 def _doubling(channels: int, out: int) -> nn.Sequential:
-    # A kernel of 4 at stride 2 covers every pixel equally often: no checkerboard.
+    # A kernel of 4 at stride 2 covers every pixel equally often, which avoids checkerboard patterns.
     return _block(nn.ConvTranspose2d(channels, out, 4, stride=2, padding=1, bias=False))

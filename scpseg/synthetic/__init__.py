@@ -1,4 +1,4 @@
-"""Synthetic aerial scenes, and miniatures of the benchmarks in their upstreams' archive layouts."""
+"""Synthetic aerial scenes, and miniatures of the benchmarks in the layout of their archives."""
 
 NOTE = (
     "The synthetic scenes favour methods that see context. About a fifth of their pixels are surfaces that look the "
@@ -6,4 +6,4 @@ NOTE = (
     "class. A patch of 64 pixels holds such a surface with its surroundings for 2 to 6 % of these pixels, a window of "
     "128 pixels for 36 to 68 %, depending on the benchmark. How much of the real benchmarks is like this is not known."
 )
-"""What a reader of scores on synthetic scenes must know; `make soak` measures its figures."""
+"""A statement for readers of scores on synthetic scenes; `make soak` measures its figures."""

@@ -1,7 +1,7 @@
-"""A drawing surface for synthetic aerial photographs: colour, height and material, then one lighting for all.
+"""Drawing surface for synthetic aerial photographs: colour, height and material, then lighting.
 
-Roofs, crowns and cars get their lit sides and their shadows from the height maps, so that every scene has one sun.
-Streets and parcels are laid out in a frame (u, v) that is turned about the canvas's centre; lengths are in pixels.
+Roofs, tree crowns and cars get lit sides and shadows from the height maps, so every scene has a single sun. Streets
+and parcels use frame coordinates (u, v), rotated about the centre of the canvas; lengths are in pixels.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ LEAVES = ((0.20, 0.34, 0.14), (0.24, 0.39, 0.16), (0.17, 0.30, 0.15), (0.28, 0.4
 
 
 class Material(IntEnum):
-    """What covers the ground at a pixel; INVALID is outside the survey."""
+    """Surface material of a pixel; INVALID is outside the survey."""
 
     INVALID, WATER, TREE, SHRUBLAND, FIELD, LAWN, SOIL, ROAD, PAVED, ROOF, CAR, CLUTTER = range(12)
 
 
 class Area(NamedTuple):
-    """A turned rectangle, clipped by the border: its bounding box, and per pixel of the box u, v from the centre."""
+    """A rotated rectangle, clipped by the border: bounding box, and per pixel of the box u, v from the centre."""
 
     at: tuple[slice, slice]
     u: Floats
@@ -38,14 +38,14 @@ class Area(NamedTuple):
 
 
 class Canvas:
-    """A square scene of `side` pixels while it is drawn; all its maps are (H, W) or (H, W, 3)."""
+    """A square scene of `side` pixels that is being drawn; all maps are (H, W) or (H, W, 3)."""
 
     def __init__(self, side: int, key: tuple[int, ...], tilt: float) -> None:
-        """An empty canvas; `key` decides everything drawn on it, its frame is turned by at most `tilt` radians."""
+        """Start empty; `key` is the seed of all drawing, and the frame is rotated by at most `tilt` radians."""
         self.side, self.rng = side, np.random.default_rng(key)
         self.albedo: Floats = np.zeros((side, side, 3), np.float32)  # colour before lighting, about 0..1
         self.height: Floats = np.zeros((side, side), np.float32)  # above ground; casts shadows
-        self.relief: Floats = np.zeros((side, side), np.float32)  # its slope is lit; a flat roof has none
+        self.relief: Floats = np.zeros((side, side), np.float32)  # its slope is lit; flat roofs have none
         self.material: Bytes = np.zeros((side, side), np.uint8)
         self.twin: Mask = np.zeros((side, side), bool)  # as in `Scene`
         self.y, self.x = np.mgrid[:side, :side].astype(np.float32)
@@ -55,7 +55,7 @@ class Canvas:
         self.u, self.v = x * cos + y * sin, y * cos - x * sin
 
     def noise(self, scale: float) -> Floats:
-        """(H, W) smooth noise of mean 0 and deviation 1 with grains of `scale` pixels, another piece at each call."""
+        """Smooth (H, W) noise with mean 0, standard deviation 1 and grain size `scale` in pixels; new at each call."""
         if scale not in self._fields:
             if scale < 3:
                 field = ndimage.gaussian_filter(self.rng.standard_normal((self.side, self.side), np.float32), scale / 2)
@@ -68,12 +68,12 @@ class Canvas:
         return turned[::-1] if self.rng.integers(2) else turned
 
     def point(self, u: float, v: float) -> Pair:
-        """The pixel (y, x) at frame coordinates (u, v), with its fraction."""
+        """The pixel (y, x), with fractions, at frame coordinates (u, v)."""
         cos, sin = float(np.cos(self.angle)), float(np.sin(self.angle))
         return v * cos + u * sin + self.side / 2, u * cos - v * sin + self.side / 2
 
     def box(self, spot: Pair, length: float, width: float, turn: float = 0) -> Area | None:
-        """The rectangle about `spot` (u, v), turned by `turn` in the frame; None where it misses the canvas."""
+        """The rectangle around `spot` (u, v), rotated by `turn` in the frame; None if it is outside the canvas."""
         return self._box(self.point(*spot), length, width, self.angle + turn)
 
     def _box(self, centre: Pair, length: float, width: float, angle: float) -> Area | None:
@@ -90,14 +90,14 @@ class Canvas:
         return Area((rows, columns), u, v, (np.abs(u) <= length / 2) & (np.abs(v) <= width / 2))
 
     def fill(self, where: Mask, material: Material, colour: Colour, grain: float, patches: float) -> None:
-        """Cover the (H, W) mask: fine noise of strength `grain`, slow noise of strength `patches`."""
+        """Cover the (H, W) mask, with fine noise of strength `grain` and coarse noise of strength `patches`."""
         texture = 1 + grain * self.noise(1.5) + patches * (self.noise(12) + self.noise(40)) * 0.7
         self.albedo[where] = (np.asarray(colour, np.float32) * texture[..., None])[where]
         self.material[where] = material
 
     def paint(self, area: Area | None, material: Material, colour: Colour, grain: float = 0.03, patches: float = 0.03,
               height: float = 0, twin: bool = False) -> None:  # fmt: skip
-        """Cover a rectangle with a flat surface `height` pixels above ground."""
+        """Cover a rectangle with a flat surface at `height` pixels above ground."""
         if area is None:
             return
         at, where = area.at, area.inside
@@ -107,7 +107,7 @@ class Canvas:
         self.relief[at][where], self.twin[at][where] = 0, twin
 
     def gable(self, spot: Pair, length: float, width: float, turn: float, colour: Colour) -> None:
-        """A roof of two lit sides: ridge along the length, rows of tiles, a bright ridge line."""
+        """Draw a gable roof: ridge along the length, rows of tiles, a bright ridge line."""
         area = self.box(spot, length, width, turn)
         if area is None:
             return
@@ -122,7 +122,7 @@ class Canvas:
 
     def tree(self, y: float, x: float, radius: float, sizes: Pair, tint: float = 1.0,
              material: Material = Material.TREE) -> None:  # fmt: skip
-        """A lumpy crown of about `radius` pixels times one of `sizes` (from, to), as high as it is wide."""
+        """Draw an irregular crown with radius `radius` pixels times one of `sizes` (from, to), as high as wide."""
         radius *= self.rng.uniform(*sizes)
         colour = np.array(LEAVES[self.rng.integers(len(LEAVES))]) * tint
         area = self._box((y, x), 2.6 * radius, 2.6 * radius, 0)
@@ -140,7 +140,7 @@ class Canvas:
         self.relief[area.at][where] = (dome * radius * 0.75 + 0.09 * radius * lumps)[where]
 
     def labels(self, classes: dict[Material, int]) -> Bytes:
-        """(H, W) training ids: 0 for a material that is not named, but what is below it for a car that is not named."""
+        """(H, W) training ids; 0 for materials not in `classes`, but cars get the id of what is below them."""
         table = np.zeros(len(Material), np.uint8)
         table[Material.INVALID] = IGNORE_INDEX
         table[list(classes)] = list(classes.values())
@@ -150,7 +150,7 @@ class Canvas:
         return ids
 
     def photograph(self) -> Bytes:
-        """(H, W, 3) uint8: the scene lit by its sun, with haze and noise; black where the material is INVALID."""
+        """(H, W, 3) uint8: the lit scene with haze and noise; black where the material is INVALID."""
         sun, elevation = self.rng.uniform(2.4, 3.9), self.rng.uniform(0.85, 1.05)
         to_sun = (-np.cos(sun), np.sin(sun))
         gy, gx = np.gradient(self.relief)
@@ -162,7 +162,7 @@ class Canvas:
         tilt = self.rng.uniform(-0.06, 0.06, 2)
         picture *= (1 + tilt[0] * (self.y / self.side - 0.5) + tilt[1] * (self.x / self.side - 0.5))[..., None]
         picture = ndimage.gaussian_filter(picture, (0.55, 0.55, 0))
-        # A little haze, a white balance and an exposure of its own, then the sensor's noise.
+        # Haze, a white balance and exposure per image, then sensor noise.
         balance = self.rng.uniform(0.96, 1.04, 3) * self.rng.uniform(0.94, 1.06)
         picture = (0.03 + 0.97 * picture) * balance
         picture += self.rng.normal(0, 0.011, (self.side, self.side, 1)) + self.rng.normal(0, 0.006, picture.shape)
@@ -170,7 +170,7 @@ class Canvas:
         return np.asarray(np.clip(picture * 255 + 0.5, 0, 255), np.uint8)
 
     def _shadow(self, to_sun: Pair, elevation: float) -> Floats:
-        """(H, W) 0..1: how far a pixel is below what is between it and the sun."""
+        """(H, W) 0..1: depth of the shadow at each pixel."""
         shade = np.zeros_like(self.height)
         reach = min(self.side - 1, int(np.ceil(float(self.height.max()) / elevation)))
         around = np.pad(self.height, reach)

@@ -1,7 +1,7 @@
-"""Open country: fields, range, forest, lake and river, bare ground and settlements, as regions of parcels.
+"""Open country: fields, rangeland, forest, lakes and rivers, bare ground and settlements, as regions of parcels.
 
-Smooth green parcels are both among crops and on the range, smooth brown ones both among crops and on bare ground: only
-the region around such a parcel tells its class.
+Smooth green parcels occur among crops and on rangeland, smooth brown ones among crops and on bare ground: only the
+region around such a parcel determines its class.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ MEADOW, EARTH = (0.41, 0.50, 0.27), (0.58, 0.47, 0.35)
 
 
 class Zone(IntEnum):
-    """Land cover of a whole region."""
+    """Land cover of a region."""
 
     UNKNOWN, URBAN, FARM, RANGE, FOREST, WATER, BARREN = range(7)
 
 
 @dataclass(frozen=True)
 class Country:
-    """How a landscape looks at a benchmark's scale; lengths in pixels."""
+    """Parameters of a landscape at the scale of a benchmark; lengths in pixels."""
 
     region: float  # typical distance between the regions' centres
     parcel: float  # side of a parcel
     furrow: float  # distance between furrows
-    zones: tuple[Zone, ...]  # the regions' kinds, dealt out in turn
+    zones: tuple[Zone, ...]  # kinds of regions, assigned in turn
     town: Town  # what settlements look like
     road: float  # width of the country roads
     crown: float  # radius of a forest crown
@@ -66,14 +66,14 @@ def draw_country(canvas: Canvas, country: Country) -> Bytes:
 
 
 def _regions(canvas: Canvas, country: Country) -> Bytes:
-    """(H, W) zones: cells about jittered centres, their borders bent by noise."""
+    """(H, W) zones: cells around jittered centres, with borders distorted by noise."""
     rng, step = canvas.rng, country.region
     centres = _grid(-step / 2, canvas.side + step, step)
     centres = centres + rng.uniform(-0.32, 0.32, centres.shape) * step
     bend = [canvas.noise(60) * step * 0.10 + canvas.noise(24) * step * 0.045 + canvas.noise(12) * 1.2 for _ in range(2)]
     pixels = np.stack((canvas.y + bend[0], canvas.x + bend[1]), -1)
     _, nearest = cKDTree(centres).query(pixels.reshape(-1, 2))
-    # Deal the kinds out to the centres nearest the middle first, so that every kind is in the image.
+    # Assign kinds to the centres nearest the middle first, so that every kind is in the image.
     order = np.argsort(np.abs(centres - canvas.side / 2).max(axis=1))
     deck = np.concatenate([rng.permutation(country.zones) for _ in range(len(centres) // len(country.zones) + 1)])
     kinds = np.empty(len(centres), np.uint8)
@@ -83,7 +83,7 @@ def _regions(canvas: Canvas, country: Country) -> Bytes:
 
 
 def _grid(first: float, end: float, step: float) -> NDArray[np.float64]:
-    """(N, 2) places of a square grid, row by row."""
+    """(N, 2) points of a square grid, row by row."""
     places = np.arange(first, end, step)
     return np.stack(np.meshgrid(places, places, indexing="ij"), -1).reshape(-1, 2)
 
@@ -96,7 +96,7 @@ def _river(canvas: Canvas, country: Country) -> Mask:
 
 
 def _parcels(canvas: Canvas, side: float) -> tuple[Whole, Floats, Floats]:
-    """(H, W) parcel numbers, distance to the parcel's border, distance to its border along u; in pixels."""
+    """(H, W) parcel numbers, distance to the border of the parcel, and distance to its border along u; in pixels."""
     row = np.floor(canvas.v / side).astype(np.int64)
     shifted = canvas.u + canvas.rng.uniform(0, side, 4096).astype(np.float32)[row % 4096]
     column = np.floor(shifted / side).astype(np.int64)
@@ -105,13 +105,13 @@ def _parcels(canvas: Canvas, side: float) -> tuple[Whole, Floats, Floats]:
 
 
 def _draw(canvas: Canvas, parcel: Whole) -> Floats:
-    """(H, W) one uniform number 0..1 for each parcel."""
+    """(H, W) one uniform random number 0..1 per parcel."""
     drawn: Floats = canvas.rng.random(8191).astype(np.float32)[parcel % 8191]
     return drawn
 
 
 def _ground(canvas: Canvas, zone: Bytes) -> None:
-    """What is between everything: grass of the range, stony soil, undergrowth, water with a pale shore."""
+    """Draw the background: grass, stony soil, undergrowth, and water with a pale shore."""
     barren, water = zone == Zone.BARREN, zone == Zone.WATER
     canvas.fill(zone == Zone.RANGE, Material.SHRUBLAND, (0.55, 0.52, 0.34), 0.10, 0.09)
     canvas.fill(zone == Zone.FOREST, Material.TREE, (0.16, 0.22, 0.11), 0.08, 0.05)
@@ -127,7 +127,7 @@ def _ground(canvas: Canvas, zone: Bytes) -> None:
 
 
 def _fields(canvas: Canvas, country: Country, farm: Mask, parcel: Whole, edge: Floats) -> None:
-    """Crops in furrows, some smooth parcels, tracks between them."""
+    """Draw crops in furrows, some smooth parcels, and tracks between them."""
     choice, turn, hue = _draw(canvas, parcel), _draw(canvas, parcel), _draw(canvas, parcel)
     crops = np.array(CROPS, np.float32)[(hue * len(CROPS)).astype(int)]
     canvas.fill(farm, Material.FIELD, crops, 0.06, 0.05)
@@ -144,7 +144,7 @@ def _fields(canvas: Canvas, country: Country, farm: Mask, parcel: Whole, edge: F
 
 
 def _roads(canvas: Canvas, width: float) -> None:
-    """Two crossing country roads with verges, wide ones with a dashed middle line; they pass rivers on bridges."""
+    """Draw two crossing roads with verges, wide ones with a dashed centre line; they cross rivers on bridges."""
     for run, offset in ((canvas.u, canvas.v), (canvas.v, canvas.u)):
         curve = 0.05 * canvas.side * np.sin(run * 4 / canvas.side + canvas.rng.uniform(0, 6.28))
         distance = np.abs(offset - curve - canvas.rng.uniform(-0.3, 0.3) * canvas.side)
@@ -158,7 +158,7 @@ def _roads(canvas: Canvas, width: float) -> None:
 
 
 def _plants(canvas: Canvas, crown: float, zone: Bytes, edge_u: Floats) -> None:
-    """Forest crowns, shrubs of the range, hedges along some parcels."""
+    """Draw forest crowns, shrubs on rangeland, and hedges along some parcels."""
     for y, x in _scatter(canvas, crown * 1.5):
         if zone[y, x] == Zone.FOREST and canvas.material[y, x] == Material.TREE:
             canvas.tree(y, x, crown, (0.8, 1.3), 0.82)
@@ -170,14 +170,14 @@ def _plants(canvas: Canvas, crown: float, zone: Bytes, edge_u: Floats) -> None:
 
 
 def _scatter(canvas: Canvas, step: float) -> Whole:
-    """(N, 2) whole pixels on a jittered grid, in random order."""
+    """(N, 2) integer pixels on a jittered grid, in random order."""
     grid = _grid(step / 2, canvas.side, step)
     jittered = grid + canvas.rng.uniform(-0.45, 0.45, grid.shape) * step
     return canvas.rng.permutation(np.clip(jittered, 0, canvas.side - 1).astype(int))
 
 
 def _cloud(canvas: Canvas) -> Mask:
-    """Paint one cloud and return where the ground cannot be seen."""
+    """Paint a cloud, and return the mask of ground that it hides."""
     centre = canvas.rng.uniform(0.15, 0.85, 2) * canvas.side
     distance = np.hypot(canvas.y - centre[0], canvas.x - centre[1]) / canvas.rng.uniform(22, 34)
     veil = np.clip((1.25 - distance + 0.22 * canvas.noise(24) + 0.2 * canvas.noise(12)) * 1.3, 0, 1)[..., None]

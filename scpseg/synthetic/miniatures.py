@@ -1,7 +1,7 @@
-"""Synthetic miniatures of the benchmarks in their upstreams' own archive layouts, names, formats and colours.
+"""Write synthetic miniatures of the benchmarks with the archive layouts, names, formats and colours of the originals.
 
-The stages that verify, unpack and decode the real archives handle these with the same code. The same parameters give
-the same bytes: archives carry one fixed date and nothing of the machine.
+The stages that verify, unpack and decode the real archives process them with the same code. The same parameters give
+the same bytes: archives have one fixed date and contain nothing from the machine.
 """
 
 from __future__ import annotations
@@ -30,46 +30,46 @@ DATE = (2020, 1, 1, 0, 0, 0)
 
 @dataclass(frozen=True)
 class Pictures:
-    """The pictures of a miniature, drawn as they are asked for; a split's do not depend on the number of others."""
+    """The images of a miniature, drawn on demand; those of a split do not depend on the sizes of the other splits."""
 
     spec: Benchmark
     params: MirrorParams
 
     def __iter__(self) -> Iterator[tuple[str, str, Bytes, Bytes]]:
-        """(split, id, image, training ids) of every labelled picture."""
+        """(split, id, image, training ids) of every labelled image."""
         for place, (split, ids) in enumerate(miniature_ids(self.spec, self.params).items()):
             for k, name in enumerate(ids):
                 yield split, name, *self.draw(10_000 * place + k)[:2]
 
     def unlabelled(self, k: int) -> Bytes:
-        """Image `k` of those that upstream publishes without labels."""
+        """Image number `k` of those that the original publishes without labels."""
         return self.draw(30_000 + k).image
 
     def draw(self, number: int) -> Scene:
-        """One scene of this miniature."""
+        """Draw one scene of this miniature."""
         side = self.params.side
         scene = _miniature(self.spec).draw(side, self.params.seed, number)
         got = [(array.shape, str(array.dtype)) for array in scene[:2]]
         if got != [((side, side, 3), "uint8"), ((side, side), "uint8")]:
-            why = f"draws {got}; an image (side, side, 3) and training ids (side, side), both uint8, are needed"
+            why = f"draws {got}; an image (side, side, 3) and training ids (side, side), both uint8, are required"
             raise UserError(f"scpseg/benchmarks/{self.spec.name}.py {why}")
         return scene
 
     def colours(self, label: Bytes) -> Bytes:
-        """(H, W) training ids as (H, W, 3) colours of the label files; ignored pixels are black."""
+        """Convert (H, W) training ids to (H, W, 3) colours of the label files; ignored pixels are black."""
         table = np.zeros((256, 3), np.uint8)
         table[: len(self.spec.classes)] = [cls.colour for cls in self.spec.classes]
         return table[label]
 
 
 def write_miniature(spec: Benchmark, folder: Path, params: MirrorParams | None) -> list[dict[str, Any]]:
-    """Write the archives of a miniature and archives.json to `folder`, which is there whole or not at all.
+    """Write the archives of a miniature and archives.json to `folder`, atomically.
 
-    Without `params` there are no archives: the data come from elsewhere, and the stage's output must exist. Returns
-    name, size (bytes) and sha256 of each archive, as archives.json lists them.
+    Without `params`, no archives are written: the data come from elsewhere, but the stage needs an output. Returns
+    name, size (bytes) and sha256 of each archive, as in archives.json.
 
     Raises:
-        UserError: the benchmark has no miniature, or it is not drawn as it should be.
+        UserError: the benchmark has no miniature, or its drawing function returns the wrong type.
     """
     note = "no miniature: data.source names another source"
     with _replacing(folder) as partial:
@@ -86,7 +86,7 @@ def write_miniature(spec: Benchmark, folder: Path, params: MirrorParams | None) 
 
 
 def miniature_ids(spec: Benchmark, params: MirrorParams) -> Ids:
-    """The first ids of each list of the benchmark's default split, or made-up names where folders give the split."""
+    """The first ids of each list of the benchmark's default split, or invented names if folders define the split."""
     counts = dict(zip(PARTS, (params.train, params.val, params.test), strict=True))
     lists = read_split(spec, next(iter(spec.splits)))
     if not lists:
@@ -98,7 +98,7 @@ def miniature_ids(spec: Benchmark, params: MirrorParams) -> Ids:
 
 
 def pack_folders(pictures: Pictures) -> Packed:
-    """<title>.zip with PNG pairs <Split>/image/<id>.png and <Split>/label/<id>.png."""
+    """Pack <title>.zip with PNG pairs <Split>/image/<id>.png and <Split>/label/<id>.png."""
     for split, name, image, label in pictures:
         for kind, picture in (("image", image), ("label", pictures.colours(label))):
             yield f"{pictures.spec.title}.zip", f"{split.capitalize()}/{kind}/{name}.png", picture
@@ -106,12 +106,12 @@ def pack_folders(pictures: Pictures) -> Packed:
 
 def _miniature(spec: Benchmark) -> Miniature:
     if spec.miniature is None:
-        raise UserError(f"{spec.name} has no synthetic miniature; set data.source to where its files are")
+        raise UserError(f"{spec.name} has no synthetic miniature; set data.source to the location of its files")
     return spec.miniature
 
 
 def _write_zips(folder: Path, members: Packed) -> None:
-    """Write (archive, path in it, picture); date and permissions are all that the zips keep of a machine."""
+    """Write (archive, path in the archive, picture); the zips contain fixed dates and permissions only."""
     with ExitStack() as stack:
         archives: dict[str, zipfile.ZipFile] = {}
         for name, path, picture in members:
@@ -124,7 +124,7 @@ def _write_zips(folder: Path, members: Packed) -> None:
 
 
 def encoded(picture: Bytes, path: str) -> bytes:
-    """`picture`, (H, W) or (H, W, 3), in the format that the ending of `path` names, without metadata."""
+    """Encode `picture`, (H, W) or (H, W, 3), in the format of the file extension of `path`, without metadata."""
     stream = io.BytesIO()
     if path.endswith(".tif"):
         photometric, compression = ("rgb", None) if picture.ndim == 3 else ("minisblack", "lzw")
@@ -137,7 +137,7 @@ def encoded(picture: Bytes, path: str) -> bytes:
 
 @contextmanager
 def _replacing(folder: Path) -> Iterator[Path]:
-    """A folder that takes the place of `folder` when the block ends well; what a killed run left is removed."""
+    """A temporary folder that replaces `folder` if the block succeeds; also removes what a killed run left."""
     partial, old = folder.with_name(f".{folder.name}-partial"), folder.with_name(f".{folder.name}-old")
     for left in (partial, old):
         shutil.rmtree(left, ignore_errors=True)

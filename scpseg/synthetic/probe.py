@@ -1,14 +1,15 @@
-"""The probe's scenes: look-alike discs whose class is told by one cue at a known distance. All of this file is ours.
+"""Scenes of the probe: discs that look alike, with the class of one cue at a known distance. This file is ours.
 
-A scene holds one cue, a square of rings in two colours, and every disc of the scene is of the cue's kind; so no other
-cue can be nearer. Both kinds of cue have as many pixels of each colour, so that the mean colour of an image, or of any
-window with the whole cue, tells nothing: the cue must be resolved. Scenes come in twins that differ in nothing but the
-order of the cue's colours (and so in the truth): a method that does not see the cue answers alike in both and is right
-in exactly one, which makes chance 1/2 an identity, not an estimate.
+A scene contains one cue, a square with rings in two colours; all discs in the scene have the cue's class, so no other
+cue can be nearer. Both kinds of cue have the same number of pixels of each colour, so the mean colour of an image, or
+of a window that contains the whole cue, carries no information: the cue must be resolved. Scenes come in twins that
+differ only in the order of the cue's colours (and so in the labels): a method that does not see the cue gives the same
+answer in both and is correct in exactly one, so chance level is exactly 1/2, not an estimate.
 
-A disc's distance is the Chebyshev one between its centre and the cue's. Distances are odd multiples of half a cue, so
-that the rings that cues can cover tile the plane: a cue at distance d lies wholly inside a window round the disc of
-half side d + 8 and wholly outside one of d - 8, and no window whose half side is a multiple of 16 cuts it.
+The distance of a disc is the Chebyshev distance of its centre to the cue's. Distances are odd multiples of half a
+cue's side, so that the rings that cues can cover tile the plane: a cue at distance d is completely inside a window
+around the disc of half side d + 8, completely outside one of d - 8, and never cut by one whose half side is a multiple
+of 16.
 """
 
 from __future__ import annotations
@@ -28,21 +29,21 @@ CUE = 16
 DISC = 20
 """Diameter of a disc in pixels."""
 GAP = 6
-"""Pixels that stay free between things, and between them and the border."""
+"""Minimum distance in pixels between objects, and between objects and the border."""
 BORDER = DISC // 2 + GAP
-"""The least from the centre of a thing to the border."""
+"""Minimum distance from the centre of an object to the border."""
 NEAREST = 24
-"""The least distance at which a disc is clear of the cue."""
+"""Minimum distance at which a disc does not touch the cue."""
 REACH = 0.55
-"""The largest distance over the side of a scene: more would leave the cue few places to lie."""
+"""Maximum distance relative to the side of a scene: more would leave few positions for the cue."""
 EACH = 3
-"""Discs of a scene at each distance."""
+"""Discs per scene at each distance."""
 TRIES = 60
-"""Places tried for a disc before the scene is begun anew."""
+"""Positions tried for a disc before the scene is started again."""
 CUE_COLOURS = ((214, 120, 32), (40, 112, 214))
-"""Of the centre of either kind, and of the band round it of the other."""
+"""Colours: the centre of one kind is the ring of the other."""
 CORE, BAND = 4, 12
-"""Sides of the squares where the centre ends and the band round it; 4² + 16² - 12² = 12² - 4² pixels."""
+"""Sides of the squares at which the centre and the ring around it end; 4² + 16² - 12² = 12² - 4² pixels."""
 DISC_COLOUR = (206, 202, 190)
 GROUND_COLOUR = (104, 112, 92)
 NOISE = 7.0
@@ -52,7 +53,7 @@ GRAINS = (0.7, 12.0)
 
 @dataclass(frozen=True)
 class Disc:
-    """Its centre (the corner of a pixel: `row` pixels lie above it) and its distance to the cue's, in pixels."""
+    """Centre (a corner of pixels: `row` pixels are above it) and distance to the cue's centre, in pixels."""
 
     row: int
     column: int
@@ -61,14 +62,14 @@ class Disc:
 
 @dataclass(frozen=True)
 class ProbeScene:
-    """A picture, its truth and what stands in it.
+    """An image, its labels and the objects in it.
 
     Attributes:
         image: (H, W, 3) uint8.
         label: (H, W) uint8 training ids.
-        kind: 0 or 1, of the cue and of all discs.
-        cue: row and column of the cue's centre, as a disc's.
-        discs: from the nearest to the farthest.
+        kind: 0 or 1, the kind of the cue and of all discs.
+        cue: row and column of the cue's centre, as for a disc.
+        discs: from nearest to farthest.
     """
 
     image: Bytes
@@ -84,7 +85,7 @@ def distances(side: int) -> tuple[int, ...]:
 
 
 def probe_scene(side: int, seed: int, number: int) -> ProbeScene:
-    """Scene `number` of a mirror, `side` at least 64 pixels; 2 k and 2 k + 1 are twins."""
+    """Draw scene `number` of a mirror, with `side` at least 64 pixels; 2 k and 2 k + 1 are twins."""
     rng = np.random.default_rng(np.random.SeedSequence([seed, 5, number // 2]))
     kind = number % 2
     cue, discs = _places(side, rng)
@@ -103,13 +104,13 @@ def probe_scene(side: int, seed: int, number: int) -> ProbeScene:
 
 
 def _paint(canvas: NDArray[Any], centre: tuple[int, int], side: int, value: int | tuple[int, int, int]) -> None:
-    """Fill the square of `side` pixels round a centre."""
+    """Fill the square of `side` pixels around a centre."""
     rows, columns = (slice(middle - side // 2, middle + side // 2) for middle in centre)
     canvas[rows, columns] = value
 
 
 def _places(side: int, rng: np.random.Generator) -> tuple[tuple[int, int], tuple[Disc, ...]]:
-    """A cue and EACH discs at every distance, drawn until all are clear of each other and of the border."""
+    """A cue and EACH discs at every distance, redrawn until no objects touch each other or the border."""
     while True:
         row, column = (int(value) for value in rng.integers(BORDER, side - BORDER + 1, 2))
         discs: list[Disc] = []
@@ -125,7 +126,7 @@ def _places(side: int, rng: np.random.Generator) -> tuple[tuple[int, int], tuple
 def _free_place(
     side: int, row: int, column: int, distance: int, others: list[Disc], rng: np.random.Generator
 ) -> Disc | None:
-    """A disc anywhere on the square of half side `distance` round the cue, or None where no place is found."""
+    """A disc anywhere on the square of half side `distance` around the cue, or None if no position was found."""
     for _ in range(TRIES):
         far, along = int(rng.choice((-distance, distance))), int(rng.integers(-distance, distance + 1))
         down, right = (far, along) if rng.integers(2) else (along, far)
@@ -141,7 +142,7 @@ def _chebyshev(one: Disc, other: Disc) -> int:
 
 
 def _noise(side: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """(H, W) grey noise of a fine and a coarse grain, over things and ground alike."""
+    """(H, W) grey noise with a fine and a coarse grain, over objects and background."""
     noise = np.zeros((side, side))
     for grain in GRAINS:
         field = ndimage.gaussian_filter(rng.standard_normal((side, side)), grain, mode="wrap")

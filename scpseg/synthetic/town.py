@@ -1,7 +1,7 @@
 """Streets, blocks and lots: houses, halls, yards, lawns, flat green roofs, trees, cars and clutter.
 
-A hall's flat roof and a paved yard are the same grey slab, a green roof and a lawn the same green one. What tells them
-apart is at one side: a shadow and vents, or a row of parked cars or of trees.
+The flat roof of a hall and a paved yard have the same grey surface, a green roof and a lawn the same green one. Only
+one side distinguishes them: a shadow and vents, or a row of parked cars or trees.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ ACROSS = np.pi / 2
 
 @dataclass(frozen=True)
 class Town:
-    """How a town looks at a benchmark's scale; lengths in pixels."""
+    """Parameters of a town at the scale of a benchmark; lengths in pixels."""
 
     block: tuple[int, int]  # distance between streets, along and across
     street: float  # width of a carriageway
-    lot: float  # side of a lot; houses share one, halls and yards fill one
+    lot: float  # side of a lot; several houses share one, a hall or yard fills one
     house: Pair  # (length, width) of a typical house
-    houses: int  # houses x houses of them are on a lot
+    houses: int  # a lot has houses x houses of them
     tree: float  # radius of a typical crown
-    garden: int  # trees for each house
+    garden: int  # trees per house
     car: Pair  # (length, width)
-    lots: dict[str, int]  # how many of house, hall, yard, lawn, green roof, grove are dealt out in turn
+    lots: dict[str, int]  # number of each kind (house, hall, yard, lawn, green roof, grove), assigned in turn
     clutter: float = 0.0  # share of houses with a shed, rubble or a pool
 
 
@@ -46,7 +46,7 @@ def draw_town(canvas: Canvas, town: Town, where: Mask | None = None) -> None:
 
 
 class _Builder:
-    """One town on its canvas; spots are (u, v) in the canvas's frame."""
+    """A town on its canvas; spots are (u, v) in the frame of the canvas."""
 
     def __init__(self, canvas: Canvas, town: Town, where: Mask) -> None:
         self.canvas, self.town, self.where, self.rng = canvas, town, where, canvas.rng
@@ -70,14 +70,14 @@ class _Builder:
             self.avenues(lines, turned)
 
     def lines(self, distance: float) -> list[float]:
-        """Where the streets of one direction run."""
+        """Positions of the streets in one direction."""
         lines = [-self.reach - self.rng.uniform(0, distance)]
         while lines[-1] < self.reach:
             lines.append(lines[-1] + distance * self.rng.uniform(0.85, 1.15))
         return lines
 
     def street(self, distance: Floats, run: Floats) -> None:
-        """Pavement, carriageway and a dashed middle line; (H, W) pixels from the middle and along it."""
+        """Draw pavement, carriageway and a dashed centre line; (H, W) pixels from the centre line and along it."""
         canvas, half = self.canvas, self.town.street / 2
         pavement = self.where & (distance < half + 2.5) & (canvas.material != Material.ROAD)
         canvas.fill(pavement, Material.PAVED, (0.62, 0.61, 0.58), 0.04, 0.02)
@@ -87,13 +87,13 @@ class _Builder:
             canvas.albedo[dashes] = 0.85
 
     def deal(self) -> Iterator[str]:
-        """Kinds of lots without end, shuffled deck by deck, so that every image has some of each."""
+        """Yield kinds of lots without end, shuffled in rounds, so that every image has some of each."""
         deck = [kind for kind, count in self.town.lots.items() for _ in range(count)]
         while True:
             yield from (deck[k] for k in self.rng.permutation(len(deck)))
 
     def block(self, start: Pair, end: Pair, kinds: Iterator[str]) -> None:
-        """Divide a block into lots and draw each that can be seen."""
+        """Divide a block into lots, and draw the visible ones."""
         columns, rows = (max(1, round((b - a) / self.town.lot)) for a, b in zip(start, end, strict=True))
         size = ((end[0] - start[0]) / columns, (end[1] - start[1]) / rows)
         for column in range(columns):
@@ -102,7 +102,7 @@ class _Builder:
                 area = self.canvas.box(centre, size[0] - 4, size[1] - 4)
                 if area is None or not self.where[area.at][area.inside].any():
                     continue
-                # What the border of the town cuts is built up with single houses.
+                # Lots on the border of the town get single houses.
                 kind = next(kinds) if self.where[area.at][area.inside].all() else "house"
                 if kind == "house":
                     self.houses(centre, size)
@@ -113,7 +113,7 @@ class _Builder:
                     self.slab(kind, centre, size)
 
     def houses(self, centre: Pair, size: Pair) -> None:
-        """Rows of gabled houses with gardens, drives and chimneys, as far as their plots are inside `where`."""
+        """Draw rows of gabled houses with gardens, drives and chimneys, as far as their plots are inside `where`."""
         canvas, town, rng, number = self.canvas, self.town, self.rng, self.town.houses
         cell = (size[0] / number, size[1] / number)
         usual = rng.integers(len(ROOF_COLOURS))
@@ -140,7 +140,7 @@ class _Builder:
             canvas.paint(chimney, Material.ROOF, (0.35, 0.3, 0.28), height=width * 0.65)
 
     def slab(self, kind: str, centre: Pair, size: Pair) -> None:
-        """Hall or yard (grey), green roof or lawn (green): same size, same surface, same kerb."""
+        """Draw a hall or yard (grey), a green roof or lawn (green): same size, same surface, same kerb."""
         canvas, town, rng = self.canvas, self.town, self.rng
         length, width = size[0] * rng.uniform(0.78, 0.92), size[1] * rng.uniform(0.78, 0.92)
         green, raised = kind in ("lawn", "green roof"), kind in ("hall", "green roof")
@@ -161,7 +161,7 @@ class _Builder:
             for share in np.arange(-0.42, 0.43, 2.2 * town.tree / length):
                 spot = (centre[0] + share * length, centre[1] + side * width * 0.47)
                 canvas.tree(*canvas.point(*spot), town.tree, (0.8, 1.1))
-        else:  # the bays and cars of a yard
+        else:  # the parking bays and cars of a yard
             pitch = town.car[1] * 1.55
             for place in np.arange(-length / 2 + pitch, length / 2 - pitch / 2, pitch):
                 u, v = centre[0] + place, centre[1] + side * (width / 2 - town.car[0] * 0.6)
@@ -171,7 +171,7 @@ class _Builder:
                     self.car((u, v), ACROSS)
 
     def car(self, spot: Pair, turn: float) -> None:
-        """A body; on large cars a darker cabin with a roof, too."""
+        """Draw a car; large ones have a darker cabin with a roof."""
         colour, (length, width) = CAR_COLOURS[self.rng.integers(len(CAR_COLOURS))], self.town.car
         parts = [(length, width, colour, width * 0.45)]
         if width >= 5:
@@ -181,20 +181,20 @@ class _Builder:
             self.canvas.paint(self.canvas.box(spot, along, across, turn), Material.CAR, shade, 0.02, 0, height)
 
     def clutter(self, spot: Pair) -> None:
-        """Rubble, a container or a pool."""
+        """Draw rubble, a container or a pool."""
         kind, size = self.rng.integers(3), self.town.car[0]
         area = self.canvas.box(spot, size * 1.1, size * 0.8)
         grain, height = 0.18 if kind == 0 else 0.03, 3.0 if kind == 1 else 0.0
         self.canvas.paint(area, Material.CLUTTER, CLUTTER_COLOURS[kind], grain, 0.1, height)
 
     def tree_on(self, centre: Pair, size: Pair) -> None:
-        """A tree anywhere on the rectangle `size` about `centre`."""
+        """Draw a tree anywhere in the rectangle `size` around `centre`."""
         offset = self.rng.uniform(-0.46, 0.46, 2) * size
         place = self.canvas.point(centre[0] + offset[0], centre[1] + offset[1])
         self.canvas.tree(*place, self.town.tree, (0.6, 1.2))
 
     def traffic(self, lines: list[float], turned: bool) -> None:
-        """Cars in their lanes and along the kerb."""
+        """Draw cars in the lanes and along the kerb."""
         rng, town = self.rng, self.town
         for line in lines:
             for run in np.arange(-self.reach, self.reach, town.car[0] * 2.2):
@@ -206,7 +206,7 @@ class _Builder:
                     self.car(spot, ACROSS if turned else 0)
 
     def avenues(self, lines: list[float], turned: bool) -> None:
-        """Trees along one side of some streets."""
+        """Draw trees along one side of some streets."""
         rng, town = self.rng, self.town
         for line in lines:
             side = rng.choice((-1, 0, 1)) * (town.street / 2 + 3.5)
@@ -217,7 +217,7 @@ class _Builder:
                     self.canvas.tree(*pixel, town.tree, (0.7, 0.95))
 
     def covered(self, spot: Pair, *materials: Material) -> tuple[int, int] | None:
-        """The whole pixel (y, x) at `spot`; None where it is outside the town or not of one of the materials."""
+        """The integer pixel (y, x) at `spot`, or None if it is outside the town or of another material."""
         y, x = map(int, self.canvas.point(*spot))
         inside = 0 <= y < self.canvas.side and 0 <= x < self.canvas.side and self.where[y, x]
         return (y, x) if inside and self.canvas.material[y, x] in materials else None

@@ -1,1 +1,1 @@
-"""The training loop and what it needs: losses, schedule, checkpoint."""
+"""The training loop, schedule, optimiser step and checkpoints."""

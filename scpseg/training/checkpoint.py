@@ -1,4 +1,4 @@
-"""Resuming an interrupted training: state in a scratch folder named by a fingerprint of everything that shapes it."""
+"""Checkpoints of interrupted trainings, in a scratch folder named by a fingerprint of all settings and code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from scpseg.files import replacing, sha256
 
 
 def fingerprint(settings: Any, sources: Iterable[Path]) -> str:
-    """Hex digest of JSON-able settings and of the contents of source files, in the order of their names."""
+    """Hex digest of JSON-serialisable settings and of the contents of source files, in the order of their names."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for path in sorted(sources):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
@@ -27,15 +27,15 @@ def fingerprint(settings: Any, sources: Iterable[Path]) -> str:
 
 
 def scratch(name: str) -> Path:
-    """Folder for what must outlive a killed run; below the parent repository inside a queued DVC experiment."""
+    """Folder for files that must survive a killed run; in a queued DVC experiment, below the parent repository."""
     return Path(os.environ.get("DVC_ROOT", ".")) / ".scratch" / name
 
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Wait until no other process trains the run of this scratch folder; others wait until the block ends.
+    """Hold the lock of this scratch folder, so that only one process trains the run; other processes wait.
 
-    One that a killed dvc left behind saves its state before it ends. A killed holder's lock is free at once.
+    A process that a killed dvc left behind saves its state before it ends. A killed process releases its lock at once.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_suffix(".lock"))
@@ -51,9 +51,9 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def save(folder: Path, state: Mapping[str, Any]) -> None:
-    """Write the state atomically, with its checksum behind it, which torch.load passes over."""
+    """Write the state atomically, followed by its checksum, which torch.load ignores."""
     with replacing(folder / "checkpoint.pt") as temporary:
-        with temporary.open("wb") as stream:  # torch's own loses the reason on a full disk
+        with temporary.open("wb") as stream:  # torch's own writer loses the error if the disk is full
             torch.save(dict(state), stream)
         digest = bytes.fromhex(sha256(temporary))
         with temporary.open("ab") as stream:
@@ -61,23 +61,23 @@ def save(folder: Path, state: Mapping[str, Any]) -> None:
 
 
 def load(folder: Path) -> dict[str, Any] | None:
-    """The saved state in host memory, or None when there is none or it is damaged, which is printed.
+    """The saved state in host memory, or None if there is none or it is damaged (which is printed).
 
-    Whoever takes a part moves it: the device never holds two copies, and Adam's counts of steps stay on the host,
-    where they were; on a GPU each of them would be waited for in every step.
+    The caller moves each part: the device never holds two copies, and Adam's step counts stay on the host, where they
+    were; on a GPU, each of them would cause a synchronisation in every step.
     """
     path = folder / "checkpoint.pt"
     if not path.exists():
         return None
     if not _whole(path):
-        print(f"{path} is damaged (wrong checksum) and not used: training starts anew from iteration 0", flush=True)
+        print(f"{path} is damaged (wrong checksum) and not used: training restarts from iteration 0", flush=True)
         return None
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return state
 
 
 def _whole(path: Path) -> bool:
-    """Whether a file is what was saved, by the checksum at its end."""
+    """Whether a file matches the checksum at its end."""
     digest = hashlib.sha256()
     left = path.stat().st_size - digest.digest_size
     with path.open("rb") as stream:

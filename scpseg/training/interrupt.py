@@ -1,4 +1,4 @@
-"""Stopping between two steps, never inside one."""
+"""Interrupt training between two steps, never within one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import FrameType
 
 @contextmanager
 def deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Within the block the first SIGINT or SIGTERM only makes the given function answer True; a second one kills."""
+    """In the block, the first SIGINT or SIGTERM makes the yielded function return True; the second ends the process."""
     asked = False
 
     def remember(number: int, frame: FrameType | None) -> None:

@@ -1,7 +1,7 @@
-"""The training loop: plain PyTorch, by iterations, resumable, the same for every method.
+"""The training loop, the same for every method: plain PyTorch, counted in iterations, resumable.
 
-Recipe (paper): SGD, cosine decay per iteration, anew in each phase. Momentum, weight decay and augmentation are ours,
-as parameters. A phase may bring its authors' recipe instead. `phases.lengths` is the budget rule.
+Recipe (paper): SGD with cosine decay per iteration, restarted in each phase. Momentum, weight decay and augmentation
+are ours and are parameters. A phase can use its authors' recipe. `phases.lengths` is the budget rule.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from scpseg.params import TrainParams
 from scpseg.progress import progress
 from scpseg.training import checkpoint
 from scpseg.training.interrupt import deferred_interrupt
-from scpseg.training.phases import checked, factor, lengths, shared, told
+from scpseg.training.phases import checked, described, factor, lengths, shared
 from scpseg.training.step import Portion, Stepper
 
 CHECKPOINT_SECONDS = 60.0
@@ -30,16 +30,16 @@ CHECKPOINT_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Trained:
-    """What training leaves.
+    """Results of a training.
 
     Attributes:
-        history: rows of phase, iteration, rate and mean losses.
-        seconds: by the name of each phase.
-        steps: of all phases.
-        recipe: what optimised, see `told`.
-        branches: by the name of each phase its steps, samples (windows, or images where a phase sees nothing else),
-            megapixels that its losses looked at, and the mean total loss of its first and last log interval; where the
-            best state was kept, its step in the phase and its score.
+        history: rows of phase, iteration, learning rate and mean losses.
+        seconds: by name of the phase.
+        steps: total of all phases.
+        recipe: the optimisation, see `described`.
+        branches: by name of the phase, its steps, samples (windows, or images if a phase uses nothing else),
+            megapixels in its losses, and the mean total loss of its first and last log interval; if the best state was
+            kept, its step in the phase and its score.
     """
 
     history: list[dict[str, Any]]
@@ -51,7 +51,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class _Stretch:
-    """A phase with its recipe, from iteration `first` to before iteration `last`."""
+    """A phase with its recipe, for iterations `first` to `last` - 1."""
 
     phase: Phase
     recipe: Recipe
@@ -68,22 +68,22 @@ def train(
     workers: int = 0,
     score: Callable[[Method], float] | None = None,
 ) -> Trained:
-    """Train `method` in place on windows of `dataset`; resumes from `folder`, which keeps the last checkpoint.
+    """Train `method` in place on windows of `dataset`; resumes from the last checkpoint in `folder`.
 
-    `score` tells how good a method is on the validation split; phases that keep their best state need it.
+    `score` returns the score of a method on the validation split; phases that keep their best state need it.
 
-    Dropout and every other draw of step s depend on (seed, s) alone, so that a resumed run equals an unbroken one.
+    All random numbers of step s depend on (seed, s) only, so that a resumed run equals an uninterrupted one.
 
     Raises:
-        UserError: the precision needs a GPU, or the loss is no longer finite.
-        KeyboardInterrupt: SIGINT or SIGTERM came; a checkpoint was written after the step in flight.
+        UserError: the precision needs a GPU, or the loss is not finite.
+        KeyboardInterrupt: after SIGINT or SIGTERM; a checkpoint was written after the current step.
     """
     if params.precision != "fp32" and device.type != "cuda":
         raise UserError(f"train.precision is {params.precision!r}, but it needs a CUDA device; set it to fp32")
     run = _Run(method.to(device), dataset, params, device, folder, workers, score)
     with deferred_interrupt() as interrupted:
         run.finish(interrupted)
-    recipe = told([stretch.recipe for stretch in run.plan])
+    recipe = described([stretch.recipe for stretch in run.plan])
     return Trained(run.history, run.seconds, run.step, recipe, run.branches())
 
 
@@ -114,7 +114,7 @@ class _Run:
         found = lengths(phases, params.iterations, dataset.batch, len(dataset.ids), dataset.covering())
         for phase, length in zip(phases, found, strict=True):
             first, last = last, last + length
-            # One image is a step where windows are not counted one by one.
+            # In units of images, one image is one step.
             recipe = phase.recipe or shared(params, dataset.batch if phase.unit == "window" else 1)
             self.plan.append(_Stretch(phase, recipe, first, last))
         self.iterations = last
@@ -129,17 +129,17 @@ class _Run:
             print(f"resuming at iteration {self.step} of {self.iterations}", flush=True)
 
     def finish(self, interrupted: Callable[[], bool]) -> None:
-        """Run every phase from the current step on."""
+        """Run all phases from the current step on."""
         bar = progress(self._steps(), self.iterations, "training", done=self.step)
         for stretch in self.plan:
             if self.step < stretch.last:
                 self._begin(stretch)
                 self._run(stretch, bar, interrupted)
-        # Asking once more lets the progress line and the loader's workers end.
+        # One more call ends the progress line and the worker processes of the loader.
         assert next(bar, None) is None
 
     def _steps(self) -> Iterator[list[tuple[Views, Labels]]]:
-        """What each step from the current one on trains on: one batch of windows, or all windows of each image."""
+        """The data of each step from the current one on: a batch of windows, or all windows of each image."""
         pin = self.device.type == "cuda"
         for stretch in self.plan:
             if self.step >= stretch.last:
@@ -153,7 +153,7 @@ class _Run:
 
     def _begin(self, stretch: _Stretch) -> None:
         self.stepper.begin(stretch.phase, stretch.recipe, fresh=self.step == stretch.first)
-        # A checkpoint taken after the last step of a phase holds that phase's optimiser: of no use to the next one.
+        # A checkpoint after the last step of a phase holds that phase's optimiser, which the next phase does not use.
         if self.resumed and self.step > stretch.first:
             assert self.stepper.optimizer is not None
             self.stepper.optimizer.load_state_dict(self.resumed["optimizer"])
@@ -194,7 +194,7 @@ class _Run:
                 saved = now
 
     def _check(self, stretch: _Stretch) -> None:
-        """Score the method and remember the best state; at the end of the phase, go back to it."""
+        """Score the method and store the best state; at the end of the phase, restore it."""
         assert self.score is not None, "a phase that keeps its best state is trained with a score"
         name, method = stretch.phase.name, self.method
         training = {module: module.training for module in method.modules()}
@@ -210,7 +210,7 @@ class _Run:
             method.load_state_dict(self.best[name].pop("state"))
 
     def _count(self, phase: Phase, batches: list[tuple[Views, Labels]]) -> None:
-        """Add what the phase's losses looked at in a step."""
+        """Add the inputs of the phase's losses in a step to the counts."""
         seen = self.seen.setdefault(phase.name, {"samples": 0, "pixels": 0})
         for views, _ in batches:
             parts = {"window": views.context, "overview": views.overview}
@@ -219,7 +219,7 @@ class _Run:
             seen["pixels"] += sum(len(part) * part.shape[-2] * part.shape[-1] for part in looked)
 
     def branches(self) -> dict[str, dict[str, Any]]:
-        """What each phase took, see `Trained`."""
+        """Counts and losses of each phase, see `Trained`."""
         result = {}
         for stretch in self.plan:
             name = stretch.phase.name
@@ -245,8 +245,8 @@ class _Run:
         means = {key: value / sums["steps"] for key, value in sums.items() if key != "steps"}
         if not means["total"] < float("inf"):
             raise UserError(
-                f"the training loss is {means['total']} at iteration {self.step}: it diverged; "
-                "lower the rate of the method in section tuned or set train.precision to fp32"
+                f"the training loss is {means['total']} at iteration {self.step} (training diverged); "
+                "lower the learning rate of the method in section tuned, or set train.precision to fp32"
             )
         self.history.append({"phase": phase, "iteration": self.step, "rate": rate, **means})
 
@@ -271,7 +271,7 @@ class _Run:
 def _portions(batches: list[tuple[Views, Labels]], phase: Phase) -> Iterator[Portion]:
     """Each batch in portions of at most `phase.windows`.
 
-    The weight is the portion's in the mean over windows, then over batches, or 1 where the phase adds them.
+    The weight is the portion's share in the mean over windows, then over batches, or 1 if the phase sums them.
     """
     for views, labels in batches:
         count = len(views.place)

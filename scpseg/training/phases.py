@@ -1,4 +1,4 @@
-"""Which parameters move in a phase, how long, and how fast."""
+"""Phases of training: trained parameters, lengths, optimisers and learning rates."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from scpseg.params import TrainParams
 
 
 def lengths(phases: tuple[Phase, ...], iterations: int, batch: int, images: int, windows: int) -> list[int]:
-    """Iterations of each phase.
+    """Number of iterations of each phase.
 
     Args:
-        phases: of a method.
-        iterations: `train.iterations`, of every phase whose cap is not lower and whose recipe has no length of its own.
-        batch: of the benchmark.
-        images: for training.
-        windows: that cover them.
+        phases: phases of a method.
+        iterations: `train.iterations`, for every phase without a lower limit and without its own length.
+        batch: batch size of the benchmark.
+        images: number of training images.
+        windows: number of windows that cover them.
 
     Raises:
-        ValueError: every phase is capped, so that nothing is trained in full.
+        ValueError: every phase has a limit, so none is trained for all iterations.
     """
     if all(phase.epochs for phase in phases):
-        raise ValueError("every phase is capped; at least one must train for all iterations")
+        raise ValueError("every phase has a limit; at least one must train for all iterations")
     return [_length(phase, iterations, batch, images, windows) for phase in phases]
 
 
@@ -43,19 +43,19 @@ def _length(phase: Phase, iterations: int, batch: int, images: int, windows: int
 
 
 def checked(length: int, checks: int) -> set[int]:
-    """After which steps of a phase of `length` the validation split is scored: `checks` times, at its end at last."""
+    """Steps of a phase of `length` after which the validation split is scored: `checks` of them, including the last."""
     return {math.ceil(length * number / checks) for number in range(1, checks + 1)}
 
 
 def learns(phase: Phase, name: str) -> bool:
-    """Whether the parameter or module `name` moves in the phase."""
+    """Whether the parameter or module `name` is trained in the phase."""
     return phase.learns is None or any(name == part or name.startswith(part + ".") for part in phase.learns)
 
 
 def enter(method: Method, phase: Phase, fresh: bool = True) -> list[nn.Parameter]:
-    """Tell the method, freeze what does not learn (batch-norm statistics and dropout included), return what does.
+    """Enter a phase: notify the method, freeze what is not trained (also batch norm and dropout), return the rest.
 
-    `fresh` is False when a run resumes within the phase.
+    `fresh` is False if a run resumes within the phase.
     """
     method.begin_phase(phase.name, fresh)
     for name, module in method.named_modules():
@@ -67,17 +67,17 @@ def enter(method: Method, phase: Phase, fresh: bool = True) -> list[nn.Parameter
         if parameter.requires_grad:
             moving.append(parameter)
         else:
-            parameter.grad = None  # of an earlier phase: nothing reads it again
+            parameter.grad = None  # from an earlier phase, and no longer used
     return moving
 
 
 def shared(params: TrainParams, batch: int) -> Recipe:
-    """The recipe of a method: what all share, with the optimiser and the rate that were tuned for it."""
+    """The recipe of a method: the shared settings, with its tuned optimiser and learning rate."""
     return Recipe(params.optimizer, params.learning_rate, params.weight_decay, batch, momentum=params.momentum)
 
 
-def told(recipes: list[Recipe]) -> dict[str, Any]:
-    """What optimised, for the result row; where phases differ, their values joined by colons."""
+def described(recipes: list[Recipe]) -> dict[str, Any]:
+    """The optimisation, for the result row; values that differ between phases are joined by colons."""
     rows = [asdict(recipe) | ({} if recipe.optimizer == "sgd" else {"momentum": None}) for recipe in recipes]
     names = ("optimizer", "learning_rate", "momentum", "weight_decay", "power", "batch")
     found = {name: list(dict.fromkeys(row[name] for row in rows)) for name in names}
@@ -88,7 +88,7 @@ def told(recipes: list[Recipe]) -> dict[str, Any]:
 
 
 def optimizer(recipe: Recipe, moving: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimiser of a recipe."""
+    """Build the optimiser of a recipe."""
     rate, decay = recipe.learning_rate, recipe.weight_decay
     if recipe.optimizer == "adam":
         return torch.optim.Adam(moving, lr=rate, weight_decay=decay)
@@ -96,9 +96,9 @@ def optimizer(recipe: Recipe, moving: list[nn.Parameter]) -> torch.optim.Optimiz
 
 
 def factor(recipe: Recipe, step: int, steps: int) -> float:
-    """Factor of the learning rate at `step` of `steps`: from 1 at the start to `recipe.end` or 0 after the end."""
+    """Factor of the learning rate at `step` of `steps`: 1 at the start, `recipe.end` or 0 at the end."""
     if recipe.drops:
-        # In whole steps, so that a drop at 10 of 50 epochs does not depend on how a fraction is rounded.
+        # Computed in whole steps, so that a drop at 10 of 50 epochs does not depend on rounding.
         return float(0.1 ** sum(step >= round(drop * steps) for drop in recipe.drops))
     if recipe.power is None:
         return cosine(step, steps)
@@ -107,5 +107,5 @@ def factor(recipe: Recipe, step: int, steps: int) -> float:
 
 
 def cosine(step: int, steps: int) -> float:
-    """Factor of the learning rate at `step` of `steps`: 1 at the start, 0 after the end (paper: cosine decay)."""
+    """Factor of the learning rate at `step` of `steps`: 1 at the start, 0 at the end (paper: cosine decay)."""
     return 0.5 * (1 + math.cos(math.pi * step / steps))

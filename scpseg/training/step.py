@@ -1,4 +1,4 @@
-"""One optimiser step: forward, losses, backward and update, the same for training and for measuring it."""
+"""One optimiser step: forward pass, losses, backward pass and update, for training and for memory measurement."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from scpseg.params import TrainParams
 from scpseg.training.phases import enter, optimizer
 
 Portion = tuple[Views, Labels, float]
-"""What reaches the losses at once, in host memory, and its weight in the mean."""
+"""The input of one call of `losses`, in host memory, and its weight in the mean."""
 
 
 class Stepper:
-    """Takes the steps of one phase after another.
+    """Runs the steps of one phase after another.
 
     Attributes:
-        scaler: of gradients in half precision; lives through all phases.
-        optimizer: of the phase entered last.
-        moving: the parameters that learn in it.
+        scaler: gradient scaler for half precision; used in all phases.
+        optimizer: of the current phase.
+        moving: the parameters that are trained in it.
     """
 
     optimizer: torch.optim.Optimizer | None = None
 
     def __init__(self, method: Method, params: TrainParams, device: torch.device) -> None:
-        """Prepare steps of `method`, which lies on `device`."""
+        """Prepare steps of `method`, which is on `device`."""
         self.method, self.device = method, device
         self.kind = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(params.precision)
         self.scaler = torch.amp.GradScaler(device.type, enabled=params.precision == "fp16")
         self.moving: list[torch.nn.Parameter] = []
 
     def begin(self, phase: Phase, recipe: Recipe, fresh: bool = True) -> None:
-        """Enter a phase with a new optimiser; `fresh` is False when a run resumes within it."""
+        """Enter a phase with a new optimiser; `fresh` is False if a run resumes within it."""
         self.phase = phase
         self.moving = enter(self.method, phase, fresh)
         self.optimizer = optimizer(recipe, self.moving)
 
     def __call__(self, portions: Iterable[Portion], progress: float) -> dict[str, Tensor]:
-        """One step at `progress` 0..1 of the phase; weighted means of its losses and of their 'total', scalars."""
+        """Run one step at `progress` 0..1 of the phase; return weighted means of the losses and their 'total'."""
         assert self.optimizer is not None
         self.optimizer.zero_grad(set_to_none=True)
         means: dict[str, Tensor] = {}

@@ -31,7 +31,7 @@ def test_the_benchmarks_of_the_suite_have_no_mistake(name: str) -> None:
         (BLU, "classes", (SEA, Class("sand", (0, 0, 256))), ["'sand' is (0, 0, 256)", "0 to 255"]),
         (BLU, "classes", (SEA, Class("sand", (0, 0, 0))), ["class 'sand' and ignored"]),
         (BLU, "classes", (dataclasses.replace(SEA, scored=False),), ["no class is scored"]),
-        (POTSDAM, "classes", (SEA, Class("sky", (90, 90, 255))), ["'sea' and class 'sky'", "cut at 128"]),
+        (POTSDAM, "classes", (SEA, Class("sky", (90, 90, 255))), ["'sea' and class 'sky'", "thresholded at 128"]),
         (BLU, "layout", Layout(IMAGE, {"label": LABEL.replace("?P<id>", "")}), ["layout.labels['label']", "?P<id>"]),
         (BLU, "layout", Layout(IMAGE.replace("?P<id>", ""), {"label": LABEL}), ["layout.image", "?P<id>"]),
         (BLU, "layout", Layout(IMAGE.replace("?P<split>", ""), {"label": LABEL}), ["layout.image", "?P<split>"]),

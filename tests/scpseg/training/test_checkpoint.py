@@ -44,7 +44,7 @@ def test_a_damaged_one_is_told_and_training_starts_anew(
     )
     assert checkpoint.load(path.parent) is None
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith(f"{path} is damaged (") and line.endswith("training starts anew from iteration 0")
+    assert line.startswith(f"{path} is damaged (") and line.endswith("training restarts from iteration 0")
     checkpoint.save(path.parent, STATE)
     assert checkpoint.load(path.parent) is not None
 

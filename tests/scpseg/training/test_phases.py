@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from scpseg.contract import Labels, Method, Needs, Phase, Recipe, Views
-from scpseg.training.phases import checked, enter, factor, lengths, optimizer, told
+from scpseg.training.phases import checked, described, enter, factor, lengths, optimizer
 
 
 class Two(Method):
@@ -37,7 +37,7 @@ def test_gradients_of_what_stops_learning_are_given_back() -> None:
 
 def test_what_optimised_is_told_as_it_ran() -> None:
     sgd = Recipe("sgd", 0.05, 5e-4, 16, momentum=0.9)
-    assert told([sgd]) == {
+    assert described([sgd]) == {
         "optimizer": "sgd",
         "learning_rate": 0.05,
         "momentum": 0.9,
@@ -46,9 +46,9 @@ def test_what_optimised_is_told_as_it_ran() -> None:
         "batch": 16,
     }
     one = Recipe("sgd", 0.05, 5e-4, 1, momentum=0.9)
-    assert told([sgd, sgd, one])["batch"] == "16:16:1" and told([sgd, sgd, one])["learning_rate"] == 0.05
+    assert described([sgd, sgd, one])["batch"] == "16:16:1" and described([sgd, sgd, one])["learning_rate"] == 0.05
     adam = [Recipe("adam", rate, 5e-4, 6, power=0.9) for rate in (5e-5, 2e-5)]
-    assert told(adam) == {
+    assert described(adam) == {
         "optimizer": "adam",
         "learning_rate": "5e-05:2e-05",
         "momentum": None,
