@@ -99,7 +99,7 @@ def test_the_style_the_types_and_the_tests_pass_with_it(project: Path) -> None:
     [
         ("(0, 255, 0)", "(255, 255, 0)", ["islands.py", "class 'sand' and class 'wood'", "(255, 255, 0)"]),
         ('    terms="None: an example.",\n', "", ["islands.py", "'terms'", "base.py"]),
-        ("BENCHMARK = ", "ISLANDS = ", ["islands.py has no BENCHMARK"]),
+        ("BENCHMARK = ", "ISLANDS = ", ["islands.py does not define BENCHMARK"]),
     ],
 )
 def test_a_mistake_in_its_file_is_one_sentence(project: Path, old: str, new: str, parts: list[str]) -> None:

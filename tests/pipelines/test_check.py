@@ -56,7 +56,7 @@ def test_every_profile_is_valid_and_has_the_same_keys(
     ("key", "value", "parts"),
     [
         ("csm.ratoi", 0.5, ["csm.ratoi", "did you mean 'ratio'"]),
-        ("cms", {}, ["cms is no section", "did you mean 'csm'"]),
+        ("cms", {}, ["cms is not a section", "did you mean 'csm'"]),
         ("csm.ratio", 1.7, ["csm.ratio is 1.7", "nearest valid value is 1"]),
         ("csm.ratio", 0, ["csm.ratio is 0", "above 0"]),
         ("csm.ratio", "half", ["csm.ratio is 'half'", "a number"]),
@@ -108,7 +108,9 @@ def test_the_probe_comes_from_the_mirror_alone() -> None:
     params = changed("suite.benchmarks", ["inria", "probe"])
     check(params)
     params.values["data"]["source"] = "datasets"
-    with pytest.raises(UserError, match=r"data\.source is 'datasets'.* probe come from the mirror alone") as caught:
+    with pytest.raises(
+        UserError, match=r"data\.source is 'datasets'.* probe exists only as synthetic scenes"
+    ) as caught:
         check(params)
     assert "\n" not in str(caught.value) and "suite.benchmarks" in str(caught.value)
 

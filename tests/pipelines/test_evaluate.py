@@ -111,7 +111,7 @@ def test_weights_of_other_shapes_are_rejected(params: Params) -> None:
     """As a run of other code with the same settings would leave them."""
     folder = prepared("blu", params)
     save_file({"a": torch.zeros(2)}, folder / "weights.safetensors")
-    assert "weights.safetensors holds another network than params.yaml describes" in error_of()
+    assert "weights.safetensors belongs to another network than params.yaml describes" in error_of()
 
 
 def test_weights_that_changed_since_the_training_are_rejected(params: Params) -> None:
@@ -136,4 +136,4 @@ def test_a_set_without_a_scored_class_has_no_mean(params: Params, capsys: pytest
     assert (found["metrics"]["mean_iou"], found["metrics"]["accuracy"]) == (None, None)
     assert found["metrics"]["iou"]["road"] is None and len(found["metrics"]["absent"]) == 6
     assert found["image_sizes"] == "64 x 64"
-    assert "mIoU none, no scored class" in capsys.readouterr().out
+    assert "mIoU none (no scored class" in capsys.readouterr().out

@@ -131,7 +131,7 @@ def test_retrained_but_not_evaluated(project: Path) -> None:
     run("dvc", "repro", "-q", "train-blu-patch-0")
     assert states(SUITE)["blu", "patch", 0] == (
         "stale",
-        "results/runs/blu/patch/0 is not the one that it was made from",
+        "results/runs/blu/patch/0 has changed since it was made",
     )
     assert states(SUITE)["blu", "patch", 1] == ("stale", "train.rate was 0.1, is 0.2")
 
@@ -141,7 +141,7 @@ def test_missing(project: Path) -> None:
     assert found["blu", "glnet", 0] == ("missing", "no stage of dvc.yaml writes results/metrics/blu/glnet/0")
     (project / "results/profile/blu/patch.json").unlink()
     assert states(SUITE) == {
-        ("blu", "patch", None): ("missing", "results/profile/blu/patch.json was removed"),
+        ("blu", "patch", None): ("missing", "results/profile/blu/patch.json was deleted"),
     }
 
 

@@ -67,4 +67,4 @@ def test_report_reads_where_the_stages_write(empty: Path) -> None:
     path = empty / paths.scores("deepglobe", "scpseg", 0) / "metrics.json"
     path.parent.mkdir(parents=True)
     path.write_text("{")
-    assert f"{paths.scores('deepglobe', 'scpseg', 0)}/metrics.json is no valid" in report(empty, "--available").stderr
+    assert f"{paths.scores('deepglobe', 'scpseg', 0)}/metrics.json is not valid" in report(empty, "--available").stderr

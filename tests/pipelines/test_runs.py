@@ -25,8 +25,8 @@ def test_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (("deepglob", "scpseg", "0"), "invalid choice: 'deepglob'"),
         (("deepglobe", "scpsg", "0"), "invalid choice: 'scpsg'"),
-        (("deepglobe", "patch", "x"), "'x' is no whole number from 0 to 4294967295"),
-        (("deepglobe", "patch", "4294967296"), "'4294967296' is no whole number from 0 to"),
+        (("deepglobe", "patch", "x"), "'x' is not a whole number from 0 to 4294967295"),
+        (("deepglobe", "patch", "4294967296"), "'4294967296' is not a whole number from 0 to"),
     ],
 )
 def test_mistaken_arguments(
@@ -42,7 +42,7 @@ def test_a_negative_seed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     with pytest.raises(SystemExit) as ended:
         given(monkeypatch, "deepglobe", "patch", "-1")
     assert ended.value.code == 2
-    assert "'-1' is no whole number from 0 to 4294967295" in capsys.readouterr().err
+    assert "'-1' is not a whole number from 0 to 4294967295" in capsys.readouterr().err
 
 
 def test_help_is_of_the_stage_that_was_asked() -> None:

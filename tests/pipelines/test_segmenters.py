@@ -49,5 +49,5 @@ def test_only_what_is_between_the_markers_changes() -> None:
 
 @pytest.mark.parametrize("text", ["a\n", f"{BEGIN}a\n", f"{END}a\n{BEGIN}", f"{BEGIN}{END}{BEGIN}{END}"])
 def test_a_text_without_a_place_for_it_is_rejected(text: str) -> None:
-    with pytest.raises(UserError, match="put the lines <!-- segmenters --> and <!-- /segmenters --> around it"):
+    with pytest.raises(UserError, match="add the lines <!-- segmenters --> and <!-- /segmenters -->"):
         with_table(text, "new\n")

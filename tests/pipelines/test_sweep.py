@@ -215,7 +215,7 @@ def test_every_point_of_a_named_sweep_is_valid_at_sample_scale(
         (("sizes", "--seeds=-1"), "^--seeds -1: "),
         (("sizes", "--seeds", "4294967296"), "^--seeds 4294967296: "),
         (("sizes", "--seeds", ""), "^--seeds : give whole numbers"),
-        (("sizes", "--benchmark", "postdam"), "^--benchmark postdam: there is none; did you mean 'potsdam'"),
+        (("sizes", "--benchmark", "postdam"), "^--benchmark postdam: unknown benchmark; did you mean 'potsdam'"),
     ],
 )
 def test_mistakes_on_the_command_line_are_sentences(

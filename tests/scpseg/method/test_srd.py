@@ -47,5 +47,5 @@ def test_the_frame_far_from_the_patch_does_not_reach_the_picture() -> None:
 
 @pytest.mark.parametrize(("deep", "low"), [(8, 2), (4, 8), (12, 4)])
 def test_strides_that_cannot_work_are_rejected(deep: int, low: int) -> None:
-    with pytest.raises(ValueError, match="powers of two"):
+    with pytest.raises(ValueError, match="powers of 2"):
         decoder(deep, low)
