@@ -57,7 +57,8 @@ def read_peaks(results: Path) -> tuple[dict[Cell, Peak], dict[Cell, str]]:
         if record["workload"] == TRAINING and total:
             steps[cell] = max(steps.get(cell, 0.0), total / MIB)
         elif record["workload"] == INFERENCE and record["status"] == "ok" and total:
-            parts = tuple((name, size / MIB) for name, size in (record.get("parts") or {}).items())
+            found = record.get("parts") or {}
+            parts = tuple((name, found[name] / MIB) for name in sorted(found, reverse=True))  # weights first
             peaks[cell] = Peak(total / MIB, "computed", parts)
         elif record["workload"] == INFERENCE:
             reasons[cell] = f"memory not computed: {record.get('reason') or record['status']}"

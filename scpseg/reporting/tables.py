@@ -66,7 +66,7 @@ class Table:
 
     def marks(self, cell: Cell) -> list[str]:
         """Letters of the cell's flags: a, b, ..., z, aa, ab, ..."""
-        return [letter(self.notes.index(flag)) for flag in cell.flags]
+        return [letter(place) for place in sorted(map(self.notes.index, cell.flags))]
 
     @property
     def visible(self) -> Table:
