@@ -24,7 +24,7 @@ from typing import Any
 
 from scpseg.benchmarks.base import Benchmark
 from scpseg.data.acquire.archives import group_archives, list_members, read_members, total_size
-from scpseg.data.acquire.layout import EXTRACT, KINDS, Pairing, Slot, pair_files, role_of, slots_of
+from scpseg.data.acquire.layout import EXTRACT, KINDS, Pairing, Slot, pair_files, role_of, same, slots_of
 from scpseg.data.acquire.manifest import Manifest
 from scpseg.data.acquire.space import check_space, full_disk_named
 from scpseg.data.prepare.decode import read_size
@@ -177,7 +177,7 @@ class Plan:
             for path in sorted({*self._declared, *self._loose}, key=lambda path: (EXTRACT in path, path)):
                 self.take(path)
         else:
-            self.paths = self.pairing().paths()
+            self.paths = dict(self.pairing().paths)
         for leftover in job.folder.rglob(".*"):
             leftover.unlink()
         shutil.rmtree(job.spool, ignore_errors=True)
@@ -207,9 +207,7 @@ class Plan:
             return None
         first = self.paths.setdefault(slot, path)
         if first != path and EXTRACT not in path:
-            raise UserError(
-                f"{self.job.spec.name}: {first} and {path} are both the {slot.kind} of {slot.id}; remove one of them"
-            )
+            raise UserError(f"{self.job.spec.name}: {same(first, path, slot)}")
         return slot if first == path and slot not in self.done else None
 
     def missing(self) -> set[Slot] | None:

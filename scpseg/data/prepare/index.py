@@ -26,10 +26,10 @@ def build_index(job: Job, manifest: Manifest, pairing: Pairing, records: Mapping
     """
     spec, choice = job.spec, job.choice
     images = {}
-    for split, pairs in pairing.pairs.items():
-        for pair in pairs:
-            image, label = records[Slot(split, pair.id, "image")], records[Slot(split, pair.id, "label")]
-            images[f"{split}/{pair.id}"] = {
+    for split, ids in pairing.ids.items():
+        for id in ids:
+            image, label = records[Slot(split, id, "image")], records[Slot(split, id, "label")]
+            images[f"{split}/{id}"] = {
                 "height": image["height"],
                 "width": image["width"],
                 "image_sha256": image["array_sha256"],
@@ -52,7 +52,7 @@ def build_index(job: Job, manifest: Manifest, pairing: Pairing, records: Mapping
         "split": choice.split,
         "labels": manifest.labels,
         "expected": dict(pairing.expected),
-        "ids": {split: [pair.id for pair in pairs] for split, pairs in pairing.pairs.items()},
+        "ids": {split: list(ids) for split, ids in pairing.ids.items()},
         "images": images,
         "warnings": [*pairing.warnings, *_warnings(spec, images, job.sides == "most")],
     }

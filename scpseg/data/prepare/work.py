@@ -179,20 +179,20 @@ def join_parts(job: Job, pairing: Pairing, records: Mapping[Slot, Record]) -> di
     Raises:
         UserError: parts of different sizes, or an id whose files differ in upper and lower case.
     """
-    whole = {}
-    for split, pairs in pairing.pairs.items():
-        for pair in pairs:
-            for kind, paths in zip(KINDS, (pair.images, pair.labels), strict=True):
-                slots = [Slot(split, pair.id, kind, number) for number in range(len(paths))]
-                if any(slot not in records for slot in slots):  # only where folders give split and id
-                    raise UserError(
-                        f"{pair.images[0]} and {pair.labels[0]} differ in upper and lower case; "
-                        "unpack them, give both the same name and name the folder in data.source"
-                    )
-                found = [records[slot] for slot in slots]
-                whole[slots[0]] = _joined(job, slots, found) | {
-                    "files": [{key: record[key] for key in ("path", "bytes", "sha256")} for record in found]
-                }
+    whole: dict[Slot, Record] = {}
+    parts: dict[Slot, list[Slot]] = {}
+    for slot in pairing.paths:
+        if slot not in records:  # only where folders give split and id
+            image, label = (pairing.paths[slot._replace(kind=kind)] for kind in KINDS)
+            raise UserError(
+                f"{image} and {label} differ in upper and lower case; "
+                "unpack them, give both the same name and name the folder in data.source"
+            )
+        parts.setdefault(slot._replace(number=0), []).append(slot)
+    for first, slots in parts.items():
+        found = [records[slot] for slot in slots]
+        files = [{key: record[key] for key in ("path", "bytes", "sha256")} for record in found]
+        whole[first] = _joined(job, slots, found) | {"files": files}
     return whole
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from scpseg.benchmarks import BENCHMARKS
-from scpseg.data.acquire.layout import Pair, pair_files, role_of, slots_of
+from scpseg.data.acquire.layout import Slot, pair_files, role_of, slots_of
 from scpseg.errors import UserError
 
 INRIA, BLU = BENCHMARKS["inria"], BENCHMARKS["blu"]
@@ -37,11 +37,12 @@ def test_role(benchmark: str, variant: str, path: str, expected: tuple[str, str,
 
 def test_lists_give_split_and_order() -> None:
     result = pair_files(INRIA, "gt", "fctl", LISTS, inria("vienna3", "austin1", "Austin2", "kitsap1"), False)
-    pair = Pair("austin2", ("a.zip/train/images/Austin2.tif",), ("a.zip/train/gt/Austin2.tif",))
-    assert result.pairs["train"][0] == pair
-    assert {part: [p.id for p in pairs] for part, pairs in result.pairs.items()} == {
-        "train": ["austin2", "austin1"], "val": ["vienna3"], "test": [],
-    }  # fmt: skip
+    assert list(result.paths.items())[:2] == [
+        (Slot("train", "austin2", "image"), "a.zip/train/images/Austin2.tif"),
+        (Slot("train", "austin2", "label"), "a.zip/train/gt/Austin2.tif"),
+    ]
+    assert result.ids == {"train": ("austin2", "austin1"), "val": ("vienna3",), "test": ()}
+    assert len(result.paths) == 6
     assert result.expected == {"train": 2, "val": 1, "test": 0}
     assert len(result.warnings) == 1
     assert "1 labelled images are in no list" in result.warnings[0]
@@ -59,7 +60,7 @@ def test_part_needs_leave() -> None:
     assert "set data.partial: true" in message
     assert "\n" not in message
     result = pair_files(INRIA, "gt", "fctl", LISTS, paths, partial=True)
-    assert [pair.id for pair in result.pairs["train"]] == ["austin1"]
+    assert result.ids["train"] == ("austin1",)
     assert result.expected["train"] == 2
     with pytest.raises(UserError, match="0 of 3 images of split 'fctl' found"):
         pair_files(INRIA, "gt", "fctl", LISTS, inria("kitsap1"), partial=True)
@@ -88,10 +89,9 @@ def blu(**ids: list[str]) -> list[str]:
 def test_folders_give_the_split() -> None:
     paths = blu(train=["b", "A"], val=["A"], test=["c"])
     result = pair_files(BLU, "label", "folders", {}, paths, partial=False)
-    assert {part: [p.id for p in pairs] for part, pairs in result.pairs.items()} == {
-        "train": ["A", "b"], "val": ["A"], "test": ["c"],
-    }  # fmt: skip
-    assert result.pairs["val"][0] == Pair("A", ("BLU/Val/image/A.png",), ("BLU/Val/label/A.png",))
+    assert result.ids == {"train": ("A", "b"), "val": ("A",), "test": ("c",)}
+    assert result.paths[Slot("val", "A", "image")] == "BLU/Val/image/A.png"
+    assert result.paths[Slot("val", "A", "label")] == "BLU/Val/label/A.png"
     assert result.expected == {"train": 196, "val": 28, "test": 32}
     assert result.warnings == ("blu: 2/1/1 images in train/val/test, where 196/28/32 are reported",)
 
@@ -102,10 +102,10 @@ def test_folders_without_test_images_are_a_part() -> None:
 
 
 def test_own_lists_cannot_tell_equal_names_apart() -> None:
-    with pytest.raises(UserError, match="same id a"):
+    with pytest.raises(UserError, match=r"Train/image/a.png and .*Val/image/a.png are both the image of a; .*rename"):
         pair_files(BLU, "label", "mine", {"train": ("a",)}, blu(train=["a"], val=["a"]), partial=True)
     result = pair_files(BLU, "label", "mine", {"train": ("c",), "val": ("a",), "test": ()}, blu(test=["a", "c"]), False)
-    assert result.pairs["val"][0].images[0] == "BLU/Test/image/a.png"
+    assert result.paths[Slot("val", "a", "image")] == "BLU/Test/image/a.png"
 
 
 def test_places_in_the_store() -> None:
@@ -123,4 +123,4 @@ def test_potsdams_labels_for_participants_are_the_same_twice() -> None:
     image = f"{inside}/2_Ortho_RGB.zip/2_Ortho_RGB/top_potsdam_2_10_RGB.tif"
     for found in (labels, labels[:1]):
         result = pair_files(potsdam, "bordered", "mine", {"train": ("2_10",)}, [image, *found], False)
-        assert result.pairs["train"] == (Pair("2_10", (image,), (found[-1],)),)
+        assert list(result.paths.values()) == [image, found[-1]] and result.ids["train"] == ("2_10",)
