@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 
 class Oracle(Method):
-    """Labels every pixel by the colour of the cue that it sees, a guess (the first kind) where it sees none."""
+    """Labels every pixel by the kind of the cue of which it sees a part, by the first kind where it sees none."""
 
     def __init__(self, needs: Needs, says: tuple[int, ...] = DISCS) -> None:
         super().__init__()
@@ -28,14 +28,29 @@ class Oracle(Method):
 
     def forward(self, views: Views, state: Any = None) -> Tensor:
         seen = views.context if state is None else state.expand(len(views.context), -1, -1, -1)
-        blue = ((seen[:, 2].int() - seen[:, 0].int()) > 90).flatten(1).any(1)
-        logits = torch.zeros(len(blue), 5, self.needs.patch, self.needs.patch)
-        for logit, is_blue in zip(logits, blue.tolist(), strict=True):
-            logit[self.says[int(is_blue)]] = 1
+        logits = torch.zeros(len(seen), 5, self.needs.patch, self.needs.patch)
+        for logit, window in zip(logits, seen, strict=True):
+            logit[self.says[kind_of(window, whole=state is not None)]] = 1
         return logits
 
     def losses(self, views: Views, labels: Labels, progress: float) -> dict[str, Tensor]:
         return {}
+
+
+def kind_of(window: Tensor, whole: bool) -> int:
+    """Of the cue in (3, H, W): by its centre where all of it is there, else by its outer ring, of the same colour.
+
+    The noise is grey, so that red minus blue is free of it.
+    """
+    redder = window[0].int() - window[2].int()
+    rows, columns = torch.nonzero(redder.abs() > 60, as_tuple=True)
+    if not len(rows):
+        return 0
+    (top, bottom), (left, right) = ((int(at.min()), int(at.max())) for at in (rows, columns))
+    if whole:
+        return int(redder[(top + bottom) // 2, (left + right) // 2] < 0)
+    corners = [redder[row, column] for row in (top, bottom) for column in (left, right)]
+    return int(sum(int(torch.sign(corner)) for corner in corners) < 0)
 
 
 def asked(method: Method, number: int, overlap: float = 0.0, side: int = 192) -> list[Answer]:
