@@ -34,7 +34,8 @@ KERNEL = 7
 VGG_HEAD = 4096
 """Width of the head that is initialised from VGG-16's classifier."""
 SKIP_SCALES = (1e-4, 1e-2)
-"""Factors of the maps at strides 8 and 16 before their 1x1 convolutions."""
+"""Factors of VGG's maps at strides 8 and 16 before their 1x1 convolutions. [ours] 1 for encoders with normalisation:
+their maps have unit scale, and these factors would disable the skips."""
 CLIP = 5.0
 """[ours] Maximum gradient norm with recipe 'suite': VGG has no normalisation."""
 EPOCHS, IMAGES = 50, 6
@@ -83,7 +84,8 @@ class FCtL(Method):
         self.weights = self.trunk.weights
         channels = self.trunk.channels
         self.correlation = Correlation(channels[-1])
-        self.head, self.wide_head = (Head(channels, params.head, classes) for _ in range(2))
+        scales = SKIP_SCALES if self.trunk.pooled else (1.0, 1.0)
+        self.head, self.wide_head = (Head(channels, params.head, classes, scales) for _ in range(2))
         self.wide_attention = Attention(channels[-1])
         if segmenter.weights == "imagenet" and params.encoder == "vgg16" and params.head == VGG_HEAD:
             self.head.load_classifier(vgg_classifier())
@@ -198,9 +200,10 @@ class Trunk(nn.Module):
 class Head(nn.Module):
     """Head of FCN-8s (Long et al., CVPR 2015): a 7x7 and two 1x1 convolutions, with skips from strides 16 and 8."""
 
-    def __init__(self, channels: list[int], width: int, classes: int) -> None:
-        """Build for maps with `channels` channels at strides 8, 16 and 32."""
+    def __init__(self, channels: list[int], width: int, classes: int, scales: tuple[float, float]) -> None:
+        """Build for maps with `channels` channels at strides 8, 16 and 32; `scales` are factors of the first two."""
         super().__init__()
+        self.scales = scales
         self.wide = nn.Conv2d(channels[2], width, KERNEL, padding=KERNEL // 2)
         self.deep, self.score = nn.Conv2d(width, width, 1), nn.Conv2d(width, classes, 1)
         self.skips = nn.ModuleList(nn.Conv2d(count, classes, 1) for count in channels[:2])
@@ -219,7 +222,7 @@ class Head(nn.Module):
         hidden = self.dropout(F.relu(self.wide(maps[2])))
         scores = self.score(self.dropout(F.relu(self.deep(hidden))))
         for level in (1, 0):
-            skip = self.skips[level](SKIP_SCALES[level] * maps[level])
+            skip = self.skips[level](self.scales[level] * maps[level])
             scores = resize(scores, (skip.shape[-2], skip.shape[-1])) + skip
         return resize(scores, (side, side))
 

@@ -121,13 +121,16 @@ def test_vgg_maps_are_those_after_pooling() -> None:
     with torch.device("meta"):
         trunk = Trunk(settings(), "vgg16")
         maps = trunk(torch.empty(1, 3, 512, 512))
+        method = FCtL(FCtLParams("vgg16", 8, 1, "suite"), settings(), CLASSES, PATCH)
     assert [tuple(map_.shape[1:]) for map_ in maps] == [(256, 64, 64), (512, 32, 32), (512, 16, 16)]
-    assert trunk.channels == [256, 512, 512]
+    assert trunk.channels == [256, 512, 512] and method.head.scales == (1e-4, 1e-2)
+    # Maps that a norm brought to unit scale need no factor.
+    assert make().head.scales == make().wide_head.scales == (1.0, 1.0)
 
 
 def test_the_head_adds_scaled_skips() -> None:
     torch.manual_seed(0)
-    head = Head([4, 5, 6], 8, 3).double().eval()
+    head = Head([4, 5, 6], 8, 3, (1e-4, 1e-2)).double().eval()
     maps = [torch.randn(1, count, side, side, dtype=torch.float64) for count, side in ((4, 8), (5, 4), (6, 2))]
     hidden = F.relu(F.conv2d(maps[2], head.wide.weight, head.wide.bias, padding=3))
     hidden = F.relu(F.conv2d(hidden, head.deep.weight, head.deep.bias))
@@ -148,7 +151,7 @@ def test_bilinear_enlargement_is_the_authors_transposed_convolution_inside() -> 
 
 def test_weights_of_the_classifier_become_those_of_the_head() -> None:
     torch.manual_seed(0)
-    head = Head([2, 2, 3], 5, 2)
+    head = Head([2, 2, 3], 5, 2, (1.0, 1.0))
     first, second = nn.Linear(3 * 7 * 7, 5), nn.Linear(5, 5)
     state = {f"{name}.{key}": value for name, layer in (("0", first), ("3", second)) for key, value in
              layer.state_dict().items()}  # fmt: skip
