@@ -5,8 +5,8 @@ loses detail. Both measures rank the patches of a grid; the first `rue.share` of
 stem one by one, and are blended into the coarse features by the same measures. The parts shared with ISDNet are in
 `scpseg.segmenters.stdc`. Training uses crops, inference whole images. [ours]: grids whose patches are multiples of 16
 pixels, so that every pixel is in a patch; the suite's augmentation and ImageNet statistics; the shortcuts of variant
-D in the encoder; gradients clipped with recipe 'suite', because the loss weights uncertain pixels by up to several
-hundred.
+D in the encoder; with recipe 'suite' the weights of the loss are divided by their mean, so that its scale, and with it
+the best learning rate, is that of the other methods.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ DEEP, DETAIL = 128, 64
 DROPOUT, AUXILIARY = 0.1, 0.4
 TEMPERATURE, POWER = 0.7, 6
 """The entropy is divided by the first; the second is the exponent of the loss weight (1 + w) of a pixel."""
-CLIP = 5.0
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,11 @@ class RUE(Method):
         return resize(found.logits, (views.context.shape[-2], views.context.shape[-1]))
 
     def losses(self, views: Views, labels: Labels, progress: float) -> dict[str, Tensor]:
-        """Cross-entropy weighted by (1 + w)^6, and cross-entropy of the coarse logits and of encoder stage 3."""
+        """Cross-entropy weighted by (1 + w)^6, and cross-entropy of the coarse logits and of encoder stage 3.
+
+        The authors do not divide by the weights, which reach several hundred; Adam, their optimiser, is invariant to
+        the scale of a loss.
+        """
         found = self._run(normalise(views.context, self.weights), self.params.train_grid)
         size = (views.context.shape[-2], views.context.shape[-1])
         truth = labels.context
@@ -118,9 +121,10 @@ class RUE(Method):
         target = torch.where(valid, truth, 0).long().unsqueeze(1)
         logits = resize(found.logits, size).float()
         pixel = torch.logsumexp(logits, dim=1) - logits.gather(1, target).squeeze(1)
-        heavy = (1 + resize(found.weight.detach(), size).squeeze(1).float()) ** POWER
+        heavy = torch.where(valid, (1 + resize(found.weight.detach(), size).squeeze(1).float()) ** POWER, 0.0)
+        pixels = valid.sum() if self.params.recipe == "author" else heavy.sum()
         return {
-            "ce": torch.where(valid, heavy * pixel, 0.0).sum() / valid.sum().clamp(min=1),
+            "ce": (heavy * pixel).sum() / pixels.clamp(min=1),
             "ce_coarse": cross_entropy(resize(found.coarse, size), truth),
             "ce_stage": AUXILIARY * cross_entropy(resize(self.stage_head(found.stage), size), truth),
         }
@@ -173,7 +177,7 @@ class RUE(Method):
     def phases(self) -> tuple[Phase, ...]:
         """One phase, with the suite's or the authors' recipe."""
         if self.params.recipe == "suite":
-            return (Phase("all", clip=CLIP),)
+            return (Phase("all"),)
         recipe = (
             Recipe("sgd", 0.01, 5e-4, 2, steps=40_000, power=0.9, end=1e-4)
             if self.benchmark == "inria"
@@ -190,7 +194,6 @@ class RUE(Method):
             "share": self.params.share,
             "clamp": self.params.clamp,
             "recipe": self.params.recipe,
-            "clip": CLIP if self.params.recipe == "suite" else None,
             "whole_image": True,
         }
 

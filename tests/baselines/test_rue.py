@@ -14,10 +14,10 @@ from scpseg.segmenters.base import normalise
 ENCODER, CLASSES = "tu-test_resnet.r160_in1k", 5
 
 
-def make(share: float = 1.0, clamp: bool = False, grid: int = 4) -> RUE:
+def make(share: float = 1.0, clamp: bool = False, grid: int = 4, recipe: str = "suite") -> RUE:
     torch.manual_seed(0)
     segmenter = SegmenterParams("deeplabv3plus", ENCODER, 8, "random", True)
-    method = RUE(RUEParams(ENCODER, 1.0, 2, grid, share, clamp, "suite"), segmenter, CLASSES, 64, "deepglobe")
+    method = RUE(RUEParams(ENCODER, 1.0, 2, grid, share, clamp, recipe), segmenter, CLASSES, 64, "deepglobe")
     with torch.no_grad():
         for parameter in method.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -122,8 +122,10 @@ def test_unsure_pixels_weigh_more_and_their_weight_learns_nothing() -> None:
         logits = F.interpolate(found.logits, size=(64, 64), mode="bilinear", align_corners=False)
         weight = F.interpolate(found.weight, size=(64, 64), mode="bilinear", align_corners=False)[:, 0]
         pixel = F.cross_entropy(logits, labels.long(), reduction="none", ignore_index=255)
-        expected = (pixel * (1 + weight) ** 6)[labels != 255].mean()
-    torch.testing.assert_close(losses["ce"], expected, rtol=1e-4, atol=1e-5)
+        heavy, pixel = ((1 + weight) ** 6)[labels != 255], pixel[labels != 255]
+        author = make(recipe="author").losses(Views(context, torch.zeros(2, 4)), Labels(labels), 0.0)
+    torch.testing.assert_close(losses["ce"], (heavy * pixel).sum() / heavy.sum(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(author["ce"], (heavy * pixel).mean(), rtol=1e-4, atol=1e-5)
 
 
 def test_training_and_testing_have_a_grid_each() -> None:
