@@ -27,23 +27,15 @@ Pixels = NDArray[np.uint8]
 THRESHOLD, NEAR = 128, 40
 NEAR_SHARE = 0.1
 """Share of a label's pixels that may have a channel near the threshold: 0 on real masks, 0.49 to 0.99 on photos."""
-UNKNOWN = 254
-"""Marks pixels without a class's colour while a label is being decoded."""
-BLOCK_ROWS = 256
-"""Rows decoded at a time, which bounds the memory for packed colours."""
-SAMPLE = 100_000
-"""Pixels searched for unexpected colours that a message names."""
-SHOWN = 5
-"""Unexpected colours named in a message."""
+UNKNOWN = 254  # marks pixels without a class's colour while a label is being decoded
+BLOCK_ROWS = 256  # decoded at a time, which bounds the memory for packed colours
+SAMPLE, SHOWN = 100_000, 5  # pixels searched for unexpected colours, and how many of these a message names
 PNG, JPEG, NUMPY = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"\x93NUMPY"
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-PNG_DEPTH = 24
-"""Offset of the bit depth in a PNG file."""
-ORIENTATION, UPRIGHT = 274, 1
-"""Tag of EXIF and TIFF, and its value for an image stored as it is shown."""
+PNG_DEPTH = 24  # offset of the bit depth in a PNG file
+ORIENTATION, UPRIGHT = 274, 1  # tag of EXIF and TIFF, and its value for an image stored as it is shown
 OPAQUE = 255
-REDUCED, MASK = 1, 4
-"""Bits of TIFF's NewSubfileType: a thumbnail or overview, a transparency mask."""
+REDUCED, MASK = 1, 4  # bits of TIFF's NewSubfileType: a thumbnail or overview, a transparency mask
 
 
 @dataclass(frozen=True)
@@ -66,11 +58,7 @@ class Label:
 
 
 def read_size(path: Path, name: str) -> tuple[int, int]:
-    """(height, width) in pixels from the header of an image file; `name` is for the message.
-
-    Raises:
-        UserError: the file cannot be read as an image.
-    """
+    """(height, width) in pixels from the header of an image file; UserError about `name` where it is not readable."""
     with _naming_damage(name):
         signature = _signature(path, name, indices=True)
         if signature == NUMPY:
@@ -112,11 +100,7 @@ def read_pixels(path: Path, name: str, indices: bool = False) -> Pixels:
 
 
 def check_image(pixels: Pixels, name: str) -> Pixels:
-    """The pixels of an image, (H, W, 3).
-
-    Raises:
-        UserError: there are not three bands.
-    """
+    """The pixels of an image, (H, W, 3); UserError where there are not three bands."""
     if pixels.ndim != 3 or pixels.shape[2] != 3:
         raise UserError(f"{name} has {_bands(pixels)}; expected an RGB image of 3 bands")
     return pixels

@@ -35,14 +35,10 @@ from scpseg.errors import UserError
 from scpseg.files import locked, write_json
 from scpseg.progress import progress, say
 
-VERSION = 3
-"""Increased when the same files decode to another store."""
-WORKERS = 8
-"""Most processes used: each holds one file's pixels and little more, about 200 MB for 6000 x 6000."""
-AHEAD = 2
-"""Files that wait for a process, beyond one for each: bounds memory and what is unpacked at a time."""
-PIXEL_BYTES = 16
-"""More bytes than any real file takes for a pixel of its benchmark's images."""
+VERSION = 3  # increased when the same files decode to another store
+WORKERS = 8  # most processes used: each holds one file's pixels and little more, about 200 MB for 6000 x 6000
+AHEAD = 2  # files that wait for a process, beyond one for each: bounds memory and what is unpacked at a time
+PIXEL_BYTES = 16  # more than any real file takes for a pixel of its benchmark's images
 
 
 def fill(
@@ -156,12 +152,7 @@ class Plan:
     """
 
     def __init__(self, job: Job, manifest: Manifest, folder: Path) -> None:
-        """List the archives in `folder`, pair what is known, and clear what a killed run left half done.
-
-        Raises:
-            UserError: an archive is damaged, or two files are for one id; where headers tell everything, also an
-                image without label or part of the benchmark although that is not allowed.
-        """
+        """List the archives in `folder`, pair what is known, and clear what a killed run left half done."""
         self.job, self.manifest, self.folder = job, manifest, folder
         self.slot_of = slots_of(job.spec, manifest.labels, job.choice.lists)
         groups = group_archives(record.path for record in manifest.archives)
@@ -187,21 +178,13 @@ class Plan:
                 self.done[slot] = record
 
     def pairing(self) -> Pairing:
-        """What belongs together of all files known by now.
-
-        Raises:
-            UserError: see `scpseg.data.acquire.layout.pair_files`.
-        """
+        """What belongs together of all files known by now."""
         paths = {*self._declared, *self._loose, *self.paths.values()}
         choice = self.job.choice
         return pair_files(self.job.spec, self.manifest.labels, choice.split, choice.lists, paths, choice.partial)
 
     def take(self, path: str) -> Slot | None:
-        """The slot that the file at `path` is to be decoded for, None where it is not wanted or finished.
-
-        Raises:
-            UserError: another file is known for the same slot.
-        """
+        """The slot that the file at `path` is to be decoded for, None where it is not wanted or finished."""
         slot = self.slot_of(path)
         if slot is None or not (self._hidden or slot in self.paths):
             return None
@@ -245,11 +228,7 @@ class Plan:
         return total + (workers + AHEAD) * image if packed and exact else total
 
     def incoming(self) -> Generator[Task, None, None]:
-        """The files that are not finished; those in archives are written to the spool just before they are given out.
-
-        Raises:
-            UserError: an archive or member is damaged or hostile, or two members are for one slot.
-        """
+        """The files that are not finished; those in archives are put into the spool just before they are given out."""
         for slot, path in list(self.paths.items()):
             if path in self._loose and slot not in self.done:
                 yield Task(self.job, slot, path, self.folder / path, self._loose[path])
@@ -296,11 +275,7 @@ def _add(job: Job, records: dict[Slot, Record], slot: Slot, record: Record) -> N
 
 
 def _keep_only(job: Job, index: dict[str, Any]) -> None:
-    """Check that every array of the index is there, and remove others, such as labels of images that are missing.
-
-    Raises:
-        UserError: an array is missing or incomplete.
-    """
+    """Check that every array of the index is there, and remove others, such as labels of images that are missing."""
     wanted = {}
     for name, image in index["images"].items():
         split, _, id = name.partition("/")

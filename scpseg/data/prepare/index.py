@@ -12,34 +12,21 @@ from scpseg.data.acquire.manifest import Manifest
 from scpseg.data.prepare.work import Job, Record
 from scpseg.errors import UserError
 
-SHOWN = 3
-"""Sizes of images in a line."""
-NAMED = 8
-"""Images named in a warning."""
+SHOWN, NAMED = 3, 8  # sizes of images in a line, images in a warning
 
 
 def build_index(job: Job, manifest: Manifest, pairing: Pairing, records: Mapping[Slot, Record]) -> dict[str, Any]:
-    """What index.json of the store holds.
-
-    Raises:
-        UserError: a class that no label of a whole real benchmark shows.
-    """
+    """What index.json of the store holds; UserError where no label of a whole real benchmark shows some class."""
     spec, choice = job.spec, job.choice
     images = {}
     for split, ids in pairing.ids.items():
         for id in ids:
             image, label = records[Slot(split, id, "image")], records[Slot(split, id, "label")]
             images[f"{split}/{id}"] = {
-                "height": image["height"],
-                "width": image["width"],
-                "image_sha256": image["array_sha256"],
-                "label_sha256": label["array_sha256"],
-                "pixels": label["pixels"],
-                "ignored": label["ignored"],
-                "unknown": label["unknown"],
+                **{key: label[key] for key in ("height", "width", "pixels", "ignored", "unknown")},
                 "near_threshold": label["near"],
-                "image_files": image["files"],
-                "label_files": label["files"],
+                **{f"{kind}_sha256": record["array_sha256"] for kind, record in (("image", image), ("label", label))},
+                **{f"{kind}_files": record["files"] for kind, record in (("image", image), ("label", label))},
             }
     if not (choice.partial or job.synthetic) and choice.split in spec.splits:
         _expect_classes(spec, images, choice.ignore_first)
@@ -96,25 +83,18 @@ def _expect_classes(spec: Benchmark, images: Mapping[str, Any], ignore_first: bo
 
 def _warnings(spec: Benchmark, images: Mapping[str, Any], crops: bool) -> list[str]:
     unknown = [f"{name} {image['unknown']}" for name, image in images.items() if image["unknown"]]
-    blank = [name for name, image in images.items() if not sum(image["pixels"])]
-    scored = spec.scored
-    unscored = [
-        name
-        for name, image in images.items()
-        if sum(image["pixels"]) and not any(image["pixels"][index] for index in scored)
-    ]
+    unscored = {name: im for name, im in images.items() if not any(im["pixels"][index] for index in spec.scored)}
+    blank = [name for name, image in unscored.items() if not sum(image["pixels"])]
     other = sum((image["height"], image["width"]) != (spec.side, spec.side) for image in images.values())
     warnings = []
-    if unknown:
-        warnings.append(f"{spec.name}: pixels of no class's colour, ignored: {_few(unknown)}")
-    if blank:
-        warnings.append(f"{spec.name}: labels in which every pixel is ignored: {_few(blank)}")
-    if unscored:
-        warnings.append(f"{spec.name}: labels without a pixel of a scored class: {_few(unscored)}")
+    for what, names in (
+        ("pixels of no class's colour, ignored", unknown),
+        ("labels in which every pixel is ignored", blank),
+        ("labels without a pixel of a scored class", [name for name in unscored if name not in blank]),
+    ):
+        if names:
+            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+            warnings.append(f"{spec.name}: {what}: {', '.join(names[:NAMED])}{more}")
     if crops and other:
         warnings.append(f"{spec.name}: {other} of {len(images)} images are not of {spec.side} x {spec.side} pixels")
     return warnings
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

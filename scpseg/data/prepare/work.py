@@ -83,11 +83,7 @@ class Job:
         return found
 
     def check_side(self, height: int, width: int, name: str) -> None:
-        """Reject an image or label whose size no image of the benchmark has.
-
-        Raises:
-            UserError: its sides are not, or for part of a benchmark are larger than, the benchmark's.
-        """
+        """Raise a UserError about an image or label whose size no image of the benchmark has."""
         side = self.spec.side
         if self.sides == "any" or (height == width == side):
             return
@@ -122,10 +118,18 @@ def decode_file(task: Task) -> Record:
     """Write the array and the record of one file.
 
     Raises:
-        UserError: the file is damaged, has changed, or is no image or label of the benchmark.
+        UserError: the file is damaged, is not the manifest's, or is no image or label of the benchmark.
     """
     job, name = task.job, task.path
-    size, digest = _identify(task)
+    try:
+        size, digest = task.place.stat().st_size, sha256(task.place)
+    except OSError as error:
+        raise UserError(f"{name} cannot be read ({error.strerror}); check the disk and data.source") from error
+    if task.sha256 not in (None, digest):  # files outside the repository may change unseen
+        raise UserError(
+            f"{name} is not the file that was downloaded (its SHA-256 differs); restore it, or use it as it is now "
+            f"with `dvc repro -f download@{job.spec.name}`"
+        )
     height, width = read_size(task.place, name)
     job.check_side(height, width, name)
     pixels = read_pixels(task.place, name, job.spec.indexed and task.slot.kind == "label")
@@ -144,26 +148,8 @@ def decode_file(task: Task) -> Record:
     return record
 
 
-def _identify(task: Task) -> tuple[int, str]:
-    """Bytes and SHA-256 of the file, which must be the manifest's: files outside the repository may change unseen."""
-    try:
-        size, digest = task.place.stat().st_size, sha256(task.place)
-    except OSError as error:
-        raise UserError(f"{task.path} cannot be read ({error.strerror}); check the disk and data.source") from error
-    if task.sha256 is not None and digest != task.sha256:
-        raise UserError(
-            f"{task.path} is not the file that was downloaded (its SHA-256 differs); restore it, or use it as it "
-            f"is now with `dvc repro -f download@{task.job.spec.name}`"
-        )
-    return size, digest
-
-
 def check_same(record: Record, other: Record) -> None:
-    """Reject an image and its label of different size.
-
-    Raises:
-        UserError: they differ.
-    """
+    """Raise a UserError where an image and its label have different sizes."""
     image, label = (record, other) if "pixels" in other else (other, record)
     sizes = [(one["height"], one["width"]) for one in (image, label)]
     if sizes[0] != sizes[1]:
