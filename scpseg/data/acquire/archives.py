@@ -27,8 +27,7 @@ Unpacked = Generator[tuple[str, Path], None, None]
 ROOT = Path(__file__).parents[3]
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(NamedTuple):
     """One archive as relative posix paths: its name, and the one file or the ordered parts it consists of."""
 
     name: str
@@ -85,11 +84,6 @@ def group_archives(paths: Iterable[str]) -> list[Group]:
     return sorted(groups, key=lambda group: group.name)
 
 
-def total_size(group: Group, folder: Path) -> int:
-    """Bytes of an archive, all its parts together."""
-    return sum((folder / part).stat().st_size for part in group.parts)
-
-
 def list_members(group: Group, folder: Path) -> Listing:
     """What an archive in `folder` holds, as far as headers tell.
 
@@ -139,16 +133,17 @@ def _opened(group: Group, folder: Path) -> _Opened:
     return _Opened(group.name, tuple(str(folder / part) for part in group.parts))
 
 
-def _is_zip(member: Mapping[str, Any]) -> bool:
-    return str(member["name"]).lower().endswith(".zip")
+def _is_zip(name: str) -> bool:
+    return name.lower().endswith(".zip")
 
 
 def _list(archive: _Opened, listing: Listing, outer: bool = True) -> None:
     for member in _members(archive):
         path = f"{archive.name}/{member['name']}"
-        if outer and _is_zip(member) and member["start"] is not None:
+        inner = outer and _is_zip(member["name"])
+        if inner and member["start"] is not None:
             _list(archive.inner(member), listing, False)
-        elif outer and _is_zip(member):
+        elif inner:
             listing.hidden[path] = member["size"]
         else:
             listing.files[path] = member["size"]
@@ -159,7 +154,7 @@ def _list(archive: _Opened, listing: Listing, outer: bool = True) -> None:
 def _read(archive: _Opened, wanted: Wanted, spool: Path, most: int | None, outer: bool) -> Unpacked:
     targets, stored, hidden = [], [], {}
     for member in _members(archive):
-        path, name, inner = f"{archive.name}/{member['name']}", member["name"], outer and _is_zip(member)
+        path, name, inner = f"{archive.name}/{member['name']}", member["name"], outer and _is_zip(member["name"])
         if inner and member["start"] is not None:
             stored.append(member)
             continue
@@ -215,8 +210,7 @@ def _extract(archive: _Opened, names: Sequence[str], hidden: Mapping[str, int], 
 
 def _members(archive: _Opened) -> list[dict[str, Any]]:
     with _Unpacker(archive, None) as unpacker:
-        found: list[dict[str, Any]] = unpacker.reply()["members"]
-        return found
+        return list(unpacker.reply()["members"])
 
 
 def _reject_unreadable(path: str, why: str | None) -> None:
@@ -229,11 +223,10 @@ class _Unpacker:
 
     def __init__(self, archive: _Opened, targets: Mapping[str, str] | None) -> None:
         self.name = archive.name
-        zipped = archive.name.lower().endswith(".zip")
-        self.request = json.dumps({**archive._asdict(), "zip": zipped, "targets": targets})
+        self.request = json.dumps({**archive._asdict(), "zip": _is_zip(archive.name), "targets": targets})
 
     def __enter__(self) -> _Unpacker:
-        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        path = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}".rstrip(os.pathsep)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "scpseg.data.acquire.unpacker"],
             stdin=subprocess.PIPE,

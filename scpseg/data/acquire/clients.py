@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from fnmatch import fnmatch
 from functools import partial
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from scpseg.benchmarks.base import Source
-from scpseg.data.acquire.http import Connection, Remote, cause
+from scpseg.data.acquire.http import Connection, Remote, cause, chain
 from scpseg.data.acquire.sources import without_secrets
 from scpseg.data.acquire.space import check_space, full_disk_named, size_text
 from scpseg.errors import UserError
@@ -147,22 +147,16 @@ def reason(error: BaseException, page: str) -> str:
 
 
 def _offline(error: BaseException) -> bool:
-    return any(cls.__name__ in OFFLINE for link in _chain(error) for cls in type(link).__mro__)
+    return any(cls.__name__ in OFFLINE for link in chain(error) for cls in type(link).__mro__)
 
 
 def _status(error: BaseException) -> int | None:
     """The HTTP status that an error, or one that it came from, carries."""
-    for link in _chain(error):
+    for link in chain(error):
         code = getattr(getattr(link, "response", None), "status_code", None)
         if isinstance(code, int):
             return code
     return None
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _bytes_in(folder: Path) -> int:

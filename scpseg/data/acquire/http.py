@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import itertools
 import re
 import socket
 import ssl
@@ -79,10 +78,16 @@ def making_sense(url: str) -> Iterator[None]:
         ) from error
 
 
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what it came from, what that came from, ..."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 def cause(error: BaseException) -> str:
     """The innermost reason of an error in a few words."""
-    while inner := error.__cause__ or error.__context__:
-        error = inner
+    *_, error = chain(error)
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return without_secrets(" ".join(str(text).split()))[:200]
 
@@ -183,8 +188,9 @@ class Connection:
         Raises:
             UserError: the server cannot be reached, refuses, answers nonsense or has no such thing.
         """
+        failed = 0
         with making_sense(url):
-            for failed in itertools.count(1):
+            while True:
                 asked = None
                 try:
                     response = self.session.request(
@@ -208,8 +214,8 @@ class Connection:
                         raise UserError(_rejection(response.url, status, reason))
                     with suppress(*SENSELESS):  # an answer without a time, or with one that cannot be understood
                         asked = Retry(retry_after_max=LONGEST_PAUSE).parse_retry_after(response.headers["Retry-After"])
+                failed += 1
                 self.pause(url, reason, failed, asked)
-        raise AssertionError("unreachable")
 
     def text(
         self, url: str, headers: Mapping[str, str] | None = None, *, data: Mapping[str, str] | None = None
@@ -226,8 +232,8 @@ class Connection:
         self, url: str, headers: Mapping[str, str], most: int, data: Mapping[str, str] | None = None
     ) -> tuple[requests.Response, bytes]:
         """An answer and its whole body of at most `most` bytes, of exactly so many where `headers` ask for a range."""
-        ranged = "Range" in headers
-        for failed in itertools.count(1):
+        ranged, failed = "Range" in headers, 0
+        while True:
             allowed = () if ranged else (404,)
             with self.open(url, headers, method="POST" if data else "GET", data=data, allowed=allowed) as response:
                 if ranged:
@@ -241,8 +247,8 @@ class Connection:
                     reason = "the answer ended early"
                 except Lost as error:
                     reason = str(error)
+            failed += 1
             self.pause(url, reason, failed)
-        raise AssertionError("unreachable")
 
     def pieces(self, response: requests.Response, most: int, decode: bool = False) -> Iterator[bytes]:
         """The body of an answer as it comes.
@@ -288,10 +294,7 @@ class Connection:
 
 def _reject_certificate(url: str, error: requests.RequestException) -> None:
     """Raise a UserError where a certificate is the reason: trying again would not help."""
-    inner: BaseException | None = error
-    while inner is not None and not isinstance(inner, ssl.SSLCertVerificationError):
-        inner = inner.__cause__ or inner.__context__
-    if inner is not None:
+    for inner in (link for link in chain(error) if isinstance(link, ssl.SSLCertVerificationError)):
         host = urlsplit((error.request.url if error.request else None) or url).hostname
         raise UserError(
             f"the certificate of {host} cannot be verified ({inner.verify_message}); if you trust that host "

@@ -33,8 +33,7 @@ def acquire(spec: Benchmark, variant: str, data: DataParams, sources: Sequence[S
     label files that is needed.
 
     Raises:
-        UserError: the cache cannot be made; no source has it all (the sentence names each with its reason, and what a
-            person can do).
+        UserError: the cache cannot be made; no source has it all (each is named with its reason, and what to do).
     """
     base = upstream_folder(spec.name, data)
     if brought(base):
@@ -108,8 +107,7 @@ TAKE: dict[How, Callable[[Source, str, Path, Connection], dict[str, str]]] = {
 
 def _fetch(source: Source, remotes: Sequence[Remote], folder: Path, connection: Connection) -> None:
     for remote in remotes:
-        host = urlsplit(remote.url).hostname
-        if host in connection.unverified and remote.sha256 is None:
+        if (host := urlsplit(remote.url).hostname) in connection.unverified and remote.sha256 is None:
             raise UserError(
                 f"{host} is in upstream.unverified_hosts and no SHA-256 of {remote.name} is known, so nothing "
                 "would vouch for it; remove the host, or use another source"

@@ -23,7 +23,7 @@ from threading import Thread
 from typing import Any
 
 from scpseg.benchmarks.base import Benchmark
-from scpseg.data.acquire.archives import group_archives, list_members, read_members, total_size
+from scpseg.data.acquire.archives import group_archives, list_members, read_members
 from scpseg.data.acquire.layout import EXTRACT, KINDS, Pairing, Slot, pair_files, role_of, same, slots_of
 from scpseg.data.acquire.manifest import Manifest
 from scpseg.data.acquire.space import check_space, full_disk_named
@@ -222,7 +222,8 @@ class Plan:
         if missing is None and exact:
             total, packed = sum(self.job.spec.counts) * (image + label), 1
         elif not exact and any(missing is None or slot not in self.paths for slot in slots or [None]):
-            total += sum(total_size(group, self.folder) for group, listing in self._listings.items() if listing.hidden)
+            parts = [part for group, listing in self._listings.items() if listing.hidden for part in group.parts]
+            total += sum((self.folder / part).stat().st_size for part in parts)
         if packed:  # a zip inside a 7z is on the disk while its members are decoded
             total += max((size for listing in self._listings.values() for size in listing.hidden.values()), default=0)
         return total + (workers + AHEAD) * image if packed and exact else total
