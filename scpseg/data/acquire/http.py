@@ -414,9 +414,8 @@ def transfer(remote: Remote, folder: Path, connection: Connection) -> None:
                 return
             say(f"{remote.name} is there but {why}; fetching it again")
             target.unlink()
-        part, what = _Part(remote, target), f"fetching {remote.name}"
-        with full_disk_named(target.parent, remote.size or 0, what), part.path.open("ab") as stream:
-            part.receive(connection, stream)
+        part = _Part(remote, target)
+        part.receive(connection)
         if why := remote.differs(part.path):
             raise part.rejected(f"is damaged or another file: {why}")
         part.path.replace(target)
@@ -429,49 +428,54 @@ class _Part:
     def __init__(self, remote: Remote, target: Path) -> None:
         """Take over what an earlier run left, if it can be told to be a part of the same file."""
         self.remote, self.host, self.place = remote, urlsplit(remote.url).hostname, address(remote.url)
+        self.what = f"fetching {remote.name}"
         self.path, self.origin = (target.with_name(f"{target.name}{end}") for end in (".part", ".part.json"))
         self.have, self.total = 0, remote.size
         self.version: Version = {}
         # Addresses may hold secrets, so only their hash is written.
-        self.key = hashlib.sha256(remote.url.encode("utf-8", "surrogatepass")).hexdigest()
+        self.key = hashlib.sha256(f"{remote.first} {remote.url}".encode("utf-8", "surrogatepass")).hexdigest()
         size = self.path.stat().st_size if self.path.is_file() else 0
-        if size and (why := self._strange(size)):
-            say(f"{remote.name}: {size} bytes of an earlier run are not used ({why}); starting from zero")
-            self.discard()
-            self.total, self.version = remote.size, {}
-        elif size:
-            say(f"{remote.name}: going on after {size} bytes of an earlier run")
-            self.have = size
-
-    def _strange(self, size: int) -> str | None:
-        """Why the bytes on disk cannot be used, or None; sets `version` and `total` from what is noted beside them."""
+        if not size:
+            return
         try:
-            origin = read_json(self.origin, "first", "key", "etag", "modified", "size")
+            origin = read_json(self.origin, "key", "etag", "modified", "size")
         except (UserError, OSError):
-            return "what they are of is not known"
-        if origin["first"] != self.remote.first or (self.total or origin["size"]) != origin["size"]:
-            return "they are of another file"
-        if origin["key"] == self.key:
-            self.version = {key: origin[key] for key in ("etag", "modified")}
-        if not self.provable:
-            return "neither the server nor a checksum can tell whether the file is still the same"
-        self.total = origin["size"]
-        return f"it has only {self.total}" if self.total is not None and size > self.total else None
+            origin = {"key": ""}
+        if origin["key"] == self.key and origin["size"] in (None, self.total or origin["size"]):
+            self.version, self.total = {key: origin[key] for key in ("etag", "modified")}, origin["size"]
+            if self.provable and (self.total is None or size <= self.total):
+                say(f"{remote.name}: going on after {size} bytes of an earlier run")
+                self.have = size
+                return
+        say(f"{remote.name}: {size} bytes of an earlier run may be of another file; starting from zero")
+        self.discard()
+        self.total, self.version = remote.size, {}
 
     @property
     def provable(self) -> bool:
         """Whether bytes of two answers can be told to belong together."""
         return any((*self.version.values(), self.remote.sha256, self.remote.md5, self.remote.crc32))
 
-    def receive(self, connection: Connection, stream: BinaryIO) -> None:
+    def receive(self, connection: Connection) -> None:
         """Ask for what is missing until nothing is; tries that bring hardly any new bytes are counted."""
         furthest, failed = self.have, 0
-        with byte_progress(self.remote.name, self.have) as show:
+        with (
+            full_disk_named(self.path.parent, self.remote.size or 0, self.what),
+            self.path.open("ab") as stream,
+            byte_progress(self.remote.name, self.have) as show,
+        ):
             while self.have != self.total:
                 try:
                     with connection.open(self.remote.url, self._request(), allowed=(416,)) as response:
                         self._accept(response, stream)
-                        self._take(response, connection, stream, show)
+                        for piece in connection.pieces(response, UNKNOWN_LENGTH if self.total is None else LARGEST):
+                            if response.status_code == 416:
+                                break
+                            self._append(response, piece, stream)
+                            show(self.have, self.total)
+                    self.total = self.have if self.total is None else self.total
+                    if self.have != self.total:
+                        raise Lost("the answer ended early")
                 except Lost as error:
                     if self.have >= furthest + PROGRESS:
                         furthest, failed = self.have, 0
@@ -488,7 +492,7 @@ class _Part:
     def _accept(self, response: requests.Response, stream: BinaryIO) -> None:
         """Prepare to append the body that comes, from zero where the answer demands it."""
         remote, version, code = self.remote, _version(response), response.status_code
-        first, wanted = 0, remote.first + self.have
+        first, wanted, length = 0, remote.first + self.have, None
         if code == 416:
             match = re.fullmatch(r"bytes \*/(\d+)", response.headers.get("Content-Range", "").strip(), re.ASCII)
             length = number(match[1]) if match else None
@@ -496,9 +500,8 @@ class _Part:
             _reject_page(response)
             if code == 206:
                 first, _, length = _content_range(response)
-            else:
-                given = response.headers.get("Content-Length")
-                length = None if given is None else number(given)
+            elif (given := response.headers.get("Content-Length")) is not None:
+                length = number(given)
         if code != 206 and remote.first:
             raise UserError(f"{self.place} does not send bytes {remote.first} and following; use another source")
         if not remote.first and length is not None and remote.size not in (None, length):
@@ -523,39 +526,23 @@ class _Part:
             self._begin(stream, version, total)
         self.total = total
         if total is not None:
-            check_space(self.path.parent, total - self.have, f"fetching {remote.name}")
+            check_space(self.path.parent, total - self.have, self.what)
 
-    def _take(
-        self,
-        response: requests.Response,
-        connection: Connection,
-        stream: BinaryIO,
-        show: Callable[[int, int | None], None],
-    ) -> None:
-        """Append the body of an answer."""
-        for piece in connection.pieces(response, UNKNOWN_LENGTH if self.total is None else LARGEST):
-            if response.status_code == 416:
-                break
-            if not self.have and not self.remote.first:
-                _reject_page(response, piece)
-            if self.total is not None and self.have + len(piece) > self.total:
-                raise self.rejected(f"is longer than {self.total} bytes")
-            if self.total is None and (self.have + len(piece)) % (64 * CHUNK) < len(piece):
-                check_space(self.path.parent, 64 * CHUNK, f"fetching {self.remote.name}, whose length is unknown,")
-            stream.write(piece)
-            self.have += len(piece)
-            show(self.have, self.total)
-        if self.total is None:
-            self.total = self.have
-        if self.have != self.total:
-            raise Lost("the answer ended early")
+    def _append(self, response: requests.Response, piece: bytes, stream: BinaryIO) -> None:
+        if not self.have and not self.remote.first:
+            _reject_page(response, piece)
+        if self.total is not None and self.have + len(piece) > self.total:
+            raise self.rejected(f"is longer than {self.total} bytes")
+        if self.total is None and (self.have + len(piece)) % (64 * CHUNK) < len(piece):
+            check_space(self.path.parent, 64 * CHUNK, f"{self.what}, whose length is unknown,")
+        stream.write(piece)
+        self.have += len(piece)
 
     def _begin(self, stream: BinaryIO, version: Version, total: int | None) -> None:
         """Start from zero with a file of this version and length."""
         stream.truncate(0)
         self.have, self.total, self.version = 0, total, version
-        origin = {"key": self.key, "first": self.remote.first, "size": total, "etag": None, "modified": None}
-        write_json(self.origin, {**origin, **version})
+        write_json(self.origin, {"key": self.key, "size": total, "etag": None, "modified": None, **version})
 
     def rejected(self, why: str) -> UserError:
         """Remove it, and the sentence for it."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -93,12 +93,11 @@ def _records(path: Path, entries: object, name: str) -> tuple[FileRecord, ...]:
     return found
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """What a folder holds of a benchmark: loose files (relative posix paths) and archives worth unpacking."""
 
     loose: tuple[str, ...]
-    groups: Mapping[Group, Listing]
+    groups: dict[Group, Listing]
 
 
 def fetch(spec: Benchmark, variant: str, data: DataParams, upstream: UpstreamParams) -> Manifest:

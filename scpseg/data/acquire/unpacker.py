@@ -15,7 +15,7 @@ import stat
 import struct
 import sys
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 from threading import Semaphore, Thread
 from typing import Any, BinaryIO, cast
@@ -81,27 +81,31 @@ class _Joined(io.RawIOBase):
         return 0
 
 
-def _safe_name(name: str, known: set[str], kind: str, folder: bool) -> str:
-    """The posix name of a member; Rejected where it is unsafe, or the member not a file or directory."""
-    plain = name.replace("\\", "/")
-    why = ""
-    if plain.startswith("/") or plain[1:2] == ":":
-        why = "has an absolute path"
-    elif ".." in plain.split("/"):
-        why = "points outside with '..'"
-    elif CONTROL.search(plain):
-        why = "has a control character in its name"
-    elif kind:
-        why = f"is {kind}"
-    elif not folder and plain in known:
-        why = "is duplicated"
-    if why or len(known) > MEMBERS:
-        raise Rejected(
-            f"member {name[:200]!r} {why or f'is one of more than {MEMBERS}'}, so nothing of this archive is unpacked; "
-            "fetch it from a trusted source"
-        )
-    known.add(plain)
-    return plain
+def _safe(entries: Iterable[tuple[str, str, bool, Any]]) -> dict[str, Any]:
+    """Files by posix name, of (name, why it is neither file nor directory, is a directory, info); else Rejected."""
+    found: dict[str, Any] = {}
+    for count, (name, kind, folder, info) in enumerate(entries):
+        plain = name.replace("\\", "/")
+        why = ""
+        if plain.startswith("/") or plain[1:2] == ":":
+            why = "has an absolute path"
+        elif ".." in plain.split("/"):
+            why = "points outside with '..'"
+        elif CONTROL.search(plain):
+            why = "has a control character in its name"
+        elif kind:
+            why = f"is {kind}"
+        elif not folder and plain in found:
+            why = "is duplicated"
+        elif count > MEMBERS:
+            why = f"is one of more than {MEMBERS}"
+        if why:
+            raise Rejected(
+                f"member {name[:200]!r} {why}, so nothing of this archive is unpacked; fetch it from a trusted source"
+            )
+        if not folder:
+            found[plain] = info
+    return found
 
 
 def _kind(mode: int) -> str:
@@ -126,12 +130,7 @@ class _Zip:
                     f"is the last volume of a split zip, which is not supported; join them (`zip -s 0`) or {UNPACK}"
                 ) from None
             raise
-        self.infos = {}
-        known: set[str] = set()
-        for info in self.file.infolist():
-            plain = _safe_name(info.filename, known, _kind(info.external_attr >> 16), info.is_dir())
-            if not info.is_dir():
-                self.infos[plain] = info
+        self.infos = _safe((i.filename, _kind(i.external_attr >> 16), i.is_dir(), i) for i in self.file.infolist())
         self.stream = stream
 
     def members(self) -> Iterator[dict[str, Any]]:
@@ -181,13 +180,10 @@ class _SevenZip:
                     f"uses the 7z coder {coder['method'].hex()}, which is not supported (supported: "
                     f"{', '.join(SEVEN_ZIP_CODERS.values())}); {UNPACK}"
                 )
-        self.infos = {}
-        known: set[str] = set()
-        for info in self.file.list():
-            kind = "" if info.is_file or info.is_directory else "a link or a special file"
-            plain = _safe_name(info.filename, known, kind, info.is_directory)
-            if not info.is_directory:
-                self.infos[plain] = info
+        special = "a link or a special file"
+        self.infos = _safe(
+            (i.filename, "" if i.is_file or i.is_directory else special, i.is_directory, i) for i in self.file.list()
+        )
 
     def members(self) -> Iterator[dict[str, Any]]:
         """As of a zip; nothing in a 7z can be read where it is."""
