@@ -1,35 +1,46 @@
 """Memory and speed of every method x benchmark at the paper's sizes on an NVIDIA GPU, without data, weights or DVC.
 
-Computed memory (`make memory`) is shown next to what torch's allocator counted. Writes DIR/<gpu>/profile.csv after
-every cell, and fingerprint.json with the facts of the machine.
+Computed memory (`make memory`) is shown next to what torch's allocator counted. Writes DIR/<gpu>/memory.json after
+every cell, and fingerprint.json with the facts of the machine. This process does not import torch, which would take
+memory on the device that is measured.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipelines import profile
-from pipelines.profile import INFERENCE, TRAINING
 from pipelines.stage import run_stage
 from scpseg.errors import UserError
-from scpseg.files import write_json, write_text
+from scpseg.files import write_json
 from scpseg.params import MachineParams, Params
-from scpseg.profiling.fresh import ChildKilled, run_fresh
-from scpseg.profiling.meter import HEADLINES
-from scpseg.profiling.reference import Cell, Table, largest, ordered, slug
+from scpseg.profiling.fresh import ChildKilled, ChildTooSlow, run_fresh
+from scpseg.profiling.meter import without_figures
+from scpseg.profiling.records import HEADLINES, INFERENCE, MEASURED, MIB, REFERENCE, Record, largest
 
+PAIR, SINGLE = ("scpseg", "patch"), ("glnet", "downscale")
+"""Measured first, benchmark by benchmark, since they are compared with each other; then SINGLE; then the others."""
+NOT_MEASURED = "not measured"
+ELSEWHERE = ("timeline", "environment")
+"""Keys of a record that are not kept: fingerprint.json has the environment."""
 BUDGET = 480.0
 """Seconds."""
 REPEATING = 3.0
 """Seconds after which no new repeat of a cell starts: a Potsdam tile has 576 windows, which are repeats enough."""
 
+Request = dict[str, Any]
+Ask = Callable[[Request, float], Record]
+"""(request, seconds) -> its record, measured in a fresh process within this time."""
 
-def fingerprint_of(request: dict[str, Any]) -> dict[str, Any]:
+
+def fingerprint_of(request: Request) -> dict[str, Any]:
     """Facts of the GPU, or the reason why there is none; measured in this fresh process."""
     import torch
 
@@ -60,19 +71,82 @@ def on_gpu(params: Params) -> Params:
     return Params({**params.values, "machine": machine}, params.path)
 
 
-def requests_of(params: Params) -> dict[Cell, dict[str, Any]]:
-    """The request of every cell, in the order of measurement."""
+def requests_of(params: Params) -> list[Request]:
+    """The requests of all cells: inference first; in each workload first SCPSeg and `patch`, then the rivals."""
     suite = params.suite
-    make = {INFERENCE: profile.request_of, TRAINING: profile.step_request_of}
-    cells = ordered(tuple(make), ("scpseg", *suite.baselines), suite.benchmarks)
-    requests = {cell: make[cell.workload](params, cell.benchmark, cell.method) for cell in cells}
-    for request in requests.values():
+    methods = ("scpseg", *suite.baselines)
+    pair = [method for method in PAIR if method in methods]
+    rest = [method for method in SINGLE if method in methods]
+    rest += [method for method in methods if method not in (*PAIR, *SINGLE)]
+    cells = [(benchmark, method) for benchmark in suite.benchmarks for method in pair]
+    cells += [(benchmark, method) for method in rest for benchmark in suite.benchmarks]
+    requests = [
+        make(params, benchmark, method)
+        for make in (profile.request_of, profile.step_request_of)
+        for benchmark, method in cells
+    ]
+    for request in requests:
         request["workload"]["seconds"] = REPEATING
         request["beside"] = True
     return requests
 
 
-def measured(request: dict[str, Any], seconds: float) -> dict[str, Any]:
+def identity(request: Request, sizes: bool) -> str:
+    """Equal for requests with the same workload; without `sizes`, the size of the image is ignored.
+
+    A training step on windows does not depend on the size of the image that they are cut from.
+    """
+    workload = {key: value for key, value in request["workload"].items() if sizes or key not in ("height", "width")}
+    patch = request["params"][request["benchmark"]]["patch"]
+    return json.dumps([request["kind"], request["method"], patch, sizes, workload], sort_keys=True)
+
+
+def fill(
+    requests: Sequence[Request], ask: Ask, left: Callable[[], float], save: Callable[[list[Record]], None]
+) -> None:
+    """Measure one request after another while seconds are `left`; `save` all records after each.
+
+    Every request has a record from the start, so that none is missing however the run ends. The same workload on
+    another benchmark is measured once; `same_as` names the benchmark of the measurement.
+    """
+    records = [_unmeasured(request, NOT_MEASURED, "the run ended before it") for request in requests]
+    known: dict[str, Record] = {}
+    save(records)
+    for place, request in enumerate(requests):
+        twin = known.get(identity(request, sizes=True)) or known.get(identity(request, sizes=False))
+        if twin:
+            records[place] = _kept(request, twin) | {"same_as": twin["benchmark"]}
+        else:
+            records[place] = _asked(request, ask, left())
+            if records[place]["status"] in MEASURED:
+                known[identity(request, sizes=True)] = records[place]
+                if records[place].get("units") == ["window"]:
+                    known[identity(request, sizes=False)] = records[place]
+        save(records)
+
+
+def _asked(request: Request, ask: Ask, seconds: float) -> Record:
+    try:
+        if seconds > 0:
+            return _kept(request, ask(request, seconds))
+    except ChildTooSlow:
+        pass  # not measured, as if the time had been up before
+    except UserError as error:
+        return _unmeasured(request, "failed", str(error))
+    return _unmeasured(request, NOT_MEASURED, "time budget")
+
+
+def _unmeasured(request: Request, status: str, reason: str) -> Record:
+    return _kept(request, without_figures(status, reason, backend=None))
+
+
+def _kept(request: Request, figures: Record) -> Record:
+    figures = {key: value for key, value in figures.items() if key not in ELSEWHERE}
+    patch = request["params"][request["benchmark"]]["patch"]
+    return profile.record_of(request, figures) | {"patch": patch}
+
+
+def measured(request: Request, seconds: float) -> Record:
     """The record of a request; for a training step, the largest of all phases, each in its own process.
 
     Raises:
@@ -92,27 +166,29 @@ def measured(request: dict[str, Any], seconds: float) -> dict[str, Any]:
     return largest(found)
 
 
-def short(table: Table) -> str:
-    """The rows as text for a terminal; `ratio` is allocated over computed memory."""
+def short(records: Sequence[Record]) -> str:
+    """The records as text for a terminal; `ratio` is allocated over computed memory."""
     lines = [
         ("workload", "method", "benchmark", "peak MiB", "allocated MiB", "computed MiB", "ratio", "seconds", "remark")
     ]
-    for row in table.rows.values():
-        peaks = [row[name] for name in HEADLINES[1:] if row[name] is not None]
-        phase = f"phase {row['phase']}" if row["phase"] not in (None, "all") else ""
-        taken = row["seconds_per_image"] or row["seconds_per_step"]
-        remark = f"{row['status']}: {row['reason']}" if row["status"] != "ok" else phase
-        if row["same_as"]:
-            remark = f"{remark} (measured on {row['same_as']})".strip()
+    for record in records:
+        memory = record["memory"]
+        peaks = [memory[name] for name in HEADLINES[1:] if memory[name] is not None]
+        allocated, computed = memory["torch_allocated"], memory.get("computed")
+        phase = f"phase {record['phase']}" if record.get("phase") not in (None, "all") else ""
+        taken = record.get("seconds_per_image") or record.get("seconds_per_step")
+        remark = f"{record['status']}: {record['reason']}" if record["status"] != "ok" else phase
+        if record.get("same_as"):
+            remark = f"{remark} (measured on {record['same_as']})".strip()
         lines.append(
             (
-                row["workload"],
-                row["method"],
-                row["benchmark"],
+                record["workload"],
+                record["method"],
+                record["benchmark"],
                 _mebibytes(peaks[0] if peaks else None),
-                _mebibytes(row["torch_allocated"]),
-                _mebibytes(row["computed"]),
-                _ratio(row["torch_allocated"], row["computed"]),
+                _mebibytes(allocated),
+                _mebibytes(computed),
+                f"{allocated / computed:.3f}" if allocated and computed else "-",
                 "-" if taken is None else f"{taken:.3f}",
                 remark,
             )
@@ -128,18 +204,14 @@ def short(table: Table) -> str:
 
 
 def _mebibytes(value: int | None) -> str:
-    return "-" if value is None else f"{value / 2**20:.0f}"
-
-
-def _ratio(measured: int | None, computed: int | None) -> str:
-    return f"{measured / computed:.3f}" if measured and computed else "-"
+    return "-" if value is None else f"{value / MIB:.0f}"
 
 
 def work(file: Path, out: Path, budget: float) -> None:
-    """Fill the table and print it.
+    """Measure, write the records, print them.
 
     Raises:
-        UserError: there is no NVIDIA GPU, a parameter is not valid, or a measurement failed (after writing the table).
+        UserError: there is no NVIDIA GPU, a parameter is not valid, or a measurement failed (after writing records).
     """
     end = time.monotonic() + budget
     params = on_gpu(Params.load(file))
@@ -152,19 +224,25 @@ def work(file: Path, out: Path, budget: float) -> None:
         raise UserError(facts["user_error"])
     if facts["gpu"] is None:
         raise UserError(f"no NVIDIA GPU found ({facts['reason']}); run `make gpu` on a machine with one")
-    folder = out / slug(facts["gpu"])
+    folder = out / re.sub(r"[^a-z0-9]+", "-", facts["gpu"].lower()).strip("-")
     write_json(folder / "fingerprint.json", {**facts, "parameters": params.path.name})
-    table = Table(requests, facts)
-    print(f"{facts['gpu']}: {len(requests)} cells in at most {budget:.0f} s, see {folder}/profile.csv", flush=True)
+    path, records = folder / REFERENCE, list[Record]()
+    print(f"{facts['gpu']}: {len(requests)} cells in at most {budget:.0f} s, see {path}", flush=True)
+
+    def save(found: list[Record]) -> None:
+        records[:] = found
+        write_json(path, found)
+
     try:
-        table.fill(measured, lambda: end - time.monotonic(), lambda: write_text(folder / "profile.csv", table.text()))
+        fill(requests, measured, lambda: end - time.monotonic(), save)
     except KeyboardInterrupt:
-        print(f"interrupted; finished measurements are in {folder}/profile.csv", file=sys.stderr, flush=True)
+        print(f"interrupted; finished measurements are in {path}", file=sys.stderr, flush=True)
         sys.exit(130)
     finally:
-        print(short(table), flush=True)
-    if table.failed():
-        raise UserError(f"{len(table.failed())} of {len(requests)} measurements failed; see {folder}/profile.csv")
+        print(short(records), flush=True)
+    failed = sum(record["status"] == "failed" for record in records)
+    if failed:
+        raise UserError(f"{failed} of {len(requests)} measurements failed; see {path}")
 
 
 def main() -> None:

@@ -15,12 +15,12 @@ from typing import Any
 
 from pipelines import paths
 from pipelines.methods import METHODS
-from pipelines.profile import INFERENCE, TRAINING, computed, request_of, step_request_of
+from pipelines.profile import computed, request_of, step_request_of
 from pipelines.stage import run_stage
 from scpseg.errors import UserError
 from scpseg.files import write_json, write_text
 from scpseg.params import Params
-from scpseg.profiling.records import MIB, Record, table
+from scpseg.profiling.records import INFERENCE, MIB, TRAINING, Record, table
 from scpseg.validation import nearest
 
 PAPER = Path("profiles/paper.yaml")

@@ -1,7 +1,7 @@
 """Show what `dvc repro` would run with the current parameters, with iterations, disk space and time.
 
 Runs and writes nothing. Times are extrapolated from measurements on this device: trainings and profiles in results/,
-and training steps in a reference table of this GPU. Without a measurement, the time is reported as unknown.
+and training steps in a committed reference of this GPU. Without a measurement, the time is reported as unknown.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from pipelines import paths
 from pipelines.check import check
 from pipelines.preflight import check_surroundings
@@ -23,6 +21,7 @@ from scpseg.benchmarks import BENCHMARKS
 from scpseg.data.acquire.space import free_bytes, size_text
 from scpseg.files import read_json
 from scpseg.params import DataParams, EvaluationParams, MachineParams, MirrorParams, Params, SharedTrainParams
+from scpseg.profiling.records import read_references
 
 REFERENCE = Path("results/reference")
 STORE_BYTES = 4
@@ -72,8 +71,8 @@ def job_of(name: str) -> Job:
 def training_seconds(params: Params, benchmark: str, method: str, device: str | None = None) -> float | None:
     """Expected seconds of one training on `device` (default: that of the parameters); None = not measured.
 
-    Uses steps with the same segmenter, patch, batch size and precision, on any benchmark; else a reference table of
-    the device with the same patch, which is measured with the paper's batch size.
+    Uses steps with the same segmenter, patch, batch size and precision, on any benchmark; else a committed reference
+    of the device with the same patch, which is measured with the paper's batch size.
     """
     if params.values.get(method, {}).get("recipe", "suite") != "suite":
         return None  # the authors' epochs apply, not train.iterations
@@ -108,15 +107,11 @@ def _trainings(method: str) -> Iterator[dict[str, Any]]:
 
 
 def _reference_steps(benchmark: str, method: str, patch: int, device: str) -> Iterator[float]:
-    for path in sorted(REFERENCE.glob("*/profile.csv")):
-        table = pd.read_csv(path)
-        fits = (
-            (table["gpu"] == device)
-            & (table["benchmark"] == benchmark)
-            & (table["method"] == method)
-            & (table["patch"] == patch)
-        )
-        yield from table.loc[fits, "seconds_per_step"].dropna()
+    for facts, records in read_references(REFERENCE):
+        for record in records if facts["gpu"] == device else ():
+            same = (record["benchmark"], record["method"], record.get("patch")) == (benchmark, method, patch)
+            if same and record.get("seconds_per_step"):
+                yield record["seconds_per_step"]
 
 
 def evaluation_seconds(params: Params, benchmark: str, method: str, device: str | None = None) -> float | None:

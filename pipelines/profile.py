@@ -23,9 +23,8 @@ from scpseg.files import write_json
 from scpseg.params import InferenceParams, MachineParams, Params, ProfileParams
 from scpseg.processes import end_with_parent
 from scpseg.profiling.fresh import ChildKilled, allocator, memory_limit, run_fresh
-from scpseg.profiling.meter import HEADLINES, without_figures
-
-INFERENCE, TRAINING = "inference", "training step"
+from scpseg.profiling.meter import without_figures
+from scpseg.profiling.records import HEADLINES, INFERENCE, MIB, TRAINING
 
 
 def request_of(params: Params, benchmark: str, method: str) -> dict[str, Any]:
@@ -92,7 +91,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         train = params.training(request["method"])
         figures = measure_step(make, StepWorkload(**request["workload"]), train, device, meter_for(device))
     if request.get("beside"):
-        figures["computed"] = beside(computed(request), figures.get("phase"))
+        figures["memory"]["computed"] = beside(computed(request), figures.get("phase"))
     return {**figures, "environment": {**environment(device), "allocator": allocator()}}
 
 
@@ -209,7 +208,7 @@ def summary_line(record: dict[str, Any]) -> str:
         return f"out of memory at {side} x {side} pixels: {record['reason']}"
     peaks = [(name, record["memory"][name]) for name in HEADLINES if record["memory"][name] is not None]
     name, peak = peaks[0]
-    return f"peak {peak / 2**20:.1f} MiB ({name}), {record['seconds_per_image']:.3f} s per {side} x {side} image"
+    return f"peak {peak / MIB:.1f} MiB ({name}), {record['seconds_per_image']:.3f} s per {side} x {side} image"
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Protocol
 
+from scpseg.profiling.records import MIB
 from scpseg.profiling.sampling import gaps
 from scpseg.profiling.sources import Sample
 
@@ -21,8 +22,6 @@ FIGURES = (
 )
 """What a workload that ended well adds to its reading."""
 CHANNELS = ("rss", "nvml_process", "nvml_above_context", "nvml_device", "torch_allocated", "torch_reserved")
-HEADLINES = ("rss", "nvml_process", "torch_reserved")
-"""Whose figure is shown: the first that was measured."""
 TIMELINE_POINTS = 200
 TimedSamples = list[tuple[float, Sample]]
 
@@ -89,7 +88,7 @@ def without_figures(status: str, reason: str, backend: str | None, limit: int | 
 
 def out_of_memory(backend: str | None, limit: int | None) -> dict[str, Any]:
     """The record of a workload that did not fit into `limit` bytes: a result like any other."""
-    size = "the memory there is" if limit is None else f"{limit / 2**20:.0f} MiB"
+    size = "the memory there is" if limit is None else f"{limit / MIB:.0f} MiB"
     return without_figures("oom", f"it does not fit into {size}", backend, limit)
 
 

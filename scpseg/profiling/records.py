@@ -1,6 +1,6 @@
-"""Reading what was measured or computed: every meter, on whatever machine, leaves the same record. Needs no torch.
+"""Reading what was measured or computed: every meter, on whatever machine, writes the same record. Needs no torch.
 
-A record is a mapping: `benchmark`, `method`, `workload` ('inference' or 'training step'), `backend` ('nvml', 'rss' or
+A record is a mapping: `benchmark`, `method`, `workload` (INFERENCE or TRAINING), `backend` ('nvml', 'rss' or
 'computed'), `status` ('ok', 'oom', 'failed', 'not measured') with its `reason`, `memory` in bytes by channel,
 `unavailable` (channel -> why), sizes in pixels, costs, `model` and `segmenter`. Of backend 'computed' also `parts` of
 the peak, `alive` (the largest tensors then) and `precision`.
@@ -10,13 +10,23 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from scpseg.benchmarks import BENCHMARKS
+from scpseg.errors import UserError
 from scpseg.files import damaged, read_json
 
 MIB = 2**20
+INFERENCE, TRAINING = "inference", "training step"
+MEASURED = ("ok", "oom")
+STATUSES = (*MEASURED, "failed", "not measured")
+HEADLINES = ("rss", "nvml_process", "torch_reserved")
+"""Channels whose figure is shown: the first that was measured."""
+REFERENCE = "memory.json"
+"""Name of a GPU's records in results/reference/<gpu>/; fingerprint.json beside it says what they were measured on."""
 COLUMNS = (
     "benchmark",
     "method",
@@ -36,7 +46,8 @@ COLUMNS = (
 )
 """Of a tidy row: `windows` at once, `channel` of the memory or 'computed:PART', `mib` with two digits or None."""
 NEEDED = ("benchmark", "method", "workload", "backend", "status", "memory")
-NEEDED = ("benchmark", "method", "workload", "backend", "status", "memory")
+NUMBERS = ("height", "seconds_per_image", "seconds_per_step")
+"""Keys whose values are numbers, where there are any."""
 Record = dict[str, Any]
 
 
@@ -50,10 +61,68 @@ def read_records(path: Path) -> list[Record]:
     found = read_json(path)
     records = found if isinstance(found, list) else [found]
     for record in records:
-        lacking = [key for key in NEEDED if not isinstance(record, dict) or key not in record]
-        if lacking:
-            raise damaged(path, f"lacks {', '.join(lacking)} in a record")
+        problem = _problem(record)
+        if problem:
+            raise damaged(path, problem)
     return records
+
+
+def read_references(folder: Path) -> list[tuple[dict[str, Any], list[Record]]]:
+    """(fingerprint, records) of every GPU in `folder` (results/reference), in the order of the folders' names.
+
+    Raises:
+        UserError: a file is damaged or missing.
+    """
+    return [_reference(path) for path in sorted(folder.glob(f"*/{REFERENCE}"))]
+
+
+def _reference(path: Path) -> tuple[dict[str, Any], list[Record]]:
+    try:
+        facts = read_json(path.with_name("fingerprint.json"), "gpu", "driver", "torch", "cuda")
+        records = read_records(path)
+        cells = [tuple(str(record[key]) for key in ("workload", "method", "benchmark")) for record in records]
+        twice = sorted({cell for cell in cells if cells.count(cell) > 1})
+        if twice:
+            raise damaged(path, f"has {', '.join(twice[0])} twice")
+    except (UserError, OSError) as error:
+        why = f"{error.filename} cannot be read" if isinstance(error, OSError) else str(error).partition("; ")[0]
+        raise UserError(f"{why}; restore it with git, or measure again with `make gpu`") from None
+    return facts, records
+
+
+def _problem(record: Any) -> str | None:
+    """What is wrong with a record, None if nothing."""
+    lacking = [key for key in NEEDED if not isinstance(record, dict) or key not in record]
+    if lacking:
+        return f"lacks {', '.join(lacking)} in a record"
+    if not isinstance(record["memory"], dict):
+        return f"has {record['memory']!r} where memory by channel belongs"
+    for key, known in (("workload", (INFERENCE, TRAINING)), ("status", STATUSES), ("benchmark", BENCHMARKS)):
+        if record[key] not in known:
+            return f"has the unknown {key} {record[key]!r}"
+    for key, value in [*record["memory"].items(), *((key, record.get(key)) for key in NUMBERS)]:
+        if value is not None and not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
+            return f"has {value!r} where a number belongs ({key})"
+    return None
+
+
+def largest(records: Sequence[Record]) -> Record:
+    """Of the phases of one training step the one with the highest peak, with every phase's under `peak_by_phase`.
+
+    A phase that did not end well stands for all: the step cannot be trained.
+    """
+    units = sorted({str(record.get("unit")) for record in records})
+    bad = [record for record in records if record["status"] != "ok"]
+    if bad:
+        named = f"phase {bad[0]['phase']}: " if bad[0].get("phase") and len(records) > 1 else ""
+        return {**bad[0], "reason": f"{named}{bad[0]['reason']}", "units": units}
+    # Compared by a channel that every phase has.
+    channel = next(
+        (name for name in HEADLINES if all(record["memory"][name] is not None for record in records)), "torch_allocated"
+    )
+    peaks = {record["phase"]: record["memory"][channel] for record in records}
+    most = max(records, key=lambda record: record["memory"][channel] or 0)
+    return {**most, "peak_by_phase": peaks, "peak_of": channel, "units": units}
 
 
 def tidy(records: Iterable[Record]) -> list[dict[str, Any]]:

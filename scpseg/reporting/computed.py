@@ -8,10 +8,9 @@ import pandas as pd
 
 from scpseg.benchmarks import BENCHMARKS
 from scpseg.files import damaged
-from scpseg.profiling.records import COLUMNS
+from scpseg.profiling.records import COLUMNS, INFERENCE, TRAINING
 from scpseg.reporting.figures import COLUMN, Drawn, legend, log_ticks, looks_of, panels, save, style
 from scpseg.reporting.published import title_of
-from scpseg.reporting.reference_table import INFERENCE, TRAINING
 from scpseg.reporting.tables import Cell, Field, Table, mebibytes, table_of, words
 
 TOTAL = "computed"

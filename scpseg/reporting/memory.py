@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scpseg.benchmarks import get_benchmark
-from scpseg.profiling.records import MIB, read_records
-from scpseg.reporting.reference_table import INFERENCE, TRAINING, number, read_table
+from scpseg.profiling.records import INFERENCE, MIB, TRAINING, read_records, read_references
 
 AXES = {
     "nvml": "Peak GPU process memory at real size (MiB, NVML)",
@@ -75,19 +74,19 @@ def read_peaks(results: Path) -> tuple[dict[Cell, Peak], dict[Cell, str]]:
 def _measured(folder: Path, networks: Collection[tuple[str, ...]]) -> dict[Cell, Peak]:
     """Process memory by NVML of inference at real sizes; of `networks` only, where there are any."""
     found: dict[Cell, Peak] = {}
-    for path in sorted(folder.glob("*/profile.csv")):
-        for row in read_table(path):
-            real = row["height"] == str(get_benchmark(row["benchmark"]).side)
-            size = number(row["nvml_process"])
-            same = not networks or _network(row) in networks
-            if row["workload"] == INFERENCE and row["status"] == "ok" and real and size and same:
-                found.setdefault((row["benchmark"], row["method"]), Peak(size / MIB, "nvml"))
+    for _, records in read_references(folder):
+        for record in records:
+            real = record.get("height") == get_benchmark(record["benchmark"]).side
+            size = record["memory"].get("nvml_process")
+            same = not networks or _network(record) in networks
+            if record["workload"] == INFERENCE and record["status"] == "ok" and real and size and same:
+                found.setdefault((record["benchmark"], record["method"]), Peak(size / MIB, "nvml"))
     return found
 
 
-def _network(row: Mapping[str, object]) -> tuple[str, ...]:
+def _network(record: Mapping[str, object]) -> tuple[str, ...]:
     """What tells networks apart that a reference and a computed record may be of."""
-    return tuple(str(row.get(name) or "") for name in ("benchmark", "method", "patch", "parameters"))
+    return tuple(str(record.get(name) or "") for name in ("benchmark", "method", "patch", "parameters"))
 
 
 def one_source(peaks: Sequence[Peak | None]) -> str | None:

@@ -1,15 +1,15 @@
-"""Committed GPU measurements, results/reference/<gpu>/profile.csv, as tables."""
+"""Committed GPU measurements, results/reference/<gpu>/memory.json, as tables."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from scpseg.benchmarks import get_benchmark
-from scpseg.profiling.records import MIB
+from scpseg.profiling.records import INFERENCE, MEASURED, MIB, TRAINING, Record, read_references
 from scpseg.reporting.published import title_of
-from scpseg.reporting.reference_table import INFERENCE, MEASURED, TRAINING, Row, number, read_table
 from scpseg.reporting.tables import Cell, Field, Table, mebibytes, seconds, table_of, words
 
 CHANNELS = ("nvml_process", "torch_reserved", "torch_allocated")
@@ -19,64 +19,68 @@ def reference_tables(folder: Path) -> list[Table]:
     """A table per GPU in `folder`, none where nothing is committed.
 
     Raises:
-        UserError: as `read_table`.
+        UserError: as `read_references`.
     """
-    return [_table(read_table(path), number) for number, path in enumerate(sorted(folder.glob("*/profile.csv")))]
+    return [_table(*one, place) for place, one in enumerate(read_references(folder)) if one[1]]
 
 
-def _table(rows: list[Row], place: int) -> Table:
-    first = rows[0]
-    found = {(row["workload"], row["benchmark"], row["method"]): row for row in rows}
+def _table(facts: dict[str, Any], records: list[Record], place: int) -> Table:
+    found = {(one["workload"], one["benchmark"], one["method"]): one for one in records}
     fields: list[Field[tuple[str, str]]] = [
         words("benchmark", lambda cell: get_benchmark(cell[0]).title),
         words("method", lambda cell: title_of(cell[1])),
     ]
 
     def part(workload: str, clock: str, column: int) -> Callable[[tuple[str, str]], Cell]:
-        return lambda cell: _cells(found.get((workload, *cell)), clock, rows)[column]
+        return lambda cell: _cells(found.get((workload, *cell)), clock, records)[column]
 
     for workload, clock in ((INFERENCE, "seconds_per_image"), (TRAINING, "seconds_per_step")):
         for column, name in enumerate(("MiB (NVML)", "MiB (reserved)", "MiB (allocated)", "s")):
             fields.append(Field(f"{workload} {name}", part(workload, clock, column)))
-    software = [f"{name} {first[name.lower()]}" for name in ("torch", "CUDA", "driver") if first[name.lower()]]
+    software = [f"{name} {facts[name.lower()]}" for name in ("torch", "CUDA", "driver") if facts[name.lower()]]
     # The file's order is that of measuring; a reader compares the methods of one benchmark.
-    benchmarks = list(dict.fromkeys(row["benchmark"] for row in rows))
-    cells = dict.fromkeys((row["benchmark"], row["method"]) for row in rows)
+    benchmarks = list(dict.fromkeys(one["benchmark"] for one in records))
+    cells = dict.fromkeys((one["benchmark"], one["method"]) for one in records)
     items = sorted(cells, key=lambda cell: benchmarks.index(cell[0]))
-    return table_of(f"reference-{place}", f"{first['gpu']} ({', '.join(software)})", fields, items)
+    return table_of(f"reference-{place}", f"{facts['gpu']} ({', '.join(software)})", fields, items)
 
 
-def _cells(row: Row | None, clock: str, rows: list[Row]) -> list[Cell]:
+def _cells(record: Record | None, clock: str, records: list[Record]) -> list[Cell]:
     """Memory by channel and seconds of a cell; a workload that did not fit is a result, not a gap."""
-    if row is None or row["status"] not in MEASURED:
-        reason = (row["reason"] or row["status"]) if row else ""
+    if record is None or record["status"] not in MEASURED:
+        reason = (record.get("reason") or record["status"]) if record else ""
         return [Cell(flags=(reason,) if reason else ()), Cell(), Cell(), Cell()]
-    if row["status"] == "oom":
-        return [Cell("OOM", flags=(row["reason"],) if row["reason"] else ()), Cell(), Cell(), Cell()]
-    peaks = [number(row[name]) for name in CHANNELS]
-    notes = _notes(row, Counter(other["unavailable"] for other in rows))
+    if record["status"] == "oom":
+        return [Cell("OOM", flags=(record["reason"],) if record.get("reason") else ()), Cell(), Cell(), Cell()]
+    peaks = [record["memory"].get(name) for name in CHANNELS]
+    notes = _notes(record, Counter(map(_blind, records)))
     return [
         *(
             mebibytes(None if peak is None else peak / MIB, notes if not place else ())
             for place, peak in enumerate(peaks)
         ),
-        seconds(number(row[clock])),
+        seconds(record.get(clock)),
     ]
 
 
-def _notes(row: Row, unavailable: Counter[str]) -> list[str]:
+def _blind(record: Record) -> str:
+    """Channels of the GPU that a workload which ended well was not seen by, and why."""
+    gone = record.get("unavailable") or {}
+    shown = [f"{name}: {why}" for name, why in gone.items() if name != "rss"]
+    return "; ".join(shown) if record["status"] == "ok" else ""
+
+
+def _notes(record: Record, blind: Counter[str]) -> list[str]:
     """Sizes other than the real ones, phases, company on the GPU, what was measured once for two benchmarks."""
-    spec, notes = get_benchmark(row["benchmark"]), []
-    if row["height"] != str(spec.side):
-        notes.append(
-            f"image of {row['height']} × {row['height']} pixels, not the benchmark's {spec.side} × {spec.side}"
-        )
-    if row["phase"] not in ("", "all"):
-        notes.append(f"of the phase with the highest peak ({row['phase']})")
-    if row["unavailable"]:
-        notes.append(f"not seen in {unavailable[row['unavailable']]} workloads: {row['unavailable']}")
-    if row["exclusive"] == "False":
+    side, real, notes = record.get("height"), get_benchmark(record["benchmark"]).side, []
+    if side != real:
+        notes.append(f"image of {side} × {side} pixels, not the benchmark's {real} × {real}")
+    if record.get("phase") not in (None, "all"):
+        notes.append(f"of the phase with the highest peak ({record['phase']})")
+    if _blind(record):
+        notes.append(f"not seen in {blind[_blind(record)]} workloads: {_blind(record)}")
+    if record.get("exclusive") is False:
         notes.append("other processes used the GPU too")
-    if row["same_as"]:
-        notes.append(f"the same workload as on {get_benchmark(row['same_as']).title}, measured once")
+    if record.get("same_as"):
+        notes.append(f"the same workload as on {get_benchmark(record['same_as']).title}, measured once")
     return notes

@@ -1,8 +1,8 @@
-import csv
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ from pipelines import gpu, profile
 from scpseg.benchmarks import BENCHMARKS
 from scpseg.errors import UserError
 from scpseg.params import Params
-from scpseg.profiling.fresh import ChildKilled
+from scpseg.profiling.fresh import ChildKilled, ChildTooSlow
 from scpseg.profiling.meter import CHANNELS, out_of_memory, without_figures
-from scpseg.profiling.reference import Cell
+from scpseg.profiling.records import read_records
 
 ROOT = Path(__file__).parents[2]
 PAPER = ROOT / "profiles/paper.yaml"
@@ -27,6 +27,8 @@ FACTS = {
     "cuda": "13.2",
     "cudnn": 91900,
 }
+GLNET_STEP = ("training step", "glnet", "blu")
+COMPUTED = 1200 * 2**20
 Record = dict[str, Any]
 
 
@@ -38,11 +40,11 @@ def figures(request: Record) -> Record:
         "status": "ok",
         "reason": None,
         "limit": None,
-        "memory": {**dict.fromkeys(CHANNELS), "nvml_process": peak, "torch_allocated": peak // 2},
+        "memory": {**dict.fromkeys(CHANNELS), "nvml_process": peak, "torch_allocated": peak // 2, "computed": COMPUTED},
         "unavailable": {"rss": "measured on a GPU"},
         "backend": "nvml",
         "seconds_per_image": 1.5,
-        "computed": 1200 * 2**20,
+        "timeline": [[0.0, 1]],
     }
     if request["kind"] == "training step":
         names = ["overview", "local"] if request["method"] == "glnet" else ["all"]
@@ -67,9 +69,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Record]:
     return requests
 
 
-def written(out: Path) -> list[dict[str, str]]:
-    with (out / "invented-gpu-80gb/profile.csv").open(newline="") as stream:
-        return list(csv.DictReader(stream))
+def written(out: Path) -> list[Record]:
+    return read_records(out / "invented-gpu-80gb/memory.json")
 
 
 def test_without_a_gpu_one_sentence(tmp_path: Path) -> None:
@@ -95,20 +96,15 @@ def test_its_own_process_takes_no_memory_on_the_device_and_needs_few_packages() 
 def test_the_papers_sizes_on_the_gpu() -> None:
     requests = gpu.requests_of(gpu.on_gpu(Params.load(PAPER)))
     assert len(requests) == 2 * 4 * 4
-    assert [(cell.workload, cell.method) for cell in requests][:3] == [
-        ("inference", "scpseg"),
-        ("inference", "patch"),
-        ("inference", "scpseg"),
-    ]
-    kinds = [cell.workload for cell in requests]
+    kinds = [request["kind"] for request in requests]
     assert kinds == sorted(kinds)  # every inference before the first training step
-    for cell, request in requests.items():
-        assert request["workload"]["height"] == BENCHMARKS[cell.benchmark].side
+    for request in requests:
+        assert request["workload"]["height"] == BENCHMARKS[request["benchmark"]].side
         assert request["params"]["machine"]["device"] == "cuda"
         assert request["params"]["machine"]["deterministic"] is False
-        training = 8 if cell.benchmark == "deepglobe" else 16
+        training = 8 if request["benchmark"] == "deepglobe" else 16
         assert request["workload"]["seconds"] == gpu.REPEATING and request["beside"]
-        assert request["workload"]["batch"] == (1 if cell.workload == "inference" else training)
+        assert request["workload"]["batch"] == (1 if request["kind"] == "inference" else training)
 
 
 def test_whole_table(tmp_path: Path, asked: list[Record], capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,7 +117,8 @@ def test_whole_table(tmp_path: Path, asked: list[Record], capsys: pytest.Capture
     found = {(row["workload"], row["method"], row["benchmark"]): row for row in rows}
     assert found["training step", "patch", "blu"]["same_as"] == "potsdam"
     step = found["training step", "glnet", "inria"]
-    assert (step["phase"], step["nvml_process"]) == ("local", str(5000 * 2**20 + 1))
+    assert (step["phase"], step["memory"]["nvml_process"]) == ("local", 5000 * 2**20 + 1)
+    assert "timeline" not in step and step["patch"] == 256
     facts = json.loads((tmp_path / "invented-gpu-80gb/fingerprint.json").read_text())
     assert facts == {**FACTS, "parameters": "paper.yaml"}
     last = capsys.readouterr().out.splitlines()[-33:]
@@ -130,9 +127,9 @@ def test_whole_table(tmp_path: Path, asked: list[Record], capsys: pytest.Capture
         == "workload method benchmark peak MiB allocated MiB computed MiB ratio seconds remark"
     )
     assert last[1].split() == ["inference", "scpseg", "deepglobe", "2448", "1224", "1200", "1.020", "1.500"]
-    before = (tmp_path / "invented-gpu-80gb/profile.csv").read_bytes()
+    before = (tmp_path / "invented-gpu-80gb/memory.json").read_bytes()
     gpu.work(PAPER, tmp_path, 100.0)
-    assert (tmp_path / "invented-gpu-80gb/profile.csv").read_bytes() == before
+    assert (tmp_path / "invented-gpu-80gb/memory.json").read_bytes() == before
 
 
 def test_a_profile_that_is_not_there_is_named_as_it_was_given(tmp_path: Path) -> None:
@@ -141,7 +138,8 @@ def test_a_profile_that_is_not_there_is_named_as_it_was_given(tmp_path: Path) ->
 
 
 def test_phases_end_at_the_first_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    request = gpu.requests_of(gpu.on_gpu(Params.load(PAPER)))[Cell("training step", "glnet", "blu")]
+    requests = gpu.requests_of(gpu.on_gpu(Params.load(PAPER)))
+    (request,) = [one for one in requests if (one["kind"], one["method"], one["benchmark"]) == GLNET_STEP]
     phases = []
 
     def run_fresh(arguments: list[str], request: Record, timeout: float) -> Record:
@@ -195,6 +193,134 @@ def test_interrupted(
     assert [row["status"] for row in written(tmp_path)] == ["ok"] * 8 + ["not measured"] * 24
 
 
+def request(kind: str, method: str, benchmark: str, side: int = 100, batch: int = 1) -> Record:
+    sizes = {"height": side, "width": side, "classes": 2, "repeats": 3, "batch": batch}
+    params = {benchmark: {"patch": 64}, "segmenter": {"name": "fcn8s"}}
+    return {"kind": kind, "method": method, "benchmark": benchmark, "params": params, "workload": sizes}
+
+
+def record(peak: int = 1000, **changes: Any) -> Record:
+    memory = {**dict.fromkeys(CHANNELS), "nvml_process": peak, "torch_allocated": peak // 2}
+    done = {"status": "ok", "reason": None, "backend": "nvml", "memory": memory, "unavailable": {}, "phase": "all"}
+    return done | changes
+
+
+def filled(
+    requests: list[Record], ask: Callable[[Record, float], Record], left: Callable[[], float] = lambda: 100.0
+) -> list[list[Record]]:
+    """What was saved after each request."""
+    saved: list[list[Record]] = []
+    gpu.fill(requests, ask, left, lambda records: saved.append([*records]))
+    return saved
+
+
+def states(records: list[Record]) -> list[tuple[str, str | None]]:
+    return [(record["status"], record["reason"]) for record in records]
+
+
+FOUR = [request("inference", "patch", name, 100 + place) for place, name in enumerate(BENCHMARKS)][:4]
+OVER, BUDGET = (gpu.NOT_MEASURED, "the run ended before it"), (gpu.NOT_MEASURED, "time budget")
+
+
+def test_the_most_important_come_first() -> None:
+    params = Params.load(PAPER)
+    suite = {**params.values["suite"], "benchmarks": ["inria", "blu"]}
+    suite["baselines"] = ["wiconet", "downscale", "glnet", "patch"]
+    requests = gpu.requests_of(Params({**params.values, "suite": suite}, params.path))
+    assert [(one["method"], one["benchmark"]) for one in requests[:10]] == [
+        ("scpseg", "inria"),
+        ("patch", "inria"),
+        ("scpseg", "blu"),
+        ("patch", "blu"),
+        ("glnet", "inria"),
+        ("glnet", "blu"),
+        ("downscale", "inria"),
+        ("downscale", "blu"),
+        ("wiconet", "inria"),
+        ("wiconet", "blu"),
+    ]
+    assert [one["kind"] for one in requests] == ["inference"] * 10 + ["training step"] * 10
+
+
+def test_every_cell_is_saved_as_soon_as_it_is_known() -> None:
+    saved = filled(FOUR[:2], lambda request, seconds: record(request["workload"]["height"]))
+    assert [states(records) for records in saved] == [[OVER, OVER], [("ok", None), OVER], [("ok", None)] * 2]
+    assert [one["memory"]["nvml_process"] for one in saved[-1]] == [100, 101]
+    assert [one["benchmark"] for one in saved[0]] == [one["benchmark"] for one in FOUR[:2]]
+
+
+def test_a_failure_keeps_what_was_there_and_goes_on() -> None:
+    def ask(request: Record, seconds: float) -> Record:
+        if request is FOUR[1]:
+            return record(status="failed", reason="ValueError: no", memory=dict.fromkeys(CHANNELS))
+        if request is FOUR[2]:
+            raise UserError("so and so")
+        return record()
+
+    ok = ("ok", None)
+    assert states(filled(FOUR, ask)[-1]) == [ok, ("failed", "ValueError: no"), ("failed", "so and so"), ok]
+
+
+def test_out_of_memory_is_a_record() -> None:
+    (one,) = filled(FOUR[:1], lambda request, seconds: out_of_memory("nvml", 2**30) | {"phase": None})[-1]
+    assert (one["status"], one["limit"], one["memory"]["nvml_process"]) == ("oom", 2**30, None)
+    assert "1024 MiB" in one["reason"]
+
+
+def test_the_time_budget() -> None:
+    clock, given = iter([9.0, 4.0, -1.0, -2.0]), []
+
+    def ask(request: Record, seconds: float) -> Record:
+        given.append(seconds)
+        if request is FOUR[1]:
+            raise ChildTooSlow("it did not end")
+        return record()
+
+    assert states(filled(FOUR, ask, lambda: next(clock))[-1]) == [("ok", None), BUDGET, BUDGET, BUDGET]
+    assert given == [9.0, 4.0]
+
+
+def test_a_training_step_on_windows_is_measured_once_for_all_image_sizes() -> None:
+    sides = {"potsdam": 6000, "blu": 2048}
+    requests = [request(kind, "patch", name, sides[name]) for kind in ("training step", "inference") for name in sides]
+    asked = []
+
+    def ask(request: Record, seconds: float) -> Record:
+        asked.append((request["kind"], request["benchmark"]))
+        return record(units=["window"]) if request["kind"] == "training step" else record()
+
+    last = filled(requests, ask)[-1]
+    assert asked == [("training step", "potsdam"), ("inference", "potsdam"), ("inference", "blu")]
+    second = last[1]
+    assert (second["benchmark"], second["height"], second["memory"]["nvml_process"]) == ("blu", 2048, 1000)
+    assert [one.get("same_as") for one in last] == [None, "potsdam", None, None]
+
+
+@pytest.mark.parametrize("status", ["failed", "ok"])
+def test_what_is_not_reused(status: str) -> None:
+    """A failure is tried again; a phase on whole images depends on their size."""
+    sides = {"potsdam": 100, "blu": 100 if status == "failed" else 200}
+    requests = [request("training step", "glnet", name, side) for name, side in sides.items()]
+    asked = []
+
+    def ask(request: Record, seconds: float) -> Record:
+        asked.append(request["benchmark"])
+        return record(units=["image", "window"], status=status)
+
+    filled(requests, ask)
+    assert asked == ["potsdam", "blu"]
+
+
+def test_identity_sees_everything_that_matters() -> None:
+    one = request("inference", "patch", "blu")
+    assert gpu.identity(one, True) == gpu.identity(request("inference", "patch", "inria"), True)
+    other = request("inference", "patch", "blu")
+    other["params"]["blu"]["patch"] = 32
+    different = [other, request("inference", "patch", "blu", batch=2), request("inference", "glnet", "blu")]
+    different += [request("inference", "patch", "blu", side=101), request("training step", "patch", "blu")]
+    assert len({gpu.identity(each, True) for each in [one, *different]}) == 6
+
+
 @pytest.mark.gpu
 def test_one_cell_of_each_kind_on_a_real_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A miniature of the whole command; what torch reserved is what NVML counts above the context."""
@@ -207,13 +333,13 @@ def test_one_cell_of_each_kind_on_a_real_gpu(tmp_path: Path, monkeypatch: pytest
     file = tmp_path / "small.yaml"
     file.write_text(yaml.safe_dump(values))
     gpu.work(file, tmp_path, 300.0)
-    (table,) = tmp_path.glob("*/profile.csv")
-    with table.open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    assert [row["status"] for row in rows] == ["ok"] * 4 and {row["backend"] for row in rows} == {"nvml"}
-    for row in rows:
-        reserved = int(row["torch_reserved"])
-        assert 0 < int(row["torch_allocated"]) <= reserved
-        assert abs(int(row["torch_allocated"]) - int(row["computed"])) <= 0.05 * int(row["computed"])
-        if row["nvml_above_context"]:
-            assert abs(int(row["nvml_above_context"]) - reserved) <= max(0.05 * reserved, 32 * 2**20)
+    (path,) = tmp_path.glob("*/memory.json")
+    records = read_records(path)
+    assert [(record["status"], record["backend"]) for record in records] == [("ok", "nvml")] * 4
+    for record in records:
+        memory = record["memory"]
+        assert 0 < memory["torch_allocated"] <= memory["torch_reserved"]
+        assert abs(memory["torch_allocated"] - memory["computed"]) <= 0.05 * memory["computed"]
+        if memory["nvml_above_context"] is not None:
+            reserved = memory["torch_reserved"]
+            assert abs(memory["nvml_above_context"] - reserved) <= max(0.05 * reserved, 32 * 2**20)

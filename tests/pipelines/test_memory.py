@@ -10,11 +10,10 @@ import yaml
 
 from pipelines import memory, profile
 from pipelines.methods import METHODS
-from pipelines.profile import INFERENCE, TRAINING
 from scpseg.benchmarks import BENCHMARKS
 from scpseg.errors import UserError
 from scpseg.params import Params
-from scpseg.profiling.records import read_records
+from scpseg.profiling.records import INFERENCE, TRAINING, read_records
 from scpseg.segmenters.build import KINDS
 
 ROOT = Path(__file__).parents[2]

@@ -60,18 +60,19 @@ def test_time_of_a_training_follows_from_steps_of_the_same_settings(params: Para
 
 
 def test_without_a_training_the_reference_of_this_device_counts(params: Params) -> None:
-    folder = Path("results/reference/gpu")
-    folder.mkdir(parents=True)
-    rows = [
-        "gpu,benchmark,method,patch,seconds_per_step",
-        "this device,inria,scpseg,64,0.5",
-        "this device,inria,scpseg,64,",
-        "another,inria,scpseg,64,7",
-        "this device,inria,patch,64,7",
-        "this device,blu,scpseg,64,7",
-        "this device,inria,scpseg,256,7",
-    ]
-    (folder / "profile.csv").write_text("\n".join(rows))
+    for gpu, steps in {
+        "this device": (("inria", "scpseg", 64, 0.5), ("inria", "patch", 64, 7), ("blu", "scpseg", 64, 7)),
+        "small patches": (("inria", "scpseg", 64, None), ("inria", "patch", 64, 7)),
+        "another patch": (("inria", "scpseg", 256, 7),),
+        "another": (("inria", "scpseg", 64, 7),),
+    }.items():
+        keys = ("benchmark", "method", "patch", "seconds_per_step")
+        same = {"workload": "training step", "backend": "nvml", "status": "ok", "memory": {}}
+        put = Path("results/reference") / gpu
+        put.mkdir(parents=True)
+        facts = {"gpu": "another" if gpu == "another" else "this device", "driver": "1", "torch": "2", "cuda": "13"}
+        (put / "fingerprint.json").write_text(json.dumps(facts))
+        (put / "memory.json").write_text(json.dumps([dict(zip(keys, step, strict=True)) | same for step in steps]))
     assert training_seconds(params, "inria", "scpseg") == 500
     assert training_seconds(params, "inria", "glnet") is None
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from scpseg.errors import UserError
-from scpseg.profiling.records import COLUMNS, read_records, table, tidy
+from scpseg.profiling.meter import CHANNELS, out_of_memory
+from scpseg.profiling.records import COLUMNS, largest, read_records, read_references, table, tidy
 
 MIB = 2**20
 
@@ -80,6 +81,90 @@ def test_a_damaged_file_is_named(tmp_path: Path, value: str) -> None:
     (tmp_path / "memory.json").write_text(value)
     with pytest.raises(UserError, match=r"memory\.json"):
         read_records(tmp_path / "memory.json")
+
+
+DAMAGED = [
+    ({"seconds_per_image": "1.2.34"}, r"'1\.2\.34' where a number belongs \(seconds_per_image\)"),
+    ({"memory": {"nvml_process": float("nan")}}, r"nan where a number belongs \(nvml_process\)"),
+    ({"memory": {"torch_reserved": -5}}, r"-5 where a number belongs \(torch_reserved\)"),
+    ({"memory": {"torch_allocated": float("inf")}}, r"inf where a number belongs"),
+    ({"memory": 3}, "3 where memory by channel belongs"),
+    ({"height": "x"}, r"'x' where a number belongs \(height\)"),
+    ({"status": "weird"}, "unknown status 'weird'"),
+    ({"benchmark": "mars"}, "unknown benchmark 'mars'"),
+    ({"workload": "sleep"}, "unknown workload 'sleep'"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), DAMAGED)
+def test_damaged_records_are_rejected(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    path = tmp_path / "memory.json"
+    path.write_text(json.dumps([record(), record(workload="training step") | change]))
+    with pytest.raises(UserError, match=rf"memory\.json has .*{words}"):
+        read_records(path)
+
+
+def reference(folder: Path, gpu: str, text: str) -> Path:
+    (folder / gpu).mkdir(parents=True)
+    facts = {"gpu": gpu, "driver": "580.1", "torch": "2.15.0", "cuda": "13.2"}
+    (folder / gpu / "fingerprint.json").write_text(json.dumps(facts))
+    path = folder / gpu / "memory.json"
+    path.write_text(text)
+    return path
+
+
+def test_references_are_in_the_order_of_their_folders(tmp_path: Path) -> None:
+    assert read_references(tmp_path / "nowhere") == []
+    for gpu in ("zeta", "alpha"):
+        reference(tmp_path, gpu, json.dumps([record(backend="nvml")]))
+    assert [facts["gpu"] for facts, _ in read_references(tmp_path)] == ["alpha", "zeta"]
+    assert read_references(tmp_path)[0][1] == [record(backend="nvml")]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "valid JSON"),
+        (json.dumps([record()])[:-2], "valid JSON"),
+        (json.dumps([record(status="weird")]), "has the unknown status 'weird'"),
+        (json.dumps([record(), record()]), "has inference, patch, inria twice"),
+    ],
+)
+def test_a_damaged_reference_is_restored_or_measured_again(tmp_path: Path, text: str, words: str) -> None:
+    path = reference(tmp_path, "some-gpu", text)
+    with pytest.raises(UserError, match=rf"some-gpu/memory\.json .*{words}; restore it with git.*make gpu") as caught:
+        read_references(tmp_path)
+    assert "dvc repro" not in str(caught.value)
+    path.write_text(json.dumps([record()]))
+    path.with_name("fingerprint.json").unlink()
+    with pytest.raises(UserError, match=r"some-gpu/fingerprint\.json cannot be read; restore"):
+        read_references(tmp_path)
+
+
+def phase(peak: int = 1000, **changes: Any) -> dict[str, Any]:
+    memory = {**dict.fromkeys(CHANNELS), "nvml_process": peak, "torch_allocated": peak // 2}
+    return {"status": "ok", "reason": None, "memory": memory, "phase": "all"} | changes
+
+
+def test_the_phase_with_the_highest_peak_stands_for_the_step() -> None:
+    found = largest(
+        [phase(5, phase="one", unit="window"), phase(9, phase="two", unit="window"), phase(7, phase="three")]
+    )
+    assert (found["phase"], found["memory"]["nvml_process"]) == ("two", 9)
+    assert found["peak_by_phase"] == {"one": 5, "two": 9, "three": 7} and found["peak_of"] == "nvml_process"
+
+
+def test_phases_are_compared_by_a_channel_that_all_have() -> None:
+    blind = {**dict.fromkeys(CHANNELS), "torch_reserved": 8, "torch_allocated": 6}
+    seeing = {**dict.fromkeys(CHANNELS), "nvml_process": 900, "torch_reserved": 7, "torch_allocated": 7}
+    found = largest([phase(phase="one", memory=blind), phase(phase="two", memory=seeing)])
+    assert (found["phase"], found["peak_of"]) == ("one", "torch_reserved")
+
+
+def test_a_phase_that_does_not_fit_is_the_result() -> None:
+    oom = out_of_memory("nvml", 2**30) | {"phase": "two"}
+    found = largest([phase(phase="one"), oom])
+    assert found["status"] == "oom" and found["reason"].startswith("phase two: it does not fit into 1024 MiB")
 
 
 def test_reading_needs_no_torch() -> None:
