@@ -51,6 +51,7 @@ def project(tmp_path: Path) -> Path:
     section = (EXAMPLES / "islands.yaml").read_text()
     for profile in (tmp_path / "params.yaml", *(tmp_path / "profiles").glob("*.yaml")):
         profile.write_text(profile.read_text() + section)
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     return tmp_path
 
 
