@@ -16,6 +16,7 @@ from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
+from itertools import chain
 from multiprocessing import connection, parent_process
 from pathlib import Path
 from signal import SIG_IGN, SIGINT, signal
@@ -23,9 +24,9 @@ from threading import Thread
 from typing import Any
 
 from scpseg.benchmarks.base import Benchmark
-from scpseg.data.acquire.archives import group_archives, list_members, read_members
+from scpseg.data.acquire.archives import Group, Listing, group_archives, list_members, read_members
 from scpseg.data.acquire.layout import EXTRACT, KINDS, Pairing, Slot, pair_files, role_of, same, slots_of
-from scpseg.data.acquire.manifest import Manifest
+from scpseg.data.acquire.manifest import Manifest, file_size
 from scpseg.data.acquire.space import check_space, full_disk_named
 from scpseg.data.prepare.decode import read_size
 from scpseg.data.prepare.index import build_index
@@ -93,8 +94,7 @@ def _made(target: Path, job: Job) -> dict[str, Any] | None:
 
 
 def _fill(plan: Plan, target: Path, workers: int | None) -> dict[str, Any]:
-    job = plan.job
-    missing = plan.missing()
+    job, missing = plan.job, plan.missing()
     workers = workers or min(os.cpu_count() or 1, WORKERS)
     if missing is not None:
         workers = min(workers, max(1, len(missing)))
@@ -135,10 +135,14 @@ def _fingerprint(spec: Benchmark, manifest: Manifest, choice: Choice) -> str:
 
 def image_ids(spec: Benchmark, manifest: Manifest, folder: Path) -> list[str]:
     """Ids of the images among loose files and in archives, as far as their headers tell."""
-    groups = group_archives(record.path for record in manifest.archives)
-    listed = [path for group in groups for path in list_members(group, folder).files]
-    roles = (role_of(spec, manifest.labels, path) for path in (*listed, *(record.path for record in manifest.files)))
+    paths = [path for listing in _listings(manifest, folder).values() for path in listing.files]
+    roles = (role_of(spec, manifest.labels, path) for path in (*paths, *(record.path for record in manifest.files)))
     return [role.id for role in roles if role is not None and role.kind == "image"]
+
+
+def _listings(manifest: Manifest, folder: Path) -> dict[Group, Listing]:
+    groups = group_archives(record.path for record in manifest.archives)
+    return {group: list_members(group, folder) for group in groups}
 
 
 class Plan:
@@ -155,8 +159,7 @@ class Plan:
         """List the archives in `folder`, pair what is known, and clear what a killed run left half done."""
         self.job, self.manifest, self.folder = job, manifest, folder
         self.slot_of = slots_of(job.spec, manifest.labels, job.choice.lists)
-        groups = group_archives(record.path for record in manifest.archives)
-        self._listings = {group: list_members(group, folder) for group in groups}
+        self._listings = _listings(manifest, folder)
         # Members of a zip inside a 7z are known only once it is unpacked.
         self._hidden = any(listing.hidden for listing in self._listings.values())
         listed = {path: size for listing in self._listings.values() for path, size in listing.files.items()}
@@ -254,37 +257,32 @@ class Plan:
 
 def _decode(plan: Plan, workers: int) -> dict[Slot, Record]:
     """The records of all files, those of earlier runs too."""
-    records: dict[Slot, Record] = {}
-    for slot, record in plan.done.items():
-        _add(plan.job, records, slot, record)
+    job, records = plan.job, dict[Slot, Record]()
     with closing(plan.incoming()) as tasks:
         work = decode_all(tasks, workers)
-        if plan.missing() is not None:
-            total = len(plan.done) + len(plan.missing() or ())
-            work = progress(work, total, f"preparing {plan.job.spec.name}", len(plan.done))
-        for task, record in work:
-            _add(plan.job, records, task.slot, record)
+        if (missing := plan.missing()) is not None:
+            done = len(plan.done)
+            work = progress(work, done + len(missing), f"preparing {job.spec.name}", done)
+        for record in chain(plan.done.values(), work):
+            job.check_side(record["height"], record["width"], record["path"])
+            slot = Slot(*record["slot"])
+            records[slot] = record
+            other = records.get(slot._replace(kind="label" if slot.kind == "image" else "image"))
+            if other is not None:
+                check_same(record, other)
     return records
-
-
-def _add(job: Job, records: dict[Slot, Record], slot: Slot, record: Record) -> None:
-    job.check_side(record["height"], record["width"], record["path"])
-    records[slot] = record
-    other = records.get(slot._replace(kind="label" if slot.kind == "image" else "image"))
-    if other is not None:
-        check_same(record, other)
 
 
 def _keep_only(job: Job, index: dict[str, Any]) -> None:
     """Check that every array of the index is there, and remove others, such as labels of images that are missing."""
     wanted = {}
     for name, image in index["images"].items():
-        split, _, id = name.partition("/")
         for kind in KINDS:
+            split, id = name.split("/", 1)
             path = job.array(Slot(split, id, kind), whole=True)
             wanted[path] = array_bytes(kind, image["height"], image["width"])
     for path, size in wanted.items():
-        if not path.is_file() or path.stat().st_size != size:
+        if file_size(path) != size:
             raise UserError(
                 f"{path.name} of {job.spec.name} disappeared or was cut while the store was made; "
                 "leave the folder data alone and run the same command again"
@@ -294,8 +292,8 @@ def _keep_only(job: Job, index: dict[str, Any]) -> None:
             path.unlink()
 
 
-def decode_all(tasks: Iterator[Task], workers: int) -> Iterator[tuple[Task, Record]]:
-    """Decode the files of `tasks` as they come, with `workers` processes, and give each back with its record.
+def decode_all(tasks: Iterator[Task], workers: int) -> Iterator[Record]:
+    """Decode the files of `tasks` as they come, with `workers` processes, and give their records in the same order.
 
     At most workers + AHEAD of them are taken and not yet decoded. Those that are taken are finished even when `tasks`
     or another of them fails.
@@ -304,20 +302,18 @@ def decode_all(tasks: Iterator[Task], workers: int) -> Iterator[tuple[Task, Reco
         UserError: what `decode_file` rejects, always of the first such file; or a process was killed.
     """
     if workers == 1:
-        for task in tasks:
-            yield task, decode_file(task)
+        yield from map(decode_file, tasks)
         return
-    waiting: deque[tuple[Task, Future[Record]]] = deque()
+    waiting: deque[Future[Record]] = deque()
     try:
         with ProcessPoolExecutor(workers, initializer=_follow_parent) as pool:
             pool.submit(os.getpid).result()  # processes are copies of this one: make them while it is small
             for task in tasks:
-                waiting.append((task, pool.submit(decode_file, task)))
+                waiting.append(pool.submit(decode_file, task))
                 if len(waiting) >= workers + AHEAD:
-                    yield waiting[0][0], waiting[0][1].result()
-                    waiting.popleft()
-            for task, future in waiting:
-                yield task, future.result()
+                    yield waiting.popleft().result()
+            for future in waiting:
+                yield future.result()
     except BrokenProcessPool as error:
         raise UserError(
             "a process that decoded an image was killed, most probably because memory ran out; finished images are "
