@@ -28,10 +28,19 @@ ROOT = Path(__file__).parents[3]
 
 
 class Group(NamedTuple):
-    """One archive as relative posix paths: its name, and the one file or the ordered parts it consists of."""
+    """One archive as relative posix paths: its name, and the one file or the ordered parts it consists of.
+
+    A zip that is stored in another one is `size` bytes of these, from byte `start`.
+    """
 
     name: str
     parts: tuple[str, ...]
+    start: int = 0
+    size: int | None = None
+
+    def inner(self, member: Mapping[str, Any]) -> Group:
+        """A zip stored in this zip."""
+        return Group(f"{self.name}/{member['name']}", self.parts, self.start + member["start"], member["size"])
 
 
 @dataclass(frozen=True)
@@ -49,27 +58,9 @@ class Listing:
     unreadable: dict[str, str]
 
 
-class _Opened(NamedTuple):
-    """An archive: its name in messages, the files it consists of, first byte and length of it in them."""
-
-    name: str
-    parts: tuple[str, ...]
-    start: int = 0
-    size: int | None = None
-
-    def inner(self, member: Mapping[str, Any]) -> _Opened:
-        """A zip stored in this zip."""
-        return _Opened(f"{self.name}/{member['name']}", self.parts, self.start + member["start"], member["size"])
-
-
 def group_archives(paths: Iterable[str]) -> list[Group]:
-    """The archives among relative paths, the parts (.7z.001, .zip.001, ...) of split ones put together.
-
-    Raises:
-        UserError: a split archive lacks a part before its last one.
-    """
-    groups = []
-    split: dict[str, dict[int, str]] = {}
+    """The archives among relative paths, parts (.7z.001, ...) put together; UserError where one between is missing."""
+    groups, split = [], dict[str, dict[int, str]]()
     for path in sorted(paths):
         part = re.fullmatch(r"(.+\.(?:7z|zip))\.(\d{3})", path, re.IGNORECASE)
         if part:
@@ -91,16 +82,12 @@ def list_members(group: Group, folder: Path) -> Listing:
         UserError: the archive is damaged, of an unsupported kind, or has an unsafe member.
     """
     listing = Listing({}, {}, {})
-    _list(_opened(group, folder), listing)
+    _list(group, folder, listing)
     return listing
 
 
 def holds_wanted(listing: Listing, wanted: Wanted) -> bool:
-    """Whether an archive has a wanted member (by its path), or an archive inside that might.
-
-    Raises:
-        UserError: a wanted member cannot be unpacked here.
-    """
+    """Whether an archive has a wanted member, or an archive inside that might; UserError if it cannot be unpacked."""
     found = [path for path in listing.files if wanted(path)]
     for path in found:
         _reject_unreadable(path, listing.unreadable.get(path))
@@ -126,23 +113,19 @@ def read_members(group: Group, folder: Path, wanted: Wanted, spool: Path, most: 
     Raises:
         UserError: a member is damaged, unsafe, encrypted, too large, or of an unsupported kind; the disk is full.
     """
-    yield from _read(_opened(group, folder), wanted, spool, most, True)
-
-
-def _opened(group: Group, folder: Path) -> _Opened:
-    return _Opened(group.name, tuple(str(folder / part) for part in group.parts))
+    yield from _read(group, folder, wanted, spool, most, True)
 
 
 def _is_zip(name: str) -> bool:
     return name.lower().endswith(".zip")
 
 
-def _list(archive: _Opened, listing: Listing, outer: bool = True) -> None:
-    for member in _members(archive):
+def _list(archive: Group, folder: Path, listing: Listing, outer: bool = True) -> None:
+    for member in _members(archive, folder):
         path = f"{archive.name}/{member['name']}"
         inner = outer and _is_zip(member["name"])
         if inner and member["start"] is not None:
-            _list(archive.inner(member), listing, False)
+            _list(archive.inner(member), folder, listing, False)
         elif inner:
             listing.hidden[path] = member["size"]
         else:
@@ -151,9 +134,9 @@ def _list(archive: _Opened, listing: Listing, outer: bool = True) -> None:
                 listing.unreadable[path] = member["why"]
 
 
-def _read(archive: _Opened, wanted: Wanted, spool: Path, most: int | None, outer: bool) -> Unpacked:
+def _read(archive: Group, folder: Path, wanted: Wanted, spool: Path, most: int | None, outer: bool) -> Unpacked:
     targets, stored, hidden = [], [], {}
-    for member in _members(archive):
+    for member in _members(archive, folder):
         path, name, inner = f"{archive.name}/{member['name']}", member["name"], outer and _is_zip(member["name"])
         if inner and member["start"] is not None:
             stored.append(member)
@@ -169,20 +152,20 @@ def _read(archive: _Opened, wanted: Wanted, spool: Path, most: int | None, outer
                 f"{path} declares {member['size']} bytes, more than the {most} bytes of the largest file expected; "
                 "the archive is damaged or hostile: fetch it from a trusted source"
             )
-    for name, place in _extract(archive, targets, hidden, spool):
+    for name, place in _extract(archive, folder, targets, hidden, spool):
         path = f"{archive.name}/{name}"
         if name not in hidden:
             yield path, place
             continue
         try:
-            yield from _read(_Opened(path, (str(place),)), wanted, spool, most, False)
+            yield from _read(Group(path, (place.name,)), spool, wanted, spool, most, False)
         finally:
             place.unlink(missing_ok=True)
     for member in stored:
-        yield from _read(archive.inner(member), wanted, spool, most, False)
+        yield from _read(archive.inner(member), folder, wanted, spool, most, False)
 
 
-def _extract(archive: _Opened, names: Sequence[str], hidden: Mapping[str, int], spool: Path) -> Unpacked:
+def _extract(archive: Group, folder: Path, names: Sequence[str], hidden: Mapping[str, int], spool: Path) -> Unpacked:
     if not names:
         return
     for name, size in hidden.items():
@@ -197,7 +180,7 @@ def _extract(archive: _Opened, names: Sequence[str], hidden: Mapping[str, int], 
         with (
             full_disk_named(spool, largest, f"unpacking {archive.name}"),
             bar as show,
-            _Unpacker(archive, places) as unpacker,
+            _Unpacker(archive, folder, places) as unpacker,
         ):
             for _ in names:
                 name = unpacker.reply(lambda at: show(at, largest))["name"]
@@ -208,8 +191,8 @@ def _extract(archive: _Opened, names: Sequence[str], hidden: Mapping[str, int], 
             Path(place).unlink(missing_ok=True)
 
 
-def _members(archive: _Opened) -> list[dict[str, Any]]:
-    with _Unpacker(archive, None) as unpacker:
+def _members(archive: Group, folder: Path) -> list[dict[str, Any]]:
+    with _Unpacker(archive, folder, None) as unpacker:
         return list(unpacker.reply()["members"])
 
 
@@ -221,9 +204,12 @@ def _reject_unreadable(path: str, why: str | None) -> None:
 class _Unpacker:
     """The process for one archive; it ends with the block, and with this process."""
 
-    def __init__(self, archive: _Opened, targets: Mapping[str, str] | None) -> None:
+    def __init__(self, archive: Group, folder: Path, targets: Mapping[str, str] | None) -> None:
         self.name = archive.name
-        self.request = json.dumps({**archive._asdict(), "zip": _is_zip(archive.name), "targets": targets})
+        parts = [str(folder / part) for part in archive.parts]
+        self.request = json.dumps(
+            {**archive._asdict(), "parts": parts, "zip": _is_zip(archive.name), "targets": targets}
+        )
 
     def __enter__(self) -> _Unpacker:
         path = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}".rstrip(os.pathsep)
@@ -242,12 +228,7 @@ class _Unpacker:
         self.process.communicate()
 
     def reply(self, show: Callable[[int], None] = lambda at: None) -> dict[str, Any]:
-        """The next answer; `show` hears of the bytes unpacked meanwhile.
-
-        Raises:
-            UserError: the archive cannot be unpacked, or the process was ended by it.
-            OSError: a file cannot be read or written.
-        """
+        """The next answer, or the error that it names; `show` hears of the bytes unpacked meanwhile."""
         assert self.process.stdout is not None
         while line := self.process.stdout.readline():
             reply: dict[str, Any] = json.loads(line)

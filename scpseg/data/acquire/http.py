@@ -211,7 +211,10 @@ class Connection:
                         return response
                     response.close()
                     if status != 429 and status < 500:
-                        raise UserError(_rejection(response.url, status, reason))
+                        why, todo = "has nothing" if status in (404, 410) else "cannot be fetched", "check the address"
+                        if status in (401, 403):
+                            why, todo = "is refused", "log in or accept the terms there in a browser"
+                        raise UserError(f"{address(response.url)} {why} ({reason}); {todo}, or use another source")
                     with suppress(*SENSELESS):  # an answer without a time, or with one that cannot be understood
                         asked = Retry(retry_after_max=LONGEST_PAUSE).parse_retry_after(response.headers["Retry-After"])
                 failed += 1
@@ -220,11 +223,7 @@ class Connection:
     def text(
         self, url: str, headers: Mapping[str, str] | None = None, *, data: Mapping[str, str] | None = None
     ) -> str | None:
-        """The page or list at an address, None where there is none (404); with `data` the answer to that form.
-
-        Raises:
-            UserError: as `open`, or it is longer than 4 MiB.
-        """
+        """The page or list at an address, None where there is none (404); with `data` the answer to that form."""
         response, body = self.read(url, headers or {}, PAGE, data)
         return None if response.status_code == 404 else body.decode("utf-8", "replace")
 
@@ -251,12 +250,7 @@ class Connection:
             self.pause(url, reason, failed)
 
     def pieces(self, response: requests.Response, most: int, decode: bool = False) -> Iterator[bytes]:
-        """The body of an answer as it comes.
-
-        Raises:
-            Lost: it breaks off, or comes too slowly.
-            UserError: it has more than `most` bytes.
-        """
+        """The body of an answer as it comes; Lost where it breaks off or is slow, UserError above `most` bytes."""
         total, got, since = 0, 0, time.monotonic()
         while True:
             try:
@@ -276,11 +270,7 @@ class Connection:
             yield piece
 
     def pause(self, url: str, reason: str, failed: int, asked: float | None = None) -> None:
-        """Say that try number `failed` failed, and wait: as long as the server `asked`, or twice as long each time.
-
-        Raises:
-            UserError: it was the last try.
-        """
+        """Say that try `failed` failed (UserError: the last one), and wait as `asked`, or twice as long each time."""
         host = urlsplit(url).hostname
         if failed >= self.tries:
             raise UserError(
@@ -300,13 +290,6 @@ def _reject_certificate(url: str, error: requests.RequestException) -> None:
             f"the certificate of {host} cannot be verified ({inner.verify_message}); if you trust that host "
             "nevertheless, name it in upstream.unverified_hosts, checksums that are known are still enforced"
         ) from error
-
-
-def _rejection(url: str, status: int, what: str) -> str:
-    why, todo = "has nothing" if status in (404, 410) else "cannot be fetched", "check the address"
-    if status in (401, 403):
-        why, todo = "is refused", "log in or accept the terms there in a browser"
-    return f"{address(url)} {why} ({what}); {todo}, or use another source"
 
 
 def number(digits: str) -> int:

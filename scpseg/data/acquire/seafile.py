@@ -41,11 +41,7 @@ def members(source: Source, labels: str, folder: Path, connection: Connection) -
 
 
 def open_share(connection: Connection, url: str, password: str) -> None:
-    """Give the password, so that `connection` holds the session's cookie; nothing where the share is open already.
-
-    Raises:
-        UserError: there is no such share, no form token, or the password is refused.
-    """
+    """Give the password, so that `connection` holds the session's cookie; nothing where the share is open already."""
     page = connection.text(url)
     if page is None:
         raise UserError(f"there is no share at {url}; look at the benchmark's page")

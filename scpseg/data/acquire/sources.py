@@ -39,11 +39,7 @@ def without_secrets(text: str) -> str:
 
 
 def chosen(spec: Benchmark, data: DataParams, upstream: UpstreamParams) -> tuple[Source, ...]:
-    """The sources to try, in order: those of section `upstream`, or the address that data.source is.
-
-    Raises:
-        UserError: only the mirror has the benchmark.
-    """
+    """The sources to try, in order: those of section `upstream`, or the address that data.source is."""
     if spec.invented:
         raise UserError(f"the scenes of {spec.name} come from the mirror alone; set data.source: mirror")
     names = (data.source,) if is_address(data.source) else upstream.of(spec.name)

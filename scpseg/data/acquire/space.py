@@ -15,12 +15,8 @@ MARGIN = 16 << 20  # bytes that stay free beyond what is written, for folders an
 
 def size_text(count: int) -> str:
     """Bytes in words, with a binary unit."""
-    value = float(count)
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} TiB"
+    power = min(max(count.bit_length() - 1, 0) // 10, 4)
+    return f"{count / 1024**power:.1f} {('', 'K', 'M', 'G', 'T')[power]}iB" if power else f"{count} bytes"
 
 
 def free_bytes(folder: Path) -> int:

@@ -359,7 +359,9 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "spool").mkdir()
     code = 'import os; input(); print(\'{"errno": 28, "strerror": "No space left on device", "filename": "x"}\')'
     started = subprocess.Popen
-    monkeypatch.setattr(archives, "_members", lambda opened: [{"name": "x.tif", "size": 1, "why": "", "start": None}])
+    monkeypatch.setattr(
+        archives, "_members", lambda group, folder: [{"name": "x.tif", "size": 1, "why": "", "start": None}]
+    )
     monkeypatch.setattr(archives.subprocess, "Popen", lambda command, **o: started([command[0], "-c", code], **o))
     with pytest.raises(UserError, match="the disk ran full while unpacking a"):
         read(tmp_path)
