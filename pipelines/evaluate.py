@@ -34,6 +34,13 @@ from scpseg.training.checkpoint import digest
 
 PICTURE_SIDE = 1024
 """Longest side of a picture in pixels; larger images are subsampled."""
+TRAINED = {
+    "model": dict,
+    "segmenter": dict,
+    "initial_weights": {"source": str, "sha256": (str, None)},
+    "weights_hash": str,
+}
+"""What is read of training.json."""
 
 
 def work(benchmark: str, name: str, seed: int) -> None:
@@ -138,9 +145,7 @@ def read_trained(folder: Path, method: Method, segmenter: dict[str, Any]) -> dic
     for name in (path, folder / "training.json"):
         if not name.is_file():
             raise UserError(f"{name.as_posix()} is missing; run `dvc repro`, which trains first")
-    training: dict[str, Any] = read_json(
-        folder / "training.json", "model", "segmenter", "initial_weights", "weights_hash"
-    )
+    training: dict[str, Any] = read_json(folder / "training.json", TRAINED)
     trained, asked = {**training["segmenter"], **training["model"]}, {**segmenter, **method.describe()}
     other = [key for key in asked if key in trained and trained[key] != asked[key]]
     if other:

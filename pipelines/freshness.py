@@ -146,8 +146,8 @@ def _failure(stage: Any) -> tuple[str, bool] | None:
     path = error_file(stage.cmd.partition("pipelines.")[2].split())
     if not path.is_file():
         return None
-    record = read_json(path, "error", "settings")
-    return str(record["error"]), record["settings"] == settings()
+    record = read_json(path, {"error": str, "settings": str})
+    return record["error"], record["settings"] == settings()
 
 
 def error_file(words: list[str]) -> Path:

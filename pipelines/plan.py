@@ -19,11 +19,26 @@ from pipelines.preflight import check_surroundings
 from pipelines.stage import run_stage
 from scpseg.benchmarks import BENCHMARKS
 from scpseg.data.acquire.space import free_bytes, size_text
-from scpseg.files import read_json
+from scpseg.files import Shape, read_json
 from scpseg.params import DataParams, EvaluationParams, MachineParams, MirrorParams, Params, SharedTrainParams
 from scpseg.profiling.records import read_references
 
 REFERENCE = Path("results/reference")
+_TRAINED: Shape = {
+    "iterations": (int, None),
+    "segmenter": dict,
+    "model": {"patch": int},
+    "batch": (int, str),
+    "precision": str,
+}
+_PROFILED: Shape = {
+    "model": ({"patch": int}, None),
+    "environment?": {"device": str},
+    "seconds_per_image": (float, None),
+    "height": int,
+    "width": int,
+}
+_MEASURED: Shape = {"seconds": float, "environment": {"device": str}}
 STORE_BYTES = 4
 """Bytes of a pixel in the store: three channels and a label."""
 
@@ -78,7 +93,7 @@ def training_seconds(params: Params, benchmark: str, method: str, device: str | 
         return None  # the authors' epochs apply, not train.iterations
     train, own = params.section("train", SharedTrainParams), params.benchmark(benchmark)
     device = device or device_name(params)
-    wanted = (params.values["segmenter"], own.patch, own.batch, train.precision, device)
+    wanted = (params.values["segmenter"], own.patch, str(own.batch), train.precision, device)
     steps = [
         record["seconds"] / record["iterations"]
         for record in _trainings(method)
@@ -88,7 +103,7 @@ def training_seconds(params: Params, benchmark: str, method: str, device: str | 
             record["segmenter"],
             record["model"]["patch"],
             # For a method whose phases differ, the first: the others follow from it.
-            int(str(record["batch"]).partition(":")[0]),
+            str(record["batch"]).partition(":")[0],
             record["precision"],
             record["environment"]["device"],
         )
@@ -103,7 +118,7 @@ def _trainings(method: str) -> Iterator[dict[str, Any]]:
         benchmark, _, seed = path.parent.parts[-3:]
         measured = paths.provenance(benchmark, method, int(seed), "training")
         if measured.is_file():
-            yield {**read_json(path), **read_json(measured)}
+            yield {**read_json(path, _TRAINED), **read_json(measured, _MEASURED)}
 
 
 def _reference_steps(benchmark: str, method: str, patch: int, device: str) -> Iterator[float]:
@@ -119,7 +134,7 @@ def evaluation_seconds(params: Params, benchmark: str, method: str, device: str 
     path = paths.profile(benchmark, method)
     if not path.is_file():
         return None
-    record: dict[str, Any] = read_json(path)
+    record: dict[str, Any] = read_json(path, _PROFILED)
     patch = (record.get("model") or {}).get("patch")
     here = record.get("environment", {}).get("device") == (device or device_name(params))
     if not here or not record.get("seconds_per_image") or patch != params.benchmark(benchmark).patch:

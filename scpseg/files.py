@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -21,6 +22,14 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 """errno values that mean the disk is full."""
 UNWRITTEN = FULL | {errno.EFBIG}
 """errno values of a write that failed for lack of space."""
+Shape = Any
+"""What a JSON value is to be: a type, where float takes integers too and object anything; None; a tuple of which one
+fits; [shape], a list of such values, and of several shapes a list of just these; {"key": shape}, a mapping with these
+keys, of which "key?" may be absent, and with str: shape in it of any others to such.
+"""
+_WORDS = {str: "a text", int: "an integer", float: "a number", bool: "true or false", dict: "a mapping", list: "a list"}
+_LARGEST = 2**63
+"""Integers below it are sizes and counts; larger ones do not fit into arrays."""
 
 
 @contextmanager
@@ -76,20 +85,56 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path, *keys: str) -> Any:
-    """Read a JSON file; with `keys`, it must contain a mapping with these keys.
+def read_json(path: Path, shape: Shape = object) -> Any:
+    """Read a JSON file whose value fits `shape`.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: it is damaged, or of another shape.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # includes invalid UTF-8
+        # What `write_json` cannot write, such as NaN or half of a surrogate pair, cannot be shown either.
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:  # includes invalid UTF-8
         raise damaged(path, "is not valid JSON") from error
-    lacking = [key for key in keys if not isinstance(value, dict) or key not in value]
-    if lacking:
-        raise damaged(path, f"lacks {', '.join(lacking)}")
+    if problem := misfit(value, shape):
+        raise damaged(path, problem)
     return value
+
+
+def misfit(value: Any, shape: Shape, at: str = "") -> str | None:
+    """The first way in which a JSON value does not fit a shape, in words; None when it fits."""
+    if isinstance(shape, tuple):
+        shape = next((one for one in shape if _is(value, _kind(one))), shape[0])
+    kind = _kind(shape)
+    if not _is(value, kind):
+        return f"has {at + ' ' if at else ''}{json.dumps(value)[:40]} where {_WORDS[kind]} belongs"
+    parts: list[tuple[Any, Shape, str]] = []
+    if isinstance(shape, list):
+        if len(shape) > 1 and len(value) != len(shape):
+            return f"has {len(value)} values in {at or 'its list'} where {len(shape)} belong"
+        shapes = shape * len(value) if len(shape) == 1 else shape
+        parts = [(one, wanted, f"{at}[{k}]") for k, (one, wanted) in enumerate(zip(value, shapes, strict=True))]
+    elif isinstance(shape, dict):
+        named = {key.removesuffix("?"): wanted for key, wanted in shape.items() if key is not str}
+        if lacking := [key for key in shape if key is not str and key[-1:] != "?" and key not in value]:
+            return f"lacks {', '.join(f'{at}.{key}'.lstrip('.') for key in lacking)}"
+        others = dict.fromkeys(value, shape[str]) if str in shape else {}
+        wanted_of = {**others, **named}
+        parts = [(value[key], wanted_of[key], f"{at}.{key}".lstrip(".")) for key in wanted_of if key in value]
+    return next((problem for part in parts if (problem := misfit(*part))), None)
+
+
+def _kind(shape: Shape) -> Any:
+    return type(shape) if isinstance(shape, dict | list) else shape
+
+
+def _is(value: Any, kind: Any) -> bool:
+    if kind is None or kind is object:
+        return kind is object or value is None
+    if kind in (int, float) and type(value) is int:
+        return abs(value) < _LARGEST
+    return type(value) is kind and (kind is not float or math.isfinite(value))
 
 
 def damaged(path: Path, why: str) -> UserError:

@@ -14,11 +14,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scpseg.errors import UserError
-from scpseg.files import read_json, replacing
+from scpseg.files import damaged, read_json, replacing
 
 INDEX = "index.json"
 HEADER = 128
 """Bytes before the data of the store's .npy files."""
+_SPLITS = ("train", "val", "test")
+_IMAGE = {"height": int, "width": int, "image_sha256": str, "label_sha256": str}
+_INDEX = {
+    "benchmark": str,
+    "classes": [str],
+    "split": str,
+    "source": str,
+    "labels": (str, None),
+    "synthetic": bool,
+    "expected": {str: int},
+    "ids": {split: [str] for split in _SPLITS},
+    "images": {str: _IMAGE},
+    "warnings": [str],
+}
 
 
 def image_path(folder: Path, split: str, id: str) -> Path:
@@ -70,7 +84,11 @@ class Store:
             raise UserError(
                 f"{folder.as_posix()} holds no prepared benchmark ({INDEX} is missing); run `dvc repro` first"
             )
-        self.index: dict[str, Any] = read_json(folder / INDEX, "benchmark", "ids", "images")
+        self.index: dict[str, Any] = read_json(folder / INDEX, _INDEX)
+        lacking = [f"images.{split}/{id}" for split in _SPLITS for id in self.ids(split)]
+        lacking = [name for name in lacking if name.removeprefix("images.") not in self.index["images"]]
+        if lacking:
+            raise damaged(folder / INDEX, f"lacks {lacking[0]}")
 
     def ids(self, split: str) -> tuple[str, ...]:
         """Ids of the images in 'train', 'val' or 'test', in the order of the split's list."""
@@ -82,9 +100,9 @@ class Store:
         Raises:
             UserError: it was prepared with other classes, or in another order.
         """
-        if self.index.get("classes") != list(names):
+        if self.index["classes"] != list(names):
             raise UserError(
-                f"{self.folder.as_posix()} was prepared with classes {', '.join(self.index.get('classes', ()))}, but "
+                f"{self.folder.as_posix()} was prepared with classes {', '.join(self.index['classes'])}, but "
                 f"the benchmark has {', '.join(names)}; run `dvc repro -f download@{self.index['benchmark']}`"
             )
 

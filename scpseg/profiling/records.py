@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from scpseg.benchmarks import BENCHMARKS
 from scpseg.errors import UserError
-from scpseg.files import damaged, read_json
+from scpseg.files import Shape, damaged, read_json
 
 MIB = 2**20
 INFERENCE, TRAINING = "inference", "training step"
@@ -45,9 +44,48 @@ COLUMNS = (
     "mib",
 )
 """Of a tidy row: `windows` at once, `channel` of the memory or 'computed:PART', `mib` with two digits or None."""
-NEEDED = ("benchmark", "method", "workload", "backend", "status", "memory")
-NUMBERS = ("height", "seconds_per_image", "seconds_per_step")
-"""Keys whose values are numbers, where there are any."""
+_COUNT, _NUMBER, _TEXT = (int, None), (float, None), (str, None)
+_RECORD: Shape = {
+    "benchmark": str,
+    "method": str,
+    "workload": str,
+    "backend": _TEXT,
+    "status": str,
+    "memory": {str: _NUMBER},
+    "reason?": _TEXT,
+    "phase?": _TEXT,
+    "precision?": str,
+    "parameters?": _COUNT,
+    "parts?": ({str: float}, None),
+    "model?": (dict, None),
+    "height?": _COUNT,
+    "seconds_per_image?": _NUMBER,
+    "seconds_per_step?": _NUMBER,
+    "segmenter?": dict,
+}
+PROFILE: Shape = {
+    **_RECORD,
+    "reason": _TEXT,
+    "unavailable": {str: str},
+    "height": int,
+    "width": int,
+    "real_size": bool,
+    "windows": _COUNT,
+    "windows_per_batch": int,
+    "repeats": int,
+    "seconds_per_image": _NUMBER,
+    "megapixels_per_second": _NUMBER,
+    "parameters": _COUNT,
+    "multiply_adds": _COUNT,
+    "samples": int,
+    "period_ms": _NUMBER,
+    "timeline": [[float, float]],
+    "model": ({"patch": int, str: object}, None),
+    "segmenter": dict,
+    "environment?": {"device": str, str: object},
+}
+"""What stage profile writes of one method."""
+_FACTS: Shape = {"gpu": str, "driver": _TEXT, "torch": str, "cuda": _TEXT}
 Record = dict[str, Any]
 
 
@@ -58,7 +96,7 @@ def read_records(path: Path) -> list[Record]:
         UserError: the file is damaged.
         FileNotFoundError: there is none.
     """
-    found = read_json(path)
+    found = read_json(path, ([_RECORD], _RECORD))
     records = found if isinstance(found, list) else [found]
     for record in records:
         problem = _problem(record)
@@ -78,7 +116,7 @@ def read_references(folder: Path) -> list[tuple[dict[str, Any], list[Record]]]:
 
 def _reference(path: Path) -> tuple[dict[str, Any], list[Record]]:
     try:
-        facts = read_json(path.with_name("fingerprint.json"), "gpu", "driver", "torch", "cuda")
+        facts = read_json(path.with_name("fingerprint.json"), _FACTS)
         records = read_records(path)
         cells = [tuple(str(record[key]) for key in ("workload", "method", "benchmark")) for record in records]
         twice = sorted({cell for cell in cells if cells.count(cell) > 1})
@@ -90,20 +128,13 @@ def _reference(path: Path) -> tuple[dict[str, Any], list[Record]]:
     return facts, records
 
 
-def _problem(record: Any) -> str | None:
-    """What is wrong with a record, None if nothing."""
-    lacking = [key for key in NEEDED if not isinstance(record, dict) or key not in record]
-    if lacking:
-        return f"lacks {', '.join(lacking)} in a record"
-    if not isinstance(record["memory"], dict):
-        return f"has {record['memory']!r} where memory by channel belongs"
+def _problem(record: Record) -> str | None:
+    """What is wrong with a record of the right shape, None if nothing."""
     for key, known in (("workload", (INFERENCE, TRAINING)), ("status", STATUSES), ("benchmark", BENCHMARKS)):
         if record[key] not in known:
             return f"has the unknown {key} {record[key]!r}"
-    for key, value in [*record["memory"].items(), *((key, record.get(key)) for key in NUMBERS)]:
-        if value is not None and not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
-            return f"has {value!r} where a number belongs ({key})"
-    return None
+    less = [f"memory.{name} {size}" for name, size in record["memory"].items() if size is not None and size < 0]
+    return f"has {less[0]}, which is less than nothing" if less else None
 
 
 def largest(records: Sequence[Record]) -> Record:

@@ -13,6 +13,7 @@ from scpseg.benchmarks import get_benchmark
 from scpseg.errors import UserError
 from scpseg.files import write_json, write_text
 from scpseg.params import SuiteParams
+from scpseg.profiling.records import PROFILE
 from scpseg.reporting import views
 from scpseg.reporting.collect import States, collect, read_result
 from scpseg.reporting.computed import computed_table, draw_computed, read_computed
@@ -181,7 +182,7 @@ def _profiles(lines: Sequence[Line], results: Path) -> list[tuple[Line, dict[str
     for line in lines:
         if line.first["profile_status"] == "ok":
             path = results / "profile" / line.benchmark / f"{line.method}.json"
-            record = read_result(path, {"benchmark": line.benchmark, "method": line.method}, True)
+            record = read_result(path, PROFILE, {"benchmark": line.benchmark, "method": line.method}, True)
             if record is not None:
                 found.append((line, record))
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,9 @@ import pandas as pd
 
 from scpseg.benchmarks import get_benchmark
 from scpseg.errors import UserError
-from scpseg.files import read_json
+from scpseg.files import Shape, read_json
 from scpseg.params import SuiteParams
-from scpseg.profiling.records import MIB
+from scpseg.profiling.records import MIB, PROFILE
 from scpseg.reporting.columns import FIRST, LAST, SCHEMA
 
 SEPARATOR = " | "
@@ -27,6 +27,41 @@ State = tuple[str, str]
 """Status of a declared run that is not current ('stale', 'failed', 'missing') and its reason."""
 States = Mapping[tuple[str, str, int | None], State]
 """By (benchmark, method, seed); seed None = the profile. Runs that are current are not in it."""
+_SHARE = (float, None)
+_COUNT = (int, None)
+_TEXT = (str, None)
+_METRICS: Shape = {
+    "split": str,
+    "split_list": str,
+    "labels": _TEXT,
+    "images": int,
+    "image_sizes": str,
+    "images_of": int,
+    "train_images": int,
+    "train_images_of": int,
+    "synthetic": bool,
+    "source": str,
+    "mean_name": str,
+    "model": {"patch": int, "recipe?": str, str: object},
+    "segmenter": dict,
+    "training": {"iterations?": _COUNT, "branches": {str: {str: _SHARE}}, str: object}
+    | dict.fromkeys(("steps?", "samples?"), _COUNT)
+    | {"megapixels?": _SHARE},
+    "branches": {str: _SHARE},
+    "inference": dict,
+    "warnings": [str],
+    "metrics": {
+        "mean_iou": _SHARE,
+        "mean_f1": _SHARE,
+        "accuracy": _SHARE,
+        "chance": _SHARE,
+        "iou": {str: _SHARE},
+        "f1": {str: _SHARE},
+        "absent": [str],
+    },
+}
+_TRAINING: Shape = {"seconds": float, "revision": _TEXT, "environment": dict}
+_EVALUATION: Shape = {"environment": dict}
 NO_METRICS = "no metrics: the run was not trained and evaluated"
 NO_PROFILE = "no profile: it was not measured"
 
@@ -49,14 +84,13 @@ def collect(results: Path, suite: SuiteParams, available: bool, states: States |
             path = results / "profile" / benchmark / f"{method}.json"
             state = states.get((benchmark, method, None), ("missing", NO_PROFILE))
             outdated = (benchmark, method, None) in states
-            found = None if outdated else read_result(path, names, available)
-            profile = _columns_of(_profile_columns, found, path, state)
+            found = None if outdated else read_result(path, PROFILE, names, available)
+            profile = _profile_columns(found, state)
             for seed in suite.seeds:
-                path = results / "metrics" / benchmark / method / str(seed) / "metrics.json"
                 state = states.get((benchmark, method, seed), ("missing", NO_METRICS))
                 outdated = (benchmark, method, seed) in states
                 found = None if outdated else read_run(results, benchmark, method, seed, available)
-                metrics = _columns_of(_metrics_columns, found, path, state)
+                metrics = _metrics_columns(found, state)
                 rows.append({"schema": SCHEMA, **names, "seed": seed, **profile, **metrics})
     columns = _columns(rows, suite)
     # Kept as objects: integers stay integers and missing cells stay empty, whatever else the column holds.
@@ -66,20 +100,6 @@ def collect(results: Path, suite: SuiteParams, available: bool, states: States |
 def methods_of(suite: SuiteParams) -> tuple[str, ...]:
     """The compared methods, SCPSeg first."""
     return ("scpseg", *suite.baselines)
-
-
-def _columns_of(
-    make: Callable[[dict[str, Any] | None, State], dict[str, Any]],
-    found: dict[str, Any] | None,
-    path: Path,
-    state: State,
-) -> dict[str, Any]:
-    """`make(found, state)`; a key that the file lacks becomes a sentence."""
-    try:
-        return make(found, state)
-    except (KeyError, TypeError, AttributeError) as error:
-        what = f"lacks {error}" if isinstance(error, KeyError) else "has another form"
-        raise UserError(f"{path} {what}, so another version wrote it; delete it and run `dvc repro`") from None
 
 
 def _metrics_columns(found: dict[str, Any] | None, state: State) -> dict[str, Any]:
@@ -154,24 +174,24 @@ def read_run(results: Path, benchmark: str, method: str, seed: int, available: b
     """
     identity = {"benchmark": benchmark, "method": method, "seed": seed}
     place = Path(benchmark) / method / str(seed)
-    scores = read_result(results / "metrics" / place / "metrics.json", identity, available)
-    training = read_result(results / "provenance" / place / "training.json", identity, available)
-    evaluation = read_result(results / "provenance" / place / "evaluation.json", identity, available)
+    scores = read_result(results / "metrics" / place / "metrics.json", _METRICS, identity, available)
+    training = read_result(results / "provenance" / place / "training.json", _TRAINING, identity, available)
+    evaluation = read_result(results / "provenance" / place / "evaluation.json", _EVALUATION, identity, available)
     if scores is None or training is None or evaluation is None:
         return None
-    try:
-        measured = {name: training[name] for name in ("seconds", "revision")}
-        environments = {"environment": training["environment"], "evaluation_environment": evaluation["environment"]}
-    except KeyError as error:
-        where = f"a file in {results / 'provenance' / place}"
-        raise UserError(f"{where} lacks {error}, so another version wrote it; delete it and run `dvc repro`") from None
+    measured = {name: training[name] for name in ("seconds", "revision")}
+    environments = {"environment": training["environment"], "evaluation_environment": evaluation["environment"]}
     return {**scores, "training": {**scores["training"], **measured}, **environments}
 
 
-def read_result(path: Path, identity: dict[str, Any], available: bool) -> dict[str, Any] | None:
-    """The file's mapping, None when it is missing and may be."""
+def read_result(path: Path, shape: Shape, identity: dict[str, Any], available: bool) -> dict[str, Any] | None:
+    """The file's mapping, None when it is missing and may be.
+
+    Raises:
+        UserError: it is damaged, of another shape, of another run, or missing and may not be.
+    """
     try:
-        found = read_json(path)
+        found: dict[str, Any] = read_json(path, shape)
     except FileNotFoundError:
         if available:
             return None
@@ -180,9 +200,9 @@ def read_result(path: Path, identity: dict[str, Any], available: bool) -> dict[s
             f"{path} is missing ({name}); run `dvc repro`, or build the report from what is there with `make report`"
         ) from None
     for key, value in identity.items():
-        if not isinstance(found, dict) or found.get(key) != value:
+        if found.get(key) != value:
             raise UserError(f"{path} does not belong to {key} {value!r}; delete it and run `dvc repro` again")
-    return dict(found)
+    return found
 
 
 def _flat(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:

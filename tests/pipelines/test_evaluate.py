@@ -100,7 +100,7 @@ def test_a_run_that_is_damaged_or_of_another_network_is_rejected(params: Params)
         now = trained[key][setting]
         assert f"was trained with {setting} other, params.yaml has {setting} {now}; run `dvc repro`" in error_of()
     write_json(record, [])
-    assert error_of().startswith(f"{record} lacks model, segmenter")
+    assert error_of().startswith(f"{record} has [] where a mapping belongs")
     record.write_text("{")
     assert error_of().startswith(f"{record} is not valid JSON")
     record.unlink()

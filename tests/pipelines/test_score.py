@@ -30,11 +30,14 @@ def put_store(benchmark: str, ids: tuple[str, ...] = IDS) -> dict[str, np.ndarra
         truth = rng.integers(0, classes, (SIDE, SIDE + 8)).astype(np.uint8)
         predictions[name] = np.where(rng.random(truth.shape) < 0.7, truth, rng.integers(0, classes, truth.shape))
         truth[:3] = 255
-        save_array(image_path(folder, "test", name), np.zeros((*truth.shape, 3), np.uint8))
-        save_array(label_path(folder, "test", name), truth)
-        images[f"test/{name}"] = {"height": truth.shape[0], "width": truth.shape[1]}
-    index = {"benchmark": benchmark, "ids": {"train": ["7_7"], "val": [], "test": list(ids)}, "images": images}
-    write_json(folder / "index.json", index | {"split": "own", "synthetic": True, "expected": {"test": 14}})
+        record = {"height": truth.shape[0], "width": truth.shape[1]}
+        record["image_sha256"] = save_array(image_path(folder, "test", name), np.zeros((*truth.shape, 3), np.uint8))
+        record["label_sha256"] = save_array(label_path(folder, "test", name), truth)
+        images[f"test/{name}"] = record
+    images["train/7_7"] = record
+    index = {"benchmark": benchmark, "classes": [cls.name for cls in BENCHMARKS[benchmark].classes], "split": "own"}
+    index |= {"synthetic": True, "source": "mirror", "labels": "all", "warnings": [], "expected": {"test": 14}}
+    write_json(folder / "index.json", index | {"ids": {"train": ["7_7"], "val": [], "test": ids}, "images": images})
     return {name: prediction.astype(np.uint8) for name, prediction in predictions.items()}
 
 

@@ -1,6 +1,9 @@
+import copy
+import re
 import resource
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,15 +59,46 @@ def test_damaged_json_is_named(text: bytes, tmp_path: Path) -> None:
         read_json(path)
 
 
-@pytest.mark.parametrize("value", [[], "a b", None, 3, {"a": 1}])
-def test_json_without_its_keys_is_named(value: object, tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["[" * 100_000, "[NaN]", "[1e999]", r'["\ud800"]', "9" * 5000], ids=range(5))
+def test_json_that_is_never_written_is_named(text: str, tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    write_json(path, value)
-    assert read_json(path) == value
-    with pytest.raises(UserError, match=r"/a\.json lacks (a, )?b; delete it and run `dvc repro` again$"):
-        read_json(path, "a", "b")
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"/a\.json is not valid JSON; delete it"):
+        read_json(path)
 
 
-def test_json_with_its_keys(tmp_path: Path) -> None:
-    write_json(tmp_path / "a.json", {"a": None, "b": [1], "c": 2})
-    assert read_json(tmp_path / "a.json", "a", "b") == {"a": None, "b": [1], "c": 2}
+SHAPE = {"a": (int, None), "b": {"c": [{"d": float, "e?": bool}], str: str}, "f?": [str, int]}
+WHOLE = {"a": None, "b": {"c": [{"d": 1}, {"d": 0.5, "e": True}], "any": "text"}, "more": 1, "f": ["x", 3]}
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "problem"),
+    [
+        ((), [], "has [] where a mapping belongs"),
+        (("a",), True, "has a true where an integer belongs"),
+        (("a",), 2**63, f"has a {2**63} where an integer belongs"),
+        (("a",), 1.0, "has a 1.0 where an integer belongs"),
+        (("b",), {"any": "text"}, "lacks b.c"),
+        (("b", "c"), {}, "has b.c {} where a list belongs"),
+        (("b", "c", 1), {}, "lacks b.c[1].d"),
+        (("b", "c", 1, "d"), "1", 'has b.c[1].d "1" where a number belongs'),
+        (("b", "c", 1, "d"), 10**400, "has b.c[1].d 1000000000000000000000000000000000000000 where a number belongs"),
+        (("b", "c", 1, "e"), None, "has b.c[1].e null where true or false belongs"),
+        (("b", "any"), 3, "has b.any 3 where a text belongs"),
+        (("f",), ["x"], "has 1 values in f where 2 belong"),
+        (("f", 1), "x", 'has f[1] "x" where an integer belongs'),
+    ],
+)
+def test_json_of_another_shape_is_named(
+    place: tuple[str | int, ...], value: object, problem: str, tmp_path: Path
+) -> None:
+    path, whole = tmp_path / "a.json", copy.deepcopy({"": WHOLE})
+    write_json(path, WHOLE)
+    assert read_json(path, SHAPE) == WHOLE
+    inner: Any = whole
+    for key in ("", *place)[:-1]:
+        inner = inner[key]
+    inner[("", *place)[-1]] = value
+    write_json(path, whole[""])
+    with pytest.raises(UserError, match=re.escape(f"/a.json {problem}; delete it and run `dvc repro` again") + "$"):
+        read_json(path, SHAPE)

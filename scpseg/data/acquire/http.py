@@ -405,6 +405,10 @@ def transfer(remote: Remote, folder: Path, connection: Connection) -> None:
         part.origin.unlink(missing_ok=True)
 
 
+_ORIGIN = {"key": str, "etag": (str, None), "modified": (str, None), "size": (int, None)}
+"""What is noted beside an unfinished file."""
+
+
 class _Part:
     """The unfinished file, `have` bytes of `total` (None as long as nobody said), that a later run can go on with."""
 
@@ -421,7 +425,7 @@ class _Part:
         if not size:
             return
         try:
-            origin = read_json(self.origin, "key", "etag", "modified", "size")
+            origin = read_json(self.origin, _ORIGIN)
         except (UserError, OSError):
             origin = {"key": ""}
         if origin["key"] == self.key and origin["size"] in (None, self.total or origin["size"]):

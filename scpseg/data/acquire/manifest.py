@@ -24,7 +24,9 @@ from scpseg.progress import progress
 
 MIRROR, UPSTREAM = "mirror", "upstream"
 MIRROR_LIST = "archives.json"
-SHAPE = "has another shape than it was written with"
+_FILES = [{"path": str, "size": int, "sha256": str}]
+_ARCHIVES = [{"name": str, "size": int, "sha256": str}]
+_MANIFEST = {"benchmark": str, "source": str, "labels": str, "archives": _ARCHIVES, "files": _FILES}
 
 
 class FileRecord(NamedTuple):
@@ -69,27 +71,27 @@ class Manifest:
         """Read what `write` wrote; UserError where it is missing or damaged."""
         if not path.is_file():
             raise UserError(f"{path.as_posix()} is missing; run `dvc repro download@{benchmark}` first")
-        values: dict[str, Any] = read_json(path, "benchmark", "source", "labels", "archives", "files")
+        values: dict[str, Any] = read_json(path, _MANIFEST)
         words = (values["benchmark"], values["source"], values["labels"])
-        if not all(isinstance(word, str) for word in words):
-            raise damaged(path, SHAPE)
         return cls(*words, _records(path, values["archives"], "name"), _records(path, values["files"], "path"))
 
 
 def read_listed(path: Path) -> tuple[FileRecord, ...]:
-    """The archives that a list of a mirror on this machine names: {"archives": [{"name", "size", "sha256"}]}."""
-    return _records(path, read_json(path, "archives")["archives"], "name")
+    """The archives that a list of a mirror on this machine names: {"archives": [{"name", "size", "sha256"}]}.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    return _records(path, read_json(path, {"archives": _ARCHIVES})["archives"], "name")
 
 
-def _records(path: Path, entries: object, name: str) -> tuple[FileRecord, ...]:
-    try:
-        found = tuple(FileRecord(entry[name], entry["size"], entry["sha256"]) for entry in entries)  # type: ignore[attr-defined]
-    except (TypeError, LookupError):
-        found = (FileRecord("", -1, ""),)
+def _records(path: Path, entries: Sequence[dict[str, Any]], name: str) -> tuple[FileRecord, ...]:
+    found = tuple(FileRecord(entry[name], entry["size"], entry["sha256"]) for entry in entries)
     for record in found:
-        size, words = record.size, isinstance(record.path, str) and isinstance(record.sha256, str)
-        if not words or type(size) is not int or size < 0 or Path(record.path).is_absolute() or ".." in record.path:
-            raise damaged(path, SHAPE)
+        # A name of another folder, or one that no system can open.
+        inside = not Path(record.path).is_absolute() and ".." not in record.path and "\0" not in record.path
+        if record.size < 0 or not inside:
+            raise damaged(path, f"names {record.path!r} of {record.size} bytes, which was never written")
     return found
 
 

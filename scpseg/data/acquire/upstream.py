@@ -130,7 +130,7 @@ def complete(base: Path, source: Source, variant: str) -> bool:
     record = base / f"{source.folder}.json"
     if not record.is_file():
         return False
-    values: dict[str, Any] = read_json(record, "facts", "files")
+    values: dict[str, Any] = read_json(record, {"facts": {str: str}, "files": {str: int}})
     there: dict[str, int] = values["files"]
     if any(file_size(base / source.folder / path) != size for path, size in there.items()):
         return False

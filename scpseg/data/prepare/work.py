@@ -14,11 +14,21 @@ from scpseg.data.acquire.layout import KINDS, Kind, Pairing, Slot
 from scpseg.data.prepare.decode import check_image, decode_label, read_pixels, read_size
 from scpseg.data.store import HEADER, array_hash, image_path, label_path, save_array
 from scpseg.errors import UserError
-from scpseg.files import read_json, sha256, write_json
+from scpseg.files import damaged, read_json, sha256, write_json
 
 Record = dict[str, Any]
 """What is known of a decoded file: slot, path, bytes, sha256, height, width, array_sha256, and counts of a label."""
 COUNTS = ("ignored", "unknown", "near")
+_RECORD = {
+    "slot": [str, str, str, int],
+    "path": str,
+    "bytes": int,
+    "sha256": str,
+    "height": int,
+    "width": int,
+    "array_sha256": str,
+}
+_LABEL = {**_RECORD, "pixels": [int], **dict.fromkeys(COUNTS, int)}
 
 
 @dataclass(frozen=True)
@@ -75,8 +85,10 @@ class Job:
         """The records of all files whose arrays are there and unchanged."""
         found = {}
         for path in sorted(self.folder.glob("records/*/*.json")):
-            record = read_json(path, "slot", "array_sha256")
+            record = read_json(path, _LABEL if ".label." in path.name else _RECORD)
             slot = Slot(*record["slot"])
+            if self.record(slot) != path:
+                raise damaged(path, "is not of the file that its name says")
             array = self.array(slot)
             if array.is_file() and array_hash(array) == record["array_sha256"]:
                 found[slot] = record

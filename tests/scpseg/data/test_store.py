@@ -22,7 +22,19 @@ def made(folder: Path) -> tuple[np.ndarray, np.ndarray]:
         "label_sha256": save_array(label_path(folder, "val", "a 1"), label),
     }
     images = {"val/a 1": record}
-    write_json(folder / "index.json", {"benchmark": "blu", "ids": {"train": [], "val": ["a 1"]}, "images": images})
+    index = {
+        "benchmark": "blu",
+        "classes": ["a", "b"],
+        "split": "authors",
+        "source": "mirror",
+        "labels": "all",
+        "synthetic": True,
+        "expected": {"train": 0, "val": 1, "test": 0},
+        "ids": {"train": [], "val": ["a 1"], "test": []},
+        "images": images,
+        "warnings": [],
+    }
+    write_json(folder / "index.json", index)
     return image, label
 
 
@@ -70,9 +82,9 @@ def test_damaged_index_and_empty_array_are_named(tmp_path: Path) -> None:
     image_path(tmp_path, "val", "a 1").write_bytes(b"")
     with pytest.raises(UserError, match=r"a 1\.image\.npy is missing or damaged; run"):
         store.image("val", "a 1")
-    for text, why in (("", "is not valid JSON"), ("{}", "lacks benchmark, ids, images")):
+    for text, why in (("", "is not valid JSON"), ("{}", "lacks benchmark, classes, ")):
         (tmp_path / "index.json").write_text(text)
-        with pytest.raises(UserError, match=f"index.json {why}; delete it"):
+        with pytest.raises(UserError, match=f"index.json {why}.*; delete it"):
             Store(tmp_path)
 
 

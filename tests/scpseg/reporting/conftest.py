@@ -114,6 +114,7 @@ def profile(benchmark: str, method: str, **changes: Any) -> dict[str, Any]:
     found = {
         "benchmark": benchmark,
         "method": method,
+        "workload": "inference",
         "status": "ok",
         "reason": "",
         "backend": backend,

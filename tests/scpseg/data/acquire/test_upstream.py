@@ -222,7 +222,7 @@ def test_a_cache_that_cannot_be_made(served: tuple[Source, Source], monkeypatch:
 def test_a_damaged_note_of_what_is_complete(served: tuple[Source, Source], tmp_path: Path) -> None:
     acquire(INRIA, "gt", DATA, sources("first"))
     note = tmp_path / "cache/inria/upstream/first.json"
-    for text, why in (("", "is not valid JSON"), ("[]", "lacks facts, files")):
+    for text, why in (("", "is not valid JSON"), ("[]", r"has \[\] where a mapping belongs")):
         note.write_text(text)
         with pytest.raises(UserError, match=f"first.json {why}; delete it"):
             acquire(INRIA, "gt", DATA, sources("first"))
