@@ -136,10 +136,8 @@ def reason(error: BaseException, page: str) -> str:
         404: f"has nothing there (404), or it is private: look at {page}",
         429: "has had too many requests (429): try again later",
     }
-    if code in words:
-        return words[code]
-    if code is not None and code >= 500:
-        return f"is in trouble ({code}): try again later"
+    if code in words or (code or 0) >= 500:
+        return words.get(code or 0, f"is in trouble ({code}): try again later")
     if _offline(error):
         return f"cannot be reached or cut the line ({cause(error)})"
     said = without_secrets(" ".join(str(error).split()))[:300].rstrip(".")
@@ -152,11 +150,8 @@ def _offline(error: BaseException) -> bool:
 
 def _status(error: BaseException) -> int | None:
     """The HTTP status that an error, or one that it came from, carries."""
-    for link in chain(error):
-        code = getattr(getattr(link, "response", None), "status_code", None)
-        if isinstance(code, int):
-            return code
-    return None
+    codes = (getattr(getattr(link, "response", None), "status_code", None) for link in chain(error))
+    return next((code for code in codes if isinstance(code, int)), None)
 
 
 def _bytes_in(folder: Path) -> int:

@@ -251,11 +251,6 @@ def unusable_cache(data: DataParams, why: str) -> UserError:
     return UserError(f"{named}, but {why}; name another folder")
 
 
-def upstream_folder(benchmark: str, data: DataParams) -> Path:
-    """Where each source of a benchmark has its folder of what was fetched from it."""
-    return cache_folder(benchmark, data) / UPSTREAM
-
-
 def from_network(data: DataParams) -> bool:
     """Whether the files are fetched into the cache (`scpseg.data.acquire.upstream`) before they are read."""
     return data.source == UPSTREAM or is_address(data.source)

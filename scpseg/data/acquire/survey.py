@@ -10,7 +10,7 @@ import requests
 
 from scpseg.benchmarks.base import Benchmark, Source
 from scpseg.data.acquire.http import Connection
-from scpseg.data.acquire.manifest import cache_folder, file_size, find, from_network, source_folder, upstream_folder
+from scpseg.data.acquire.manifest import UPSTREAM, cache_folder, file_size, find, from_network, source_folder
 from scpseg.data.acquire.sources import chosen
 from scpseg.data.acquire.space import free_bytes, size_text
 from scpseg.data.acquire.upstream import BY_HAND, CLIENTS, brought, by_hand, complete, rough
@@ -40,7 +40,7 @@ def survey(
 
 
 def _sources(spec: Benchmark, labels: str, data: DataParams, upstream: UpstreamParams) -> list[str]:
-    base = upstream_folder(spec.name, data)
+    base = cache_folder(spec.name, data) / UPSTREAM
     lines = [f"  cache {cache_folder(spec.name, data)}: {size_text(free_bytes(base))} free"]
     if brought(base):
         lines += _wrapped(f"what is in {base / BY_HAND} is used before every source")

@@ -11,7 +11,7 @@ from urllib.parse import quote, urlsplit
 from scpseg.benchmarks.base import Benchmark, How, Source
 from scpseg.data.acquire import clients, seafile
 from scpseg.data.acquire.http import Connection, Remote, making_sense, number, transfer
-from scpseg.data.acquire.manifest import MIRROR_LIST, file_size, unusable_cache, upstream_folder
+from scpseg.data.acquire.manifest import MIRROR_LIST, UPSTREAM, cache_folder, file_size, unusable_cache
 from scpseg.data.acquire.space import check_space, size_text
 from scpseg.errors import UserError
 from scpseg.files import locked, read_json, write_json
@@ -35,7 +35,7 @@ def acquire(spec: Benchmark, variant: str, data: DataParams, sources: Sequence[S
     Raises:
         UserError: the cache cannot be made; no source has it all (each is named with its reason, and what to do).
     """
-    base = upstream_folder(spec.name, data)
+    base = cache_folder(spec.name, data) / UPSTREAM
     if brought(base):
         say(f"{spec.name}: using what is in {base / BY_HAND}")
         return base / BY_HAND
