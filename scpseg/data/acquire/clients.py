@@ -31,7 +31,7 @@ BUSY = frozenset({408, 429, 500, 502, 503, 504})
 OFFLINE = frozenset(
     {"ConnectionError", "Timeout", "TimeoutError", "TransportError", "ChunkedEncodingError", "OfflineModeIsEnabled"}
 )
-"""Classes, the clients' own and those below them, that mean: nobody answers or the line is cut."""
+"""Names of exception classes that mean: no answer, or the connection was lost."""
 
 
 def kaggle(source: Source, labels: str, folder: Path, _: Connection) -> dict[str, str]:
@@ -107,7 +107,7 @@ def _check_space(source: Source, folder: Path, size: int | None) -> None:
 
 
 def _persistently(source: Source, folder: Path, call: Callable[[], T]) -> T:
-    """Call a client, again when the line is cut, until it has brought no byte in a row of attempts."""
+    """Call a client, and again after a lost connection, until several attempts in a row have brought no byte."""
     had, failed = _bytes_in(folder), 0
     while True:
         try:
@@ -139,7 +139,7 @@ def reason(error: BaseException, page: str) -> str:
     if code in words or (code or 0) >= 500:
         return words.get(code or 0, f"is in trouble ({code}): try again later")
     if _offline(error):
-        return f"cannot be reached or cut the line ({cause(error)})"
+        return f"cannot be reached or lost the connection ({cause(error)})"
     said = without_secrets(" ".join(str(error).split()))[:300].rstrip(".")
     return f"stopped with {type(error).__name__} ({said}); look at {page}"
 

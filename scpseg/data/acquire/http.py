@@ -1,4 +1,4 @@
-"""Asking servers and fetching files: bounded in size and time, tried again, resumed after any interruption, verified.
+"""HTTP requests and downloads: bounded in size and time, retried, resumed after any interruption, verified.
 
 While `<name>` is fetched, `<name>.part` and `<name>.part.json` are beside it; it gets its name once it is verified.
 """
@@ -51,7 +51,7 @@ SENSELESS = (
     *(ArithmeticError, LookupError, TypeError, ValueError, RecursionError, struct.error, zipfile.BadZipFile),
     *(http.client.HTTPException, requests.RequestException, urllib3.exceptions.HTTPError),
 )
-"""What parsing an answer raises."""
+"""Errors that parsing an answer raises."""
 MARKUP = re.compile(rb"\s*<(!doctype|!--|html|head|body|\?xml)", re.IGNORECASE)
 LOCAL_HEADER, SIGNATURE, ENCRYPTED = (
     30,
@@ -309,7 +309,7 @@ def _content_range(response: requests.Response) -> tuple[int, int, int | None]:
 
 
 def _reject_page(response: requests.Response, head: bytes = b"") -> None:
-    """Reject what is meant for a browser, by its type or how it begins, or packed on the way."""
+    """Reject a web page, by its type or first bytes, and a body with a content encoding."""
     kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if kind in ("text/html", "application/xhtml+xml") or MARKUP.match(head):
         raise UserError(
@@ -355,7 +355,7 @@ class Remote:
     first: int = 0
 
     def __post_init__(self) -> None:
-        """Reject names that lead elsewhere, are hidden or end like an unfinished file."""
+        """Reject names that leave the folder, are hidden or end like an unfinished file."""
         path = PurePosixPath(self.name)
         hidden = any(part.startswith(".") for part in path.parts) or not path.name
         unfinished = self.name.endswith((".part", ".part.json"))
@@ -363,7 +363,7 @@ class Remote:
             raise UserError(f"{self.name[:200]!r} of {address(self.url)} is not a safe file name; use another source")
 
     def differs(self, path: Path) -> str | None:
-        """In words, what a file has that this one should not have; None where it is the right one."""
+        """How the file at `path` differs from what is known of this one, in words; None if it does not."""
         size = path.stat().st_size
         if self.size not in (None, size):
             return f"it has {size} bytes instead of {self.size}"
@@ -384,7 +384,7 @@ class Remote:
 
 
 def transfer(remote: Remote, folder: Path, connection: Connection) -> None:
-    """Bring a remote file to `folder`, or find it there.
+    """Download a file to `folder`, unless it is there and verified.
 
     Raises:
         UserError: it cannot be fetched, is not what it should be, or the disk is too small.
@@ -410,10 +410,10 @@ _ORIGIN = {"key": str, "etag": (str, None), "modified": (str, None), "size": (in
 
 
 class _Part:
-    """The unfinished file, `have` bytes of `total` (None as long as nobody said), that a later run can go on with."""
+    """The unfinished file, `have` bytes of `total` (None = not known yet), which a later run can continue."""
 
     def __init__(self, remote: Remote, target: Path) -> None:
-        """Take over what an earlier run left, if it can be told to be a part of the same file."""
+        """Keep the bytes of an earlier run if they are provably of the same file."""
         self.remote, self.host, self.place = remote, urlsplit(remote.url).hostname, address(remote.url)
         self.what = f"fetching {remote.name}"
         self.path, self.origin = (target.with_name(f"{target.name}{end}") for end in (".part", ".part.json"))
@@ -440,11 +440,11 @@ class _Part:
 
     @property
     def provable(self) -> bool:
-        """Whether bytes of two answers can be told to belong together."""
+        """Whether a validator or a checksum tells if two answers are of the same file."""
         return any((*self.version.values(), self.remote.sha256, self.remote.md5, self.remote.crc32))
 
     def receive(self, connection: Connection) -> None:
-        """Ask for what is missing until nothing is; tries that bring hardly any new bytes are counted."""
+        """Request the missing bytes until the file is complete; only tries that bring hardly any bytes are counted."""
         furthest, failed = self.have, 0
         with (
             full_disk_named(self.path.parent, self.remote.size or 0, self.what),
@@ -477,7 +477,7 @@ class _Part:
         return headers
 
     def _accept(self, response: requests.Response, stream: BinaryIO) -> None:
-        """Prepare to append the body that comes, from zero where the answer demands it."""
+        """Check the headers of an answer; start again from zero where it is not the continuation of the file."""
         remote, version, code = self.remote, _version(response), response.status_code
         first, wanted, length = 0, remote.first + self.have, None
         if code == 416:
@@ -526,13 +526,13 @@ class _Part:
         self.have += len(piece)
 
     def _begin(self, stream: BinaryIO, version: Version, total: int | None) -> None:
-        """Start from zero with a file of this version and length."""
+        """Start from zero and note the version and length of the file."""
         stream.truncate(0)
         self.have, self.total, self.version = 0, total, version
         write_json(self.origin, {"key": self.key, "size": total, "etag": None, "modified": None, **version})
 
     def rejected(self, why: str) -> UserError:
-        """Remove it, and the sentence for it."""
+        """Remove the file; the error that says why."""
         self.discard()
         return UserError(
             f"{self.remote.name} from {self.host} {why}; it was removed, run the same command again or use another "
@@ -540,7 +540,7 @@ class _Part:
         )
 
     def discard(self) -> None:
-        """Remove it."""
+        """Remove the file and its note."""
         self.path.unlink(missing_ok=True)
         self.origin.unlink(missing_ok=True)
 

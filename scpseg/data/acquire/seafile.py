@@ -65,7 +65,7 @@ def asks_password(page: str) -> bool:
 
 
 def _in_session(source: Source, connection: Connection, work: Callable[[], T]) -> T:
-    """Do `work` in an open share; where it fails because the session ended, open the share and go on."""
+    """Do `work` in an open share; if it fails because the session ended, open the share again and repeat it."""
     for left in reversed(range(SESSIONS)):
         open_share(connection, source.address, source.password)
         try:

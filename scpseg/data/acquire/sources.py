@@ -1,4 +1,4 @@
-"""Which sources of a benchmark are tried: names and addresses in the parameters, checked. Asks nobody."""
+"""Which sources of a benchmark are tried: names and addresses in the parameters, checked without a request."""
 
 from __future__ import annotations
 

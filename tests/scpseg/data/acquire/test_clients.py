@@ -127,7 +127,7 @@ def test_kaggle_and_drive_are_not_there(led: Server, tmp_path: Path) -> None:
     led.shutdown()
     led.server_close()
     said = sentence(lambda: clients.kaggle(PINNED, "", tmp_path, UNUSED))
-    assert "kaggle: cannot be reached or cut the line (Connection refused)" in said
+    assert "kaggle: cannot be reached or lost the connection (Connection refused)" in said
     assert "drive: cannot be reached" in sentence(lambda: clients.drive(DRIVE, "noBoundary", tmp_path, UNUSED))
 
 
@@ -212,4 +212,4 @@ def test_reasons() -> None:
     assert clients.reason(RuntimeError("a\nb."), "P") == "stopped with RuntimeError (a b); look at P"
     wrapped = RuntimeError("x")
     wrapped.__cause__ = ConnectionResetError("cut")
-    assert "cut the line (cut)" in clients.reason(wrapped, "P")
+    assert "lost the connection (cut)" in clients.reason(wrapped, "P")
