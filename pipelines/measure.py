@@ -25,14 +25,12 @@ from pipelines.stage import run_stage
 from scpseg.benchmarks import BENCHMARKS
 from scpseg.errors import UserError
 from scpseg.profiling.records import MIB
-from scpseg.profiling.sampling import PERIOD, Sampler, SamplerLost, gaps
-from scpseg.profiling.sources import Sample, SourceError
+from scpseg.profiling.sampling import PERIOD, Sampler, SamplerLost, SourceError, TimedSamples, gaps
 from scpseg.reporting.contributed import MEASURED, add_row
 
 GATE = 'kill -STOP $$; exec "$@"'
 """Shell script that stops until the sampler has started, and then becomes the command."""
 OURS = ("device", "reserved")
-Samples = list[tuple[float, Sample]]
 
 
 def gpus() -> list[tuple[str, str]]:
@@ -55,7 +53,7 @@ def gpus() -> list[tuple[str, str]]:
     return chosen + [one for name in names for one in found if not name.isdecimal() and one[0].startswith(name)]
 
 
-def gpu_peak(samples: Samples) -> tuple[int | None, str]:
+def gpu_peak(samples: TimedSamples) -> tuple[int | None, str]:
     """Peak bytes on one GPU of processes that the first sample does not contain, else the increase on the device."""
     before = samples[0][1]
     new = [{key: used for key, used in sample.items() if key not in (*OURS, *before)} for _, sample in samples]
@@ -69,7 +67,7 @@ def gpu_peak(samples: Samples) -> tuple[int | None, str]:
     return max(used for used in device if used is not None) - first, "nvml, gain of the whole device"
 
 
-def resident_peak(samples: Samples) -> tuple[int | None, str]:
+def resident_peak(samples: TimedSamples) -> tuple[int | None, str]:
     """Peak bytes of all processes of the command together."""
     return max((used for _, sample in samples if (used := sample["rss"]) is not None), default=None), "rss"
 

@@ -82,14 +82,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     def make() -> Method:
         return build_method(params, request["benchmark"], request["method"])
 
-    if request["kind"] == INFERENCE:
-        figures = measure(make, Workload(**request["workload"]), device, meter_for(device))
-    else:
-        # Inference uses no training code, and its stage does not depend on it.
-        from scpseg.profiling.step import StepWorkload, measure_step
-
-        train = params.training(request["method"])
-        figures = measure_step(make, StepWorkload(**request["workload"]), train, device, meter_for(device))
+    train = params.training(request["method"]) if request["kind"] == TRAINING else None
+    figures = measure(make, Workload(**request["workload"]), device, meter_for(device), train)
     if request.get("beside"):
         figures["memory"]["computed"] = beside(computed(request), figures.get("phase"))
     return {**figures, "environment": {**environment(device), "allocator": allocator()}}
@@ -163,7 +157,6 @@ def computed(request: dict[str, Any]) -> dict[str, Any]:
     from pipelines.methods import build_method
     from scpseg.contract import Method
     from scpseg.profiling import computed
-    from scpseg.profiling.step import StepWorkload
     from scpseg.profiling.workload import Workload
 
     params = Params(request["params"], Path(request["file"]))
@@ -178,7 +171,7 @@ def computed(request: dict[str, Any]) -> dict[str, Any]:
         if request["kind"] == INFERENCE:
             figures = computed.inference(make, Workload(**request["workload"]), request.get("precision", "fp32"))
         else:
-            figures = computed.training_step(make, StepWorkload(**request["workload"]), train)
+            figures = computed.training_step(make, Workload(**request["workload"]), train)
     except UserError as error:
         figures = without_figures("failed", str(error), backend="computed")
     except (RuntimeError, NotImplementedError, ValueError) as error:

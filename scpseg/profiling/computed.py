@@ -1,6 +1,6 @@
 """Memory of a method from its graph alone: the real method on `meta` tensors, every storage's life recorded.
 
-Inference is `scpseg.evaluation.streaming.segment` and training `scpseg.profiling.step.TrainingStep`, so what is
+Inference is `scpseg.evaluation.streaming.segment` and training `scpseg.profiling.workload.TrainingStep`, so what is
 computed is what is run. Not counted: workspaces of cuDNN and cuBLAS, the CUDA context, and what the allocator loses
 between blocks. A method whose tensors' sizes depend on the values of tensors cannot be computed.
 """
@@ -21,8 +21,7 @@ from scpseg.evaluation.streaming import TestImage, segment
 from scpseg.params import TrainParams
 from scpseg.profiling.ledger import Ledger, Peak
 from scpseg.profiling.mixed import cuda_rules
-from scpseg.profiling.step import StepWorkload, TrainingStep
-from scpseg.profiling.workload import Workload
+from scpseg.profiling.workload import TrainingStep, Workload
 
 META = torch.device("meta")
 LARGEST = 12
@@ -119,7 +118,7 @@ def repeats(ledger: Ledger, marks: list[tuple[int, int, int]]) -> bool:
     return before == after and ledger.peak(first, second).size == ledger.peak(second, third).size
 
 
-def training_step(make: Callable[[], Method], workload: StepWorkload, train: TrainParams) -> dict[str, Any]:
+def training_step(make: Callable[[], Method], workload: Workload, train: TrainParams) -> dict[str, Any]:
     """Figures of the second training step of the phase that needs most; `workload.phase` does not count.
 
     Returns:

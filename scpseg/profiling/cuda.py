@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import time
+from typing import Any
 
-from scpseg.profiling.gpu import Gpu
-from scpseg.profiling.meter import Reading, TimedSamples, timeline
-from scpseg.profiling.sampling import PERIOD, Sampler, SamplerLost
-from scpseg.profiling.sources import Sample, SourceError
+import torch
+
+from scpseg.profiling.meter import Reading, timeline
+from scpseg.profiling.sampling import PERIOD, Sample, Sampler, SamplerLost, SourceError, TimedSamples
 
 CHECK_BYTES = 256 * 2**20
 """The known allocation of the self-check."""
@@ -25,6 +26,46 @@ DRIFT = 2**25
 OF_DEVICE = ("device", "reserved")
 """The keys of a sample that are no process."""
 NVML_CHANNELS = ("nvml_process", "nvml_above_context", "nvml_device")
+
+
+class Gpu:
+    """torch.cuda for one device, with its allocator's counters."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Use `device`."""
+        self.device = device
+
+    def uuid(self) -> str:
+        """UUID of the device."""
+        return str(torch.cuda.get_device_properties(self.device).uuid)
+
+    def total(self) -> int:
+        """Bytes of the device."""
+        return int(torch.cuda.get_device_properties(self.device).total_memory)
+
+    def allocate(self, size: int) -> Any:
+        """A tensor of `size` bytes, written to."""
+        return torch.zeros(size, dtype=torch.uint8, device=self.device)
+
+    def synchronize(self) -> None:
+        """Wait for the device."""
+        torch.cuda.synchronize(self.device)
+
+    def release(self) -> None:
+        """Return cached blocks to the driver."""
+        torch.cuda.empty_cache()
+
+    def reset(self) -> None:
+        """Reset the allocator's peaks."""
+        torch.cuda.reset_peak_memory_stats(self.device)
+
+    def reserved(self) -> int:
+        """Bytes that the allocator holds now."""
+        return torch.cuda.memory_reserved(self.device)
+
+    def peaks(self) -> tuple[int, int]:
+        """Largest allocated and reserved bytes since the last reset."""
+        return torch.cuda.max_memory_allocated(self.device), torch.cuda.max_memory_reserved(self.device)
 
 
 class CudaMeter:
@@ -93,7 +134,7 @@ class CudaMeter:
         if last is not None:
             reading.details["driver_reserved_bytes"] = last.get("reserved")
         stretch = [(at, sample) for at, sample in self._samples() if at >= self.began]
-        reading.sampled(stretch)
+        reading.stretch = stretch
         self._others(stretch, now_outside)
         if "nvml_process" not in reading.unavailable:
             self._process(stretch)

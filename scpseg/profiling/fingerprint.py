@@ -11,7 +11,7 @@ import torch
 from scpseg.environment import environment
 from scpseg.profiling.fresh import allocator
 from scpseg.profiling.nvml import Device
-from scpseg.profiling.sources import SourceError
+from scpseg.profiling.sampling import SourceError
 
 SWITCHES = ("CUBLAS_WORKSPACE_CONFIG", "CUDA_LAUNCH_BLOCKING", "CUDA_MODULE_LOADING", "NVIDIA_TF32_OVERRIDE")
 PACKAGES = ("numpy", "nvidia-ml-py", "segmentation-models-pytorch", "timm", "torchvision")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from scpseg.profiling.sources import Sample, SourceError
+from scpseg.profiling.sampling import Sample, SourceError
 
 
 class Device:

@@ -18,9 +18,8 @@ from torch.nn import functional
 
 from scpseg.errors import UserError
 from scpseg.profiling.fresh import memory_limit
-from scpseg.profiling.meter import Reading, TimedSamples, timeline
-from scpseg.profiling.sampling import PERIOD, Sampler, SamplerLost
-from scpseg.profiling.sources import SourceError
+from scpseg.profiling.meter import Reading, timeline
+from scpseg.profiling.sampling import PERIOD, Sampler, SamplerLost, SourceError, TimedSamples
 
 PROC = Path("/proc/self")
 HIGH_WATER = "VmHWM after clear_refs, or a sample where that is higher"
@@ -85,7 +84,7 @@ class RssMeter:
         stretch = [(at, sample) for at, sample in self._samples() if at >= self.began]
         reading = Reading(self.backend)
         reading.details = {"idle_bytes": self.idle, "rss_source": HIGH_WATER, "timeline_of": "rss"}
-        reading.sampled(stretch)
+        reading.stretch = stretch
         reading.timeline = timeline(stretch, "rss", self.began, self.idle)
         if self.lost:
             reading.details["timeline_missing"] = self.lost

@@ -1,8 +1,8 @@
-"""The measured workload: whole images of random pixels through a method, then its peak memory and its speed.
+"""The measured workload: inference on whole images or training steps of a method, with random pixels and labels.
 
-Order: idle state, model, one image to warm up, the state without the model, peaks reset, `repeats` images measured,
-as many timed without a sampler beside them, costs computed. Image and scores live in host memory; the image
-is anonymous memory, since pages of a mapped file would count as resident or not as the kernel pleases.
+Order: idle state; model; warm-up (one image, or one step of the phase and of every phase before it, whose memory
+stays, as in training); peaks reset; `repeats` runs measured; as many timed without a sampler; costs counted. Pixels and
+labels are in host memory, which is anonymous: pages of a mapped file may or may not count as resident.
 """
 
 from __future__ import annotations
@@ -11,37 +11,48 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
-from scpseg.contract import Method, drop_training_parts
-from scpseg.data.windows import Bytes
+from scpseg.contract import Labels, Method, Phase, Views, drop_training_parts
+from scpseg.data.windows import Bytes, starts
 from scpseg.evaluation.streaming import segment
-from scpseg.profiling.cuda import CudaMeter
+from scpseg.params import TrainParams
+from scpseg.profiling.cuda import CudaMeter, Gpu
 from scpseg.profiling.fresh import usual_allocator
-from scpseg.profiling.gpu import Gpu
-from scpseg.profiling.meter import Meter, out_of_memory
+from scpseg.profiling.meter import out_of_memory
 from scpseg.profiling.rss import RssMeter
+from scpseg.training.phases import shared
+from scpseg.training.step import Portion, Stepper
 
 OOM_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED", "ALLOCATION_FAILED")
-"""How allocators other than torch's own CUDA allocator say it."""
+"""Messages of allocators other than torch's own CUDA allocator."""
+PHASE_FACTS = ("phase", "phases", "unit", "optimizer")
+Make = Callable[[], Method]
+Meter = CudaMeter | RssMeter
+Draw = Callable[..., Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Workload:
-    """Whole-image inference: size of the image in pixels, number of outputs, overlap and batch of its windows.
+    """Sizes: the image in pixels, number of outputs, windows per forward pass or step.
 
-    No image is begun after `seconds` of repeats, if given; one is always measured.
+    `overlap` of windows is used in inference. `phase` (from 0) is used in training; there the image's sides give the
+    number of windows of a phase that trains on whole images. No repeat but the first starts after `seconds`.
     """
 
     height: int
     width: int
     classes: int
-    overlap: float
     batch: int
     repeats: int
+    overlap: float = 0.0
+    phase: int = 0
     seconds: float | None = None
 
 
@@ -54,71 +65,185 @@ def meter_for(device: torch.device) -> Meter:
     return CudaMeter(Gpu(device)) if device.type == "cuda" else RssMeter()
 
 
-def measure(make: Callable[[], Method], workload: Workload, device: torch.device, meter: Meter) -> dict[str, Any]:
+def measure(
+    make: Make, workload: Workload, device: torch.device, meter: Meter, train: TrainParams | None = None
+) -> dict[str, Any]:
     """Measure a method in this process, which should be a fresh one (`scpseg.profiling.fresh`).
 
     Args:
         make: builds the method; weights do not matter.
-        workload: what it does.
+        workload: sizes.
         device: where it computes.
-        meter: how memory is read, `meter_for(device)`.
+        meter: `meter_for(device)`.
+        train: measure a training step with these parameters instead of inference.
 
     Returns:
-        The figures of a result file: `status` 'ok' or, with `limit` bytes, 'oom'; `memory` in bytes by channel,
-        `unavailable` reasons, `repeats` made, `seconds_per_image` (median), `megapixels_per_second`, `parameters`,
-        `windows` and `multiply_adds` of one image, timeline and sampling facts.
+        `status` 'ok' or, with `limit` bytes, 'oom'; `memory` in bytes by channel, `unavailable` reasons, `repeats`,
+        `seconds_per_image` (median), `megapixels_per_second`, `parameters`, `windows` and `multiply_adds` of one image,
+        `image_bytes`, timeline and sampling. Of a training step: `seconds_per_step` instead; labelled pixels count;
+        windows and multiply-adds of a step with its backward pass; parameters of all phases; and `phase` by name, the
+        method's `phases`, `unit` and `optimizer` of this one.
     """
-    return guarded(meter, lambda: _measure(make, workload, device, meter))
-
-
-def guarded(meter: Meter, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The figures of `work`, or those of a workload that did not fit; the meter is closed."""
+    facts: dict[str, Any] = {} if train is None else dict.fromkeys(("seconds_per_step", *PHASE_FACTS))
     try:
-        return {"status": "ok", "reason": None, "limit": None, **work()}
+        figures = {"status": "ok", "reason": None, "limit": None}
+        figures |= _measure(make, workload, device, meter, train, facts)
     except (RuntimeError, MemoryError) as error:
         if not is_oom(error):
             raise
+        figures = out_of_memory(meter.backend, meter.limit())
     finally:
         meter.close()
-    return out_of_memory(meter.backend, meter.limit())
+    return {**facts, **figures}
 
 
-def _measure(make: Callable[[], Method], workload: Workload, device: torch.device, meter: Meter) -> dict[str, Any]:
+def _measure(
+    make: Make, workload: Workload, device: torch.device, meter: Meter, train: TrainParams | None, facts: dict[str, Any]
+) -> dict[str, Any]:
     meter.prepare()
-    image = random_image(workload.height, workload.width)
-    method = drop_training_parts(make()).to(device)
-
-    def once() -> None:
-        segment(method, image, workload.classes, device, workload.overlap, workload.batch)
-
-    once()
-    method.to("cpu")
-    meter.rest()
-    method.to(device)
+    if train is None:
+        image = random_image(workload.height, workload.width)
+        method = drop_training_parts(make()).to(device)
+        once: Callable[[], object] = partial(
+            segment, method, image, workload.classes, device, workload.overlap, workload.batch
+        )
+        once()
+        method.to("cpu")
+        meter.rest()
+        method.to(device)
+        nbytes = image.nbytes
+    else:
+        method = make().to(device)
+        once = step = _warm_step(method, workload, train, device, facts)
+        meter.rest()
+        nbytes = step.nbytes()
     meter.begin()
     repeats = repeated(once, workload.repeats, workload.seconds)
     reading = meter.finish()
-    # The allocator that gives everything back costs time: the clock runs with the one that programs usually have.
+    # The allocator that returns everything is slow: time is taken with the one that programs usually have.
     usual = usual_allocator()
     seconds = timed(once, repeats)
-    # Here, not above: that module takes its workload from this one.
-    from scpseg.profiling.computed import inference
+    if train is None:
+        from scpseg.profiling.computed import inference  # it imports this module
 
-    costs = inference(make, workload)
+        computed = inference(make, workload)
+        costs = {name: computed[name] for name in ("parameters", "windows", "multiply_adds")}
+        costs |= {"seconds_per_image": round(seconds, 6)}
+        pixels = workload.height * workload.width
+    else:
+        with FlopCounterMode(display=False) as counter:
+            once()
+        costs = {
+            "parameters": sum(parameter.numel() for parameter in method.parameters()),
+            "windows": sum(len(views.place) for views, _, _ in step.portions),
+            "multiply_adds": counter.get_total_flops() // 2,
+            "seconds_per_image": None,
+            "seconds_per_step": round(seconds, 6),
+        }
+        pixels = costs["windows"] * method.needs.patch**2
     return {
         **reading.described(),
+        **costs,
         "repeats": repeats,
-        "image_bytes": image.nbytes,
-        "seconds_per_image": round(seconds, 6),
-        "megapixels_per_second": round(workload.height * workload.width / 1e6 / seconds, 6),
+        "image_bytes": nbytes,
+        "megapixels_per_second": round(pixels / 1e6 / seconds, 6),
         "timed_with_usual_allocator": usual,
-        **{name: costs[name] for name in ("parameters", "windows", "multiply_adds")},
         "model": method.describe(),
     }
 
 
+def _warm_step(
+    method: Method, workload: Workload, train: TrainParams, device: torch.device, facts: dict[str, Any]
+) -> TrainingStep:
+    """The step of the workload's phase, taken once after one step of every phase before it; `facts` are filled."""
+    phases = method.phases()
+    facts["phases"] = [phase.name for phase in phases]
+    for phase in phases[: workload.phase + 1]:
+        facts |= {"phase": phase.name, "unit": phase.unit}
+        step = TrainingStep(method, phase, workload, train, device)
+        facts["optimizer"] = type(step.stepper.optimizer).__name__
+        step()
+    return step
+
+
+class TrainingStep:
+    """A step of one phase, by the same code as in training, always on the same windows.
+
+    Attributes:
+        stepper: takes the step, by the phase's recipe or the one that all methods share.
+        portions: windows and labels of a step, in host memory.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        phase: Phase,
+        workload: Workload,
+        train: TrainParams,
+        device: torch.device,
+        draw: Draw | None = None,
+    ) -> None:
+        """Let `method` enter the phase; `draw(high, *shape)` makes the bytes of windows, at random by default."""
+        recipe = phase.recipe or shared(train, workload.batch if phase.unit == "window" else 1)
+        self.device = device
+        self.stepper = Stepper(method, train, device)
+        self.stepper.begin(phase, recipe)
+        self.portions = _portions(method, phase, workload, recipe.batch, draw)
+
+    def __call__(self) -> Tensor:
+        """Take one step and wait for the device; the mean loss, a scalar."""
+        total = self.stepper(self.portions, 0.0)["total"]
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return total
+
+    def nbytes(self) -> int:
+        """Bytes of the windows and labels in host memory; the portions of an image share its overview."""
+        tensors = {
+            id(tensor): tensor
+            for views, labels, _ in self.portions
+            for tensor in (views.context, views.place, views.overview, labels.context, labels.overview)
+            if tensor is not None
+        }
+        return sum(tensor.nbytes for tensor in tensors.values())
+
+
+def _portions(method: Method, phase: Phase, workload: Workload, batch: int, draw: Draw | None) -> list[Portion]:
+    """One batch of windows, or all windows of `batch` images in portions of `phase.windows`."""
+    generator = torch.Generator().manual_seed(0)
+    needs = method.needs
+
+    def at_random(high: int, *shape: int) -> Tensor:
+        return torch.randint(0, high, shape, dtype=torch.uint8, generator=generator)
+
+    def pair(count: int, side: int) -> tuple[Tensor, Tensor]:
+        random = draw or at_random
+        return random(256, count, 3, side, side), random(workload.classes, count, side, side)
+
+    def overviews(count: int) -> tuple[Tensor | None, Tensor | None]:
+        return (None, None) if needs.overview is None else pair(count, needs.overview)
+
+    extent = torch.tensor([needs.patch / workload.height, needs.patch / workload.width]).clamp(max=1.0)
+    if phase.unit == "window":
+        corners = torch.rand((batch, 2), generator=generator) * (1 - extent)
+        (context, label), (overview, overview_label) = pair(batch, needs.context), overviews(batch)
+        place = torch.cat([corners, extent.expand(batch, 2)], dim=1)
+        return [(Views(context, place, overview), Labels(label, overview_label), 1.0)]
+    rows, columns = (starts(length, needs.patch, 0.0, needs.overlap) for length in (workload.height, workload.width))
+    corners = torch.tensor([[top / workload.height, left / workload.width] for top in rows for left in columns])
+    size = phase.windows or len(corners)
+    portions = []
+    for _ in range(batch):
+        overview, overview_label = overviews(1)
+        for part in torch.split(corners, size):
+            context, label = pair(len(part), needs.context)
+            views = Views(context, torch.cat([part, extent.expand(len(part), 2)], dim=1), overview)
+            portions.append((views, Labels(label, overview_label), len(part) / len(corners) / batch))
+    return portions
+
+
 def repeated(once: Callable[[], object], repeats: int, seconds: float | None) -> int:
-    """Do it up to `repeats` times, beginning none but the first after `seconds`; how often it was done."""
+    """Do it up to `repeats` times, starting none but the first after `seconds`; how often it was done."""
     began = time.monotonic()
     for done in range(1, repeats + 1):
         once()
@@ -128,7 +253,7 @@ def repeated(once: Callable[[], object], repeats: int, seconds: float | None) ->
 
 
 def timed(once: Callable[[], object], repeats: int) -> float:
-    """Median seconds of `repeats` runs; every run ends with its labels in host memory, so nothing is pending."""
+    """Median seconds of `repeats` runs, each of which ends with the device idle."""
     seconds = []
     for _ in range(repeats):
         start = time.perf_counter()

@@ -20,8 +20,7 @@ from scpseg.evaluation.streaming import segment
 from scpseg.params import Params
 from scpseg.profiling import computed
 from scpseg.profiling.ledger import Ledger
-from scpseg.profiling.step import StepWorkload, TrainingStep
-from scpseg.profiling.workload import Workload
+from scpseg.profiling.workload import TrainingStep, Workload
 from scpseg.segmenters.build import KINDS
 
 MIB = 2**20
@@ -51,7 +50,7 @@ def peak_of(events: Any, name: str) -> int:
     return peak
 
 
-def two_steps(make: Make, workload: StepWorkload, between: Callable[[str], Any]) -> None:
+def two_steps(make: Make, workload: Workload, between: Callable[[str], Any]) -> None:
     """A method on the CPU and two steps of each of its phases; the second within `between(phase)`."""
     method = make()
     for phase in method.phases():
@@ -83,7 +82,10 @@ def test_a_training_step_against_the_allocators_own_count(params: Params, name: 
     leaves out what training keeps in host memory, windows and labels of the loader, and rounds up to 512 bytes.
     """
     torch.manual_seed(0)
-    make, workload = making(params, "inria", name), StepWorkload(batch, 2, 256, 256, 1, 0)
+    make, workload = (
+        making(params, "inria", name),
+        Workload(height=256, width=256, classes=2, batch=batch, repeats=1, phase=0),
+    )
     gc.collect()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as events:
         two_steps(make, workload, record_function)
@@ -143,7 +145,9 @@ def test_inference_against_the_allocators_own_count(name: str) -> None:
         run(lambda: first.append(len(ledger.events)), nullcontext())
     real, seen = peak_of(events, "measured"), ledger.peak(first[0]).size
     assert 0 <= real - seen <= unfolded
-    found = computed.inference(make, Workload(64, 100, 2, 0.0, 1, 1))["memory"]["computed"]
+    found = computed.inference(make, Workload(height=64, width=100, classes=2, batch=1, repeats=1))["memory"][
+        "computed"
+    ]
     band = 4 * 2 * 64 * 100
     blocks = len(list(make().parameters())) * 3  # each rounded up by less than 512 bytes; buffers among them
     assert -2 * band <= found - seen <= 512 * blocks
@@ -171,7 +175,10 @@ class Growing(Method):
 
 def test_windows_are_run_until_they_repeat() -> None:
     kept = 64 * 64 * 2 * 4
-    one, four = (computed.inference(Growing, Workload(64 * n, 64 * n, 2, 0.0, 1, 1)) for n in (1, 4))
+    one, four = (
+        computed.inference(Growing, Workload(height=64 * n, width=64 * n, classes=2, batch=1, repeats=1))
+        for n in (1, 4)
+    )
     assert four["windows"] == 16
     assert four["memory"]["computed"] - one["memory"]["computed"] == 15 * kept
     assert four["multiply_adds"] == 16 * one["multiply_adds"] == 16 * 64 * 64 * 6
@@ -196,9 +203,9 @@ class Small(Growing):
 def test_costs_by_hand() -> None:
     """An image of 70 x 100 pixels has 3 rows of 4 windows; what is done once per image counts once."""
     for batch in (1, 5):
-        found = computed.inference(Small, Workload(70, 100, 5, 0.0, batch, 1))
+        found = computed.inference(Small, Workload(height=70, width=100, classes=5, batch=batch, repeats=1))
         assert found["windows"] == 12 and found["multiply_adds"] == 12 * 32 * 32 * 3 * 5 * 9
-    found = computed.inference(lambda: Small(16), Workload(70, 100, 5, 0.0, 1, 1))
+    found = computed.inference(lambda: Small(16), Workload(height=70, width=100, classes=5, batch=1, repeats=1))
     assert found["multiply_adds"] == 12 * 32 * 32 * 3 * 5 * 9 + 16 * 16 * 3 * 2
     assert found["parameters"] == (3 * 2 + 2) + (3 * 5 * 9 + 5) + (3 * 2 + 2)
     assert found["state_bytes"] == 16 * 16 * 2 * 4
@@ -206,14 +213,16 @@ def test_costs_by_hand() -> None:
 
 @pytest.mark.parametrize("name", ["scpseg", "downscale", "glnet"])
 def test_the_windows_that_are_left_out_would_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    make, workload = making(SMALL, "inria", name), Workload(300, 200, 2, 0.0, 2, 1)
+    make, workload = making(SMALL, "inria", name), Workload(height=300, width=200, classes=2, batch=2, repeats=1)
     short = computed.inference(make, workload)
     monkeypatch.setattr(computed, "repeats", lambda ledger, marks: False)
     assert computed.inference(make, workload) == short
 
 
 def test_parts_are_named_at_the_peak() -> None:
-    found = computed.training_step(making(SMALL, "inria", "scpseg"), StepWorkload(2, 2, 128, 128, 1, 0), TRAIN)
+    found = computed.training_step(
+        making(SMALL, "inria", "scpseg"), Workload(height=128, width=128, classes=2, batch=2, repeats=1, phase=0), TRAIN
+    )
     assert sum(found["parts"].values()) == found["memory"]["computed"] == found["peak_by_phase"]["all"]
     weights = sum(parameter.nbytes for parameter in build_method(SMALL, "inria", "scpseg").parameters())
     assert weights <= found["parts"]["weights"] and found["parts"]["optimizer"] <= found["parts"]["weights"]
@@ -224,7 +233,7 @@ def test_parts_are_named_at_the_peak() -> None:
 
 def test_half_precision_takes_less() -> None:
     make = making(SMALL, "inria", "scpseg")
-    workload = StepWorkload(8, 2, 128, 128, 1, 0)
+    workload = Workload(height=128, width=128, classes=2, batch=8, repeats=1, phase=0)
     full = computed.training_step(make, workload, TRAIN)["memory"]["computed"]
     for precision in ("fp16", "bf16"):
         half = computed.training_step(make, workload, replace(TRAIN, precision=precision))
@@ -243,7 +252,7 @@ def test_scpseg_needs_no_more_than_its_window_above_the_plain_patch(segmenter: s
     """
     params = with_section(with_segmenter(PAPER, segmenter), "segmenter", weights="random")
     patch, context, side = (512, 1024, 2448) if benchmark == "deepglobe" else (256, 512, 5000)
-    workload = Workload(side, side, 7 if benchmark == "deepglobe" else 2, 0.0, 1, 1)
+    workload = Workload(height=side, width=side, classes=7 if benchmark == "deepglobe" else 2, batch=1, repeats=1)
     squeezed, plain = (
         computed.inference(making(params, benchmark, name), workload)["memory"]["computed"]
         for name in ("scpseg", "patch")
@@ -256,7 +265,12 @@ def test_scpseg_needs_no_more_than_its_window_above_the_plain_patch(segmenter: s
 
 def test_state_of_glnet_does_not_grow_with_the_image() -> None:
     sizes = [1024, 3000]
-    found = [computed.inference(making(PAPER, "inria", "glnet"), Workload(side, side, 2, 0.0, 1, 1)) for side in sizes]
+    found = [
+        computed.inference(
+            making(PAPER, "inria", "glnet"), Workload(height=side, width=side, classes=2, batch=1, repeats=1)
+        )
+        for side in sizes
+    ]
     assert found[0]["state_bytes"] == found[1]["state_bytes"] > 100 * MIB
     assert found[0]["memory"] == found[1]["memory"]
 
@@ -273,7 +287,9 @@ def test_nothing_of_the_images_size_is_on_the_device(name: str, monkeypatch: pyt
 
     monkeypatch.setattr(computed, "Ledger", Kept)
     side = 1024
-    found = computed.inference(making(SMALL, "inria", name), Workload(side, side, 2, 0.0, 1, 1))
+    found = computed.inference(
+        making(SMALL, "inria", name), Workload(height=side, width=side, classes=2, batch=1, repeats=1)
+    )
     largest = max(shape[-2] * shape[-1] for block, _ in ledgers[0].events if len(shape := block.shape) > 2)
     if found["windows"] > 1:
         assert largest < side * side / 4

@@ -24,9 +24,8 @@ def test_every_channel_has_a_figure_or_a_reason() -> None:
 
 
 def test_sampling_density() -> None:
-    reading = Reading("rss")
-    reading.sampled([(0.0, {}), (0.010, {}), (0.040, {})])
-    assert (reading.samples, round(reading.period_ms, 6), round(reading.longest_gap_ms, 6)) == (3, 20.0, 30.0)
+    found = Reading("rss", stretch=[(0.0, {}), (0.010, {}), (0.040, {})]).described()
+    assert (found["samples"], found["period_ms"], found["longest_gap_ms"]) == (3, 20.0, 30.0)
 
 
 def test_out_of_memory_names_the_limit() -> None:

@@ -16,8 +16,7 @@ from fake_gpu import CONTEXT, MIB, DriversGpu, assert_all_channels, assert_torch
 
 from scpseg.files import replacing
 from scpseg.profiling import sampling
-from scpseg.profiling.sampling import Sampler, SamplerLost
-from scpseg.profiling.sources import Sample, SourceError
+from scpseg.profiling.sampling import Sample, Sampler, SamplerLost, SourceError
 
 HERE = Path(__file__).parent
 CARD, OTHER = "GPU-11111111-aaaa", "GPU-22222222-bbbb"

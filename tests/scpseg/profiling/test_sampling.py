@@ -52,7 +52,7 @@ def test_the_sampler_ends_with_whoever_started_it() -> None:
 
 def test_the_sampling_process_is_small() -> None:
     code = (
-        "import sys, scpseg.profiling.sampler, scpseg.profiling.nvml; "
+        "import sys, scpseg.profiling.sampling, scpseg.profiling.nvml; "
         "assert not {'torch', 'numpy', 'yaml'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -13,12 +13,12 @@ from pipelines.methods import METHODS, build_method
 from scpseg.contract import Labels, Method, Needs, Phase, Recipe, Views
 from scpseg.params import Params, TrainParams
 from scpseg.profiling.meter import CHANNELS, FIGURES, Reading
-from scpseg.profiling.step import PHASE_FACTS, StepWorkload, TrainingStep, measure_step
+from scpseg.profiling.workload import PHASE_FACTS, TrainingStep, Workload, measure
 
 ROOT = Path(__file__).parents[3]
 CPU = torch.device("cpu")
 TRAIN = TrainParams(100, 0.9, 0.0, "fp32", True, True, 10, "sgd", 0.1)
-SIZE = StepWorkload(batch=4, classes=3, height=80, width=112, repeats=3, phase=0)
+SIZE = Workload(batch=4, classes=3, height=80, width=112, repeats=3, phase=0)
 SIDE = 32
 
 
@@ -94,7 +94,7 @@ def test_order_and_figures() -> None:
         meter.steps = lambda: len(made[0].seen)
         return made[0]
 
-    result = measure_step(make, SIZE, TRAIN, CPU, meter)
+    result = measure(make, SIZE, CPU, meter, TRAIN)
     # One step to warm up, three measured, three timed, one counted.
     assert meter.asked == [("prepare", 0), ("rest", 1), ("begin", 1), ("finish", 4), ("close", 8)]
     assert {*FIGURES, *PHASE_FACTS, "status", "memory", "seconds_per_step"} <= set(result)
@@ -163,7 +163,7 @@ def test_a_later_phase_runs_after_those_before_it() -> None:
         made.append(Small(phases=TWO))
         return made[0]
 
-    result = measure_step(make, replace(SIZE, phase=1), TRAIN, CPU, Watching())
+    result = measure(make, replace(SIZE, phase=1), CPU, Watching(), TRAIN)
     assert (result["phase"], result["phases"]) == ("second", ["first", "second"])
     assert (result["unit"], result["optimizer"], result["windows"]) == ("image", "Adam", 24)
     assert len(made[0].seen[0][0].place) == 4  # one step of the first phase
@@ -172,7 +172,7 @@ def test_a_later_phase_runs_after_those_before_it() -> None:
 
 def test_out_of_memory_names_the_phase() -> None:
     meter = Watching()
-    result = measure_step(lambda: Small(torch.OutOfMemoryError("CUDA out of memory"), TWO), SIZE, TRAIN, CPU, meter)
+    result = measure(lambda: Small(torch.OutOfMemoryError("CUDA out of memory"), TWO), SIZE, CPU, meter, TRAIN)
     assert (result["status"], result["limit"], result["phase"]) == ("oom", 123 * 2**20, "first")
     assert result["memory"] == dict.fromkeys(CHANNELS) and result["seconds_per_step"] is None
     assert meter.asked[-1][0] == "close"
@@ -186,5 +186,5 @@ def test_every_method_takes_steps(name: str) -> None:
     torch.manual_seed(0)
     method = build_method(Params(values, Path("params.yaml")), "inria", name)
     for number, phase in enumerate(method.phases()):
-        workload = StepWorkload(2, 2, 128, 128, 1, number)
+        workload = Workload(height=128, width=128, classes=2, batch=2, repeats=1, phase=number)
         assert torch.isfinite(TrainingStep(method, phase, workload, TRAIN, CPU)())

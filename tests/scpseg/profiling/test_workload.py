@@ -150,6 +150,6 @@ def test_time_is_taken_of_as_many_images_as_memory() -> None:
         meter.windows = lambda: made[0].done
         return made[0]
 
-    result = measure(make, Workload(64, 64, 2, 0.0, 1, repeats=3, seconds=0.0), CPU, meter)
+    result = measure(make, Workload(height=64, width=64, classes=2, batch=1, repeats=3, seconds=0.0), CPU, meter)
     assert meter.asked[-2:] == [("finish", 8), ("close", 14)]
     assert result["repeats"] == 1
