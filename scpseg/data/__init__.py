@@ -1,1 +1,1 @@
-"""From archives to windows: benchmark specs, unpacking, the store, sampling, synthetic scenes."""
+"""Data: download, decoding, the store, splits, and sampling of windows."""

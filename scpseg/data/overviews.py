@@ -1,4 +1,4 @@
-"""Whole images reduced once, for methods that look at an overview."""
+"""Overviews: whole images reduced once, for the methods that need them."""
 
 from __future__ import annotations
 
@@ -13,23 +13,22 @@ from scpseg.data.store import Store
 from scpseg.data.windows import Bytes
 
 BAND = 8
-"""Rows, and columns, of an overview that are computed at once."""
+"""Number of rows, and of columns, of an overview that are computed at once."""
 
 
 @dataclass(frozen=True)
 class Overview:
-    """One whole image at side T: `image` (3, T, T) uint8 reduced by area, `label` (T, T) uint8 nearest."""
+    """The overview of an image at side T: `image` (3, T, T) uint8 reduced by area, `label` (T, T) uint8 nearest."""
 
     image: Bytes
     label: Bytes
 
 
 def reduce_image(image: Bytes, side: int) -> Bytes:
-    """(H, W, 3) uint8 reduced by area to (3, side, side); enlarged bilinearly where the image is smaller.
+    """Reduce (H, W, 3) uint8 by area to (3, side, side); upsample bilinearly if the image is smaller.
 
-    A pixel on the border of two cells counts in each with the part that lies there (Pillow's box filter gives it to
-    one of them). Band by band, so that no second copy of a whole image is made, which would stand in its method's
-    memory figure.
+    A pixel on the border of two cells counts in each by the area inside (Pillow's box filter assigns it to one of
+    them). Computed in bands, because a second copy of the whole image would count in the memory of its method.
     """
     height, width = image.shape[:2]
     if min(height, width) < side:
@@ -42,14 +41,14 @@ def reduce_image(image: Bytes, side: int) -> Bytes:
         band = torch.from_numpy(image[rows].astype(np.float32))
         sums = (weights @ band.flatten(1)).reshape(-1, width, 3).permute(2, 0, 1)
         cells = torch.cat([sums[..., part] @ across.T for part, across in columns], dim=-1)
-        # Weights are whole but at the borders and sums small, so that a mean of half a level is met exactly.
+        # Weights are integers except at borders, and sums are small, so that a mean of half a level is exact.
         means = cells / (height / side * (width / side))
         reduced[:, first : first + BAND] = (means + 0.5).floor_().to(torch.uint8).numpy()
     return reduced
 
 
 def _cells(first: int, size: int, side: int) -> tuple[slice, Tensor]:
-    """Pixels of `size` under cells `first` to `first` + BAND of `side`, and how much of each lies in each cell."""
+    """Pixels of `size` below cells `first` to `first` + BAND of `side`, and the share of each in each cell."""
     edges = np.arange(first, min(first + BAND, side) + 1) * (size / side)
     low, high = int(edges[0]), min(int(np.ceil(edges[-1])), size)
     pixels = np.arange(low, high)
@@ -58,13 +57,13 @@ def _cells(first: int, size: int, side: int) -> tuple[slice, Tensor]:
 
 
 def reduce_label(label: Bytes, side: int) -> Bytes:
-    """(H, W) labels taken at the centres of side x side cells (the rule of nearest-exact)."""
+    """Labels (H, W) at the centres of side x side cells, as nearest-exact interpolation selects them."""
     rows, columns = (((np.arange(side) + 0.5) * size / side).astype(np.int64) for size in label.shape)
     return np.ascontiguousarray(label[np.ix_(rows, columns)])
 
 
 def overviews(store: Store, split: str, side: int) -> dict[str, Overview]:
-    """The overviews of every image of a split, by id; T x T x 4 bytes of memory each."""
+    """The overviews of all images of a split, by id; each needs T x T x 4 bytes of memory."""
     made = {}
     for name in store.ids(split):
         image, label = store.image(split, name), store.label(split, name)

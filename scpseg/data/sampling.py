@@ -1,6 +1,6 @@
-"""Training windows, alone or all those of an image: sample k of step s is a pure function of (seed, s, k).
+"""Training windows, single or all of an image: sample k of step s is a pure function of (seed, s, k).
 
-Resuming needs no loader state, and the number of workers changes nothing.
+Resuming needs no loader state, and the number of workers does not change the samples.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Box = tuple[float, float, float, float]
 class WindowDataset(Dataset[dict[str, Any]]):
     """Random windows of the training images; item `step * batch + k` is sample k of that step.
 
-    A place is drawn uniformly over all pixels of all images, so that larger images are seen more often.
+    Positions are uniform over all pixels of all images, so larger images are sampled more often.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class WindowDataset(Dataset[dict[str, Any]]):
         turns: bool,
         overviews: Mapping[str, Overview] | None = None,
     ) -> None:
-        """Draw from `split` of `store` for a method with `needs`; `overviews` by image id where it needs them."""
+        """Sample `split` of `store` for a method with `needs`; `overviews` by image id if it needs them."""
         self.store, self.split, self.needs = store, split, needs
         self.seed, self.batch, self.flips, self.turns = seed, batch, flips, turns
         self.overviews = overviews
@@ -51,13 +51,13 @@ class WindowDataset(Dataset[dict[str, Any]]):
         self.ends = np.cumsum([height * width for height, width in shapes])
 
     def batches_of(self, batch: int) -> WindowDataset:
-        """The same windows with another batch."""
+        """The same windows with another batch size."""
         other = copy(self)
         other.batch = batch
         return other
 
     def covering(self) -> int:
-        """Number of windows that cover all images, as at test time."""
+        """Number of windows that cover all images, as in inference."""
         needs = self.needs
         shapes = [self.store.label(self.split, name).shape for name in self.ids]
         return sum(
@@ -66,24 +66,24 @@ class WindowDataset(Dataset[dict[str, Any]]):
         )
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """One sample: context (3, G, G), label (G, G), place (4,), and the overview with its label where needed."""
+        """One sample: context (3, G, G), label (G, G), place (4,), and the overview with its label if needed."""
         step, position = divmod(index, self.batch)
         random = np.random.default_rng([self.seed, step, position])
         number = int(np.searchsorted(self.ends, random.integers(self.ends[-1]), side="right"))
         flip = bool(random.integers(2)) and self.flips
-        # Drawn in any case, so that switching them off moves no patch.
+        # Drawn in any case, so that positions do not change if flips are switched off.
         turns = int(random.integers(4)) * self.turns
         shares = random.random(2)
         return self.sample(self.ids[number], shares, flip, turns)
 
     def sample(self, name: str, shares: NDArray[np.float64], flip: bool, turns: int) -> dict[str, Any]:
-        """The window of image `name` whose patch lies at `shares` (0..1) of the free rows and columns."""
+        """The window of image `name` whose patch is at `shares` (0..1) of the possible rows and columns."""
         free = [max(size - self.needs.patch, 0) for size in self.store.label(self.split, name).shape]
         top, left = (int(share * (size + 1)) for share, size in zip(shares, free, strict=True))
         return self.cut(name, top, left, flip, turns) | self.whole(name, flip, turns)
 
     def cut(self, name: str, top: int, left: int, flip: bool, turns: int) -> dict[str, Any]:
-        """Context, label and place of the window of image `name` whose patch begins at pixel (top, left)."""
+        """Context, label and place of the window of image `name` whose patch starts at pixel (top, left)."""
         image, label = self.store.image(self.split, name), self.store.label(self.split, name)
         height, width = label.shape
         patch, side = self.needs.patch, self.needs.context
@@ -98,7 +98,7 @@ class WindowDataset(Dataset[dict[str, Any]]):
         }
 
     def whole(self, name: str, flip: bool, turns: int) -> dict[str, Any]:
-        """The overview of image `name` and its label, or nothing where none is needed."""
+        """The overview of image `name` and its label, or nothing if it is not needed."""
         if self.overviews is None:
             return {}
         overview = self.overviews[name]
@@ -109,14 +109,14 @@ class WindowDataset(Dataset[dict[str, Any]]):
 
 
 def turned(array: Bytes, flip: bool, turns: int) -> Tensor:
-    """A tensor of the last two axes flipped left to right, then turned counter-clockwise by `turns` quarters."""
+    """Flip the last two axes left to right, then rotate counter-clockwise by `turns` quarters; as a tensor."""
     if flip:
         array = array[..., ::-1]
     return torch.from_numpy(np.ascontiguousarray(np.rot90(array, turns, axes=(-2, -1))))
 
 
 def turned_box(box: Box, flip: bool, turns: int) -> Box:
-    """The box (top, left, height, width) in shares of the image, moved as `turned` moves the image."""
+    """Transform the box (top, left, height, width), relative to the image, as `turned` transforms the image."""
     top, left, height, width = box
     if flip:
         left = 1 - left - width
@@ -126,27 +126,27 @@ def turned_box(box: Box, flip: bool, turns: int) -> Box:
 
 
 def collate(samples: list[dict[str, Any]]) -> tuple[Views, Labels]:
-    """Join samples into one batch."""
+    """Collate samples into one batch."""
     parts = default_collate(samples)
     views = Views(parts["context"], parts["place"], parts.get("overview"))
     return views, Labels(parts["label"], parts.get("overview_label"))
 
 
 class ImageDataset(Dataset[tuple[Views, Labels]]):
-    """All windows that cover one training image, as at test time; for phases with unit 'image'.
+    """All windows that cover one training image, as in inference; for phases with unit 'image'.
 
-    Item i is image i of an endless row of shuffled passes over the images: a pure function of (seed, i).
+    Item i is image i of an infinite sequence of shuffled passes over the images: a pure function of (seed, i).
     """
 
     def __init__(self, windows: WindowDataset) -> None:
-        """Cut as `windows` does; its batch counts images."""
+        """Use the windows of `windows`; its batch size counts images."""
         self.windows, self.batch = windows, windows.batch
 
     def __getitem__(self, index: int) -> tuple[Views, Labels]:
-        """The windows of one image, row by row before it is flipped and turned as a whole; the overview once."""
+        """The windows of one image, row by row before the image is flipped and rotated, and one overview."""
         windows = self.windows
         turn, position = divmod(index, len(windows.ids))
-        # The ones keep these draws apart from those of single windows.
+        # The ones separate these random numbers from those of single windows.
         order = np.random.default_rng([windows.seed, turn, 1, 1]).permutation(len(windows.ids))
         random = np.random.default_rng([windows.seed, turn, position, 1, 1])
         flip = bool(random.integers(2)) and windows.flips
@@ -171,7 +171,7 @@ class ImageDataset(Dataset[tuple[Views, Labels]]):
 def loader(
     dataset: WindowDataset | ImageDataset, first_step: int, last_step: int, workers: int, pin: bool
 ) -> DataLoader[Any]:
-    """What steps `first_step`..`last_step - 1` train on, in order: (Views, Labels), or a list of them for images."""
+    """The data of steps `first_step`..`last_step - 1` in order: (Views, Labels), or a list of them for images."""
     return DataLoader(
         dataset,
         batch_size=dataset.batch,

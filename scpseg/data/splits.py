@@ -1,6 +1,6 @@
-"""Which image belongs to train, val and test: the committed lists, or the user's own.
+"""Split lists: which image belongs to train, val and test, from the committed lists or the user's own.
 
-The committed lists are in `scpseg/benchmarks/splits`; docs/data.md says where they come from.
+The committed lists are in `scpseg/benchmarks/splits`; docs/data.md describes their origin.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from scpseg.errors import UserError
 
 PARTS = ("train", "val", "test")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".npy")
-"""Of file names that a list has instead of ids."""
+"""File extensions in lists of file names instead of ids."""
 
 
 def read_split(spec: Benchmark, name: str) -> Ids:
     """Image ids of split `name` by 'train', 'val' and 'test', in the order of the lists.
 
-    `name` is one of `spec.splits` or a folder with the user's own train.txt, val.txt and test.txt (one id a line;
-    a missing list is an empty one). Empty mapping: the folders of the unpacked images give the split (BLU).
+    `name` is one of `spec.splits` or a folder with the user's own train.txt, val.txt and test.txt (one id per line; a
+    missing list is empty). The result is empty if the folders of the unpacked images define the split (BLU).
 
     Raises:
-        UserError: neither a known name nor a folder, no list in the folder, or a list that is not text or has an id
-            twice.
+        UserError: the name is neither a split nor a folder, the folder has no list, or a list is not text or has a
+            duplicated id.
     """
     if name not in spec.splits:
         return _read(spec, _own_folder(spec, name), f"{spec.name}.split folder {name}")
@@ -38,25 +38,25 @@ def read_split(spec: Benchmark, name: str) -> Ids:
 
 
 def _own_folder(spec: Benchmark, name: str) -> Path:
-    """The user's folder; a relative one may count from the repository's root, where queued experiments do not run."""
+    """The user's folder; a relative path can also start at the root of the repository of a queued experiment."""
     for folder in (Path(name).expanduser(), Path(os.environ.get("DVC_ROOT", ".")) / name):
         if name and folder.is_dir():
             if not any((folder / f"{part}.txt").is_file() for part in PARTS):
                 raise UserError(
-                    f"{spec.name}.split: folder {name} holds no list; put train.txt, val.txt, test.txt there"
+                    f"{spec.name}.split: folder {name} contains no list; put train.txt, val.txt, test.txt there"
                 )
             return folder
     raise UserError(
         f"{spec.name}.split is {name!r}, which is neither a split (known: {', '.join(spec.splits)}) "
-        "nor an existing folder of lists; name one of them"
+        "nor an existing folder of lists; use one of them"
     )
 
 
 def _read(spec: Benchmark, folder: Traversable | Path, where: str) -> Ids:
-    """The lists of a folder; blank lines and lines that begin with # do not count, and file names count as their ids.
+    """The lists in a folder, without blank lines and lines that start with #; file names are converted to ids.
 
     Raises:
-        UserError: a list cannot be read as text, or has an id twice.
+        UserError: a list cannot be read as text, or has a duplicated id.
     """
     ids: Ids = {}
     seen: dict[str, str] = {}
@@ -80,7 +80,7 @@ def _is_list(file: Traversable | Path, where: str) -> bool:
 
 
 def _text(file: Traversable | Path, where: str) -> str:
-    """The text of a list in UTF-8, or in UTF-16 with its mark, as editors on Windows write them."""
+    """The text of a list in UTF-8, or in UTF-16 with a byte order mark, as editors on Windows write it."""
     try:
         data = file.read_bytes()
     except OSError as error:
@@ -98,7 +98,7 @@ def _text(file: Traversable | Path, where: str) -> str:
 
 
 def _id_of(spec: Benchmark, name: str) -> str:
-    """The id that a line means: itself, or that of the image or label file that it names."""
+    """The id in a line: the line itself, or the id of the image or label file that it names."""
     path = PurePosixPath(name.replace("\\", "/"))
     if path.suffix.lower() not in SUFFIXES:
         return name

@@ -1,4 +1,4 @@
-"""The store: every image decoded once to a memory-mapped array, one file per image and one per label."""
+"""The store: every image decoded once to a memory-mapped array, with one file per image and one per label."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from scpseg.files import damaged, read_json, replacing
 
 INDEX = "index.json"
 HEADER = 128
-"""Bytes before the data of the store's .npy files."""
+"""Bytes of the header of the store's .npy files."""
 _SPLITS = ("train", "val", "test")
 _IMAGE = {"height": int, "width": int, "image_sha256": str, "label_sha256": str}
 _INDEX = {
@@ -36,20 +36,20 @@ _INDEX = {
 
 
 def image_path(folder: Path, split: str, id: str) -> Path:
-    """Where an image's array lies, (H, W, 3) uint8."""
+    """Path of an image's array, (H, W, 3) uint8."""
     return folder / split / f"{id}.image.npy"
 
 
 def label_path(folder: Path, split: str, id: str) -> Path:
-    """Where a label's array lies, (H, W) uint8."""
+    """Path of a label's array, (H, W) uint8."""
     return folder / split / f"{id}.label.npy"
 
 
 def save_array(path: Path, array: NDArray[np.uint8]) -> str:
-    """Write an array as .npy, whole or not at all, and return the SHA-256 of its data.
+    """Write an array as .npy atomically, and return the SHA-256 of its data.
 
     Raises:
-        OSError: with its number, such as ENOSPC; np.save would lose that on a full disk.
+        OSError: with its errno, such as ENOSPC, which np.save would lose.
     """
     array = np.ascontiguousarray(array)
     with replacing(path) as temporary, temporary.open("wb") as stream:
@@ -66,23 +66,24 @@ def array_hash(path: Path) -> str:
 
 
 class Store:
-    """A prepared benchmark, read window by window.
+    """A prepared benchmark, which is read window by window.
 
-    The SHA-256 of each array is compared with the index once, when this object, or the process that it was copied
-    from, first opens it: about a second a gigabyte and core, beside reading it from the disk.
+    The SHA-256 of each array is compared with the index when this object, or the process from which it was copied,
+    opens
+    it first: about one second per gigabyte and core, in addition to reading it from the disk.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Open `folder`.
+        """Open the store in `folder`.
 
         Raises:
-            UserError: it holds no finished store, or its index is damaged.
+            UserError: the folder does not contain a finished store, or its index is damaged.
         """
         self.folder = folder
         self._checked: dict[Path, tuple[int, int]] = {}
         if not (folder / INDEX).is_file():
             raise UserError(
-                f"{folder.as_posix()} holds no prepared benchmark ({INDEX} is missing); run `dvc repro` first"
+                f"{folder.as_posix()} does not contain a prepared benchmark ({INDEX} is missing); run `dvc repro` first"
             )
         self.index: dict[str, Any] = read_json(folder / INDEX, _INDEX)
         lacking = [f"images.{split}/{id}" for split in _SPLITS for id in self.ids(split)]
@@ -95,10 +96,10 @@ class Store:
         return tuple(self.index["ids"][split])
 
     def expect_classes(self, names: Sequence[str]) -> None:
-        """Reject a store of other classes than the benchmark has now, as after an edit of the user's classes.csv.
+        """Check that the store has the benchmark's present classes, which the user can change in classes.csv.
 
         Raises:
-            UserError: it was prepared with other classes, or in another order.
+            UserError: the store was prepared with other classes, or in another order.
         """
         if self.index["classes"] != list(names):
             raise UserError(
@@ -107,16 +108,16 @@ class Store:
             )
 
     def sizes(self, split: str) -> str:
-        """Height x width of the images of a split in pixels; of more than three sizes the smallest and the largest."""
+        """Height x width in pixels of the images of a split; if more than three sizes, the smallest and the largest."""
         found = sorted({self._size(split, id) for id in self.ids(split)}, key=lambda size: (size[0] * size[1], size))
         texts = [f"{height} x {width}" for height, width in found]
         return ", ".join(texts) if len(texts) < 4 else f"{texts[0]} to {texts[-1]}"
 
     def check(self, split: str) -> None:
-        """Check all arrays of a split on all cores, so that processes which load data need not.
+        """Check all arrays of a split on all cores, so that data loading processes do not need to.
 
         Raises:
-            UserError: a file is missing, or not what the index says.
+            UserError: a file is missing, or differs from the index.
         """
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for open_array in (self.image, self.label):
@@ -126,7 +127,7 @@ class Store:
         """(H, W, 3) uint8 RGB, read-only.
 
         Raises:
-            UserError: the file is missing, or not what the index says.
+            UserError: the file is missing, or differs from the index.
         """
         shape = (*self._size(split, id), 3)
         return self._open(image_path(self.folder, split, id), shape, self._record(split, id)["image_sha256"])
@@ -135,7 +136,7 @@ class Store:
         """(H, W) uint8 training ids, 255 = ignored, read-only.
 
         Raises:
-            UserError: the file is missing, or not what the index says.
+            UserError: the file is missing, or differs from the index.
         """
         shape = self._size(split, id)
         return self._open(label_path(self.folder, split, id), shape, self._record(split, id)["label_sha256"])
@@ -158,7 +159,7 @@ class Store:
         except (OSError, ValueError, EOFError) as error:
             raise UserError(f"{path.as_posix()} is missing or damaged; {remedy}") from error
         if array.shape != shape or array.dtype != np.uint8:
-            raise UserError(f"{path.as_posix()} is {array.dtype} of {array.shape}, the index says {shape}; {remedy}")
+            raise UserError(f"{path.as_posix()} is {array.dtype} of {array.shape}, but the index has {shape}; {remedy}")
         if found != digest:
             raise UserError(f"{path.as_posix()} has changed since it was prepared (its SHA-256 differs); {remedy}")
         self._checked[path] = version

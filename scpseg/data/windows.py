@@ -1,4 +1,4 @@
-"""Cutting square windows out of large arrays, mirrored at the border by index: no padded copy exists."""
+"""Crop square windows from large arrays, mirrored at the border by index, without a padded copy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Bytes = NDArray[np.uint8]
 
 
 def mirror_index(start: int, length: int, size: int) -> NDArray[np.int64]:
-    """Indices `start`..`start + length - 1` folded into 0..size-1 without repeating the edge, as often as needed."""
+    """Indices `start`..`start + length - 1` reflected into 0..size-1 without repeating the edge, as often as needed."""
     if size == 1:
         return np.zeros(length, dtype=np.int64)
     period = 2 * (size - 1)
@@ -40,16 +40,16 @@ def _cut(image: Bytes, top: int, left: int, size: tuple[int, int]) -> Bytes:
     if top >= 0 and left >= 0 and top + size[0] <= height and left + size[1] <= width:
         return image[top : top + size[0], left : left + size[1]]
     rows, columns = mirror_index(top, size[0], height), mirror_index(left, size[1], width)
-    # A contiguous read of the needed block first: fancy indexing into a memory-mapped file touches pixels one by one.
+    # Read a contiguous block first: fancy indexing into a memory-mapped file reads pixels one by one.
     block = np.asarray(image[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1])
     return block[np.ix_(rows - rows.min(), columns - columns.min())]
 
 
 def starts(length: int, side: int, overlap: float, least: int = 0) -> list[int]:
-    """First rows (or columns) of windows of `side` that cover `length`; the last is shifted inward, never outside.
+    """First rows (or columns) of windows of `side` that cover `length`; the last one is shifted inwards.
 
-    Neighbours share at least the `overlap` part of a side (0..0.9), and `least` pixels, fewer than `side`. A length
-    below `side` gives one window at 0.
+    Neighbours overlap by at least `overlap` of a side (0..0.9), and by at least `least` pixels, less than `side`. A
+    length below `side` gives one window at 0.
     """
     step = max(1, min(round(side * (1 - overlap)), side - least))
     last = max(length - side, 0)

@@ -1,4 +1,4 @@
-"""One int64 confusion matrix, and every metric from it."""
+"""Confusion matrix (int64) and all metrics computed from it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Matrix = NDArray[np.int64]
 
 
 def confusion(truth: Bytes, prediction: Bytes, classes: int) -> Matrix:
-    """(K, K) counts, row = truth, column = prediction; pixels whose truth is 255 are not counted.
+    """(K, K) counts, row = ground truth, column = prediction; pixels with ground truth 255 are not counted.
 
-    Ignored pixels go to an overflow row that is dropped, which is many times faster than masking them out.
+    Ignored pixels are counted in an extra row that is dropped, which is many times faster than a mask.
 
     Args:
         truth: any shape, training ids and 255.
@@ -31,16 +31,16 @@ def confusion(truth: Bytes, prediction: Bytes, classes: int) -> Matrix:
 
 @dataclass(frozen=True)
 class Metrics:
-    """Metrics of one confusion matrix, all 0..1.
+    """Metrics of one confusion matrix, all in 0..1.
 
     Attributes:
-        mean_iou: over scored classes that occur in truth or prediction.
-        mean_f1: likewise.
+        mean_iou: over scored classes that occur in ground truth or prediction.
+        mean_f1: over the same classes.
         accuracy: share of all labelled pixels, scored or not.
-        iou: per class, None where the class is absent from truth and prediction.
-        f1: likewise.
-        absent: scored classes left out of the means.
-        chance: highest mean IoU that an answer of one class everywhere gets.
+        iou: per class, None if the class is absent from ground truth and prediction.
+        f1: per class, None as for `iou`.
+        absent: scored classes that are not in the means.
+        chance: highest mean IoU of a prediction with the same class everywhere.
     """
 
     mean_iou: float | None

@@ -1,7 +1,7 @@
-"""What a method says of every disc of the probe, and whether it could see the cue that tells. All of this file is ours.
+"""Predictions of a method for every disc of the probe, and whether the method received the cue. This file is ours.
 
-Each disc is judged twice: in a window centred on it, where its distance to the cue alone decides what is seen, and in
-the windows of whole-image inference, where its place in the window decides too.
+Each disc is evaluated twice: in a window centred on it, where only its distance to the cue decides whether the cue is
+visible, and in the windows of whole-image inference, where the position in the window matters as well.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from scpseg.data.windows import Bytes, cut_image, cut_label, starts
 from scpseg.evaluation.streaming import TestImage
 
 BATCH = 16
-"""Centred windows per forward."""
+"""Centred windows per forward pass."""
 
 
 @dataclass(frozen=True)
 class Box:
-    """Rows `top` to before `bottom`, columns `left` to before `right`."""
+    """Rows `top` to `bottom` - 1, columns `left` to `right` - 1."""
 
     top: int
     left: int
@@ -36,15 +36,15 @@ class Box:
 
     @property
     def centre(self) -> tuple[int, int]:
-        """Row and column of the corner of pixels in the middle; sides are even."""
+        """Row and column of the pixel corner in the middle; the sides are even."""
         return (self.top + self.bottom) // 2, (self.left + self.right) // 2
 
 
 @dataclass(frozen=True)
 class Scene:
-    """The things in a label: the cue's box, and of every disc its box and kind (0 or 1).
+    """The objects in a label: the cue's box, and box and kind (0 or 1) of every disc.
 
-    `number` (H, W) is k + 1 on the pixels of disc k, 0 elsewhere.
+    `number` (H, W) is k + 1 on the pixels of disc k, otherwise 0.
     """
 
     cue: Box
@@ -55,17 +55,17 @@ class Scene:
 
 @dataclass(frozen=True)
 class Answer:
-    """One disc.
+    """Result for one disc.
 
     Attributes:
-        row: of its centre, pixels.
-        column: likewise.
-        kind: 0 or 1, the truth.
-        distance: Chebyshev, from its centre to the cue's, pixels.
-        centred: the kind that most of its pixels are given in a window centred on it; None = no pixel is given any.
-        grid: the same under the windows of whole-image inference.
-        visible: share 0..1 of the cue's pixels that lie in the window that labels the disc's centre in whole-image
-            inference, the best of them where windows overlap; 1 for a method that looks at the whole image.
+        row: row of its centre in pixels.
+        column: column of its centre in pixels.
+        kind: 0 or 1, the ground truth.
+        distance: Chebyshev distance from its centre to the cue's in pixels.
+        centred: majority kind of its pixels in a window centred on it; None = no pixel is predicted as a disc.
+        grid: the same with the windows of whole-image inference.
+        visible: share 0..1 of the cue's pixels in the window that labels the disc's centre in whole-image inference,
+            the largest if windows overlap; 1 for a method that uses an overview.
     """
 
     row: int
@@ -78,7 +78,7 @@ class Answer:
 
 
 def read_scene(label: Bytes) -> Scene:
-    """The things in a label (H, W) of the probe, discs in the order of their first pixels."""
+    """The objects in a label (H, W) of the probe, discs in the order of their first pixels."""
     number, _ = ndimage.label(np.isin(label, DISCS))
     discs = tuple(_box(found) for found in ndimage.find_objects(number))
     kinds = tuple(DISCS.index(int(label[disc.centre])) for disc in discs)
@@ -90,13 +90,13 @@ def read_scene(label: Bytes) -> Scene:
 def answers(
     method: Method, image: Bytes, label: Bytes, prediction: Bytes, device: torch.device, overlap: float
 ) -> list[Answer]:
-    """What `method` says of every disc of an image.
+    """Results of `method` for every disc of an image.
 
     Args:
         method: in evaluation mode, on `device`.
         image: (H, W, 3) uint8.
         label: (H, W) training ids of the probe.
-        prediction: (H, W), what whole-image inference answered with `overlap`.
+        prediction: (H, W), the labels of whole-image inference with `overlap`.
         device: where windows are computed.
         overlap: as in `scpseg.evaluation.streaming.segment`.
     """
@@ -126,9 +126,9 @@ def answers(
 
 
 def visible(window: Window, size: tuple[int, int], overlap: float, disc: Box, cue: Box) -> float:
-    """See `Answer.visible`; `size` of the image. Mirrored borders show nothing that the window does not hold anyway."""
+    """See `Answer.visible`; `size` is that of the image. Mirrored borders show only what the window contains anyway."""
     shares = [
-        # Of the windows that label the centre, along one axis, the most of the cue that one holds.
+        # The largest part of the cue, along one axis, in one of the windows that label the centre.
         max(
             max(0, min(last, start + (patch + context) // 2) - max(first, start - (context - patch) // 2))
             / (last - first)
@@ -143,7 +143,7 @@ def visible(window: Window, size: tuple[int, int], overlap: float, disc: Box, cu
 
 
 def table(found: Mapping[str, Sequence[Answer]]) -> str:
-    """CSV of the answers by image id; no kind is an empty cell."""
+    """CSV of the results by image id; no kind is an empty cell."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["image", *(field.name for field in fields(Answer))])
@@ -153,9 +153,9 @@ def table(found: Mapping[str, Sequence[Answer]]) -> str:
 
 
 def _centred(method: Method, image: Bytes, scene: Scene, device: torch.device, overlap: float) -> list[Bytes]:
-    """Labels (L, L) of the window centred on each disc, of the sides of training.
+    """Labels (L, L) of the window centred on each disc, with the sides of training.
 
-    The method knows the image as in whole-image inference.
+    The method receives the image as in whole-image inference.
     """
     needs = method.needs
     height, width = image.shape[:2]
@@ -175,7 +175,7 @@ def _centred(method: Method, image: Bytes, scene: Scene, device: torch.device, o
 
 
 def _vote(labels: Bytes) -> int | None:
-    """The kind that more of these labels name, of equals the first; None where none names a kind."""
+    """The majority kind of these labels, the first in a tie; None if no label is a disc."""
     counts = [int((labels == disc).sum()) for disc in DISCS]
     return counts.index(max(counts)) if any(counts) else None
 

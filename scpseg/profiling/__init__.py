@@ -1,1 +1,1 @@
-"""The memory meter and the workload that it measures."""
+"""Memory meters and the workloads that they measure."""

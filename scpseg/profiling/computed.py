@@ -1,4 +1,4 @@
-"""Memory of a method from its graph alone: the real method on `meta` tensors, every storage's life recorded.
+"""Memory of a method computed from its graph: the real method on `meta` tensors, with the lifetime of every storage.
 
 Inference is `scpseg.evaluation.streaming.segment` and training `scpseg.profiling.workload.TrainingStep`, so what is
 computed is what is run. Not counted: workspaces of cuDNN and cuBLAS, the CUDA context, and what the allocator loses
@@ -25,17 +25,17 @@ from scpseg.profiling.workload import TrainingStep, Workload
 
 META = torch.device("meta")
 LARGEST = 12
-"""Blocks alive at the peak that a record names."""
+"""Number of blocks at the peak in a record."""
 WEIGHTS, STATE, GRADIENTS, OPTIMIZER = "weights", "state", "gradients", "optimizer"
 HALVES = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class _Repeating(Exception):
-    """Every further window would do the same."""
+    """Stops inference early: every further window would repeat the last."""
 
 
 class _Undrawn(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Leaves random initial values undrawn: only the sizes of weights count."""
+    """Skips the initialisation of weights: only their sizes count."""
 
     DRAWS = (torch.ops.aten.normal_.default, torch.ops.aten.uniform_.default, torch.ops.aten.erfinv_.default)
 
@@ -44,7 +44,7 @@ class _Undrawn(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class _Overview:
-    """A test image whose overview is on the device already: reducing it is work of the host."""
+    """A test image whose overview is already on the device: it is reduced on the host."""
 
     def __init__(self, image: TestImage) -> None:
         self.image = image
@@ -57,17 +57,17 @@ class _Overview:
 
 
 def inference(make: Callable[[], Method], workload: Workload, precision: str = "fp32") -> dict[str, Any]:
-    """Figures of whole-image inference, as they stand in a record.
+    """Figures of whole-image inference for a record.
 
-    Windows are run until two in a row have the same peak and leave the same bytes behind: the others repeat them.
+    Windows are run until two in a row have the same peak and leave the same bytes: the others repeat them.
 
     Returns:
-        `memory` by channel; `parts` of the peak (weights, state, activations) and `state_bytes` kept per image;
+        `memory` by channel; `parts` of the peak (weights, state, activations) and the `state_bytes` kept per image;
         `alive`, the largest tensors at the peak; `parameters`, `windows` and `multiply_adds` of one image; `model`.
     """
     with _Undrawn():  # type: ignore[no-untyped-call]
         method = drop_training_parts(make())
-    image = np.zeros((workload.height, workload.width, 3), dtype=np.uint8)  # no page of it is ever written
+    image = np.zeros((workload.height, workload.width, 3), dtype=np.uint8)  # its pages are never touched
     ledger = Ledger()
     marks: list[tuple[int, int, int]] = []  # at the start of each window: events, live bytes, operations
     facts: dict[str, int] = {}
@@ -92,7 +92,7 @@ def inference(make: Callable[[], Method], workload: Workload, precision: str = "
         facts["weights"] = ledger.live
         method.register_forward_pre_hook(mark)
         try:
-            # Without its inference mode, in which every composite operation would be taken apart once more, in Python.
+            # Without inference mode, in which every composite operation would be decomposed in Python.
             with torch.no_grad(), rules.autocast(HALVES[precision]):
                 inspect.unwrap(segment)(method, image, workload.classes, META, workload.overlap, workload.batch)
             flops = ledger.flops
@@ -111,7 +111,7 @@ def inference(make: Callable[[], Method], workload: Workload, precision: str = "
 
 
 def repeats(ledger: Ledger, marks: list[tuple[int, int, int]]) -> bool:
-    """Whether the last two windows had the same peak and left the same bytes; marks of `inference`."""
+    """Whether the last two windows have the same peak and leave the same bytes; `marks` as in `inference`."""
     if len(marks) < 3:
         return False
     (first, _, _), (second, before, _), (third, after, _) = marks[-3:]
@@ -139,7 +139,7 @@ def training_step(make: Callable[[], Method], workload: Workload, train: TrainPa
             optimizer = step.stepper.optimizer
             assert optimizer is not None
             for group in optimizer.param_groups:
-                group["foreach"] = True  # what CUDA takes by itself
+                group["foreach"] = True  # the default on CUDA
             step()
             ledger.label(_state_of(optimizer), OPTIMIZER)
             first, flops = len(ledger.events), ledger.flops
@@ -173,7 +173,7 @@ def _state_of(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
 
 
 def undrawn(high: int, *shape: int) -> Tensor:
-    """Bytes in host memory whose values do not matter, in one byte."""
+    """Bytes in host memory whose values do not matter, stored as one byte."""
     return torch.zeros((), dtype=torch.uint8).expand(shape)
 
 

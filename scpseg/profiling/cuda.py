@@ -1,8 +1,8 @@
-"""The NVIDIA GPU's meter: what NVML says of this process, and what torch's allocator says of itself.
+"""Memory meter for NVIDIA GPUs: figures of NVML for this process, and of torch's allocator.
 
-Four numbers. Allocated: live tensors, what the method needs. Reserved: with cached blocks. NVML process: with the CUDA
-context, kernels and library handles, what gpustat shows, the headline. NVML device: with everybody else, published
-only where nobody else is there. No channel is believed before it has seen a known allocation.
+Four channels. Allocated: live tensors, the need of the method. Reserved: also cached blocks. NVML process: also the
+CUDA context, kernels and library handles, as gpustat shows it; the headline figure. NVML device: also all other
+processes; published only if there are none. A channel is used only after it has shown a known allocation.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from scpseg.profiling.meter import Reading, timeline
 from scpseg.profiling.sampling import PERIOD, Sample, Sampler, SamplerLost, SourceError, TimedSamples
 
 CHECK_BYTES = 256 * 2**20
-"""The known allocation of the self-check."""
+"""Bytes of the known allocation in the self-check."""
 CHECK_TOLERANCE = 0.1
 SETTLE = 1.0
-"""Seconds that a known allocation may take to show."""
+"""Seconds until a known allocation must be visible."""
 DRIFT = 2**25
-"""Use outside this process that changes by less than this is the driver's own coming and going."""
+"""Changes outside this process below this number of bytes are the driver's own."""
 OF_DEVICE = ("device", "reserved")
-"""The keys of a sample that are no process."""
+"""Keys of a sample that are not processes."""
 NVML_CHANNELS = ("nvml_process", "nvml_above_context", "nvml_device")
 
 
@@ -69,7 +69,7 @@ class Gpu:
 
 
 class CudaMeter:
-    """Sampler, self-check and torch's counters, put together."""
+    """Combines sampler, self-check and torch's counters."""
 
     backend = "nvml"
 
@@ -85,7 +85,7 @@ class CudaMeter:
         self.began = 0.0
 
     def prepare(self) -> None:
-        """Start the sampler and show it a known allocation; what did not see it is unavailable from then on."""
+        """Start the sampler, and show it a known allocation; channels that do not see it are unavailable."""
         keep = self.gpu.allocate(2**20)  # creates the context
         try:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -107,7 +107,7 @@ class CudaMeter:
         self.gpu.reset()
 
     def rest(self) -> None:
-        """Note the context: what NVML counts for this process beyond torch's allocator, every kernel loaded."""
+        """Record the context: the bytes that NVML counts for this process in addition to torch's allocator."""
         self.gpu.synchronize()
         self.gpu.release()
         sample = self._try_mark()
@@ -115,16 +115,16 @@ class CudaMeter:
         self.outside = self._beyond(sample, "device")
 
     def begin(self) -> None:
-        """Forget the peaks; the stretch starts here."""
+        """Reset the peaks; the measurement starts here."""
         self.gpu.synchronize()
         self.gpu.reset()
         self.began = time.monotonic()
         self._try_mark()
 
     def finish(self) -> Reading:
-        """A last sample after synchronising, before anything is freed; then the peaks."""
+        """Take a last sample after synchronising, before anything is freed; then read the peaks."""
         self.gpu.synchronize()
-        # Reserved memory only grows, so that this forced sample nearly is the peak however short the stretch was.
+        # Reserved memory only grows, so this sample is close to the peak, however short the measurement was.
         last = self._try_mark()
         if last is not None:
             self._still_there(last)
@@ -148,17 +148,17 @@ class CudaMeter:
         return reading
 
     def limit(self) -> int | None:
-        """Memory of the device."""
+        """Total memory of the device."""
         return self.gpu.total()
 
     def close(self) -> None:
-        """End the sampler."""
+        """Stop the sampler."""
         if self.sampler:
             self.sampler.close()
 
     def _settled(self, earlier: Sample) -> Sample:
-        """A sample that has the known allocation, or its end, in every figure that there is; at most SETTLE later."""
-        began, lag = time.monotonic(), 0.0  # what shows at once has no lag, however long the asking takes
+        """A sample in which all available figures show the known allocation, or its end; at most SETTLE later."""
+        began, lag = time.monotonic(), 0.0  # changes visible at once have no lag, whatever the time to read
         while True:
             sample = self._mark()
             moved = {key for key in sample if saw(earlier, sample, key) or saw(sample, earlier, key)}
@@ -177,7 +177,7 @@ class CudaMeter:
         if "device" not in moved:
             why = facts["memory"] or unmoved("the device's memory", before.get("device"), during.get("device"))
             self._unavailable(("nvml_device",), why)
-        # The entry that moved is ours: in a container the ids are the host's, not those that we know.
+        # The entry that changed is ours: in a container, the process ids are the host's and not known here.
         ours = [key for key in moved if key not in OF_DEVICE]
         if len(ours) > 1:
             ours = [key for key in ours if key == str(os.getpid())] or ours
@@ -199,7 +199,7 @@ class CudaMeter:
             self._unavailable(("nvml_process", "nvml_above_context"), why)
 
     def _still_there(self, last: Sample) -> None:
-        """Figures that ended before the measurement did are not published: the peak may be what they missed."""
+        """Remove figures that ended before the measurement: they may have missed the peak."""
         assert self.sampler is not None
         why, facts = "NVML showed no figure at the end of the measurement", self.sampler.facts
         if last["device"] is None:
@@ -218,7 +218,7 @@ class CudaMeter:
             self.reading.details["context_bytes"] = self.context
 
     def _others(self, stretch: TimedSamples, now_outside: int | None) -> None:
-        """Whoever else uses the device: recorded; a device total that is not ours alone is not published."""
+        """Record other users of the device; a device total that includes them is not published."""
         details = self.reading.details
         details["exclusive"] = details["foreign_processes"] = details["foreign_bytes"] = None
         listed = [sample for _, sample in stretch if self.own in sample]
@@ -241,7 +241,7 @@ class CudaMeter:
                 self._unavailable(("nvml_device",), "use of the device outside torch's allocator changed meanwhile")
 
     def _beyond(self, sample: Sample | None, key: str | None) -> int | None:
-        """What NVML counts under `key` without the bytes that torch's allocator holds now."""
+        """The figure of NVML under `key` minus the bytes of torch's allocator."""
         value = None if sample is None or key is None else sample.get(key)
         return None if value is None else value - self.gpu.reserved()
 
@@ -279,12 +279,12 @@ class CudaMeter:
 
 
 def highest(stretch: TimedSamples, key: str) -> int:
-    """The largest figure of a key; single samples may lack it, not the last."""
+    """The largest figure of a key; single samples may not have it, but the last must."""
     return max(value for _, sample in stretch if (value := sample.get(key)) is not None)
 
 
 def saw(low: Sample, high: Sample, key: str) -> bool:
-    """Whether `key` differs by the known allocation, no less and no more."""
+    """Whether `key` changed by exactly the known allocation."""
     below, above = low.get(key), high.get(key)
     if below is None or above is None:
         return False
@@ -292,7 +292,7 @@ def saw(low: Sample, high: Sample, key: str) -> bool:
 
 
 def unmoved(what: str, before: int | None, during: int | None) -> str:
-    """Why a channel failed the self-check."""
+    """The reason why a channel failed the self-check."""
     if before is None or during is None:
         return f"NVML shows no figure for {what}"
     return f"{what} moved by {(during - before) / 2**20:.0f} MiB at a known allocation of {CHECK_BYTES >> 20} MiB"

@@ -1,4 +1,4 @@
-"""What a reference table was measured on and with: hardware, versions, settings; no host name, no device's UUID."""
+"""Facts of the machine for a reference table: hardware, versions, settings; no host name, no UUID."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ PACKAGES = ("numpy", "nvidia-ml-py", "segmentation-models-pytorch", "timm", "tor
 
 
 def fingerprint(device: torch.device) -> dict[str, Any]:
-    """Facts of an NVIDIA GPU and of the software on it, after `scpseg.environment.configure`.
+    """Facts of an NVIDIA GPU and its software, after `scpseg.environment.configure`.
 
-    `driver` is None where NVML cannot be read; `nvml` then says why.
+    `driver` is None if NVML cannot be read; `nvml` then has the reason.
     """
     properties = torch.cuda.get_device_properties(device)
     driver, mig, why = None, None, None

@@ -1,10 +1,10 @@
-"""One workload, one fresh process: nothing of an earlier one is left in its memory.
+"""Run one workload in a fresh process, so that its memory contains nothing of an earlier one.
 
-The process is `python -m MODULE ARGUMENTS ANSWER`: it reads a JSON request on its standard input and writes its
-answer to the file ANSWER. Its allocator is told to give freed tensors back to the system at once, so that resident
-memory follows live memory: one arena, and every block from 64 KiB on in a mapping of its own. (Measured on six
-windows of a small network: five processes then agree within 0.2 %; with glibc's defaults they differ by 25 %,
-and the peak is half as high again, because the threshold moves as the program runs.)
+The process is `python -m MODULE ARGUMENTS ANSWER`: it reads a JSON request from standard input and writes its answer to
+the file ANSWER. Its allocator returns freed tensors to the system at once, so that resident memory follows live memory:
+one arena, and a separate mapping for every block of 64 KiB or more. (Measured on six windows of a small network: five
+processes then agree within 0.2 %; with glibc's defaults they differ by 25 %, and the peak is 1.5 times as high, because
+the threshold moves while the program runs.)
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from typing import Any
 from scpseg.files import read_json
 
 RETURNING = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "131072"}
-"""glibc's settings under which freed memory leaves the process."""
-# The highest values that glibc moves to by itself: what a program that frees large blocks ends up with.
+"""Settings of glibc with which freed memory leaves the process."""
+# The highest values that glibc itself moves to: the state of a program that frees large blocks.
 _MMAP_THRESHOLD, _TRIM_THRESHOLD, _USUAL = -3, -1, 2**25
 
 
 class ChildKilled(Exception):
-    """The fresh process left no answer.
+    """The fresh process wrote no answer.
 
     Attributes:
-        status: 'oom' where the kernel killed for want of memory meanwhile, else 'failed'.
+        status: 'oom' if the kernel killed a process for lack of memory meanwhile, otherwise 'failed'.
     """
 
     def __init__(self, code: int, oom: bool) -> None:
-        """Say how it ended."""
+        """Describe how the process ended."""
         self.status = "oom" if oom else "failed"
         if oom:
             super().__init__("the system ran out of memory and killed the process")
@@ -45,15 +45,15 @@ class ChildKilled(Exception):
 
 
 class ChildTooSlow(Exception):
-    """The fresh process was ended because its time was up."""
+    """The fresh process was ended because its time was over."""
 
 
 def run_fresh(arguments: list[str], request: Any, timeout: float | None = None) -> Any:
-    """Run `python -m *arguments ANSWER` and return what it wrote to ANSWER; its output goes where ours goes.
+    """Run `python -m *arguments ANSWER` and return what it wrote to ANSWER; its output goes to ours.
 
     Raises:
-        ChildKilled: it ended without an answer.
-        ChildTooSlow: it did not end within `timeout` seconds.
+        ChildKilled: the process ended without an answer.
+        ChildTooSlow: the process did not end within `timeout` seconds.
     """
     kills = oom_kills()
     with tempfile.TemporaryDirectory() as folder:
@@ -75,14 +75,14 @@ def run_fresh(arguments: list[str], request: Any, timeout: float | None = None) 
 
 
 def oom_kills() -> int:
-    """Processes that the kernel has killed for want of memory since it started; 0 where it does not say."""
+    """Number of processes that the kernel has killed for lack of memory since it started; 0 if unknown."""
     counters = Path("/proc/vmstat")
     lines = counters.read_text().splitlines() if counters.is_file() else []
     return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
 
 
 def memory_limit() -> int | None:
-    """Bytes of memory: of the machine or of the control group, whichever is less; None where neither is known."""
+    """Bytes of memory of the machine or of the control group, whichever is less; None if unknown."""
     found = []
     for path in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
         if path.is_file() and (text := path.read_text().strip()).isdigit():
@@ -94,12 +94,12 @@ def memory_limit() -> int | None:
 
 
 def allocator() -> dict[str, str | None]:
-    """The allocator settings that this process was started with."""
+    """The allocator settings with which this process was started."""
     return {name: os.environ.get(name) for name in (*RETURNING, "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")}
 
 
 def usual_allocator() -> bool:
-    """Let glibc keep freed blocks again, as it does by itself: for timing. Answers whether it could be told."""
+    """Reset glibc to keep freed blocks, its default, for timing; returns whether this worked."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False

@@ -1,6 +1,6 @@
-"""Every storage's birth and death while code runs on `meta` tensors: live bytes, exactly, without a device.
+"""Record the creation and release of every storage while code runs on `meta` tensors: exact live bytes, no device.
 
-What is not seen is what no tensor holds: workspaces inside kernels, the CUDA context, fragments between blocks.
+Memory that no tensor owns is not seen: workspaces in kernels, the CUDA context, fragmentation.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 GRANULE = 512
-"""Bytes: PyTorch's CUDA allocator rounds every block up to a multiple of this."""
+"""Granularity in bytes: PyTorch's CUDA allocator rounds every block up to a multiple of it."""
 ACTIVATIONS = "activations"
 
 
 @dataclass(eq=False, slots=True)
 class Block:
-    """One storage on the device.
+    """A storage on the device.
 
     Attributes:
-        size: bytes, rounded up to the granule.
-        shape: of the tensor that it was made for.
+        size: bytes, rounded up to the granularity.
+        shape: shape of the tensor for which it was created.
         dtype: of that tensor, such as 'float32'.
-        operation: ATen's name of what made it.
-        module: path of the module that made it, outside of every module the function; in a backward pass that of the
-            forward operation which is differentiated.
-        kind: what it is for; ACTIVATIONS unless somebody says so.
+        operation: ATen's name of the operation that created it.
+        module: path of the module that created it, or the function outside all modules; in a backward pass, of the
+            forward operation that is differentiated.
+        kind: purpose; ACTIVATIONS unless set otherwise.
     """
 
     size: int
@@ -51,7 +51,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Peak:
-    """The moment of the most live bytes: their number, and the blocks alive then, largest first."""
+    """The moment with the most live bytes: their number, and the live blocks, largest first."""
 
     size: int
     blocks: tuple[Block, ...]
@@ -65,16 +65,16 @@ class Peak:
 
 
 class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Records births and deaths of storages on one type of device while it is active.
+    """Records the creation and release of storages on one type of device while it is active.
 
     Attributes:
-        events: (block, born) in order; births and deaths of the same block are one True and one False.
-        live: bytes alive now.
-        flops: operations of the convolutions and matrix products so far, as torch's counter counts them.
+        events: (block, created) in order; a block has one True and later one False.
+        live: current number of bytes.
+        flops: operations of the convolutions and matrix products so far, by torch's counter.
     """
 
     def __init__(self, device: str = "meta", granule: int = GRANULE) -> None:
-        """Watch storages on `device`, 'meta' or, to compare with a real allocator, 'cpu'."""
+        """Watch storages on `device`: 'meta', or 'cpu' to compare with a real allocator."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.device, self.granule = device, granule
         self.events: list[tuple[Block, bool]] = []
@@ -85,9 +85,9 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._origin: dict[int, str] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation; note the storages that are new among its results."""
+        """Run an operation, and record new storages in its results."""
         kwargs = kwargs or {}
-        if _composite(func):  # arrives whole in inference mode; its parts are what allocates
+        if _composite(func):  # arrives undivided in inference mode; its parts allocate
             with self:
                 return func._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
         if self.device == "meta" and _to_host(func, args, kwargs):
@@ -102,7 +102,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @contextmanager
     def naming(self, model: nn.Module) -> Iterator[None]:
-        """Know the modules of `model` by their paths."""
+        """Register the modules of `model` with their paths."""
         names = {module: name for name, module in model.named_modules()}
 
         def enter(module: nn.Module, inputs: Any) -> None:
@@ -124,20 +124,20 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._origin.clear()
 
     def label(self, tensors: Iterable[tuple[str, Tensor | None]], kind: str) -> None:
-        """Say what the storages of tensors are for, and their names; those of other devices do not count."""
+        """Set the kind and the names of tensors' storages; tensors on other devices are ignored."""
         for name, tensor in tensors:
             known = None if tensor is None else self._known.get(tensor.untyped_storage()._cdata)
             if known:
                 known[1].kind, known[1].module = kind, name
 
     def label_live(self, kind: str) -> None:
-        """Say what all activations that are alive now are for."""
+        """Set the kind of all live activations."""
         for _, block in self._known.values():
             if block.kind == ACTIVATIONS:
                 block.kind = kind
 
     def peak(self, first: int = 0, last: int | None = None) -> Peak:
-        """The peak among events `first` to before `last`; on a tie the earliest."""
+        """The peak among events `first` to `last` - 1; the earliest if there are several."""
         alive: dict[Block, None] = {}
         size, highest = 0, -1
         stop = len(self.events) if last is None else last
@@ -154,7 +154,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return Peak(max(highest, 0), tuple(sorted(alive, key=lambda block: -block.size)))
 
     def _run(self, func: Any, args: Any, kwargs: Any) -> tuple[Any, int]:
-        """Results and flops; on `meta` only sizes count, so what was asked before is not worked out again."""
+        """Results and flops; on `meta`, only sizes matter, so known results are not computed again."""
         key = (func, _signature(args), _signature(kwargs)) if self.device == "meta" and _functional(func) else None
         if key in _KNOWN:
             layout, flops = _KNOWN[key]
@@ -175,7 +175,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return self._origin.get(node._sequence_nr(), "")
         where = (self._modules[-1] if self._modules else "") or _function()
         if node is None and torch.is_grad_enabled():
-            # The node that will differentiate this operation has just taken its number.
+            # The autograd node of this operation has just received its number.
             self._origin[torch._C._autograd._get_sequence_nr() - 1] = where
         return where
 
@@ -187,7 +187,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if known:
             if known[1].size == size:
                 return
-            self._die(key)  # resized in place: the old bytes are given back once the new ones are there
+            self._die(key)  # resized in place: the old bytes are freed after the new ones are allocated
         if not size:
             return
         dtype, name = str(tensor.dtype).removeprefix("torch."), func._overloadpacket._qualified_op_name
@@ -207,7 +207,7 @@ _LIBRARY = (os.path.dirname(torch.__file__), os.path.dirname(__file__), contextl
 
 
 def _function() -> str:
-    """Name of the innermost function that is neither torch's nor ours; no local variable is touched."""
+    """Name of the innermost function outside torch and this package; does not touch local variables."""
     frame = sys._getframe(1)
     while frame.f_back and frame.f_code.co_filename.startswith(_LIBRARY):
         frame = frame.f_back
@@ -220,7 +220,7 @@ _KNOWN: dict[Any, tuple[Any, int]] = {}
 
 @cache
 def _functional(func: Any) -> bool:
-    """Whether an operation returns new tensors only and writes to none."""
+    """Whether an operation returns only new tensors and writes to none."""
     schema = func._schema
     returns = [str(one.type) for one in schema.returns]
     return not schema.is_mutable and all(one.alias_info is None for one in schema.returns) and "Tensor" in str(returns)
@@ -251,7 +251,7 @@ def _made(layout: Any) -> Any:
 
 @cache
 def _composite(func: Any) -> bool:
-    if func.namespace == "prim":  # what a tensor subclass is asked, such as for its device
+    if func.namespace == "prim":  # a query to a tensor subclass, such as its device
         return False
     return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
 
@@ -265,7 +265,7 @@ def _tensors(out: Any) -> Iterator[Tensor]:
 
 
 def _to_host(func: Any, args: Any, kwargs: Any) -> bool:
-    """Whether an operation reads values back from the device, which has none."""
+    """Whether an operation reads values from the device; meta tensors have none."""
     if func is torch.ops.aten._to_copy.default:
         device = kwargs.get("device")
         return device is not None and torch.device(device).type == "cpu" and args[0].is_meta
@@ -275,7 +275,7 @@ def _to_host(func: Any, args: Any, kwargs: Any) -> bool:
 
 
 def _host_result(func: Any, args: Any, kwargs: Any) -> Any:
-    """Zeros in host memory. A method whose graph hangs on the values of tensors cannot be computed this way."""
+    """Zeros in host memory. Methods whose graph depends on tensor values cannot be computed this way."""
     source = args[0]
     if func is torch.ops.aten.copy_.default:
         return source.zero_()

@@ -31,7 +31,7 @@ TIMELINE_POINTS = 200
 
 @dataclass
 class Reading:
-    """The peaks of one measured stretch.
+    """The peaks of one measurement.
 
     Attributes:
         backend: 'rss' or 'nvml'; figures of the two are never compared.
@@ -50,7 +50,7 @@ class Reading:
     stretch: TimedSamples = field(default_factory=list)
 
     def described(self) -> dict[str, Any]:
-        """The record of a result file: every channel named, `None` with its reason or its bytes."""
+        """The record for a result file: all channels, with their bytes or None and the reason."""
         missing = [name for name in CHANNELS if name not in self.memory and name not in self.unavailable]
         period, longest = gaps(self.stretch)
         other = {"rss": "not measured on a CPU", "nvml": "measured on a GPU"}[self.backend]
@@ -67,7 +67,7 @@ class Reading:
 
 
 def without_figures(status: str, reason: str, backend: str | None, limit: int | None = None) -> dict[str, Any]:
-    """The record of a workload that did not end well: every key, no figure. `limit` in bytes where memory ran out."""
+    """The record of a workload that failed: all keys, no figures. `limit` in bytes if memory ran out."""
     return {
         "status": status,
         "reason": reason,
@@ -90,7 +90,7 @@ def out_of_memory(backend: str | None, limit: int | None) -> dict[str, Any]:
 
 
 def thinned(points: list[tuple[float, int]], most: int = TIMELINE_POINTS) -> list[tuple[float, int]]:
-    """At most `most` points; each keeps the largest of those it stands for, so that no peak is lost."""
+    """Reduce to at most `most` points; each keeps the maximum of those it replaces, so that no peak is lost."""
     if len(points) <= most:
         return points
     edges = [round(index * len(points) / most) for index in range(most + 1)]
@@ -98,6 +98,6 @@ def thinned(points: list[tuple[float, int]], most: int = TIMELINE_POINTS) -> lis
 
 
 def timeline(samples: TimedSamples, key: str, since: float, below: int = 0) -> list[tuple[float, int]]:
-    """The samples of one key as (seconds after `since`, bytes above `below`), thinned."""
+    """The samples of one key as (seconds after `since`, bytes above `below`), reduced in number."""
     found = [(at - since, value - below) for at, sample in samples if (value := sample.get(key)) is not None]
     return thinned(found)

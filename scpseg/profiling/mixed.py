@@ -1,4 +1,4 @@
-"""Mixed precision and dropout on `meta` tensors as CUDA does them; torch itself knows no autocast for that device."""
+"""Mixed precision and dropout on `meta` tensors as on CUDA; torch has no autocast for that device."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ layer_norm group_norm norm vector_norm matrix_norm nuclear_norm cosine_similarit
 cross_entropy kl_div l1_loss smooth_l1_loss huber_loss mse_loss binary_cross_entropy_with_logits dist pdist cdist renorm
 logsumexp softmin softmax log_softmax prod cumprod cumsum interpolate upsample"""
 HALF, FULL = frozenset(_HALF.split()), frozenset(_FULL.split())
-"""Functions whose inputs autocast turns into half or into single precision (torch's lists for CUDA)."""
+"""Functions whose inputs autocast converts to half or to single precision (torch's lists for CUDA)."""
 
 
 class CudaRules(TorchFunctionMode):
-    """While active, `torch.autocast("meta", ...)` works, and dropout keeps a mask of bytes as CUDA's kernel does."""
+    """While active, `torch.autocast("meta", ...)` works, and dropout stores a mask of bytes as on CUDA."""
 
     def __init__(self) -> None:
-        """Begin in single precision."""
+        """Start in single precision."""
         super().__init__()
         self.kinds: list[torch.dtype | None] = [None]
         self.cast: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call a function of torch with its inputs as autocast would hand them over."""
+        """Call a function of torch with its inputs converted as by autocast."""
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         if name == "dropout" and args[0].is_meta:
@@ -50,7 +50,7 @@ class CudaRules(TorchFunctionMode):
 
     @contextmanager
     def autocast(self, kind: torch.dtype | None) -> Iterator[None]:
-        """Half precision of `kind` within the block, or with None single precision."""
+        """Half precision of `kind` within the block; None for single precision."""
         self.kinds.append(kind)
         try:
             yield
@@ -69,7 +69,7 @@ class CudaRules(TorchFunctionMode):
             return value
         if value.dtype in (kind, torch.float64):
             return value
-        # Weights are cast once for all their uses until the outermost block ends.
+        # Weights are converted once for all their uses, until the outermost block ends.
         if kind == torch.float32 or not (value.requires_grad and value.is_leaf):
             return value.to(kind)
         if id(value) not in self.cast:
@@ -79,7 +79,7 @@ class CudaRules(TorchFunctionMode):
 
 @contextmanager
 def cuda_rules() -> Iterator[CudaRules]:
-    """`CudaRules` active, and `torch.autocast` made to know it."""
+    """Activate `CudaRules`, and make `torch.autocast` use it."""
     plain = torch.autocast
     with CudaRules() as rules:
 

@@ -1,4 +1,4 @@
-"""What the sampling process reads of a GPU through NVML. Imports pynvml (package nvidia-ml-py) and nothing else."""
+"""Read the memory of a GPU through NVML, in the sampler process. Imports only pynvml (package nvidia-ml-py)."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from scpseg.profiling.sampling import Sample, SourceError
 
 
 class Device:
-    """One GPU, or one MIG instance of it, found by its UUID: torch's and NVML's numbering differ.
+    """A GPU or a MIG instance, found by its UUID: torch and NVML number devices differently.
 
     Attributes:
-        facts: 'driver' version; 'mig' whether it is an instance; 'processes' and 'memory': None where the last
-            reading has the list of processes and the device's memory, else why not.
+        facts: 'driver': version; 'mig': whether it is an instance; 'processes' and 'memory': None if the last reading
+            contains the list of processes and the device's memory, otherwise the reason.
     """
 
     def __init__(self, uuid: str, visible: str | None) -> None:
         """Open NVML and find the device.
 
         Args:
-            uuid: torch's UUID of the device, with or without its prefix.
-            visible: the measured process's CUDA_VISIBLE_DEVICES; names the instance of a GPU that is split.
+            uuid: torch's UUID of the device, with or without prefix.
+            visible: CUDA_VISIBLE_DEVICES of the measured process; selects the instance of a GPU that is split.
 
         Raises:
-            SourceError: no package, no library, no permission, no such device.
+            SourceError: package, library, permission or device is missing.
         """
         try:
             import pynvml
@@ -40,11 +40,11 @@ class Device:
         self.read()
 
     def read(self) -> Sample:
-        """Bytes in use on the device ('device', without the driver's own 'reserved') and by each process (its id)."""
+        """Bytes in use on the device ('device', without the driver's 'reserved') and by each process (its id)."""
         sample: Sample = {"device": None, "reserved": None}
         self.facts["memory"] = self.facts["processes"] = None
         try:
-            # Version 2: in version 1 `used` has the driver's reserve of 300 to 900 MB in it.
+            # Version 2: in version 1, `used` includes the driver's reserve of 300 to 900 MB.
             memory = self.nvml.nvmlDeviceGetMemoryInfo(self.handle, version=self.nvml.nvmlMemory_v2)
             sample["device"], sample["reserved"] = memory.used, memory.reserved
         except self.nvml.NVMLError as error:
@@ -52,19 +52,19 @@ class Device:
         try:
             for process in self._processes():
                 key, used = str(process.pid), process.usedGpuMemory
-                # A process that computes and draws stands in both lists with the same figure.
+                # A process that computes and draws is in both lists with the same figure.
                 sample[key] = used if sample.get(key) is None else max(used or 0, sample[key] or 0)
         except self.nvml.NVMLError as error:
             self.facts["processes"] = self._why(error)
         return sample
 
     def _processes(self) -> list[Any]:
-        # By version: the plain name turns a function that the driver lacks into an exception that is no NVMLError.
+        # With version suffix: the plain name raises something other than an NVMLError if the driver lacks the function.
         computing = list(self.nvml.nvmlDeviceGetComputeRunningProcesses_v3(self.handle))
         try:
             return computing + list(self.nvml.nvmlDeviceGetGraphicsRunningProcesses_v3(self.handle))
         except self.nvml.NVMLError_NotSupported:
-            # Accelerators without a display, and MIG instances, have no such list.
+            # Accelerators without a display, and MIG instances, do not have this list.
             return computing
 
     def _why(self, error: Exception) -> str:
@@ -72,7 +72,7 @@ class Device:
         return f"NVML: {error}" + (f" (driver {self.facts['driver']} is too old)" if old else "")
 
     def _find(self, uuid: str, visible: str | None) -> tuple[Any, bool]:
-        # CUDA names the GPU that an instance is a part of, or from version 12 on the instance itself.
+        # CUDA names the GPU of an instance, or from version 12 on the instance itself.
         bare = uuid.removeprefix("GPU-").removeprefix("MIG-")
         instance = self._known("MIG-" + bare)
         if instance is not None:
@@ -84,14 +84,14 @@ class Device:
         return (card, False) if instances is None else (self._instance(instances, visible), True)
 
     def _known(self, uuid: str) -> Any:
-        """The device of a whole UUID; None where there is none."""
+        """The device with this complete UUID, or None."""
         try:
             return self.nvml.nvmlDeviceGetHandleByUUID(uuid)
         except (self.nvml.NVMLError_NotFound, self.nvml.NVMLError_InvalidArgument):
             return None
 
     def _instances(self, handle: Any) -> list[Any] | None:
-        """The MIG instances of a GPU; None where it is not split."""
+        """The MIG instances of a GPU; None if it is not split."""
         try:
             if self.nvml.nvmlDeviceGetMigMode(handle)[0] != self.nvml.NVML_DEVICE_MIG_ENABLE:
                 return None
@@ -106,13 +106,13 @@ class Device:
         return found
 
     def _instance(self, instances: list[Any], visible: str | None) -> Any:
-        """The only instance, or the one whose UUID CUDA_VISIBLE_DEVICES begins with; CUDA takes the first it names."""
+        """The only instance, or the one whose UUID starts like CUDA_VISIBLE_DEVICES; CUDA uses the first in it."""
         named, number = (visible or "").split(",")[0].strip(), len(instances)
         if number > 1 and named.startswith("MIG-"):
-            whole = self._known(named)  # NVML also knows the older form MIG-GPU-uuid/instance/instance
+            whole = self._known(named)  # NVML also accepts the older form MIG-GPU-uuid/instance/instance
             if whole is not None:
                 return whole
-            # CUDA accepts the beginning of a UUID, NVML does not.
+            # CUDA accepts the start of a UUID, NVML does not.
             instances = [handle for handle in instances if self.nvml.nvmlDeviceGetUUID(handle).startswith(named)]
         if len(instances) == 1:
             return instances[0]

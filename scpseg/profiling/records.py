@@ -2,8 +2,8 @@
 
 A record is a mapping: `benchmark`, `method`, `workload` (INFERENCE or TRAINING), `backend` ('nvml', 'rss' or
 'computed'), `status` ('ok', 'oom', 'failed', 'not measured') with its `reason`, `memory` in bytes by channel,
-`unavailable` (channel -> why), sizes in pixels, costs, `model` and `segmenter`. Of backend 'computed' also `parts` of
-the peak, `alive` (the largest tensors then) and `precision`.
+`unavailable` (channel -> reason), sizes in pixels, costs, `model` and `segmenter`. Computed records also have `parts`
+of the peak, `alive` (the largest tensors at the peak) and `precision`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ COLUMNS = (
     "channel",
     "mib",
 )
-"""Of a tidy row: `windows` at once, `channel` of the memory or 'computed:PART', `mib` with two digits or None."""
+"""Columns of a tidy row: `windows` at once, memory `channel` or 'computed:PART', `mib` with two digits or None."""
 _COUNT, _NUMBER, _TEXT = (int, None), (float, None), (str, None)
 _RECORD: Shape = {
     "benchmark": str,
@@ -90,11 +90,11 @@ Record = dict[str, Any]
 
 
 def read_records(path: Path) -> list[Record]:
-    """The records of a file, which holds one or a list of them.
+    """The records in a file, which contains one record or a list.
 
     Raises:
         UserError: the file is damaged.
-        FileNotFoundError: there is none.
+        FileNotFoundError: the file does not exist.
     """
     found = read_json(path, ([_RECORD], _RECORD))
     records = found if isinstance(found, list) else [found]
@@ -157,11 +157,11 @@ def largest(records: Sequence[Record]) -> Record:
 
 
 def tidy(records: Iterable[Record]) -> list[dict[str, Any]]:
-    """A row for each channel of each record, keys as in `COLUMNS`; a record without a figure keeps one row."""
+    """One row per channel of each record, with keys as in `COLUMNS`; a record without figures has one row."""
     rows = []
     for record in records:
         model, asked = record.get("model") or {}, record.get("segmenter") or {}
-        own = "encoder" in model  # a method that names an encoder of its own does not use the common segmenter
+        own = "encoder" in model  # a method that reports an encoder does not use the common segmenter
         row = {
             "benchmark": record["benchmark"],
             "method": record["method"],
@@ -186,7 +186,7 @@ def tidy(records: Iterable[Record]) -> list[dict[str, Any]]:
 
 
 def table(records: Iterable[Record]) -> str:
-    """The tidy rows as CSV, LF line ends."""
+    """The tidy rows as CSV, with LF line ends."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
     writer.writeheader()

@@ -1,8 +1,8 @@
-"""The CPU's meter: peak resident memory of this process above its idle state.
+"""Memory meter for the CPU: peak resident memory of this process above its idle state.
 
-Counted are anonymous pages: tensors, weights, the image. Pages of files (the libraries' code, which is read in as it
-is first used) belong to the process's idle state however late they come, so they are taken out of the peak.
-The number is only as good as the allocator is honest: `scpseg.profiling.fresh` makes it return freed tensors at once.
+Counts anonymous pages: tensors, weights, the image. File pages (the code of libraries, loaded on first use) belong to
+the idle state, whenever they are loaded, and are subtracted from the peak. The figure depends on the allocator:
+`scpseg.profiling.fresh` makes it return freed tensors at once.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ HIGH_WATER = "VmHWM after clear_refs, or a sample where that is higher"
 
 
 class RssMeter:
-    """Reads /proc of this process; a sampler beside it gives the timeline."""
+    """Reads /proc of this process; a sampler records the timeline."""
 
     backend = "rss"
 
@@ -34,7 +34,7 @@ class RssMeter:
         """Use `proc` for status and clear_refs, and sample every `period` seconds.
 
         Raises:
-            UserError: not Linux.
+            UserError: the system is not Linux.
         """
         if not sys.platform.startswith("linux"):
             raise UserError(
@@ -49,7 +49,7 @@ class RssMeter:
         self.no_high_water: str | None = None
 
     def prepare(self) -> None:
-        """Start the sampler, warm the thread pools, note the idle state."""
+        """Start the sampler, warm up the thread pools, and record the idle state."""
         try:
             self.sampler = Sampler({"source": "rss", "pid": os.getpid()}, self.period)
         except (SourceError, SamplerLost) as error:
@@ -60,10 +60,10 @@ class RssMeter:
         self.idle = status["VmRSS"] - file_pages(status)
 
     def rest(self) -> None:
-        """Nothing: the idle state was noted before the model was built."""
+        """Does nothing: the idle state was recorded before the model was built."""
 
     def begin(self) -> None:
-        """Reset the kernel's high-water mark."""
+        """Reset the high-water mark of the kernel."""
         gc.collect()
         try:
             (self.proc / "clear_refs").write_text("5")
@@ -78,7 +78,7 @@ class RssMeter:
         self._mark()
 
     def finish(self) -> Reading:
-        """Peak above idle; by samples, and saying so, where the kernel keeps no high-water mark."""
+        """Peak above idle; from samples, with a note, if the kernel has no high-water mark."""
         self._mark()
         status = read_status(self.proc)
         stretch = [(at, sample) for at, sample in self._samples() if at >= self.began]
@@ -90,7 +90,7 @@ class RssMeter:
             reading.details["timeline_missing"] = self.lost
         seen = max((used for _, used in reading.timeline), default=0)
         if self.no_high_water is None:
-            # Both are at most the true peak: samples miss short ones, the kernel's mark lags behind its counters.
+            # Both are at most the true peak: samples miss short peaks, the kernel's mark lags behind its counters.
             reading.memory["rss"] = max(seen, status["VmHWM"] - file_pages(status) - self.idle)
             reading.details["rss_resolution_bytes"] = resolution()
             return reading
@@ -106,7 +106,7 @@ class RssMeter:
         return memory_limit()
 
     def close(self) -> None:
-        """End the sampler."""
+        """Stop the sampler."""
         if self.sampler:
             self.sampler.close()
 
@@ -132,18 +132,18 @@ def read_status(proc: Path = PROC) -> dict[str, int]:
 
 
 def file_pages(status: dict[str, int]) -> int:
-    """Resident bytes that belong to files or to shared memory."""
+    """Resident bytes of files and shared memory."""
     return status.get("RssFile", 0) + status.get("RssShmem", 0)
 
 
 def resolution() -> int:
-    """Bytes by which VmHWM may lag: each processor holds back a batch of pages before it adds them to the count."""
+    """Bytes by which VmHWM may lag: each processor holds back a batch of pages before adding them to the count."""
     processors = os.cpu_count() or 1
     return max(32, 2 * processors) * processors * os.sysconf("SC_PAGE_SIZE")
 
 
 def warm_pools() -> None:
-    """Start the threads that convolutions, products and resizes use, and load their code."""
+    """Start the threads of convolutions, products and resizes, and load their code."""
     image, kernel = torch.zeros(1, 8, 64, 64), torch.zeros(8, 8, 3, 3)
     with torch.inference_mode():
         functional.conv2d(image, kernel, padding=1)

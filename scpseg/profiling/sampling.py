@@ -67,10 +67,10 @@ class Sampler:
         self.facts: dict[str, Any] = answer["facts"]
 
     def mark(self) -> Sample:
-        """One sample, taken now.
+        """Take a sample now.
 
         Raises:
-            SamplerLost: the process is gone.
+            SamplerLost: the process has ended.
         """
         answer = self._ask("mark")
         self.facts = answer["facts"]
@@ -81,7 +81,7 @@ class Sampler:
         """Every sample, with a last one taken now; the process ends.
 
         Raises:
-            SamplerLost: the process is gone.
+            SamplerLost: the process has ended.
         """
         samples = [(at, sample) for at, sample in self._ask("stop")["samples"]]
         self.close()

@@ -1,1 +1,1 @@
-"""Tables, figures and the page, from result files only."""
+"""Tables, figures and the page of the report, from result files only."""

@@ -1,4 +1,4 @@
-"""Everything the report consists of, in one pass over the result files."""
+"""Build all parts of the report in one pass over the result files."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from scpseg.reporting.tables import Table, csv_text, latex, render
 from scpseg.reporting.views import Part
 
 BASE = "patch"
-"""The reference of differences, where it is part of the suite."""
+"""Default reference of differences, if the suite has it."""
 PICTURE_BUDGET = 1_600_000
-"""Bytes of pictures in the page."""
+"""Maximum bytes of pictures in the page."""
 
 
 def build_report(
@@ -49,17 +49,17 @@ def build_report(
     Args:
         results: folder of the result files.
         reports: folder of the report.
-        suite: what is declared.
-        available: build from what is there; else a missing file is an error.
-        states: of runs that are not current.
-        reference: method that differences are taken to; where it is not part of the suite, the first method.
-        public: leave out pictures of real images, which the benchmarks' terms forbid to pass on.
+        suite: the declared runs.
+        available: use the results that exist; otherwise a missing file is an error.
+        states: states of runs that are not current.
+        reference: method to which differences are computed; if it is not in the suite, the first method.
+        public: omit pictures of real images, which the terms of the benchmarks do not allow to redistribute.
 
-    Returns what is missing, a sentence for runs and one for profiles.
+    Returns what is missing, as one sentence for runs and one for profiles.
 
     Raises:
-        UserError: as `collect`; a reference table is damaged; nothing at all is there, so that a report of nothing
-            would replace an earlier one. Then nothing was written or deleted.
+        UserError: see `collect`; a reference table is damaged; or no result exists, so that an empty report would
+            replace an earlier one. In this case nothing is written or deleted.
     """
     frame = collect(results, suite, available, states)
     if not (frame["status"].eq("ok") | frame["profile_status"].isin(("ok", "oom"))).any():
@@ -81,7 +81,7 @@ def build_report(
     write_text(reports / "README.md", readme)
     written = {path for drawn in _drawn(context) for path in drawn.files} | _write_tables(context, reports / "tables")
     for folder in (reports / "figures", reports / "tables"):
-        # Files of methods and benchmarks that have left the suite would pass for current ones.
+        # Files of methods and benchmarks that are no longer in the suite would look current.
         for old in set(folder.glob("*.*")) - written:
             old.unlink()
     return missing(frame)
@@ -96,7 +96,7 @@ def _context(
     folder: Path,
     public: bool,
 ) -> dict[str, Any]:
-    """What the templates show; figures are written on the way."""
+    """Variables of the templates; also writes the figures."""
     shown = [part for part in parts if part.synthetic or not public]
     chosen = {part.name: [(line, examples(line, results)) for line in part.lines] for part in shown}
     specs = {part.name: part.spec for part in parts}
@@ -151,7 +151,7 @@ def _context(
 
 
 def _drawn(context: Any) -> list[Drawn]:
-    """Every figure in the context, wherever it is."""
+    """All figures in the context, at any depth."""
     if isinstance(context, Drawn):
         return [context]
     inside = context.values() if isinstance(context, dict) else context if isinstance(context, (list, tuple)) else ()
@@ -159,7 +159,7 @@ def _drawn(context: Any) -> list[Drawn]:
 
 
 def _write_tables(context: dict[str, Any], folder: Path) -> set[Path]:
-    """Every table as CSV, and those of results as LaTeX; returns the files."""
+    """Write every table as CSV, and tables of results also as LaTeX; return the files."""
     found = [context["overview"], context["runs"], *(context["reference"] or ())]
     found += [table for part in context["benchmarks"] for table in part.values() if isinstance(table, Table)]
     found += [table for part in context["benchmarks"] if part["probe"] for table in part["probe"]["tables"]]
@@ -177,7 +177,7 @@ def _write_tables(context: dict[str, Any], folder: Path) -> set[Path]:
 
 
 def _profiles(lines: Sequence[Line], results: Path) -> list[tuple[Line, dict[str, Any]]]:
-    """Lines with the record of their profile, where it ended well."""
+    """Lines with the record of their profile, if it succeeded."""
     found = []
     for line in lines:
         if line.first["profile_status"] == "ok":
@@ -189,7 +189,7 @@ def _profiles(lines: Sequence[Line], results: Path) -> list[tuple[Line, dict[str
 
 
 def notices(rows: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
-    """What must be read before any number: title and sentence."""
+    """Warnings that must be read before any number, as (title, sentence)."""
     done = [row for row in rows if row["status"] == "ok"]
     found = []
     invented = [row for row in done if row["synthetic"] in (True, "True")]
@@ -213,7 +213,7 @@ def notices(rows: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
 
 
 def unverified(parts: Sequence[Part], rows: Sequence[dict[str, Any]]) -> list[str]:
-    """What this report does not show, as sentences."""
+    """Limitations of this report, as sentences."""
     found = []
     if not any(part.source == "nvml" for part in parts):
         found.append("No memory figure at real size was measured on an NVIDIA GPU.")
@@ -235,7 +235,7 @@ def unverified(parts: Sequence[Part], rows: Sequence[dict[str, Any]]) -> list[st
 
 
 def missing(frame: pd.DataFrame) -> list[str]:
-    """How many of the declared runs have no scores and how many workloads no memory, with the reasons."""
+    """Number of declared runs without scores and of workloads without memory, with the reasons."""
     profiles = frame.drop_duplicates(["benchmark", "method"])
     parts = (
         ("runs", frame, frame["status"].ne("ok"), "reason"),
@@ -251,7 +251,7 @@ def missing(frame: pd.DataFrame) -> list[str]:
 
 
 def metrics_file(lines: Sequence[Line]) -> dict[str, dict[str, dict[str, float | None]]]:
-    """What `dvc exp show` compares: mean over seeds of the mean IoU (share 0..1), memory at real size in MiB."""
+    """Values that `dvc exp show` compares: mean IoU (share 0..1, mean over seeds), memory at real size in MiB."""
     found: dict[str, dict[str, dict[str, float | None]]] = {}
     for line in lines:
         miou = None if line.mean_iou.mean is None else round(line.mean_iou.mean, 4)

@@ -1,4 +1,4 @@
-"""From result files to one tidy frame: a row per declared benchmark x method x seed, present or not."""
+"""Collect result files in one tidy frame: one row per declared benchmark x method x seed, finished or not."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from scpseg.profiling.records import MIB, PROFILE
 from scpseg.reporting.columns import FIRST, LAST, SCHEMA
 
 SEPARATOR = " | "
-"""Between the sentences of a cell."""
+"""Separator of sentences in a cell."""
 HEADLINE = {"rss": "rss", "nvml": "nvml_process"}
-"""Backend -> the memory channel that tables and figures show."""
+"""Backend -> the memory channel in tables and figures."""
 
 _NAMES = list(FIRST)
 RUN_FIELDS = _NAMES[_NAMES.index("split") : _NAMES.index("mean_iou")]
 PROFILE_FIELDS = _NAMES[_NAMES.index("height") :]
 State = tuple[str, str]
-"""Status of a declared run that is not current ('stale', 'failed', 'missing') and its reason."""
+"""Status of a declared run that is not current ('stale', 'failed', 'missing'), and its reason."""
 States = Mapping[tuple[str, str, int | None], State]
-"""By (benchmark, method, seed); seed None = the profile. Runs that are current are not in it."""
+"""By (benchmark, method, seed); seed None = the profile. Does not contain current runs."""
 _SHARE = (float, None)
 _COUNT = (int, None)
 _TEXT = (str, None)
@@ -69,13 +69,13 @@ NO_PROFILE = "no profile: it was not measured"
 def collect(results: Path, suite: SuiteParams, available: bool, states: States | None = None) -> pd.DataFrame:
     """One row per declared benchmark x (scpseg + baselines) x seed, in the declared order; other files are ignored.
 
-    A run without a current result keeps its row, with its status and the reason; no figure of an earlier run is in it.
-    Scores are shares 0..1 or None, memory channels (`memory:<channel>`) bytes, `memory_mib` the headline channel of
-    the row's backend. Nested settings become columns `model:patch`, `training:batch`, `environment:torch` and so on;
-    `trained:<branch>:samples` is what a branch trained on, `branch:<branch>` the mean IoU of a part that labels alone.
+    A run without a current result has a row with its status and reason, but no figures of an earlier run. Scores are
+    shares 0..1 or None, memory channels (`memory:<channel>`) are in bytes, `memory_mib` is the headline channel of the
+    row's backend. Nested settings become columns such as `model:patch`, `training:batch`, `environment:torch`;
+    `trained:<branch>:samples` is the training of a branch, `branch:<branch>` the mean IoU of a part that labels alone.
 
     Raises:
-        UserError: a file is damaged or belongs to another run, or one is missing and `available` is not set.
+        UserError: a file is damaged or belongs to another run, or is missing and `available` is false.
     """
     rows, states = [], states or {}
     for benchmark in suite.benchmarks:
@@ -93,7 +93,7 @@ def collect(results: Path, suite: SuiteParams, available: bool, states: States |
                 metrics = _metrics_columns(found, state)
                 rows.append({"schema": SCHEMA, **names, "seed": seed, **profile, **metrics})
     columns = _columns(rows, suite)
-    # Kept as objects: integers stay integers and missing cells stay empty, whatever else the column holds.
+    # Stored as objects, so that integers stay integers and missing cells stay empty in every column.
     return pd.DataFrame([[row.get(name) for name in columns] for row in rows], columns=columns, dtype=object)
 
 
@@ -147,10 +147,10 @@ def _profile_columns(found: dict[str, Any] | None, state: State) -> dict[str, An
             row["memory_mib"] = round(peak / MIB, 2)
     row.update({name: rest.pop(name) for name in PROFILE_FIELDS})
     row.update(_flat("memory", channels) | _flat("unavailable", unavailable))
-    # A workload that failed knows neither its model nor, when it was killed, its environment.
+    # The record of a failed workload has no model and, if it was killed, no environment.
     model, segmenter, environment = rest.pop("model") or {}, rest.pop("segmenter"), rest.pop("environment", {})
     row.update(_flat("profile_environment", environment))
-    # A run's own model and segmenter replace the first two; they stand for runs that are missing.
+    # A run's own model and segmenter replace the first two, which are for runs that are missing.
     row.update(_flat("segmenter", _segmenter(segmenter, model)))
     row.update(_flat("profile_segmenter", _segmenter(segmenter, model)))
     row.update(_flat("model", model) | _flat("profile_model", model))
@@ -160,17 +160,17 @@ def _profile_columns(found: dict[str, Any] | None, state: State) -> dict[str, An
 
 
 def _segmenter(asked: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
-    """What a row says of its segmenter: a method that describes an encoder of its own does not use the common one."""
+    """Segmenter of a row: a method that reports its own encoder does not use the common segmenter."""
     if "encoder" not in model:
         return asked
     return {**asked, "name": "own", "encoder": model["encoder"], "output_stride": None}
 
 
 def read_run(results: Path, benchmark: str, method: str, seed: int, available: bool) -> dict[str, Any] | None:
-    """The scores of a run joined with when and on what it was made; None when a file is missing and may be.
+    """The scores of a run with its provenance; None if a file is missing and this is allowed.
 
     Raises:
-        UserError: as `read_result`.
+        UserError: see `read_result`.
     """
     identity = {"benchmark": benchmark, "method": method, "seed": seed}
     place = Path(benchmark) / method / str(seed)
@@ -206,7 +206,7 @@ def read_result(path: Path, shape: Shape, identity: dict[str, Any], available: b
 
 
 def _flat(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """`{prefix}:{key}` for every scalar; nested keys follow after a colon, lists become text."""
+    """`{prefix}:{key}` for every scalar; keys of nested values are appended after a colon, lists become text."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
@@ -217,7 +217,7 @@ def _flat(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _columns(rows: list[dict[str, Any]], suite: SuiteParams) -> list[str]:
-    """Fixed columns first, classes in the order of their benchmarks, everything else by name, texts last."""
+    """Order of columns: fixed ones, classes in the order of their benchmarks, all others by name, texts last."""
     classes = [cls.name for name in suite.benchmarks for cls in get_benchmark(name).classes]
     scores = [f"{kind}:{name}" for kind in ("iou", "f1") for name in dict.fromkeys(classes)]
     rest = {key for row in rows for key in row} - {*FIRST, *scores, *LAST}

@@ -1,9 +1,9 @@
-"""Every column of results/summary.csv: its order, unit and meaning; docs/columns.md is made of this."""
+"""All columns of results/summary.csv with order, unit and meaning; the source of docs/columns.md."""
 
 from __future__ import annotations
 
 SCHEMA = 2
-"""Raised when a column changes its meaning, its unit or its name; a new column alone does not raise it."""
+"""Increased when a column changes its meaning, unit or name, but not for a new column."""
 FIRST: dict[str, tuple[str, str]] = {
     "schema": ("number", "version of this table"),
     "benchmark": ("name", "as in params.yaml"),
@@ -44,7 +44,7 @@ FIRST: dict[str, tuple[str, str]] = {
     "samples": ("number", "samples that the memory meter took"),
     "period_ms": ("milliseconds", "mean time between two of them"),
 }  # fmt: skip
-"""Fixed columns in their order: unit and meaning."""
+"""Fixed columns in order, with unit and meaning."""
 LAST: dict[str, tuple[str, str]] = {
     "absent": ("text", "scored classes that are in neither ground truth nor prediction, left out of the means"),
     "warnings": ("text", "what the preparation of the data found"),
@@ -68,17 +68,17 @@ FAMILIES: dict[str, tuple[str, str]] = {
     "training:": ("text", "optimiser, schedule, seconds; steps, samples and megapixels seen"),
     "run:": ("text", "what the run was made from: hashes of code, parameters, data and weights"),
 }  # fmt: skip
-"""Columns that begin alike; which there are depends on benchmarks and methods."""
+"""Prefixes of columns that depend on benchmarks and methods."""
 
 
 def meaning(name: str) -> tuple[str, str] | None:
-    """Unit and meaning of a column, None for one that is not described."""
+    """Unit and meaning of a column, or None if it is not described."""
     fixed = FIRST.get(name) or LAST.get(name)
     return fixed or next((found for prefix, found in FAMILIES.items() if name.startswith(prefix)), None)
 
 
 def page() -> str:
-    """The page that describes the table, as Markdown."""
+    """The page that describes the table, in Markdown."""
     from scpseg.reporting.tables import render
 
     return render("columns.md.j2", schema=SCHEMA, fixed=FIRST | LAST, families=FAMILIES)

@@ -1,4 +1,4 @@
-"""Two or more runs side by side: changed parameters first, then scores and memory."""
+"""Compare two or more runs side by side: changed parameters, then scores and memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class Side:
-    """One run: its name, parameters by 'section.key', rows of results/summary.csv (texts, None where empty)."""
+    """A run: its name, parameters by 'section.key', rows of results/summary.csv (as texts, None if empty)."""
 
     name: str
     params: Mapping[str, Any]
@@ -42,12 +42,12 @@ def flat(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def page(sides: Sequence[Side]) -> str:
-    """The comparison as Markdown; differences are to the first run."""
+    """The comparison in Markdown; differences are to the first run."""
     return render("compare.md.j2", names=[side.name for side in sides], changed=changed(sides), results=results(sides))
 
 
 def changed(sides: Sequence[Side]) -> Table:
-    """Parameters that differ, a line each."""
+    """Parameters that differ, one per line."""
 
     def of(side: Side) -> Callable[[str], Any]:
         return lambda key: str(side.params[key]) if key in side.params else None
@@ -59,7 +59,7 @@ def changed(sides: Sequence[Side]) -> Table:
 
 
 def results(sides: Sequence[Side]) -> Table:
-    """Scores and profiled memory of every benchmark and method of any run."""
+    """Scores and profiled memory of all benchmarks and methods in any run."""
     first = sides[0]
 
     def score(side: Side) -> Callable[[Key], Cell]:

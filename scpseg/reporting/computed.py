@@ -1,4 +1,4 @@
-"""Computed memory at the paper's sizes: results/reference/computed/memory.csv as a table, its sweeps as a figure."""
+"""Show computed memory at the paper's sizes: results/reference/computed/memory.csv as a table and a figure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KEY = ["benchmark", "method", "workload", "phase", "channel"]
 
 
 def read_computed(results: Path) -> pd.DataFrame | None:
-    """The tidy rows that ended well; None where the table is not there.
+    """The rows of successful records; None if the table does not exist.
 
     Raises:
         UserError: the file is damaged.
@@ -35,8 +35,8 @@ def read_computed(results: Path) -> pd.DataFrame | None:
 
 
 def computed_table(found: pd.DataFrame) -> Table:
-    """Inference and one training step of every method on every benchmark, with what the peak is made of."""
-    # The first row of each cell is of the paper's own segmenter and sizes; the sweeps follow.
+    """Inference and one training step of every method on every benchmark, with the parts of the peak."""
+    # The first row of each cell has the paper's segmenter and sizes; the sweeps follow.
     first = found.drop_duplicates(KEY)
     largest = first.groupby(["benchmark", "method", "workload", "channel"])["mib"].max().to_dict()
 
@@ -61,7 +61,7 @@ def computed_table(found: pd.DataFrame) -> Table:
 
 
 def draw_computed(found: pd.DataFrame, path: Path) -> Drawn | None:
-    """Memory against windows at once and against the patch's side, methods at their paper's segmenter."""
+    """Plot memory against the number of windows and against the patch side, for methods with the paper's segmenter."""
     totals = found[(found["workload"] == INFERENCE) & (found["channel"] == TOTAL)]
     names = ["segmenter", "encoder", "patch", "windows"]
     first = totals.groupby(["benchmark", "method"])[names].transform("first")

@@ -1,4 +1,4 @@
-"""Results that others handed in, results/contributed/*.csv: read strictly, shown in a section of their own."""
+"""Read contributed results, results/contributed/*.csv, with strict checks; the report has a section for them."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ COLUMNS = {
     "revision": "of that code",
     "note": "what a reader must know",
 }
-"""Columns of a contributed file, all of them, in this order; only the first three must be filled in every row."""
+"""Columns of a contributed file, all required, in this order; only the first three need a value in every row."""
 SHARES, POSITIVE = ("mean_iou", "mean_f1", "accuracy"), ("images", "memory_mib", "seconds")
 Row = dict[str, str]
 
 
 def read_contributed(folder: Path) -> list[Row]:
-    """Rows of every file in `folder`, by name of the file.
+    """Rows of every file in `folder`, by file name.
 
     Raises:
-        UserError: as `read_file`.
+        UserError: see `read_file`.
     """
     return [row for path in sorted(folder.glob("*.csv")) for row in read_file(path)]
 
@@ -55,7 +55,7 @@ def read_file(path: Path) -> list[Row]:
     """Rows of one file.
 
     Raises:
-        UserError: it is not such a table; the sentence names file, line and column.
+        UserError: the file does not have this format; the message names file, line and column.
     """
     try:
         with io.StringIO(path.read_text(encoding="utf-8-sig")) as stream:
@@ -70,7 +70,7 @@ def read_file(path: Path) -> list[Row]:
 
 
 def _problems(header: Sequence[str], rows: Sequence[Mapping[Any, str | None]]) -> Iterator[str]:
-    """What is wrong with a file, and what to write instead."""
+    """Errors in a file, and how to correct them."""
     lacking = [name for name in COLUMNS if name not in header]
     more = [name for name in header if name not in COLUMNS]
     if lacking:
@@ -116,10 +116,10 @@ def _number(name: str, written: str) -> Iterator[str]:
 
 
 def add_row(path: Path, row: Mapping[str, object]) -> None:
-    """Put a row into a contributed file, in place of one of the same benchmark, method, kind and split.
+    """Add a row to a contributed file; replaces a row with the same benchmark, method, kind and split.
 
     Raises:
-        UserError: as `read_contributed`; the file stays as it is.
+        UserError: see `read_contributed`; the file does not change.
     """
     made = {name: "" if row.get(name) is None else str(row[name]) for name in COLUMNS}
     identity = ("benchmark", "method", "kind", "split")
@@ -135,10 +135,10 @@ def add_row(path: Path, row: Mapping[str, object]) -> None:
 
 
 def contributed_table(folder: Path) -> Table | None:
-    """All contributed rows, None where there are none.
+    """All contributed rows as a table, or None.
 
     Raises:
-        UserError: as `read_contributed`.
+        UserError: see `read_contributed`.
     """
     fields: list[Field[Row]] = [
         words("benchmark", lambda row: BENCHMARKS[row["benchmark"]].title),

@@ -1,4 +1,4 @@
-"""Figures as PNG, SVG and PDF, byte-stable, and as SVG inside the page, where they follow its light or dark colours."""
+"""Draw figures as PNG, SVG and PDF, byte-stable, and as inline SVG in the page's light or dark colours."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from scpseg.reporting.statistics import dominators
 from scpseg.reporting.summary import Line, Row, curve
 
 COLUMN = 3.45
-"""Width of a paper's column in inches."""
+"""Width of a column of a paper in inches."""
 DPI = 200
 FONT = 8.0
 INK, MUTED, FAINT, PAPER = "#1d2733", "#5c6875", "#dde2e8", "#ffffff"
 THEME = {INK: "var(--ink)", MUTED: "var(--muted)", FAINT: "var(--line)", PAPER: "var(--card)"}
-"""Colour of a figure -> that of the page around it."""
+"""Colours of figures -> the page's variables for them."""
 KINDS = ("png", "svg", "pdf")
 METADATA: dict[str, dict[str, None]] = {
     "png": {"Software": None},
@@ -75,29 +75,29 @@ STYLE: Any = {
 
 @dataclass(frozen=True)
 class Look:
-    """Colour and marker of the marks of a method, or of another series."""
+    """Colour and marker of a method, or of another series."""
 
     colour: str
     marker: str
 
 
-# Colours from Okabe and Ito's palette and near it, told apart by all common kinds of colour vision.
+# Colours from Okabe and Ito's palette and similar ones, distinguishable with common colour vision deficiencies.
 METHODS = {
     "scpseg": Look("#D55E00", "D"),
     "patch": Look("#0072B2", "o"),
     "downscale": Look("#009E73", "s"),
     "glnet": Look("#B0578D", "^"),
 }
-"""Of the methods that every run has."""
+"""Looks of the methods that every run has."""
 COLOURS = ["#3A9BD0", "#8465B0", "#A4672F", "#5E8F0F", "#C2366B", "#1F8A8A", "#A39A1E", "#64748B"]
 FURTHER = tuple(Look(colour, marker) for marker in "vX" for colour in COLOURS)
-"""Of all other methods."""
+"""Looks of all other methods."""
 OTHERS = tuple(Look(*pair) for pair in zip(("#7A8CA3", "#B87F00", "#4C78A8", "#A34A4A"), "ph<>", strict=True))
-"""Of series that are no methods, such as segmenters."""
+"""Looks of series that are not methods, such as segmenters."""
 
 
 def looks_of(methods: Collection[str]) -> dict[str, Look]:
-    """Look by method: by its name alone, another only where two of these would share it."""
+    """Look by method: determined by its name, unless two methods would have the same one."""
     found = {method: METHODS[method] for method in methods if method in METHODS}
     for method in sorted(set(methods) - METHODS.keys()):
         first = zlib.crc32(method.encode())
@@ -108,7 +108,7 @@ def looks_of(methods: Collection[str]) -> dict[str, Look]:
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Our style on matplotlib's own defaults, so that no user's matplotlibrc changes a picture."""
+    """Our style on matplotlib's defaults, so that a user's matplotlibrc changes nothing."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(STYLE)
@@ -116,7 +116,7 @@ def style() -> Iterator[None]:
 
 
 def panels(width: float, height: float, across: int = 1, down: int = 1, **ratios: Any) -> tuple[Figure, list[Axes]]:
-    """A figure of `width` x `height` inches and its panels, row by row."""
+    """A figure of `width` x `height` inches, and its panels, row by row."""
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, list(figure.subplots(down, across, squeeze=False, **ratios).flat)
@@ -124,7 +124,7 @@ def panels(width: float, height: float, across: int = 1, down: int = 1, **ratios
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure that was written: its files, what it shows, its SVG for the page."""
+    """A written figure: its files, its description, its SVG for the page."""
 
     files: tuple[Path, ...]
     about: str
@@ -134,12 +134,12 @@ class Drawn:
 def save(
     figure: Figure, path: Path, about: str, tips: Mapping[str, str] | None = None, kinds: Sequence[str] | None = None
 ) -> Drawn:
-    """Write `path`.png, .svg and .pdf without date, software name or random ids.
+    """Write `path`.png, .svg and .pdf without dates, software names or random ids.
 
-    `tips`: group id of an artist -> text that the page shows when it is pointed at.
+    `tips`: group id of an artist -> text that the page shows on hover.
     """
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # laid out once for all kinds
+    figure.set_layout_engine("none")  # the layout is computed once for all formats
     kinds = kinds or KINDS
     files, svg = tuple(path.with_name(f"{path.name}.{kind}") for kind in kinds), ""
     for kind, file in zip(kinds, files, strict=True):
@@ -151,7 +151,7 @@ def save(
 
 
 def inline(svg: str, name: str, about: str, tips: Mapping[str, str]) -> str:
-    """An SVG file as an element of the page: ids of its own, colours of the page, a name for screen readers."""
+    """Convert an SVG file to an element of the page: unique ids, the page's colours, a name for screen readers."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->|\s*<defs>\s*</defs>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg))
@@ -168,13 +168,13 @@ def inline(svg: str, name: str, about: str, tips: Mapping[str, str]) -> str:
 
 
 def arms(values: Sequence[float], halves: Sequence[float]) -> np.ndarray[Any, Any]:
-    """(2, n) how far intervals are drawn below and above scores, all in per cent: no share is below 0 or above 100."""
+    """(2, n) lengths of the error bars below and above scores in per cent, clipped to 0..100."""
     score, half = np.asarray(values, float), np.asarray(halves, float)
     return np.stack([np.minimum(half, score), np.minimum(half, 100 - score)])
 
 
 def room(low: float, high: float, least: float) -> tuple[float, float]:
-    """The interval with a fifth of its span added on either side, at least `least` wide before: equal looks equal."""
+    """The interval, at least `least` wide, with a fifth added on each side, so that equal values look equal."""
     middle, span = (low + high) / 2, max(high - low, least)
     return middle - 0.7 * span, middle + 0.7 * span
 
@@ -188,7 +188,7 @@ def log_ticks(axis: Axis, low: float, high: float) -> None:
 
 
 def memory_axis(axes: Axes, values: Sequence[float]) -> None:
-    """Limits and ticks of a memory axis: logarithmic over more than 4 : 1."""
+    """Limits and ticks of a memory axis; logarithmic if the ratio is above 4 : 1."""
     low, high = min(values), max(values)
     if low > 0 and high / low > 4:
         axes.set_xscale("log")
@@ -210,9 +210,9 @@ def label_points(
     avoid: Sequence[tuple[float, float]] = (),
     size: float = FONT - 2,
 ) -> list[str]:
-    """Write each name right of its point, else left, above or below it, where it covers no name or point.
+    """Write each name right of its point, or else left, above or below, where it covers no name or point.
 
-    A name that finds no such place is left out: the table has it. `avoid` are further points. Returns the names that
+    Names without a free position are omitted: the table has them. `avoid` are additional points. Returns the names that
     were written.
     """
     if not points:
@@ -250,18 +250,18 @@ def _meet(one: tuple[float, float, float, float], other: tuple[float, float, flo
 
 
 Group = tuple[Sequence[Line], Sequence[Published]]
-"""Lines of one benchmark, and the published rows with both figures that are drawn hollow beside them."""
+"""Lines of one benchmark, and the published rows with score and memory, which are drawn with hollow marks."""
 
 
 def draw_pareto(groups: Sequence[Group], methods: Sequence[str], path: Path) -> Drawn | None:
-    """Score against memory, a panel per benchmark: frontier drawn, published points hollow.
+    """Score against memory, one panel per benchmark, with the frontier; published points have hollow marks.
 
-    Lines without score or memory are not drawn, benchmarks without a line have no panel; None without any.
+    Lines without score or memory are not drawn; benchmarks without a line have no panel. None if nothing is drawn.
 
     Args:
-        groups: of one benchmark each.
-        methods: of the whole report, so that a method looks the same everywhere.
-        path: of the figure, without its ending.
+        groups: one group per benchmark.
+        methods: all methods of the report, so that a method looks the same in all figures.
+        path: path of the figure without its extension.
     """
     kept = [
         ([line for line in lines if line.mean_iou.mean is not None and line.memory], more) for lines, more in groups
@@ -278,7 +278,7 @@ def draw_pareto(groups: Sequence[Group], methods: Sequence[str], path: Path) -> 
             tips |= _pareto(axes, lines, more, looks_of(methods), f"p{number}-")
         legend(figure, grid, "outside right upper" if alone else "outside lower center", 1 if alone else 5)
         for axes, (lines, more) in zip(grid, kept, strict=False):
-            # Methods made for these images first: where names are many, theirs are the ones to be read.
+            # Names of methods for UHR images are placed first: if space is short, they matter most.
             named = [(float(row.memory or 0), float(row.miou or 0), row.method) for row in sorted(more, key=_generic)]
             ours = [(line.memory.mib, 100 * line.mean_iou.mean) for line in lines if line.memory and line.mean_iou.mean]
             label_points(axes, named, ours)
@@ -293,7 +293,7 @@ def _generic(row: Published) -> bool:
 
 
 def legend(figure: Figure, grid: Sequence[Axes], loc: Any, ncols: int) -> None:
-    """One legend for all panels, each name once; panels without content vanish."""
+    """One legend for all panels, each name once; empty panels are hidden."""
     entries: dict[str, Any] = {}
     for axes in grid:
         handles, labels = axes.get_legend_handles_labels()
@@ -307,7 +307,7 @@ def legend(figure: Figure, grid: Sequence[Axes], loc: Any, ncols: int) -> None:
 def _pareto(
     axes: Axes, lines: Sequence[Line], hollow: Sequence[Published], looks: Mapping[str, Look], prefix: str
 ) -> dict[str, str]:
-    """One panel without names of published points; returns the texts of its marks by group id."""
+    """Draw a panel without names of published points; return the hover texts of its marks by group id."""
     spec, tips, source = get_benchmark(lines[0].benchmark), {}, one_source([line.memory for line in lines])
     published = [(float(row.memory or 0), float(row.miou or 0), row.method) for row in hollow]
     points = [(line.memory.mib, 100 * line.mean_iou.mean, line) for line in lines if line.memory]  # type: ignore[operator]
@@ -330,7 +330,7 @@ def _pareto(
         mark.set_gid(f"{prefix}hollow{number}")
         tips[f"{prefix}hollow{number}"] = f"{name}, published: {y:.1f} %, {x:.0f} MB"
     memory_axis(axes, [x for x, *_ in (*points, *published)])
-    # To the right and up: so much memory buys at least this score.
+    # Right and up: the best score for at most this memory.
     low, high = axes.get_xlim()
     xs, ys = [x for x, _ in best], [y for _, y in best]
     axes.plot([xs[0], *xs, high], [-1e3, *ys, ys[-1]], color=MUTED, lw=1.0, drawstyle="steps-post", zorder=1)
@@ -348,7 +348,7 @@ def _pareto(
 
 
 def draw_curves(lines: Sequence[Line], results: Path, methods: Sequence[str], path: Path) -> Drawn | None:
-    """Training loss of every method of one benchmark, a line per seed; None where no history is there."""
+    """Training loss of every method on one benchmark, one line per seed; None without histories."""
     found = [(line, row, curve(results, row)) for line in lines for row in line.done]
     found = [(line, row, records) for line, row, records in found if len(records) > 1]
     if not found:
@@ -373,7 +373,7 @@ def draw_curves(lines: Sequence[Line], results: Path, methods: Sequence[str], pa
 
 
 def draw_parts(lines: Sequence[Line], path: Path) -> Drawn | None:
-    """What peak memory is made of, a stacked bar per method; None where no part is known."""
+    """Parts of the peak memory, one stacked bar per method; None if no part is known."""
     shown = [line for line in lines if line.memory is not None and line.memory.parts]
     if not shown:
         return None
@@ -397,7 +397,7 @@ def draw_parts(lines: Sequence[Line], path: Path) -> Drawn | None:
 
 
 def draw_timelines(traces: Sequence[tuple[Line, Row]], methods: Sequence[str], path: Path) -> Drawn | None:
-    """Memory while whole images are labelled, a panel per benchmark; `traces` are lines with their profile records."""
+    """Memory over time during inference, one panel per benchmark; `traces` are lines with their profile records."""
     sampled = [(line, record) for line, record in traces if len(record.get("timeline") or ()) > 1]
     benchmarks = list(dict.fromkeys(line.benchmark for line, _ in sampled))
     if not benchmarks:
@@ -410,7 +410,7 @@ def draw_timelines(traces: Sequence[tuple[Line, Row]], methods: Sequence[str], p
             most = 1
             for line, record in sampled:
                 if line.benchmark == benchmark:
-                    # The last sample was forced at the end of the stretch, so its time is that of all images.
+                    # The last sample was taken at the end of the measurement, so its time is that of all images.
                     most = max(most, record["repeats"])
                     scale = record["repeats"] / max(record["timeline"][-1][0], 1e-9)
                     xs, ys = zip(*((at * scale, used / MIB) for at, used in record["timeline"]), strict=True)

@@ -1,4 +1,4 @@
-"""Peak memory at the benchmarks' real sizes: measured by NVML where a reference is committed, else computed."""
+"""Peak memory at the benchmarks' real sizes: measured by NVML if a reference is committed, otherwise computed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ AXES = {
     "nvml": "Peak GPU process memory at real size (MiB, NVML)",
     "computed": "Peak memory at real size (MiB, computed: live tensors)",
 }
-"""Source of a peak -> what a figure's axis says."""
+"""Source of a peak -> label of the axis."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class Peak:
     """Peak memory of whole-image inference at the benchmark's real size.
 
     Attributes:
-        mib: the figure, MiB.
-        source: 'nvml' or 'computed'; the two never share an axis.
-        parts: (part, MiB) that make it up, where they are known: weights, state per image, activations.
-        training: peak of one training step, MiB.
+        mib: peak in MiB.
+        source: 'nvml' or 'computed'; the two are never on the same axis.
+        parts: (part, MiB) of the peak, if known: weights, state per image, activations.
+        training: peak of one training step in MiB.
     """
 
     mib: float
@@ -38,10 +38,10 @@ Cell = tuple[str, str]
 
 
 def read_peaks(results: Path) -> tuple[dict[Cell, Peak], dict[Cell, str]]:
-    """Peaks by benchmark and method, and why there is none.
+    """Peaks by benchmark and method, and the reasons for missing ones.
 
-    Of one benchmark all are measured or all are computed: measured where a committed reference of the same networks
-    has every method. The first reference by name decides where there are several.
+    On one benchmark, all peaks are measured or all are computed: measured if a committed reference of the same networks
+    has every method. If there are several, the first reference by name is used.
 
     Raises:
         UserError: a file is damaged.
@@ -72,7 +72,7 @@ def read_peaks(results: Path) -> tuple[dict[Cell, Peak], dict[Cell, str]]:
 
 
 def _measured(folder: Path, networks: Collection[tuple[str, ...]]) -> dict[Cell, Peak]:
-    """Process memory by NVML of inference at real sizes; of `networks` only, where there are any."""
+    """Process memory from NVML for inference at real sizes; only of `networks`, if there are any."""
     found: dict[Cell, Peak] = {}
     for _, records in read_references(folder):
         for record in records:
@@ -85,11 +85,11 @@ def _measured(folder: Path, networks: Collection[tuple[str, ...]]) -> dict[Cell,
 
 
 def _network(record: Mapping[str, object]) -> tuple[str, ...]:
-    """What tells networks apart that a reference and a computed record may be of."""
+    """A key that distinguishes the networks of a reference or a computed record."""
     return tuple(str(record.get(name) or "") for name in ("benchmark", "method", "patch", "parameters"))
 
 
 def one_source(peaks: Sequence[Peak | None]) -> str | None:
-    """The source of these peaks, None where there are several or none: they would not be comparable."""
+    """The common source of these peaks; None if there are several or none, because they are not comparable."""
     sources = {peak.source for peak in peaks if peak is not None}
     return sources.pop() if len(sources) == 1 else None

@@ -1,4 +1,4 @@
-"""Pictures of labels: image, ground truth, prediction and error of the worst, median and best image of each method."""
+"""Pictures in the report: image, ground truth, prediction and error of each method's worst, median and best image."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ KINDS = ("image", "truth", "prediction", "error")
 TITLES = {"image": "image", "truth": "ground truth", "prediction": "prediction", "error": "error"}
 WRONG, RIGHT, NOT_COUNTED = (213, 62, 49), (222, 228, 233), (120, 128, 136)
 SIDES = (176, 128, 96, 64)
-"""Sides of a picture in the page, the largest first: the first at which all fit into the budget is taken."""
+"""Sides of a picture in the page, largest first: the first with which all pictures fit into the budget is used."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One image as one method labelled it: `rank` is worst, median, best or empty, `score` its mean IoU in per cent."""
+    """An image labelled by a method: `rank` is worst, median, best or empty, `score` its mean IoU in per cent."""
 
     image: str
     rank: str
@@ -43,14 +43,14 @@ class Example:
 
 @dataclass
 class Album:
-    """Pictures of the page as data addresses, each stored once and named by a number."""
+    """Pictures of the page as data URLs, each stored once under a number."""
 
     side: int
     found: dict[str, str] = field(default_factory=dict)
     known: dict[tuple[str, ...], str] = field(default_factory=dict)
 
     def add(self, key: tuple[str, ...], pixels: Pixels, photo: bool) -> str:
-        """Name of the picture under `key`, a photo in lossy WebP, labels in exact WebP."""
+        """Name of the picture under `key`: photos in lossy WebP, labels in lossless WebP."""
         if key not in self.known:
             stream = io.BytesIO()
             Image.fromarray(pixels).save(stream, "WEBP", lossless=not photo, quality=70, method=4)
@@ -60,14 +60,14 @@ class Album:
 
     @property
     def size(self) -> int:
-        """Bytes in the page."""
+        """Number of bytes in the page."""
         return sum(map(len, self.found))
 
 
 def examples(line: Line, results: Path) -> list[Example]:
-    """Worst, median and best image of a method among those that have pictures, by the image's own mean IoU.
+    """Worst, median and best image of a method among those with pictures, by mean IoU per image.
 
-    The first seed with a result is shown. Without matrices of single images, the first three pictures.
+    Uses the first seed with a result. Without confusion matrices per image, the first three pictures.
     """
     for row in line.done:
         folder = results / "metrics" / line.benchmark / line.method / str(row["seed"]) / "pictures"
@@ -95,7 +95,7 @@ def _ranked(row: Row, ids: Sequence[str], folder: Path, results: Path) -> list[E
 
 
 def pixels_of(example: Example, kind: str, spec: Benchmark, side: int) -> Pixels:
-    """(H, W, 3) pixels of one panel, at most `side` wide."""
+    """(H, W, 3) pixels of a panel, at most `side` wide."""
     if kind == "error":
         truth, prediction = (pixels_of(example, other, spec, side) for other in ("truth", "prediction"))
         return errors(truth, prediction, spec)
@@ -110,7 +110,7 @@ def pixels_of(example: Example, kind: str, spec: Benchmark, side: int) -> Pixels
 
 
 def errors(truth: Pixels, prediction: Pixels, spec: Benchmark) -> Pixels:
-    """Where two label pictures differ; pixels of no class are grey where no class is black, as they are black."""
+    """Pixels where two label pictures differ; ignored pixels are grey if no class is black, as they are black."""
     found = np.full(truth.shape, RIGHT, dtype=np.uint8)
     found[(truth != prediction).any(-1)] = WRONG
     if all(cls.colour != (0, 0, 0) for cls in spec.classes):
@@ -121,7 +121,7 @@ def errors(truth: Pixels, prediction: Pixels, spec: Benchmark) -> Pixels:
 def album(
     chosen: Mapping[str, Sequence[tuple[Line, Sequence[Example]]]], specs: Mapping[str, Benchmark], budget: int
 ) -> tuple[Album, dict[str, Any]]:
-    """Pictures of all methods that together take at most `budget` bytes, and benchmark -> rows for the page."""
+    """Pictures of all methods with at most `budget` bytes in total, and benchmark -> rows for the page."""
     for side in SIDES:
         made, rows = Album(side), dict[str, Any]()
         for benchmark, methods in chosen.items():
@@ -151,7 +151,7 @@ def _panels(made: Album, benchmark: str, line: Line, one: Example, spec: Benchma
 def draw_examples(
     lines: Sequence[tuple[Line, Sequence[Example]]], spec: Benchmark, path: Path
 ) -> tuple[Drawn, str] | None:
-    """One image with its ground truth and every method's labels as a figure, and its caption; None without pictures."""
+    """A figure of one image with its ground truth and every method's labels, and its caption; None without pictures."""
     shown = [(line, one) for line, found in lines for one in found[:1]]
     images = [one.image for _, found in lines for one in found]
     if not shown:

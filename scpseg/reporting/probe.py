@@ -1,4 +1,4 @@
-"""The probe: what methods answered by the cue's distance and what geometry lets them see."""
+"""Results of the probe: accuracy by distance of the cue, and the accuracy that the windows allow."""
 
 from __future__ import annotations
 
@@ -26,36 +26,36 @@ PROBE = "probe"
 CHANCE = 0.5
 BASE = "patch"
 HEIGHT = 2.9
-"""Inches."""
+"""Heights in inches."""
 DODGE = 1.8
-"""Pixels of distance between the markers of neighbouring methods, so that equal values do not hide each other."""
+"""Distance in pixels between markers of neighbouring methods, so that equal values do not hide each other."""
 DASHES = (0, (4, 2))
 RING = 13
-"""Radius of the ring round the example's disc in pixels."""
+"""Radius in pixels of the ring around the disc in the example."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """What one method answered; accuracies are shares 0..1 of the discs, estimated over twin scenes and seeds.
+    """Results of one method; accuracies are shares 0..1 of the discs, estimated over twin scenes and seeds.
 
     Attributes:
-        method: its name.
-        patch: side L of what it labels, pixels.
-        reach: how far it sees from the centre of a window, pixels; infinite with an overview.
-        looks: what it looks at, in words.
+        method: name of the method.
+        patch: side L of the patch in pixels.
+        reach: distance in pixels from the centre of a window that its input covers; infinite with an overview.
+        looks: its inputs, as text.
         centred: accuracy by distance (pixels) in windows centred on the disc.
         grid: accuracy by distance under the windows of whole-image inference.
-        allowed: by distance, what `grid` is for a method that tells every cue of which it sees a part and guesses
-            otherwise; it may be exceeded by the few discs that a border of windows cuts.
+        allowed: by distance, the value of `grid` for a method that identifies every cue of which it sees a part, and
+            guesses otherwise; a few discs that a border of windows cuts can exceed it.
         within: accuracy in centred windows over all distances within reach.
-        beyond: likewise beyond it.
-        all_grid: accuracy over all distances under the windows of whole-image inference.
-        all_allowed: likewise of `allowed`.
-        visible: share of all discs whose labelling window shows a part of the cue.
-        missed: centred discs of which no pixel is given any kind, over all discs.
+        beyond: accuracy in centred windows over all distances beyond reach.
+        all_grid: accuracy with the windows of whole-image inference over all distances.
+        all_allowed: value of `allowed` over all distances.
+        visible: share of all discs whose labelling window contains a part of the cue.
+        missed: share of centred discs without any pixel predicted as a disc.
         mean_iou: from the confusion matrix of whole images.
         gain: `mean_iou` minus that of plain patches, paired by seed.
-        memory: peak, MiB.
+        memory: peak in MiB.
     """
 
     method: str
@@ -79,7 +79,7 @@ class Curve:
 def probe_part(
     results: Path, frame: pd.DataFrame, lines: Sequence[Line], methods: Sequence[str], folder: Path
 ) -> dict[str, Any] | None:
-    """Pictures, (title, sentence) pairs and tables for the templates; None where no run of the probe is finished."""
+    """Pictures, (title, sentence) pairs and tables for the templates; None if no run of the probe is finished."""
     answers = read_answers(results, frame)
     found = curves(answers, frame, lines)
     if not found:
@@ -109,7 +109,7 @@ def read_answers(results: Path, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def curves(answers: pd.DataFrame, frame: pd.DataFrame, lines: Sequence[Line]) -> list[Curve]:
-    """A curve per method with answers, in the order of `lines`."""
+    """A curve per method with results, in the order of `lines`."""
     found = []
     scores = {(row["method"], row["seed"]): row["mean_iou"] for row in records(frame[frame["benchmark"] == PROBE])}
     for line in (line for line in lines if line.benchmark == PROBE and len(answers)):
@@ -151,7 +151,7 @@ def _by_distance(answers: pd.DataFrame) -> list[tuple[int, pd.DataFrame]]:
 
 
 def _accuracy(answers: pd.DataFrame, look: str) -> Estimate:
-    """With half the bootstrap interval over twin scenes and seeds; an identity has none, nor has a single seed."""
+    """With half of the bootstrap interval over twin scenes and seeds; none for identities and single seeds."""
     found = twins.accuracy(answers, look)
     if found is None:
         return Estimate(None, None, 0)
@@ -164,7 +164,7 @@ def _allowed(answers: pd.DataFrame) -> float:
 
 
 def _gain(scores: dict[tuple[str, int], float | None], method: str) -> Estimate:
-    """Differences to plain patches of the seeds that both have."""
+    """Differences to plain patches for the seeds that both have."""
     if method == BASE:
         return Estimate(None, None, 0)
     pairs = [(score, scores.get((BASE, seed))) for (name, seed), score in scores.items() if name == method]
@@ -172,7 +172,7 @@ def _gain(scores: dict[tuple[str, int], float | None], method: str) -> Estimate:
 
 
 def above_chance(value: Estimate) -> bool:
-    """Whether the lower end of the interval, or the only figure there is, lies above chance."""
+    """Whether the lower end of the interval (or the single figure) is above chance."""
     return value.mean is not None and value.mean - (value.half or 0.0) > CHANCE
 
 
@@ -197,7 +197,7 @@ def sentences(found: Sequence[Curve], scenes: int) -> list[tuple[str, str]]:
 
 
 def _reaches(curve: Curve) -> dict[str, Any]:
-    """Where a method is above chance and where not, and what that says beside how far it looks."""
+    """Where a method is above chance and where not, and how this compares with its reach."""
     seen = [distance for distance, value in curve.centred.items() if above_chance(value)]
     lost = [distance for distance in curve.centred if distance not in seen]
     within = [distance for distance in curve.centred if distance < curve.reach]
@@ -209,7 +209,7 @@ def _reaches(curve: Curve) -> dict[str, Any]:
 
 
 def _span(curve: Curve, some: Sequence[int]) -> dict[str, str] | None:
-    """Distances and the lowest and highest accuracy at them."""
+    """Distances, with the lowest and highest accuracy at them."""
     if not some:
         return None
     values = [value.mean for value in (curve.centred[distance] for distance in some) if value.mean is not None]
@@ -228,7 +228,7 @@ def distance_table(found: Sequence[Curve]) -> Table:
 
 
 def result_table(found: Sequence[Curve]) -> Table:
-    """What each method looks at, what it costs and how much it answers."""
+    """Inputs, memory and accuracy of each method."""
     fields: list[Field[Curve]] = [
         words("method", lambda curve: title_of(curve.method)),
         words("looks at", lambda curve: curve.looks),
@@ -245,9 +245,9 @@ def result_table(found: Sequence[Curve]) -> Table:
 def draw_probe(
     found: Sequence[Curve], answers: pd.DataFrame, results: Path, methods: Sequence[str], folder: Path
 ) -> Drawn:
-    """A scene with the windows, accuracy in centred windows, accuracy in the windows of whole-image inference.
+    """An example scene with windows; accuracy in centred windows; accuracy with the windows of whole-image inference.
 
-    The scene is left out where stage `evaluate` wrote no pictures.
+    The scene is omitted if stage `evaluate` wrote no pictures.
     """
     example = _example(found, answers, results)
     colours = {method: look.colour for method, look in looks_of(methods).items()}
@@ -315,7 +315,7 @@ def _shift(index: int, found: Sequence[Curve]) -> float:
 
 
 def _ends(axes: Axes, found: Sequence[Curve], colours: Mapping[str, str]) -> None:
-    """Where windows end, and the word for chance."""
+    """Mark the ends of the windows, and label chance."""
     axes.text(axes.get_xlim()[0] + 1.5, 100 * CHANCE - 1.2, "chance", va="top", color=MUTED, fontsize=FONT - 1.5)
     ends: dict[float, Curve] = {}
     for curve in reversed(found):
@@ -337,7 +337,7 @@ def _ends(axes: Axes, found: Sequence[Curve], colours: Mapping[str, str]) -> Non
 def _example(
     found: Sequence[Curve], answers: pd.DataFrame, results: Path
 ) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.uint8]], tuple[int, int]] | None:
-    """A scene that was saved as a picture, and a disc in it whose cue lies beyond the smallest window only."""
+    """A scene with a picture, and a disc in it whose cue is outside the smallest window only."""
     reaches = sorted({curve.reach for curve in found})
     for name in dict.fromkeys(answers["image"]):
         for method, seed in dict.fromkeys(zip(answers["method"], answers["seed"], strict=True)):
@@ -349,7 +349,7 @@ def _example(
             mine = answers[(answers["image"] == name) & (answers["method"] == method) & (answers["seed"] == seed)]
             between = mine[(mine["distance"] >= reaches[0]) & (mine["distance"] < reaches[-1])]
             rows = (between if len(between) else mine)[["row", "column"]].to_numpy()
-            # The disc that is nearest to the middle of the picture, so that its windows lie inside.
+            # The disc nearest to the centre of the picture, so that its windows are inside.
             row, column = rows[np.abs(rows - len(pixels) / 2).max(axis=1).argmin()]
             return pixels, (int(row), int(column))
     return None
@@ -362,14 +362,14 @@ def _scene(
     pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]],
     disc: tuple[int, int],
 ) -> None:
-    """A scene, one disc ringed, and how far each method sees round it."""
+    """A scene with a ring around one disc, and the reach of each method around it."""
     height, width = pixels.shape[:2]
     axes.imshow(pixels, extent=(0, width, height, 0), interpolation="nearest")
     row, column = disc
     axes.add_patch(Circle((column, row), RING, fill=False, lw=1.3, edgecolor="white"))
     for curve in sorted(found, key=lambda one: one.reach):
         reach = min(curve.reach, max(width, height))
-        # Clipped by hand, so that a window's edge stays visible where it leaves the scene.
+        # Clipped here, so that the edge of a window stays visible where it leaves the scene.
         left, top = max(column - reach, 1.0), max(row - reach, 1.0)
         right, bottom = min(column + reach, width - 1.0), min(row + reach, height - 1.0)
         colour = colours[curve.method]

@@ -1,4 +1,4 @@
-"""Numbers that papers report, shown beside measured ones in columns and marks of their own."""
+"""Numbers reported in papers, which are shown next to measured ones, in their own columns and marks."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ REMARKS: dict[tuple[str, str, str], str] = {
     "the lists it cites have 454/207/142, so its figure may come from other test images than ours.",
     ("inria", "SCPSeg", ""): "The paper does not say which segmenter this figure belongs to.",
 }
-"""What a reader of a published row must know: (benchmark, method, segmenter) -> sentence."""
+"""Remarks on published rows: (benchmark, method, segmenter) -> sentence."""
 TITLES = {"caswit_like": "CASWiT-like", "large": "Large patch"}
-"""Names of methods that no published row spells."""
+"""Display names of methods that are in no published row."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """One published row. Scores in per cent, memory in MB as printed; None = not reported.
+    """A published row. Scores in per cent, memory in MB as printed; None = not reported.
 
-    `source` names the paper or page that prints the row, `note` what else its reader must know.
+    `source` is the paper or page with the row, `note` a remark for the reader.
     """
 
     benchmark: str
@@ -42,15 +42,15 @@ class Published:
 
     @property
     def remark(self) -> str | None:
-        """What a reader of this row must know."""
+        """Remarks on this row for the reader."""
         return self.note or REMARKS.get((self.benchmark, self.method, self.segmenter))
 
     @property
     def f1_problem(self) -> str | None:
-        """Why mIoU and mF1 cannot come from one confusion matrix, or None.
+        """Why mIoU and mF1 cannot come from the same confusion matrix, or None.
 
-        With one scored class F1 = 2 IoU / (1 + IoU). With several, mean F1 lies between mean IoU and that value of it,
-        since the function is concave. Half a unit of the last printed digit is allowed to both.
+        With one scored class, F1 = 2 IoU / (1 + IoU). With several, mean F1 is between mean IoU and this value of it,
+        because the function is concave. Both may be off by half a unit of the last printed digit.
         """
         if self.miou is None or self.mf1 is None:
             return None
@@ -74,13 +74,13 @@ def _half_unit(text: str) -> float:
 
 @cache
 def published() -> tuple[Published, ...]:
-    """All rows of the SCPSeg paper's tables 1-4, digits as printed."""
+    """All rows of tables 1-4 of the SCPSeg paper, digits as printed."""
     return _rows("main_results.csv")
 
 
 @cache
 def elsewhere() -> tuple[Published, ...]:
-    """What other sources report: methods made for very large images, and rows that differ from the paper's."""
+    """Rows from other sources: methods for very large images, and rows that differ from the paper's."""
     return _rows("elsewhere.csv")
 
 
@@ -105,10 +105,10 @@ def _rows(name: str) -> tuple[Published, ...]:
 
 
 def published_row(benchmark: str, method: str, segmenter: str, encoder: str) -> Published | None:
-    """What the paper reports for our method name and segmenter, or None.
+    """The paper's row for our method name and segmenter, or None.
 
-    In this order: the same segmenter and encoder, the same segmenter with another encoder, a row whose segmenter is not
-    stated. A row of another segmenter is no match. Names agree but for upper and lower case ('glnet' is GLNet).
+    Searched in this order: the same segmenter and encoder, the same segmenter with another encoder, a row without
+    segmenter. A row with another segmenter does not match. Names are compared without case ('glnet' is GLNet).
     """
     rows = [row for row in published() if row.benchmark == benchmark and row.method.lower() == method]
     for fits in (f"{segmenter}-{encoder}", f"{segmenter}-", ""):
@@ -119,6 +119,6 @@ def published_row(benchmark: str, method: str, segmenter: str, encoder: str) -> 
 
 
 def title_of(method: str) -> str:
-    """A method's name for people: as papers spell it, else ours with a capital letter."""
+    """Display name of a method: as in papers, or else our name with a capital letter."""
     known = {row.method.lower(): row.method for row in (*elsewhere(), *published())} | TITLES
     return known.get(method, method[:1].upper() + method[1:])

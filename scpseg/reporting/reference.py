@@ -16,7 +16,7 @@ CHANNELS = ("nvml_process", "torch_reserved", "torch_allocated")
 
 
 def reference_tables(folder: Path) -> list[Table]:
-    """A table per GPU in `folder`, none where nothing is committed.
+    """One table per GPU in `folder`; empty if nothing is committed.
 
     Raises:
         UserError: as `read_references`.
@@ -38,7 +38,7 @@ def _table(facts: dict[str, Any], records: list[Record], place: int) -> Table:
         for column, name in enumerate(("MiB (NVML)", "MiB (reserved)", "MiB (allocated)", "s")):
             fields.append(Field(f"{workload} {name}", part(workload, clock, column)))
     software = [f"{name} {facts[name.lower()]}" for name in ("torch", "CUDA", "driver") if facts[name.lower()]]
-    # The file's order is that of measuring; a reader compares the methods of one benchmark.
+    # The file is in the order of measurement, but readers compare the methods on one benchmark.
     benchmarks = list(dict.fromkeys(one["benchmark"] for one in records))
     cells = dict.fromkeys((one["benchmark"], one["method"]) for one in records)
     items = sorted(cells, key=lambda cell: benchmarks.index(cell[0]))
@@ -46,7 +46,7 @@ def _table(facts: dict[str, Any], records: list[Record], place: int) -> Table:
 
 
 def _cells(record: Record | None, clock: str, records: list[Record]) -> list[Cell]:
-    """Memory by channel and seconds of a cell; a workload that did not fit is a result, not a gap."""
+    """Memory by channel and seconds of a cell; a workload that did not fit is a result as well."""
     if record is None or record["status"] not in MEASURED:
         reason = (record.get("reason") or record["status"]) if record else ""
         return [Cell(flags=(reason,) if reason else ()), Cell(), Cell(), Cell()]
@@ -71,7 +71,7 @@ def _blind(record: Record) -> str:
 
 
 def _notes(record: Record, blind: Counter[str]) -> list[str]:
-    """Sizes other than the real ones, phases, company on the GPU, what was measured once for two benchmarks."""
+    """Remarks: sizes other than the real ones, phases, other processes, workloads measured once for two benchmarks."""
     side, real, notes = record.get("height"), get_benchmark(record["benchmark"]).side, []
     if side != real:
         notes.append(f"image of {side} × {side} pixels, not the benchmark's {real} × {real}")

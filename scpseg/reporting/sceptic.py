@@ -1,4 +1,4 @@
-"""What a hostile reader would hold against a row, found by the report itself and printed where the number stands."""
+"""Doubts about a row that a critical reader would raise; the report finds them itself and prints them at the number."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from scpseg.tuning import GRID, at_edge
 
 Kind = Literal["branch", "loss", "chance", "edge", "mode"]
 PUBLISHED_MODES: dict[str, tuple[str, str]] = {"glnet": ("direction", "both")}
-"""Method -> the setting, and its value, that the published figures of it were measured with."""
+"""Method -> the setting, and its value, with which its published figures were measured."""
 
 
 @dataclass(frozen=True)
 class Flag:
-    """One doubt about a method on a benchmark.
+    """A doubt about a method on a benchmark.
 
     Attributes:
-        kind: 'branch' = the combined output scores below one of its own parts; 'loss' = a training loss ended above its
-            start; 'chance' = no better than one class everywhere; 'edge' = the tuned rate is the lowest or highest that
-            was tried; 'mode' = the published figure beside it is of another mode.
-        text: a sentence without the method's name.
+        kind: 'branch' = the combined output scores below one of its branches; 'loss' = a training loss ended above its
+            start; 'chance' = not better than one class everywhere; 'edge' = the tuned learning rate is the lowest or
+            highest candidate; 'mode' = the published figure is of another mode.
+        text: a sentence without the name of the method.
     """
 
     kind: Kind
@@ -33,7 +33,7 @@ def flags(rows: Sequence[Mapping[str, Any]]) -> list[Flag]:
     """The doubts about one method on one benchmark.
 
     Args:
-        rows: of `scpseg.reporting.collect.collect`, one per seed; those that have no scores are passed over.
+        rows: rows of `scpseg.reporting.collect.collect`, one per seed; those without scores are ignored.
     """
     run = [row for row in rows if row["status"] == "ok" and row["mean_iou"] is not None]
     return [*_branches(run), *_losses(run), *_chance(run), *_edge(run), *_mode(run)] if run else []
@@ -77,7 +77,7 @@ def _chance(run: Sequence[Mapping[str, Any]]) -> Iterator[Flag]:
 def _edge(run: Sequence[Mapping[str, Any]]) -> Iterator[Flag]:
     first = run[0]
     optimizer, rate = first.get("training:optimizer"), first.get("training:learning_rate")
-    own = first.get("model:recipe") == "author"  # not a choice of the suite
+    own = first.get("model:recipe") == "author"  # was not chosen by the suite
     if own or optimizer is None or not isinstance(rate, (int, float)) or not at_edge(optimizer, rate):
         return
     tried = ", ".join(choice for choice in GRID if choice.split()[0] == optimizer) or "none"

@@ -1,11 +1,11 @@
-"""What the numbers can carry: intervals over seeds, paired differences over images, Holm's correction, ranks.
+"""Statistics: intervals over seeds, paired differences over images, Holm's correction, ranks.
 
 A score depends on the seed of its training and on the test images. The interval of a mean is a t interval over seeds.
-The difference of two methods is paired twice: equal seeds start from equal weights, and all seeds see the same test
-images. Its variance has a part of the images (bootstrap: images are drawn with replacement, the same for both methods
-and all seeds, confusion matrices are summed, the mean IoU is computed anew) and a part of the seeds (in closed form:
-three seeds are too few to draw from). The two are added; their degrees of freedom are averaged harmonically, weighted
-by their share of the variance. In simulations the 95 % interval then holds the truth in 94 to 97 of 100 cases with
+The difference of two methods is paired twice: equal seeds start from equal weights, and all seeds use the same test
+images. Its variance is the sum of two parts: images (bootstrap: images are drawn with replacement, the same for both
+methods and all seeds, confusion matrices are summed, and the mean IoU is computed from the sum) and seeds (closed form,
+because three seeds are too few to resample). The degrees of freedom of the parts are averaged harmonically, weighted by
+their shares of the variance. In simulations, the 95 % interval contains the true value in 94 to 97 of 100 cases with
 three or more seeds (Satterthwaite's degrees of freedom: 92 to 96), and in 91 to 97 with two.
 """
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtr, stdtrit
 
 LEVEL = 0.05
-"""Differences with a corrected p value below this are told apart."""
+"""Significance level for corrected p values."""
 POWER = 0.8
 DRAWS = 1000
 Counts = NDArray[np.int64]
@@ -30,7 +30,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean over n seeds; `half` is half the 95 % t interval, None for n < 2."""
+    """Mean over n seeds; `half` is half of the 95 % t interval, None for n < 2."""
 
     mean: float | None
     half: float | None
@@ -43,10 +43,10 @@ class Difference:
 
     Attributes:
         value: mean over the seeds that both have.
-        error: standard error; 0 where the two answers are the same.
+        error: standard error; 0 if the two results are identical.
         freedom: degrees of freedom.
-        seeds: how many both have; with one, the error is of the images alone and no conclusion about methods holds.
-        images: test images.
+        seeds: number of common seeds; with one, the error is over images only: no conclusion about methods.
+        images: number of test images.
     """
 
     value: float
@@ -57,7 +57,7 @@ class Difference:
 
     @property
     def half(self) -> float:
-        """Half the 95 % interval."""
+        """Half of the 95 % interval."""
         return self.error * _quantile(self.freedom, 1 - LEVEL / 2)
 
     @property
@@ -69,12 +69,12 @@ class Difference:
 
     @property
     def detectable(self) -> float:
-        """Smallest true difference found with a power of 80 %: a smaller one may well have been missed."""
+        """Smallest true difference that is detected with a power of 80 %; smaller ones may be missed."""
         return self.half + self.error * _quantile(self.freedom, POWER)
 
 
 def estimate(values: Iterable[float | None]) -> Estimate:
-    """Mean and half width of the 95 % t interval of the values that are there."""
+    """Mean and half width of the 95 % t interval of the existing values."""
     present = [float(value) for value in values if value is not None]
     n = len(present)
     if n == 0:
@@ -86,7 +86,7 @@ def estimate(values: Iterable[float | None]) -> Estimate:
 
 
 def mean_iou(matrices: NDArray[np.number], scored: Sequence[int]) -> Floats:
-    """Mean IoU of (..., K, K) matrices (row = truth) over scored classes that occur; NaN where none does."""
+    """Mean IoU of (..., K, K) matrices (row = ground truth) over scored classes that occur; NaN if none does."""
     hit = np.diagonal(matrices, axis1=-2, axis2=-1)[..., list(scored)].astype(float)
     union = (matrices.sum(-1) + matrices.sum(-2))[..., list(scored)] - hit
     there = union > 0
@@ -97,15 +97,15 @@ def mean_iou(matrices: NDArray[np.number], scored: Sequence[int]) -> Floats:
 
 
 def draws(images: int, number: int = DRAWS) -> Counts:
-    """(number, images): how often each image is in each bootstrap sample; always the same for as many images."""
+    """(number, images): counts of each image in each bootstrap sample; the same for equal numbers of images."""
     chosen = np.random.default_rng(images).integers(0, images, (number, images))
     return np.stack([np.bincount(row, minlength=images) for row in chosen])
 
 
 def resampled(matrices: Counts, scored: Sequence[int], drawn: Counts) -> Floats:
-    """(draws,) mean over seeds of the mean IoU of each bootstrap sample; `matrices` is (seeds, images, K, K)."""
+    """(draws,) mean IoU of each bootstrap sample, averaged over seeds; `matrices` is (seeds, images, K, K)."""
     seeds, images, classes, _ = matrices.shape
-    # In floating point, where the product is a fast one; sums of pixels stay far below 2**53.
+    # In floating point, whose matrix product is fast; sums of pixels are far below 2**53.
     summed = drawn.astype(float) @ matrices.reshape(seeds, images, -1).astype(float)
     means: Floats = mean_iou(summed.reshape(seeds, len(drawn), classes, classes), scored).mean(0)
     return means
@@ -114,12 +114,12 @@ def resampled(matrices: Counts, scored: Sequence[int], drawn: Counts) -> Floats:
 def differences(
     found: Mapping[str, Mapping[int, Counts]], scored: Sequence[int], number: int = DRAWS
 ) -> dict[tuple[str, str], Difference]:
-    """Every ordered pair of methods that share images and a seed, by (method, compared with).
+    """Every ordered pair of methods with common images and a common seed, by (method, reference).
 
     Args:
-        found: method -> seed -> (images, K, K), a matrix per test image, the images in the same order everywhere.
-        scored: classes that enter the mean.
-        number: of bootstrap samples.
+        found: method -> seed -> (images, K, K), one matrix per test image, with images in the same order everywhere.
+        scored: classes in the mean.
+        number: number of bootstrap samples.
     """
     result: dict[tuple[str, str], Difference] = {}
     cache: dict[tuple[str, tuple[int, ...]], Floats] = {}
@@ -154,7 +154,7 @@ def differences(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down corrected p values, in the order given."""
+    """Holm's step-down corrected p values, in the given order."""
     corrected = [0.0] * len(p_values)
     largest = 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
@@ -173,9 +173,9 @@ def corrected(found: Mapping[tuple[str, str], Difference]) -> dict[tuple[str, st
 def ranks(
     methods: Sequence[str], found: Mapping[tuple[str, str], Difference], p_values: Mapping[tuple[str, str], float]
 ) -> dict[str, tuple[int, int]]:
-    """Best and worst place that the comparisons leave open to each method; a tie widens both.
+    """Best and worst rank of each method that the comparisons allow; a tie widens both.
 
-    Empty unless every pair was compared with at least two seeds: one seed ranks weights, not methods.
+    Empty unless every pair was compared with at least two seeds: one seed compares weights, not methods.
     """
     pairs = [(one, other) for one in methods for other in methods if one != other]
     if not pairs or any(pair not in found or found[pair].seeds < 2 for pair in pairs):
@@ -191,7 +191,7 @@ def ranks(
 
 
 def dominators(points: Mapping[str, tuple[float, float]]) -> dict[str, list[str]]:
-    """Method -> those with at least its score at no more memory, and better in one; `points` are (memory, score)."""
+    """Method -> methods with at least its score, at most its memory, one of them better; `points`: (memory, score)."""
     return {
         name: [
             other

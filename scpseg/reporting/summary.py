@@ -1,4 +1,4 @@
-"""From rows to one line per benchmark and method: means over seeds, memory at real size, and the report's doubts."""
+"""Summarise rows to one line per benchmark and method: means over seeds, memory at real size, and doubts."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from scpseg.reporting.statistics import Counts, Estimate, estimate
 
 Row = dict[str, Any]
 Flag = tuple[str, str]
-"""The column beside whose number it is told, and what must be said."""
+"""A remark: the column of the number to which it belongs, and its text."""
 _FOUND = "seconds weights_hash parameters_training log_every revision steps samples megapixels"
 NOT_SETTINGS = tuple(f"training:{name}" for name in _FOUND.split())
-"""Of a training's record, what it found or how it told it."""
+"""Keys of a training's record that are results or descriptions, not settings."""
 _SETTINGS = ("model:", "segmenter:", "inference:", "training:")
 _DATA = ("split", "split_list", "labels", "images")
 _PROFILED = {
@@ -33,7 +33,7 @@ _PROFILED = {
     "inference:overlap": "profile:overlap",
     "inference:batch": "windows_per_batch",
 }
-"""Settings that shape memory and speed, and the column that says how they were when these were measured."""
+"""Settings that affect memory and speed, and the columns with their values during the measurement."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class Line:
     """One benchmark and method.
 
     Attributes:
-        benchmark: its name.
-        method: its name.
-        rows: of `collect`, one per declared seed.
-        mean_iou: share 0..1 over seeds; `mean_f1`, `accuracy` and `iou` (by class) likewise.
-        memory: peak at the benchmark's real size, None where it is not known.
-        flags: what must be said beside a number.
+        benchmark: name of the benchmark.
+        method: name of the method.
+        rows: rows of `collect`, one per declared seed.
+        mean_iou: share 0..1, estimated over seeds; also `mean_f1`, `accuracy` and `iou` (by class).
+        memory: peak at the benchmark's real size, None if unknown.
+        flags: remarks on numbers.
     """
 
     benchmark: str
@@ -75,22 +75,22 @@ class Line:
         return [row for row in self.rows if row["status"] == "ok"]
 
     def mean(self, column: str) -> float | None:
-        """Mean over seeds of a column of numbers, None where no row has one."""
+        """Mean over seeds of a numeric column, None if no row has a value."""
         found = [float(row[column]) for row in self.rows if is_number(row.get(column))]
         return float(np.mean(found)) if found else None
 
     def of(self, column: str) -> tuple[str, ...]:
-        """Texts beside the numbers of this column."""
+        """Remarks on the numbers in this column."""
         return tuple(text for where, text in self.flags if where == column)
 
 
 def is_number(value: Any) -> bool:
-    """Whether a cell is a number; truth values are none."""
+    """Whether a cell is a number; booleans are not."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and bool(np.isfinite(value))
 
 
 def records(frame: pd.DataFrame) -> list[Row]:
-    """The frame's rows as plain mappings."""
+    """The rows of the frame as dicts."""
     return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
 
 
@@ -99,12 +99,12 @@ def summarise(
     peaks: Mapping[tuple[str, str], Peak] | None = None,
     unknown: Mapping[tuple[str, str], str] | None = None,
 ) -> list[Line]:
-    """One line per benchmark and method, in the frame's order; a line without a result has empty estimates.
+    """One line per benchmark and method, in the order of the frame; lines without results have empty estimates.
 
     Args:
-        frame: of `collect`.
+        frame: frame of `collect`.
         peaks: (benchmark, method) -> memory at the real size.
-        unknown: likewise why there is none.
+        unknown: (benchmark, method) -> reason why it is unknown.
     """
     rows = records(frame)
     usual = {what: common(device(row, what) for row in rows) for what in ("environment", "profile_environment")}
@@ -134,25 +134,25 @@ def summarise(
 
 
 def device(row: Row, kind: str = "profile_environment") -> str | None:
-    """What a row was computed on; the number of threads counts for memory and speed, which depend on it."""
+    """Hardware of a row; for memory and speed, which depend on it, also the number of threads."""
     name, threads = row.get(f"{kind}:device"), row.get(f"{kind}:threads")
     return f"{name}, {threads} threads" if name and threads and kind.startswith("profile") else name
 
 
 def common(devices: Iterable[str | None]) -> str | None:
-    """The device of most rows; of equals the one that comes first."""
+    """The device of most rows; the first one in a tie."""
     counts = Counter(found for found in devices if found is not None)
     return counts.most_common(1)[0][0] if counts else None
 
 
 def _seeds(rows: Sequence[Row], of: int) -> str:
-    """'seeds 1, 2: ', or '' where it concerns all of several."""
+    """'seeds 1, 2: ', or '' if all of several seeds are concerned."""
     names = ", ".join(str(row["seed"]) for row in rows)
     return "" if len(rows) == of > 1 else f"seed{'s' * (len(rows) > 1)} {names}: "
 
 
 def _gaps(rows: Sequence[Row]) -> list[Flag]:
-    """Runs and figures that are not there, with the reason."""
+    """Runs and figures that are missing, with the reason."""
     found: list[Flag] = []
     for status, reason in dict.fromkeys((row["status"], row["reason"]) for row in rows if row["status"] != "ok"):
         mine = [row for row in rows if (row["status"], row["reason"]) == (status, reason)]
@@ -174,7 +174,7 @@ def _gaps(rows: Sequence[Row]) -> list[Flag]:
 
 
 def _settings(rows: Sequence[Row]) -> list[Flag]:
-    """Seeds, or a run and its profile, that do not belong together."""
+    """Seeds, or a run and its profile, with different settings."""
     found: list[Flag] = []
     run = [row for row in rows if row["status"] == "ok"]
     for key in rows[0]:
@@ -209,7 +209,7 @@ def _hardware(rows: Sequence[Row], usual: dict[str, str | None]) -> list[Flag]:
 
 
 def curve(results: Path, row: Row) -> list[dict[str, str]]:
-    """Rows of a run's training history; none where the file is gone."""
+    """Rows of a run's training history; empty if the file is missing."""
     path = results / "runs" / row["benchmark"] / row["method"] / str(row["seed"]) / "history.csv"
     if not path.is_file():
         return []
@@ -218,7 +218,7 @@ def curve(results: Path, row: Row) -> list[dict[str, str]]:
 
 
 def read_matrices(results: Path, row: Row) -> tuple[list[str], Counts] | None:
-    """Ids of the test images and a (images, K, K) confusion matrix of each; None where there is no file.
+    """Ids of the test images and their (images, K, K) confusion matrices; None if the file is missing.
 
     Raises:
         UserError: the file is damaged.

@@ -1,4 +1,4 @@
-"""Pictures of a sweep, the paper's figures in a panel of their own beside the measured ones."""
+"""Figures of sweeps; the paper's figures are in a separate panel next to the measured ones."""
 
 from __future__ import annotations
 
@@ -29,36 +29,36 @@ from scpseg.reporting.published import title_of
 from scpseg.reporting.sweeps import Key, Row, Sweep, miou, published
 
 LEAST_POINTS = 2.0
-"""Least width of a score's axis in points of per cent: what chance does must not fill the panel."""
+"""Minimum width of a score axis in per cent, so that random differences do not fill the panel."""
 ROW_HEIGHT = 0.24
-"""Inches of a row of marks."""
+"""Height of a row of marks in inches."""
 APART = 0.26
 """Share of a row between its first and its last mark."""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A score in per cent; `half` is half its interval, 0 for one seed."""
+    """A score in per cent; `half` is half of its interval, 0 for one seed."""
 
     score: float
     half: float = 0.0
 
 
 Marks = Mapping[Key, Mark]
-"""(series, x) -> what was found; a point without a result is not there."""
+"""(series, x) -> score; does not contain points without a result."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """What the panels of a figure share.
+    """Settings common to the panels of a figure.
 
     Attributes:
-        xs: places, in order.
-        series: what is drawn at each place, in order.
-        looks: by series.
-        score: name of the score's axis.
-        axes: what x and series are called.
-        span: how much every panel shows of the score, in points of per cent: equal steps look equal.
+        xs: positions, in order.
+        series: series at each position, in order.
+        looks: looks by series.
+        score: label of the score axis.
+        axes: names of x and series.
+        span: width of the score axis of every panel in per cent, so that equal differences look equal.
     """
 
     xs: Sequence[str]
@@ -70,7 +70,7 @@ class Frame:
 
 
 def draw_sweep(sweep: Sweep, rows: Sequence[Row], folder: Path) -> Drawn | None:
-    """Write `sweep.name`.png, .svg and .pdf into `folder`; None where there is no result."""
+    """Write `sweep.name`.png, .svg and .pdf into `folder`; None if there is no result."""
     measured = {row.key: _mark(row) for row in rows if miou(row).mean is not None}
     if not measured:
         return None
@@ -101,7 +101,7 @@ Draw = Callable[[Axes, Marks, Frame, bool], None]
 
 
 def _kind(sweep: Sweep, xs: Sequence[str], series: Sequence[str]) -> tuple[Draw, float]:
-    """How to draw, and the height of the figure in inches."""
+    """Drawing function, and height of the figure in inches."""
     if sweep.figure == "grid":
         return _heat_map, 0.75 + 0.32 * len(series)
     if sweep.figure == "steps":
@@ -117,17 +117,17 @@ def _mark(row: Row) -> Mark:
 
 
 def _spread(marks: Marks) -> float:
-    """How far the first and the last series of a place stand apart; marks without bars need not."""
+    """Distance between the first and the last series at a position; 0 for marks without error bars."""
     return APART if any(mark.half for mark in marks.values()) else 0.0
 
 
 def _shift(index: int, series: Sequence[str], spread: float) -> float:
-    """How far a series stands beside its place, so that bars of equal scores do not lie on each other."""
+    """Offset of a series from its position, so that error bars of equal scores do not overlap."""
     return 0.0 if len(series) == 1 else spread * (index / (len(series) - 1) - 0.5)
 
 
 def _looks(rows: Sequence[Row]) -> dict[str, Look]:
-    """Look by series: a method's own, as in every figure; another set for segmenters and all else."""
+    """Look by series: a method's own, as in all figures; another set for segmenters and others."""
     methods = looks_of({row.method for row in rows})
     found, others = {}, 0
     for row in rows:
@@ -140,7 +140,7 @@ def _looks(rows: Sequence[Row]) -> dict[str, Look]:
 
 
 def _series(axes: Axes, marks: Marks, frame: Frame, upright: bool, spread: float) -> None:
-    """Marks and bars of every series beside its place, scores upwards or to the right."""
+    """Marks and error bars of every series, with scores upwards or to the right."""
     for index, name in enumerate(frame.series):
         shift = _shift(index, frame.series, spread)
         places = [place for place, x in enumerate(frame.xs) if (name, x) in marks]
@@ -158,7 +158,7 @@ def _series(axes: Axes, marks: Marks, frame: Frame, upright: bool, spread: float
 
 
 def _steps(axes: Axes, marks: Marks, frame: Frame, own: bool) -> None:
-    """A line per series over the steps."""
+    """One line per series over the steps."""
     _series(axes, marks, frame, True, _spread(marks) / 2)
     axes.set_xticks(range(len(frame.xs)), frame.xs)
     axes.set_xlim(-0.4, len(frame.xs) - 0.6)
@@ -168,7 +168,7 @@ def _steps(axes: Axes, marks: Marks, frame: Frame, own: bool) -> None:
 
 
 def _pairs(axes: Axes, marks: Marks, frame: Frame, own: bool) -> None:
-    """A row per x with one mark per series, joined by a line."""
+    """One row per x with one mark per series, joined by a line."""
     spread = _spread(marks)
     for place, x in enumerate(frame.xs):
         there = [index for index, name in enumerate(frame.series) if (name, x) in marks]
@@ -181,7 +181,7 @@ def _pairs(axes: Axes, marks: Marks, frame: Frame, own: bool) -> None:
 
 
 def _dots(axes: Axes, marks: Marks, frame: Frame, own: bool) -> None:
-    """A row per x with one mark per series, and a line through the first row's."""
+    """One row per x with one mark per series, and a line through the first row's marks."""
     for name in frame.series:
         if (name, frame.xs[0]) in marks:
             axes.axvline(marks[name, frame.xs[0]].score, color=frame.looks[name].colour, lw=0.8, ls=(0, (4, 3)))
@@ -189,7 +189,7 @@ def _dots(axes: Axes, marks: Marks, frame: Frame, own: bool) -> None:
 
 
 def _rows(axes: Axes, marks: Marks, frame: Frame, own: bool) -> None:
-    """Marks in rows from top to bottom; names of the rows only at the first panel, since they are the same."""
+    """Marks in rows from top to bottom; only the first panel has row labels, because they are the same."""
     _series(axes, marks, frame, False, _spread(marks))
     axes.set_yticks(range(len(frame.xs)), frame.xs if own else [""] * len(frame.xs))
     axes.set_ylim(len(frame.xs) - 0.4, -0.6)
@@ -198,7 +198,7 @@ def _rows(axes: Axes, marks: Marks, frame: Frame, own: bool) -> None:
 
 
 def _heat_map(axes: Axes, marks: Marks, frame: Frame, own: bool) -> None:
-    """A cell per point with its score written in; the best in bold, a point without a result grey."""
+    """One cell per point with its score; the best in bold, points without a result in grey."""
     xs, series = frame.xs, frame.series
     values = np.full((len(series), len(xs)), np.nan)
     for (name, x), found in marks.items():
@@ -206,7 +206,7 @@ def _heat_map(axes: Axes, marks: Marks, frame: Frame, own: bool) -> None:
             values[series.index(name), xs.index(x)] = found.score
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     span, middle = max(high - low, LEAST_POINTS), (low + high) / 2
-    # The light half of the map only: black figures stay readable on all of it.
+    # Only the light half of the colour map, so that black numbers are readable everywhere.
     colours = colormaps["YlGnBu"]
     shade = 0.05 + 0.5 * (values - (middle - span / 2)) / span
     shades = np.where(np.isnan(values)[..., None], (0.95, 0.95, 0.95, 1.0), colours(np.nan_to_num(shade)))
@@ -230,14 +230,14 @@ def _heat_map(axes: Axes, marks: Marks, frame: Frame, own: bool) -> None:
 
 
 def _ends(marks: Marks) -> tuple[float, float]:
-    """The lowest and the highest score with their intervals, as far as they are drawn."""
+    """The lowest and the highest drawn score, including intervals."""
     low = min(mark.score - mark.half for mark in marks.values())
     high = max(mark.score + mark.half for mark in marks.values())
     return max(low, 0.0), min(high, 100.0)
 
 
 def _limits(marks: Marks, span: float) -> tuple[float, float]:
-    """Limits of a score's axis that shows `span` points with room on either side, above 100 % no more than needed."""
+    """Limits of a score axis of width `span` with a margin, above 100 % only as far as needed."""
     low, high = _ends(marks)
     top = min((low + high) / 2 + 0.6 * span, max(100.0, high + 0.1 * span))
     return top - 1.2 * span, top

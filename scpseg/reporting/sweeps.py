@@ -1,4 +1,4 @@
-"""Sweeps: rows, means and differences over seeds, the paper's figures for the same points, as page, table and CSV."""
+"""Results of sweeps as page, table and CSV: rows, means and differences over seeds, and the paper's figures."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from scpseg.reporting.tables import csv_text as table_csv
 from scpseg.reporting.views import environments
 
 SEGMENTERS = {"fcn8s-resnet50": "FCN-8s", "deeplabv3plus-resnet18": "DeepLabv3+"}
-"""The paper's two segmenters of table 6, as titles."""
+"""Titles of the paper's two segmenters in table 6."""
 STEPS = {"000": "plain", "100": "+ CSM", "110": "+ SRD", "111": "+ LFA"}
-"""csm, srd, lfa of table 6 -> what the step adds."""
+"""csm, srd, lfa of table 6 -> name of the step."""
 PAPER_SEGMENTER = {"sizes": "FCN-8s with ResNet-50"}
 POINT_COLUMNS = (
     "series",
@@ -47,15 +47,15 @@ Status = Literal["ok", "failed", "invalid", "missing"]
 
 @dataclass(frozen=True)
 class Sweep:
-    """A set of experiments that are read together.
+    """A set of experiments that are compared.
 
     Attributes:
-        name: of its folder.
-        title: what it asks, in words.
-        figure: 'steps' = lines over steps, 'pairs' = two marks per row, 'grid' = heat map, 'dots' = a mark per row.
-        axes: what x and series are called.
+        name: name of its folder.
+        title: its question, as text.
+        figure: 'steps' = lines over steps, 'pairs' = two marks per row, 'grid' = heat map, 'dots' = one mark per row.
+        axes: names of x and series.
         source: the paper's table or figure with the same points, or None.
-        about: a sentence on how the points were chosen, or ''.
+        about: a sentence on the choice of the points, or ''.
     """
 
     name: str
@@ -71,17 +71,17 @@ class Row:
     """One method at one point.
 
     Attributes:
-        x: place along the figure.
+        x: position on the x axis.
         series: line, group or row of the heat map.
         method: name of the method.
         settings: 'section.key=value' of the point, without those of the whole sweep.
         status: 'ok', 'failed', 'invalid' or 'missing' (not run yet).
-        reason: why it is not 'ok'.
-        notes: what a reader must know.
-        reference: key of the row that it is compared with.
+        reason: reason if the status is not 'ok'.
+        notes: remarks for the reader.
+        reference: key of the row with which it is compared.
         experiment: name of the DVC experiment; '' for a point whose parameters are not valid.
-        command: that runs it again.
-        runs: rows of results/summary.csv, one per seed, values as texts; none unless 'ok'.
+        command: command that runs it again.
+        runs: rows of results/summary.csv, one per seed, values as texts; empty unless 'ok'.
     """
 
     x: str
@@ -103,14 +103,14 @@ class Row:
 
 
 def tidy(value: Any) -> str:
-    """A parameter's value as people write it: 2.0 as 2, True as true."""
+    """A parameter's value as text: 2.0 as 2, True as true."""
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def short(value: float) -> str:
-    """A ratio in three digits."""
+    """A ratio with three digits."""
     return f"{value:.3g}"
 
 
@@ -125,9 +125,9 @@ def miou(row: Row) -> Estimate:
 
 
 def difference(row: Row, rows: Sequence[Row]) -> Estimate | None:
-    """Mean IoU less that of the reference row, seed by seed; None for the reference itself, n = 0 where one is missing.
+    """Mean IoU minus that of the reference row, by seed; None for the reference itself, n = 0 if one is missing.
 
-    Equal seeds start from equal weights and see equal windows, so their differences vary less than the scores.
+    Equal seeds start from equal weights and use equal windows, so their differences vary less than the scores.
     """
     if row.reference is None or row.key == row.reference:
         return None
@@ -144,7 +144,7 @@ def memory(row: Row) -> tuple[float | None, str | None]:
 
 
 def measured_elsewhere(rows: Sequence[Row]) -> list[Row]:
-    """Rows whose memory was measured on other hardware, or with another number of threads, than that of most rows."""
+    """Rows whose memory was measured on other hardware or with another number of threads than most rows."""
     devices = [device(row.runs[0]) if memory(row)[0] is not None else None for row in rows]
     most = common(devices)
     return [row for row, found in zip(rows, devices, strict=True) if found not in (None, most)]
@@ -152,7 +152,7 @@ def measured_elsewhere(rows: Sequence[Row]) -> list[Row]:
 
 @cache
 def published(sweep: str) -> dict[Key, str]:
-    """Mean IoU in per cent as the paper prints it, by (series, x); empty for a sweep that the paper lacks."""
+    """Mean IoU in per cent as printed in the paper, by (series, x); empty if the paper has no such sweep."""
     found: dict[Key, str] = {}
     if sweep == "components":
         for row in _table("ablation_components.csv"):
@@ -176,7 +176,7 @@ def _table(name: str) -> list[dict[str, str]]:
 
 
 def csv_text(sweep: Sweep, rows: Sequence[Row]) -> str:
-    """One line per row and seed: the point, then every column of results/summary.csv."""
+    """One line per row and seed: the point, then all columns of results/summary.csv."""
     lines = []
     for row in rows:
         point = {
@@ -200,7 +200,7 @@ def csv_text(sweep: Sweep, rows: Sequence[Row]) -> str:
 
 
 def write_sweep(sweep: Sweep, rows: Sequence[Row], folder: Path) -> None:
-    """Write README.md, runs.csv, table.csv and, where there is a result, NAME.png, .svg and .pdf into `folder`."""
+    """Write README.md, runs.csv, table.csv and, if there is a result, NAME.png, .svg and .pdf into `folder`."""
     from scpseg.reporting.sweep_figures import draw_sweep
 
     write_text(folder / "runs.csv", csv_text(sweep, rows))
@@ -214,7 +214,7 @@ def write_sweep(sweep: Sweep, rows: Sequence[Row], folder: Path) -> None:
 
 
 def sweep_page(sweep: Sweep, rows: Sequence[Row], drawn: Drawn | None) -> str:
-    """The page as Markdown."""
+    """The page in Markdown."""
     runs = [run for row in rows for run in row.runs]
     random = [row for row in rows if any(str(run["segmenter:weights"]).startswith("random") for run in row.runs)]
     done = [row for row in rows if row.runs]
@@ -283,14 +283,14 @@ def sweep_table(sweep: Sweep, rows: Sequence[Row]) -> Table:
 
 
 def _place(sweep: Sweep, x: str, series: str, several: bool) -> list[str]:
-    """The first cells of a line: what changes slowest comes first."""
+    """The first cells of a line; the slowest changing one is first."""
     if not several:
         return [x]
     return [x, series] if sweep.figure in ("pairs", "dots") else [series, x]
 
 
 def own_settings(row: Row) -> list[str]:
-    """Settings that the column of the network does not say."""
+    """Settings that are not in the column of the network."""
     return [setting for setting in row.settings if not setting.startswith("segmenter.")]
 
 
@@ -306,13 +306,13 @@ def _sizes(row: Row) -> str | None:
 
 
 def finished_sweeps(folder: Path) -> list[dict[str, Any]]:
-    """Title, table and figure of every sweep that has its files in `folder`, for the page of the report."""
+    """Title, table and figure of every sweep with files in `folder`, for the page of the report."""
     found = []
     for path in sorted(folder.glob("*/table.csv")):
         with path.open(encoding="utf-8", newline="") as stream:
             header, *lines = list(csv.reader(stream)) or [[]]
         if not header or any(len(line) != len(header) for line in lines):
-            continue  # another version wrote it; the sweep writes it anew
+            continue  # written by another version; the sweep will write it again
         title = (path.parent / "README.md").read_text(encoding="utf-8").partition("\n# ")[2].partition("\n")[0]
         columns = tuple(Column(f"c{n}", name, left=n < 2) for n, name in enumerate(header))
         rows = tuple(tuple(text(None if value == DASH else csv_plain(value)) for value in line) for line in lines)

@@ -1,4 +1,4 @@
-"""A table once, and its text as HTML, Markdown, LaTeX or CSV: one place where a number gets its digits."""
+"""Tables and their text as HTML, Markdown, LaTeX or CSV; all number formats are defined here."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ LATEX = {
     "×": r"$\times$", "≥": r"$\ge$", "≤": r"$\le$", "·": r"$\cdot$", "→": r"$\to$", "²": r"$^2$", "↑": r"$\uparrow$",
     "↓": r"$\downarrow$", "<": r"$<$", ">": r"$>$", "|": r"$|$", '"': "''", "[": "{[}", "]": "{]}", "*": "{*}",
 }  # fmt: skip
-"""What LaTeX would not print as itself; other characters outside ASCII become a question mark."""
+"""Escapes for LaTeX; other non-ASCII characters become a question mark."""
 FORMULA = re.compile(r"^[=+\-@\t\r](?![\d.]+(\s|$))")
-"""Start of a text that a spreadsheet would compute."""
+"""First characters of texts that a spreadsheet would evaluate."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """Heading of a column: key (for links and the column picker), title, explanation; `shown` = before anyone picks."""
+    """A column: key (for links and the column picker), title, explanation; `shown` = visible by default."""
 
     key: str
     title: str
@@ -40,7 +40,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """Text of a cell; `value` is what it is sorted by, `flags` what must be said beside it, `shade` 0..1 a tint."""
+    """A cell: text; `value` is its sort key, `flags` its remarks, `shade` its tint 0..1."""
 
     text: str = DASH
     value: float | str | None = None
@@ -51,7 +51,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Columns and rows; `name` is that of its files and its anchor. The flags of its cells are its notes."""
+    """Columns and rows; `name` is that of its files and anchor. The flags of its cells are its notes."""
 
     name: str
     caption: str
@@ -60,7 +60,7 @@ class Table:
     notes: tuple[str, ...] = field(default=(), init=False)
 
     def __post_init__(self) -> None:
-        """Number the flags in the order in which a reader meets them."""
+        """Number the flags in reading order."""
         flags = dict.fromkeys(flag for row in self.rows for cell in row for flag in cell.flags)
         object.__setattr__(self, "notes", tuple(flags))
 
@@ -70,12 +70,12 @@ class Table:
 
     @property
     def visible(self) -> Table:
-        """The columns that are shown before anyone picks."""
+        """The columns that are visible by default."""
         return self._only([place for place, column in enumerate(self.columns) if column.shown])
 
     @property
     def filled(self) -> Table:
-        """Without the columns that hold nothing in any row; the first stays."""
+        """The table without columns that are empty in all rows; the first column stays."""
         keep = [
             place
             for place in range(len(self.columns))
@@ -98,14 +98,14 @@ def letter(number: int) -> str:
 
 
 def text(value: Any, about: str | None = None) -> Cell:
-    """A cell of any plain value; None and '' are a dash."""
+    """A cell of a plain value; None and '' become a dash."""
     if value is None or value == "":
         return Cell(flags=(about,) if about else ())
     return Cell(str(value), value if isinstance(value, (int, float)) else str(value), (about,) if about else ())
 
 
 def number(value: float | None, digits: int = 1, flags: Iterable[str] = ()) -> Cell:
-    """A number with `digits` after the point."""
+    """A number with `digits` decimals."""
     return Cell(flags=tuple(flags)) if value is None else Cell(f"{value:.{digits}f}", value, tuple(flags))
 
 
@@ -118,7 +118,7 @@ def share(value: Estimate, flags: Iterable[str] = (), best: bool = False) -> Cel
 
 
 def points(value: Estimate, flags: Iterable[str] = ()) -> Cell:
-    """A difference of shares in points of per cent, with its sign."""
+    """A difference of shares in per cent, with its sign."""
     if value.mean is None:
         return Cell(flags=tuple(flags))
     half = "" if value.half is None else f" ± {100 * value.half:.1f}"
@@ -126,12 +126,12 @@ def points(value: Estimate, flags: Iterable[str] = ()) -> Cell:
 
 
 def mebibytes(value: float | None, flags: Iterable[str] = ()) -> Cell:
-    """MiB, with one digit after the point where a whole number would hide a per cent."""
+    """MiB, with one decimal if an integer would hide one per cent."""
     return number(value, 1 if value is not None and value < 100 else 0, flags)
 
 
 def seconds(value: float | None, flags: Iterable[str] = ()) -> Cell:
-    """Two significant digits: images take milliseconds to minutes, and no time is repeatable to a third."""
+    """Two significant digits: times range from milliseconds to minutes, and are not repeatable more precisely."""
     if value is None:
         return Cell(flags=tuple(flags))
     rounded = float(f"{value:.1e}")
@@ -139,37 +139,37 @@ def seconds(value: float | None, flags: Iterable[str] = ()) -> Cell:
 
 
 def markdown_text(value: object) -> str:
-    """Text that stays text in a Markdown page: no markup, no HTML, no new line, no cell of its own."""
+    """Escape text for Markdown: no markup, HTML, line break or table cell."""
     plain = " ".join(str(value).split())
     plain = plain.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     plain = re.sub(r"([\\`*\[\]|~])", r"\\\1", plain)
-    # Between letters and digits an underscore is no markup, as in tu-test_resnet.
+    # An underscore between letters and digits is not markup, as in tu-test_resnet.
     return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", plain)
 
 
 def latex_text(value: object) -> str:
-    """Text that LaTeX prints as it is."""
+    """Escape text for LaTeX."""
     plain = " ".join(str(value).split())
     return "".join(LATEX.get(sign, sign if sign.isascii() else _letter(sign)) for sign in plain)
 
 
 def _letter(sign: str) -> str:
-    """Latin letters with accents are known to every LaTeX since 2018; the rest is not."""
+    """Keep Latin letters with accents, which LaTeX supports since 2018; replace other characters."""
     return sign if "À" <= sign <= "ſ" else "?"
 
 
 def csv_field(value: str) -> str:
-    """Text that no spreadsheet takes for a formula."""
+    """Escape text so that spreadsheets do not evaluate it as a formula."""
     return f"'{value}" if FORMULA.match(value) else value
 
 
 def csv_plain(value: str) -> str:
-    """What `csv_field` was given."""
+    """Undo `csv_field`."""
     return value[1:] if value.startswith("'") and FORMULA.match(value[1:]) else value
 
 
 def csv_text(table: Table) -> str:
-    """The table as CSV, cells as shown, their notes in a last column."""
+    """The table as CSV, with cells as shown and notes in a last column."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow([csv_field(column.title) for column in table.columns] + ["notes"] * bool(table.notes))
@@ -181,7 +181,7 @@ def csv_text(table: Table) -> str:
 
 @cache
 def templates() -> Environment:
-    """The templates of this folder: HTML is escaped by itself, other kinds by the filters `md` and `tex`."""
+    """The templates in this folder: HTML is escaped automatically, others by the filters `md` and `tex`."""
     environment = Environment(
         loader=PackageLoader("scpseg.reporting"),
         autoescape=lambda name: name is not None and name.endswith((".html", ".html.j2")),
@@ -196,7 +196,7 @@ def templates() -> Environment:
 
 
 def render(template: str, **values: Any) -> str:
-    """A template's text; in Markdown and LaTeX never more than one empty line in a row."""
+    """Render a template; Markdown and LaTeX have at most one empty line in a row."""
     made = templates().get_template(template).render(**values)
     return made if template.startswith("index") else re.sub(r"\n{3,}", "\n\n", made).strip("\n") + "\n"
 
@@ -211,7 +211,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Field(Generic[T]):
-    """A column and what is in it for each item; arguments as in `Column`."""
+    """A column and the function for its cells; arguments as in `Column`."""
 
     title: str
     cell: Callable[[T], Cell]
@@ -222,7 +222,7 @@ class Field(Generic[T]):
 
 
 def table_of(name: str, caption: str, fields: Sequence[Field[T]], items: Iterable[T]) -> Table:
-    """One row per item, columns without content left out; keys are the titles unless they have one of their own."""
+    """One row per item, without empty columns; keys are the titles unless set."""
     columns = tuple(
         Column(
             one.key or re.sub(r"[^a-z0-9]+", "-", one.title.lower()).strip("-"),
@@ -237,5 +237,5 @@ def table_of(name: str, caption: str, fields: Sequence[Field[T]], items: Iterabl
 
 
 def words(title: str, cell: Callable[[T], Any], about: str = "") -> Field[T]:
-    """A field of text, aligned left."""
+    """A text column, aligned left."""
     return Field(title, lambda item: text(cell(item)), about, left=True)

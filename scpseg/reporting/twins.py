@@ -1,7 +1,7 @@
-"""Intervals of the probe's accuracies: a bootstrap over twin scenes nested in training seeds.
+"""Intervals of the probe's accuracies: a bootstrap over twin scenes, nested in training seeds.
 
-An interval over seeds alone would say nothing of the scenes: another draw of them would give other figures. Twins stay
-together, since their answers depend on each other.
+An interval over seeds alone would ignore that other scenes give other figures. Twins are drawn together, because their
+results depend on each other.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ LEVEL = 0.95
 
 
 class Accuracy(NamedTuple):
-    """Share 0..1 of discs told rightly, with its 95 % interval.
+    """Share 0..1 of correctly classified discs, with its 95 % interval.
 
     Attributes:
         share: over all seeds and scenes.
         low: lower end of the interval.
         high: upper end of the interval.
-        seeds: of training.
-        identity: whether twins got the same answer for every disc, which makes the share 1/2 by construction (or 0
-            where no kind is given); the interval then is no estimate.
+        seeds: number of training seeds.
+        identity: whether twins have the same prediction for every disc, which makes the share exactly 1/2 (or 0 without
+            any prediction); the interval is then not an estimate.
     """
 
     share: float
@@ -36,10 +36,10 @@ class Accuracy(NamedTuple):
 
 
 def accuracy(answers: pd.DataFrame, look: str) -> Accuracy | None:
-    """Of rows of `scpseg.reporting.probe.read_answers` with a column `pair`; None where there are none.
+    """Estimate from rows of `scpseg.reporting.probe.read_answers` with a column `pair`; None without rows.
 
     Args:
-        answers: a row per disc, of one method.
+        answers: one row per disc, of one method.
         look: 'centred' or 'grid'.
     """
     if answers.empty:
@@ -49,7 +49,7 @@ def accuracy(answers: pd.DataFrame, look: str) -> Accuracy | None:
 
 
 def pairs(answers: pd.DataFrame) -> NDArray[np.int64]:
-    """Number of the pair of every row: scenes whose discs lie in the same places are twins."""
+    """Pair number of every row: scenes whose discs are at the same positions are twins."""
     numbers: dict[tuple[tuple[int, int], ...], int] = {}
     of_image = {}
     for image, part in answers.groupby("image", sort=True):
@@ -59,12 +59,12 @@ def pairs(answers: pd.DataFrame) -> NDArray[np.int64]:
 
 
 def bootstrap(right: NDArray[np.int64], total: NDArray[np.int64], seed: int = 0) -> tuple[float, float]:
-    """Percentile interval of sum(right) / sum(total): seeds are drawn anew, and within each the pairs anew.
+    """Percentile interval of sum(right) / sum(total): seeds are resampled, and pairs within each seed.
 
     Args:
-        right: (S, P) discs told rightly by training seed and pair of scenes.
-        total: (S, P) discs.
-        seed: of the draws, so that a report is the same each time.
+        right: (S, P) correctly classified discs by training seed and pair of scenes.
+        total: (S, P) numbers of discs.
+        seed: random seed, so that a report is reproducible.
     """
     seeds, scenes = right.shape
     random = np.random.default_rng(seed)
@@ -76,13 +76,13 @@ def bootstrap(right: NDArray[np.int64], total: NDArray[np.int64], seed: int = 0)
 
 
 def _counts(part: pd.DataFrame, look: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(S, P) discs told rightly, and discs."""
+    """(S, P) correctly classified discs, and all discs."""
     grouped = part.assign(right=part[look] == part["kind"]).groupby(["seed", "pair"])["right"]
     right, total = grouped.sum().unstack(fill_value=0), grouped.size().unstack(fill_value=0)
     return np.asarray(right, dtype=np.int64), np.asarray(total, dtype=np.int64)
 
 
 def _alike(part: pd.DataFrame, look: str) -> bool:
-    """Whether twins got the same answer for every disc; a scene without a twin is no identity."""
+    """Whether twins have the same prediction for every disc; false if a scene has no twin."""
     said = part.assign(said=part[look].fillna(-1)).groupby(["seed", "pair", "row", "column"])["said"]
     return bool((said.nunique() == 1).all() and (said.size() == 2).all())

@@ -1,4 +1,4 @@
-"""The report's tables: which columns there are, and which number goes where."""
+"""Tables of the report: their columns, and the number in each cell."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EMPTY = (None, "")
 
 @dataclass(frozen=True)
 class Part:
-    """One benchmark's share of the report, with what the comparison of its methods found."""
+    """A benchmark's part of the report, with the comparison of its methods."""
 
     lines: Sequence[Line]
     results: Path
@@ -35,7 +35,7 @@ class Part:
 
     @property
     def name(self) -> str:
-        """Of the benchmark."""
+        """Name of the benchmark."""
         return self.lines[0].benchmark
 
     @property
@@ -45,23 +45,23 @@ class Part:
 
     @property
     def mean(self) -> str:
-        """What the mean IoU is called."""
+        """Name of the mean IoU on this benchmark."""
         return self.spec.mean_name
 
     @property
     def synthetic(self) -> bool:
-        """Whether all its runs used procedural scenes."""
+        """Whether all its runs used synthetic scenes."""
         done = [row for line in self.lines for row in line.done]
         return bool(done) and all(row["synthetic"] in (True, "True") for row in done)
 
     @property
     def source(self) -> str | None:
-        """Where the memory at real size comes from, None where it is not one source."""
+        """Source of the memory at real size, or None if there is not exactly one."""
         return one_source([line.memory for line in self.lines])
 
     @property
     def ranked(self) -> list[Line]:
-        """Lines that take part in the ranking: those of the common recipe with a score."""
+        """Lines in the ranking: those with a score and the common recipe."""
         return [line for line in self.lines if line.mean_iou.mean is not None and _common(line)]
 
     @cached_property
@@ -84,13 +84,13 @@ class Part:
 
     @cached_property
     def places(self) -> dict[str, tuple[int, int]]:
-        """Best and worst place that the comparisons leave open, of methods with at least two seeds."""
+        """Best and worst rank that the comparisons allow, for methods with at least two seeds."""
         several = [line.method for line in self.ranked if line.mean_iou.n > 1]
         return ranks(several, self.pairs, self.p_values)
 
     @cached_property
     def dominated(self) -> dict[str, list[str]]:
-        """Method -> display names of those that are at least as good at no more memory."""
+        """Method -> display names of methods that are at least as good with at most its memory."""
         known = {
             line.method: (line.memory.mib, line.mean_iou.mean)
             for line in self.ranked
@@ -100,7 +100,7 @@ class Part:
 
     @property
     def hollow(self) -> list[Published]:
-        """Published rows that are drawn: with both figures, and only beside scores of the real test images."""
+        """Published rows in figures: those with score and memory, and only next to scores on the real test images."""
         splits = {row["split"] for line in self.lines for row in line.done}
         if self.synthetic or splits - {"test"} or not splits:
             return []
@@ -112,7 +112,7 @@ def _common(line: Line) -> bool:
 
 
 def place(part: Part, line: Line) -> Cell:
-    """'1', or '1-3' where ties leave it open; the dash where one seed cannot rank."""
+    """'1', or '1-3' for ties; a dash if there is only one seed."""
     if line.method not in part.places:
         return Cell()
     low, high = part.places[line.method]
@@ -120,7 +120,7 @@ def place(part: Part, line: Line) -> Cell:
 
 
 def main_table(part: Part) -> Table:
-    """Accuracy, memory and speed of the methods of one benchmark."""
+    """Accuracy, memory and speed of the methods on one benchmark."""
     f1 = "mF1" if part.mean == "mIoU" else part.mean.replace("IoU", "F1")
     base = title_of(part.reference)
     top = {method for method, (low, _) in part.places.items() if low == 1}
@@ -194,7 +194,7 @@ def _memory(line: Line) -> Cell:
 
 
 def _paper(line: Line) -> Published | None:
-    """What the paper reports for a line: of the test images, so never beside scores of others."""
+    """The paper's figures for a line: they are of the test images, so they are not shown next to other scores."""
     if line.first.get("split") not in (None, "test") or get_benchmark(line.benchmark).invented:
         return None
     names = (str(line.first.get(f"segmenter:{key}") or "") for key in ("name", "encoder"))
@@ -202,7 +202,7 @@ def _paper(line: Line) -> Published | None:
 
 
 def pair_table(part: Part) -> Table:
-    """Every pair of methods: difference, interval, p values, and what a difference would have to be."""
+    """Every pair of methods: difference, interval, p values, and detectable difference."""
 
     def verdict(pair: tuple[str, str]) -> str:
         found = part.pairs[pair]
@@ -239,13 +239,13 @@ def _p(value: float) -> Cell:
 
 
 def detectable(part: Part) -> float | None:
-    """Smallest difference in points that is found with 80 % power, the median over all pairs."""
+    """Smallest difference in per cent that is detected with 80 % power, the median over all pairs."""
     found = [pair.detectable for pair in list(part.pairs.values())[::2]]
     return 100 * statistics.median(found) if found else None
 
 
 def class_table(part: Part) -> Table:
-    """IoU of every class, tinted; classes outside the mean are in brackets."""
+    """IoU of every class, tinted; classes that are not in the mean are in brackets."""
 
     def tinted(name: str) -> Callable[[Line], Cell]:
         return lambda line: replace(share(line.iou[name]), shade=line.iou[name].mean)
@@ -259,7 +259,7 @@ def class_table(part: Part) -> Table:
 
 
 def network_table(part: Part) -> Table:
-    """What each method consists of, looks at and has seen."""
+    """Networks, inputs and training of each method."""
 
     def seen(line: Line) -> str:
         found = {key.split(":")[1]: line.first[key] for key in line.first if re.fullmatch("trained:.*:samples", key)}
@@ -284,7 +284,7 @@ def network_table(part: Part) -> Table:
 
 
 def published_table(part: Part) -> Table:
-    """Every published row of this benchmark, with what must be said beside it."""
+    """Every published row of this benchmark, with remarks."""
     fields: list[Field[Published]] = [
         Field("method", lambda row: text(row.method, row.remark), left=True),
         words("network", lambda row: row.segmenter),
@@ -304,7 +304,7 @@ def _float(printed: str | None) -> float | None:
 
 
 def overview_table(parts: Sequence[Part]) -> Table:
-    """Every method on every benchmark: score, memory, mean place and where it is dominated. No mean of scores."""
+    """Every method on every benchmark: score, memory, mean rank, and where it is dominated. No mean of scores."""
     lines = {(part.name, line.method): line for part in parts for line in part.lines}
 
     def score(part: Part) -> Callable[[str], Cell]:
@@ -334,7 +334,7 @@ def overview_table(parts: Sequence[Part]) -> Table:
 
 
 def settings_table(part: Part, common: Mapping[str, object]) -> Table:
-    """Settings in which the methods of one benchmark differ, a line each."""
+    """Settings in which the methods on one benchmark differ, one per line."""
 
     def values(line: Line) -> Callable[[str], str]:
         def of(key: str) -> str:
@@ -355,7 +355,7 @@ def is_setting(key: str) -> bool:
 
 
 def common_settings(rows: Iterable[Row]) -> dict[str, object]:
-    """Settings that all finished runs share, by column."""
+    """Settings that all finished runs have in common, by column."""
     run = [row for row in rows if row["status"] == "ok"]
     keys = [
         key for key in (run[0] if run else {}) if key.startswith(SETTING_KINDS) and not key.startswith(NOT_SETTINGS)
@@ -370,7 +370,7 @@ def plain(key: str) -> str:
 
 
 def command_table(lines: Sequence[Line]) -> Table:
-    """What computes each row again, and what became of it."""
+    """The command that computes each row again, and its state."""
 
     def stage(row: Row) -> str:
         if row["method"] == "scpseg":
@@ -391,7 +391,7 @@ def command_table(lines: Sequence[Line]) -> Table:
 
 
 def environments(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """(what was done in it, facts) of each distinct environment."""
+    """(stage, facts) of each distinct environment."""
     found: dict[str, dict[str, None]] = {}
     kinds = {
         "environment:": "training",
@@ -409,7 +409,7 @@ def environments(rows: Sequence[Row]) -> list[tuple[str, str]]:
 
 
 def facts(part: Part) -> dict[str, object]:
-    """What the scores and the memory of one benchmark are of, for the templates."""
+    """The images and sizes behind the scores and the memory of one benchmark, for the templates."""
     done = [row for line in part.lines for row in line.done]
     warnings = [text for row in done for text in str(row["warnings"] or "").split(" | ") if text]
     runs = dict.fromkeys(tuple(row[key] for key in SCORED) for row in done)

@@ -136,7 +136,7 @@ def test_folder_with_an_archive(params: Params, capsys: pytest.CaptureFixture[st
 
 def test_folder_with_nothing_of_it(params: Params) -> None:
     Path("mine").mkdir()
-    assert "data.source 'mine' holds no image and no label of inria" in error_of(from_folder(params, "mine"))
+    assert "data.source 'mine' has no image and no label of inria" in error_of(from_folder(params, "mine"))
     assert "data.source is 'yours', which is not a directory" in error_of(from_folder(params, "yours"))
 
 
@@ -222,7 +222,7 @@ def test_check_of_every_kind(params: Params, capsys: pytest.CaptureFixture[str])
         (["--check", "potsdam"], 0, "potsdam, labels noBoundary"),
         ([], 2, "name a benchmark, or --check"),
         (["--source", "kaggle"], 2, "name a benchmark, or --check"),
-        (["blu", "--source", "kaggle"], 1, "--source kaggle: that is no source of blu"),
+        (["blu", "--source", "kaggle"], 1, "--source kaggle: it is not a source of blu"),
         (["blu", "--check", "--source", "x"], 2, "not allowed with"),
     ],
 )

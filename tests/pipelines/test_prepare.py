@@ -123,7 +123,7 @@ def test_part_needs_leave(three: None, capsys: pytest.CaptureFixture[str]) -> No
         "deepglobe: images (height x width) 2 of 20 x 16; the benchmark's have 2448 x 2448",
         "deepglobe: labels unknown-as-class: unknown 0.00%, urban 0.00%, agriculture 0.00%, rangeland 0.00%, "
         "forest 0.00%, water 100.00%, barren 0.00%, ignored 0.00%",
-        "deepglobe: 0 pixels of no class's colour, 0 with a channel near the threshold",
+        "deepglobe: 0 pixels with a colour of no class, 0 with a channel near the threshold",
         "warning: deepglobe: 2 of 2 images are not of 2448 x 2448 pixels",
     ]
 
@@ -182,7 +182,7 @@ def test_bad_input_leaves_no_store(damage: str, three: None, monkeypatch: pytest
         "colour": "the first at row 5, column 6 is (255, 0, 0)",
         "changed": "2_mask.png is not the file that was downloaded",
         "label": "image 2_sat.jpg has no label file (unknown-as-class)",
-        "full": "the disk ran full while preparing deepglobe, which needs",
+        "full": "the disk is full while preparing deepglobe, which needs",
     }
     assert expected[damage] in error_of(params)
 

@@ -1,1 +1,1 @@
-"""From what upstreams publish to verified files on this machine: archives, unpacking, layout, manifest."""
+"""Download or find the archives and files of a benchmark, verify them, and list their images and labels."""

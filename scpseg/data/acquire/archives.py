@@ -1,7 +1,7 @@
-"""Zip and 7z archives, also split ones and a zip inside: what they hold, and their members as files of a spool folder.
+"""List and unpack zip and 7z archives, also split ones and zips inside them; members become files in a spool folder.
 
-Archives are opened in a process of their own (`unpacker`), which writes members one at a time and waits until each is
-asked for, so that the spool stays small.
+A separate process (`unpacker`) opens the archives. It writes one member at a time and waits until the next one is
+requested, so the spool stays small.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ class Group(NamedTuple):
     size: int | None = None
 
     def inner(self, member: Mapping[str, Any]) -> Group:
-        """A zip stored in this zip."""
+        """A zip that is stored in this zip."""
         return Group(f"{self.name}/{member['name']}", self.parts, self.start + member["start"], member["size"])
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What headers tell of an archive without unpacking anything.
+    """Contents of an archive according to its headers, without unpacking.
 
     Attributes:
-        files: declared bytes by path <archive>/<member>, those inside a zip that is stored in a zip too.
-        hidden: declared bytes of zips inside it that must be unpacked before their members are known.
-        unreadable: why a file of `files` cannot be unpacked here.
+        files: declared bytes by path <archive>/<member>, including members of zips that are stored in a zip.
+        hidden: declared bytes of inner zips that must be unpacked before their members are known.
+        unreadable: reasons why files in `files` cannot be unpacked here.
     """
 
     files: dict[str, int]
@@ -76,7 +76,7 @@ def group_archives(paths: Iterable[str]) -> list[Group]:
 
 
 def list_members(group: Group, folder: Path) -> Listing:
-    """What an archive in `folder` holds, as far as headers tell.
+    """List the contents of an archive in `folder`, as far as headers contain them.
 
     Raises:
         UserError: the archive is damaged, of an unsupported kind, or has an unsafe member.
@@ -95,23 +95,23 @@ def holds_wanted(listing: Listing, wanted: Wanted) -> bool:
 
 
 def read_members(group: Group, folder: Path, wanted: Wanted, spool: Path, most: int | None = None) -> Unpacked:
-    """The wanted members of an archive in `folder`, those of zips inside it too, as files in `spool`.
+    """Unpack the wanted members of an archive in `folder`, including those of inner zips, as files in `spool`.
 
-    A zip inside a 7z, or compressed in a zip, is unpacked to the spool and removed when its members are done. What is
-    deeper than an archive inside an archive, and a 7z inside an archive, is not opened.
+    A zip inside a 7z, or compressed in a zip, is unpacked to the spool and deleted after its members. Archives at a
+    deeper level, and a 7z inside an archive, are not opened.
 
     Args:
         group: the archive.
-        folder: where it is.
+        folder: folder of the archive.
         wanted: called once with the path <archive>/<member> or <archive>/<inner zip>/<member> of each member.
         spool: existing folder.
-        most: no wanted member has more bytes.
+        most: maximum size of a wanted member in bytes.
 
     Yields:
-        Path of the member, and its file, which the caller removes. The next member is unpacked when it is asked for.
+        Path of the member, and its file, which the caller deletes. The next member is unpacked on the next iteration.
 
     Raises:
-        UserError: a member is damaged, unsafe, encrypted, too large, or of an unsupported kind; the disk is full.
+        UserError: a member is damaged, unsafe, encrypted, too large, or of an unsupported kind; or the disk is full.
     """
     yield from _read(group, folder, wanted, spool, most, True)
 
@@ -170,8 +170,8 @@ def _extract(archive: Group, folder: Path, names: Sequence[str], hidden: Mapping
         return
     for name, size in hidden.items():
         path = f"{archive.name}/{name}"
-        check_space(spool, size, f"unpacking {path}, which is on the disk while its images are decoded,")
-        say(f"{path}: {size_text(size)} are unpacked to the disk, and removed when its images are decoded")
+        check_space(spool, size, f"unpacking {path}, which stays on the disk while its images are decoded,")
+        say(f"{path}: unpacking {size_text(size)} to the disk, until its images are decoded")
     tag = f"{zlib.crc32(f'{archive.start} {archive.name}'.encode('utf-8', 'surrogatepass')):08x}"
     places = {name: str(spool / f"{tag}-{number}{PurePosixPath(name).suffix}") for number, name in enumerate(names)}
     largest = max(hidden.values(), default=0)
@@ -247,8 +247,8 @@ class _Unpacker:
         )
 
     def go_on(self, line: str = "") -> None:
-        """Let the next member be unpacked."""
+        """Allow the process to unpack the next member."""
         assert self.process.stdin is not None
-        with suppress(BrokenPipeError):  # the next reply says why
+        with suppress(BrokenPipeError):  # the next reply has the reason
             self.process.stdin.write(line.encode() + b"\n")
             self.process.stdin.flush()

@@ -1,7 +1,7 @@
-"""Kaggle, Hugging Face and Google Drive through their own clients, which are imported only when used.
+"""Download from Kaggle, Hugging Face and Google Drive with their own clients, which are imported when needed.
 
-Each function brings a source's files into a folder of the cache, goes on where it stopped, and returns facts to keep
-(a version, a revision). Whatever a client raises ends as a UserError; a lost connection is tried again.
+Each function downloads a source's files into a folder of the cache, resumes after an interruption, and returns facts to
+record (a version, a revision). All errors of a client become a UserError; lost connections are retried.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from scpseg.errors import UserError
 from scpseg.progress import say
 
 T = TypeVar("T")
-ATTEMPTS = 4  # in a row that bring no byte before a client is given up
+ATTEMPTS = 4  # consecutive attempts without a new byte before giving up
 PAUSE = 1.0  # seconds before the second attempt; doubled for each further one
-TIMEOUT = 60.0  # seconds without an answer, for clients that wait for ever
+TIMEOUT = 60.0  # seconds without an answer, for clients that would wait forever
 BUSY = frozenset({408, 429, 500, 502, 503, 504})
 OFFLINE = frozenset(
     {"ConnectionError", "Timeout", "TimeoutError", "TransportError", "ChunkedEncodingError", "OfflineModeIsEnabled"}
@@ -35,11 +35,11 @@ OFFLINE = frozenset(
 
 
 def kaggle(source: Source, labels: str, folder: Path, _: Connection) -> dict[str, str]:
-    """Fetch and unpack a Kaggle data set below `folder`; its archive is checked by the MD5 that Kaggle sends."""
+    """Download and unpack a Kaggle data set into `folder`; the client verifies the archive's MD5 from Kaggle."""
     import kagglehub
 
     _check_space(source, folder, source.disk)
-    # With output_dir the client deletes a part that an interrupted download left; its cache goes on from there.
+    # With output_dir, the client deletes the part of an interrupted download; its own cache resumes.
     os.environ |= {"KAGGLEHUB_CACHE": str(folder), "DISABLE_KAGGLE_CACHE": "true", "DISABLE_COLAB_CACHE": "true"}
     place = Path(_persistently(source, folder, partial(kagglehub.dataset_download, source.address)))
     for file in source.wanted(labels):
@@ -50,11 +50,11 @@ def kaggle(source: Source, labels: str, folder: Path, _: Connection) -> dict[str
 
 
 def huggingface(source: Source, labels: str, folder: Path, _: Connection) -> dict[str, str]:
-    """Fetch the part of a Hugging Face data set that `source.pattern` names, each file checked by its SHA-256."""
+    """Download the part of a Hugging Face data set that `source.pattern` selects; verify each file by its SHA-256."""
     import huggingface_hub
 
     def listing() -> tuple[Any, dict[str, Any]]:
-        # Asked for first: without a connection the client would take the files that are there for the whole.
+        # Listed first: without a connection, the client would treat the files already there as complete.
         api = huggingface_hub.HfApi()
         commit = api.dataset_info(source.address).sha
         tree = api.list_repo_tree(source.address, repo_type="dataset", revision=commit, recursive=True)
@@ -63,7 +63,7 @@ def huggingface(source: Source, labels: str, folder: Path, _: Connection) -> dic
     commit, entries = _persistently(source, folder, listing)
     wanted = {path: entry for path, entry in entries.items() if fnmatch(path, source.pattern)}
     if not wanted:
-        raise UserError(f"{source.page} holds nothing like {source.pattern} at revision {commit}")
+        raise UserError(f"{source.page} contains nothing like {source.pattern} at revision {commit}")
     size = sum(entry.size for entry in wanted.values())
     say(f"{source.name}: revision {commit}, {len(wanted)} files, {size_text(size)}")
     _check_space(source, folder, size)
@@ -80,7 +80,7 @@ def huggingface(source: Source, labels: str, folder: Path, _: Connection) -> dic
 
 
 def drive(source: Source, labels: str, folder: Path, _: Connection) -> dict[str, str]:
-    """Fetch the wanted archives of a Google Drive folder."""
+    """Download the wanted archives of a Google Drive folder."""
     import gdown
 
     list_folder = partial(gdown.download_folder, id=source.address, skip_download=True, quiet=True, timeout=TIMEOUT)
@@ -90,7 +90,7 @@ def drive(source: Source, labels: str, folder: Path, _: Connection) -> dict[str,
     names = [file.name for file in source.wanted(labels)]
     if lacking := [name for name in names if name not in ids]:
         raise UserError(
-            f"{source.page} holds no {' and no '.join(lacking)}, only {', '.join(sorted(ids)) or 'nothing'}"
+            f"{source.page} does not contain {' and '.join(lacking)}, only {', '.join(sorted(ids)) or 'nothing'}"
         )
     for name in names:
         path = folder / name
@@ -98,7 +98,9 @@ def drive(source: Source, labels: str, folder: Path, _: Connection) -> dict[str,
         _persistently(source, folder, fetch)
         if not zipfile.is_zipfile(path):
             path.unlink()
-            raise UserError(f"{source.page}: what came as {name} is not a zip archive and was removed; try again later")
+            raise UserError(
+                f"{source.page}: {name} as downloaded is not a zip archive and was deleted; try again later"
+            )
     return {}
 
 
@@ -115,7 +117,7 @@ def _persistently(source: Source, folder: Path, call: Callable[[], T]) -> T:
                 return call()
         except (UserError, MemoryError):
             raise
-        except Exception as error:  # the clients and what they are built on raise errors of dozens of types
+        except Exception as error:  # the clients and the libraries below them raise dozens of types
             now = _bytes_in(folder)
             failed, had = 1 if now > had else failed + 1, now
             why = f"{source.name}: {reason(error, source.page)}"
@@ -128,16 +130,16 @@ def _persistently(source: Source, folder: Path, call: Callable[[], T]) -> T:
 
 
 def reason(error: BaseException, page: str) -> str:
-    """What an error of a client means, in words."""
+    """The meaning of a client's error, as text."""
     code = _status(error)
     words = {
-        401: f"asks for a login (401): make an access token on its page, or read {page}",
+        401: f"requires a login (401): make an access token on its page, or read {page}",
         403: f"refuses access (403): accept the terms on {page} in a browser, then use an access token",
-        404: f"has nothing there (404), or it is private: look at {page}",
-        429: "has had too many requests (429): try again later",
+        404: f"does not have it (404), or it is private: look at {page}",
+        429: "received too many requests (429): try again later",
     }
     if code in words or (code or 0) >= 500:
-        return words.get(code or 0, f"is in trouble ({code}): try again later")
+        return words.get(code or 0, f"has a server error ({code}): try again later")
     if _offline(error):
         return f"cannot be reached or lost the connection ({cause(error)})"
     said = without_secrets(" ".join(str(error).split()))[:300].rstrip(".")
@@ -149,7 +151,7 @@ def _offline(error: BaseException) -> bool:
 
 
 def _status(error: BaseException) -> int | None:
-    """The HTTP status that an error, or one that it came from, carries."""
+    """The HTTP status in an error or in one of its causes."""
     codes = (getattr(getattr(link, "response", None), "status_code", None) for link in chain(error))
     return next((code for code in codes if isinstance(code, int)), None)
 

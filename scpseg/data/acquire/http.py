@@ -1,6 +1,6 @@
 """HTTP requests and downloads: bounded in size and time, retried, resumed after any interruption, verified.
 
-While `<name>` is fetched, `<name>.part` and `<name>.part.json` are beside it; it gets its name once it is verified.
+While `<name>` is downloaded, it is called `<name>.part`, with `<name>.part.json`; it is renamed once it is verified.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from scpseg.files import read_json, write_json
 from scpseg.progress import byte_progress, say
 
 USER_AGENT = "scpseg-suite (benchmark downloader)"
-TRIES, LONGEST_PAUSE = 6, 120  # seconds, also where a server asks for more
+TRIES, LONGEST_PAUSE = 6, 120  # seconds, also if a server asks for a longer pause
 CONNECT, READ = 20.0, 60.0  # seconds to connect; for the headers of an answer, and between two pieces of its body
-SLOWEST = 1 << 10  # bytes a second; an answer that is slower for READ seconds counts as lost
-PROGRESS = 1 << 13  # bytes that a try must bring so that it does not count as a failure
+SLOWEST = 1 << 10  # bytes per second; an answer that is slower for READ seconds counts as lost
+PROGRESS = 1 << 13  # bytes that an attempt must bring to not count as a failure
 CHUNK, TABLE, PAGE, LARGEST = (
     1 << 20,
     1 << 20,
     4 << 20,
     1 << 40,
 )  # bytes: piece, end of a remote zip, page, largest file
-UNKNOWN_LENGTH = 1 << 36  # bytes taken of a file whose length the server does not say
+UNKNOWN_LENGTH = 1 << 36  # maximum bytes of a file whose length the server does not send
 PASSING = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 SENSELESS = (
     *(ArithmeticError, LookupError, TypeError, ValueError, RecursionError, struct.error, zipfile.BadZipFile),
@@ -59,21 +59,21 @@ LOCAL_HEADER, SIGNATURE, ENCRYPTED = (
     0x1,
 )  # of a member of a zip: size of its header, its start, a flag
 Version = dict[str, str | None]
-"""What tells one version of a file from another: the headers ETag and Last-Modified."""
+"""Headers ETag and Last-Modified, which identify the version of a file."""
 
 
 class Lost(Exception):
-    """The body of an answer broke off."""
+    """The body of an answer ended early."""
 
 
 @contextmanager
 def making_sense(url: str) -> Iterator[None]:
-    """Turn an answer that cannot be parsed into a UserError: the one place where such errors are caught."""
+    """Turn an answer that cannot be parsed into a UserError; such errors are caught here only."""
     try:
         yield
     except SENSELESS as error:
         raise UserError(
-            f"{address(url)} gives an answer that makes no sense ({type(error).__name__}: {cause(error)}); "
+            f"{address(url)} sends an answer that cannot be parsed ({type(error).__name__}: {cause(error)}); "
             "check the address or use another source"
         ) from error
 
@@ -86,7 +86,7 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def cause(error: BaseException) -> str:
-    """The innermost reason of an error in a few words."""
+    """The innermost cause of an error, as short text."""
     *_, error = chain(error)
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return without_secrets(" ".join(str(text).split()))[:200]
@@ -100,14 +100,14 @@ class _Session(requests.Session):
             resp._content = b""  # requests would read the whole body of a redirect
             if resp.url.startswith("https:") and urlsplit(target).scheme not in ("", "https"):
                 raise UserError(
-                    f"{address(resp.url)} leads to {address(target)}, which is not encrypted; "
-                    "give the right address or use another source"
+                    f"{address(resp.url)} redirects to {address(target)}, which is not encrypted; "
+                    "use the correct address or another source"
                 )
         return target
 
 
 class _Bounded:
-    """A connection of urllib3 whose answer must have begun, and its headers ended, within its timeout."""
+    """A urllib3 connection that limits the time until the headers of an answer are complete."""
 
     sock: socket.socket
 
@@ -122,7 +122,7 @@ class _Bounded:
 
     @staticmethod
     def _cut(sock: socket.socket) -> None:
-        with suppress(OSError):  # closed meanwhile
+        with suppress(OSError):  # closed in the meantime
             sock.shutdown(socket.SHUT_RDWR)
 
 
@@ -143,16 +143,16 @@ class _Adapter(requests.adapters.HTTPAdapter):
             return super().send(request, *args, **options)
         if host not in self.warned:
             self.warned.add(host)
-            say(f"{host}: its certificate is not checked, as upstream.unverified_hosts says")
+            say(f"{host}: its certificate is not checked, because of upstream.unverified_hosts")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", urllib3.exceptions.InsecureRequestWarning)
             return super().send(request, *args, **{**options, "verify": False})
 
 
 class Connection:
-    """One session (cookies, open connections) with all servers of a download.
+    """A session (cookies, open connections) for all servers of a download.
 
-    Certificates are checked, redirects watched, failures tried again for a while, then named in one sentence.
+    Checks certificates and redirects, retries failures for some time, then raises a UserError.
     """
 
     def __init__(
@@ -164,7 +164,7 @@ class Connection:
         tries: int = TRIES,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Nothing is asked yet; certificates of `unverified_hosts` are not checked. Times are in seconds."""
+        """Open no connection yet; certificates of `unverified_hosts` are not checked. Times are in seconds."""
         self.session = _Session()
         self.session.max_redirects = 10
         self.session.headers["User-Agent"] = USER_AGENT
@@ -183,10 +183,10 @@ class Connection:
         data: Mapping[str, str] | None = None,
         allowed: Collection[int] = (),
     ) -> requests.Response:
-        """The answer to a request, its body still to be read. Statuses `allowed` are for the caller to judge.
+        """Send a request and return the answer with an unread body. The caller handles the statuses in `allowed`.
 
         Raises:
-            UserError: the server cannot be reached, refuses, answers nonsense or has no such thing.
+            UserError: the server cannot be reached, denies access, does not have it, or sends an invalid answer.
         """
         failed = 0
         with making_sense(url):
@@ -215,7 +215,7 @@ class Connection:
                         if status in (401, 403):
                             why, todo = "is refused", "log in or accept the terms there in a browser"
                         raise UserError(f"{address(response.url)} {why} ({reason}); {todo}, or use another source")
-                    with suppress(*SENSELESS):  # an answer without a time, or with one that cannot be understood
+                    with suppress(*SENSELESS):  # no time in the answer, or not a valid one
                         asked = Retry(retry_after_max=LONGEST_PAUSE).parse_retry_after(response.headers["Retry-After"])
                 failed += 1
                 self.pause(url, reason, failed, asked)
@@ -230,7 +230,7 @@ class Connection:
     def read(
         self, url: str, headers: Mapping[str, str], most: int, data: Mapping[str, str] | None = None
     ) -> tuple[requests.Response, bytes]:
-        """An answer and its whole body of at most `most` bytes, of exactly so many where `headers` ask for a range."""
+        """An answer with its body of at most `most` bytes; of the requested length if `headers` have a range."""
         ranged, failed = "Range" in headers, 0
         while True:
             allowed = () if ranged else (404,)
@@ -238,7 +238,7 @@ class Connection:
                 if ranged:
                     _reject_page(response)
                     if response.status_code != 206:
-                        raise UserError(f"{address(url)} does not send parts of the file; use another source")
+                        raise UserError(f"{address(url)} does not support range requests; use another source")
                 try:
                     body = b"".join(self.pieces(response, most, decode=not ranged))
                     if not ranged or len(body) == most:
@@ -256,7 +256,7 @@ class Connection:
             try:
                 piece = response.raw.read1(CHUNK, decode_content=decode)
             except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError) as error:
-                raise Lost(f"the connection broke off ({cause(error)})") from error
+                raise Lost(f"the connection was lost ({cause(error)})") from error
             if not piece:
                 return
             total, got = total + len(piece), got + len(piece)
@@ -274,8 +274,8 @@ class Connection:
         host = urlsplit(url).hostname
         if failed >= self.tries:
             raise UserError(
-                f"{host} failed {failed} times to send {address(url)} ({reason}); check the connection or try again "
-                "later with the same command, what has arrived is kept"
+                f"{host} failed {failed} times to send {address(url)} ({reason}); check the connection, or try again "
+                "later with the same command (downloaded data are kept)"
             )
         seconds = min(2.0 ** (failed - 1) if asked is None else asked, LONGEST_PAUSE)
         say(f"{host}: {reason}; try {failed + 1} of {self.tries} in {seconds:.0f} s")
@@ -283,24 +283,24 @@ class Connection:
 
 
 def _reject_certificate(url: str, error: requests.RequestException) -> None:
-    """Raise a UserError where a certificate is the reason: trying again would not help."""
+    """Raise a UserError if the certificate is the reason: a retry would not help."""
     for inner in (link for link in chain(error) if isinstance(link, ssl.SSLCertVerificationError)):
         host = urlsplit((error.request.url if error.request else None) or url).hostname
         raise UserError(
-            f"the certificate of {host} cannot be verified ({inner.verify_message}); if you trust that host "
-            "nevertheless, name it in upstream.unverified_hosts, checksums that are known are still enforced"
+            f"the certificate of {host} cannot be verified ({inner.verify_message}); if you trust that host, "
+            "add it to upstream.unverified_hosts (known checksums are still verified)"
         ) from error
 
 
 def number(digits: str) -> int:
-    """A length in a header; ValueError where it is not a plain number, or larger than any file."""
+    """A length from a header; ValueError if it is not a plain number, or larger than any file."""
     if not re.fullmatch(r"[0-9]{1,15}", digits) or int(digits) > LARGEST:
         raise ValueError(f"{digits[:40]!r} is not a length")
     return int(digits)
 
 
 def _content_range(response: requests.Response) -> tuple[int, int, int | None]:
-    """First and last byte that follow, and the whole length where it is known."""
+    """First and last byte of the body, and the total length if it is known."""
     value = response.headers.get("Content-Range", "").strip()
     match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", value, re.ASCII)
     if not match or not number(match[1]) <= number(match[2]) < (LARGEST if match[3] == "*" else number(match[3])):
@@ -318,8 +318,7 @@ def _reject_page(response: requests.Response, head: bytes = b"") -> None:
         )
     if (encoding := response.headers.get("Content-Encoding", "identity")) != "identity":
         raise UserError(
-            f"{address(response.url)} comes with Content-Encoding {encoding[:40]}, which was not asked for; "
-            "use another source"
+            f"{address(response.url)} has Content-Encoding {encoding[:40]}, which was not requested; use another source"
         )
 
 
@@ -328,22 +327,22 @@ def _version(response: requests.Response) -> Version:
 
 
 def _agree(one: Version, other: Version) -> bool:
-    """Whether two versions can be the same; the ETag, where both have it, decides alone."""
+    """Whether two versions can be the same; if both have an ETag, it alone decides."""
     both = [key for key in ("etag", "modified") if one.get(key) and other.get(key)]
     return not both or one[both[0]] == other[both[0]]
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A file behind an address, or a window of one.
+    """A file at an address, or a window of it.
 
     Attributes:
         url: its address, http or https.
-        name: relative posix path of the copy below the folder it goes to.
-        size: bytes, where known.
-        sha256: hex checksum, where known; so `md5`.
-        crc32: a zip's checksum, where known.
-        first: where the window [first, first + size) of the address begins; a window needs its `size`.
+        name: relative posix path of the copy in the target folder.
+        size: bytes, if known.
+        sha256: hex checksum, if known; also `md5`.
+        crc32: checksum from a zip, if known.
+        first: start of the window [first, first + size) in the file; a window needs `size`.
     """
 
     url: str
@@ -387,7 +386,7 @@ def transfer(remote: Remote, folder: Path, connection: Connection) -> None:
     """Download a file to `folder`, unless it is there and verified.
 
     Raises:
-        UserError: it cannot be fetched, is not what it should be, or the disk is too small.
+        UserError: the download fails, the file is not the expected one, or the disk is too small.
     """
     target = folder / remote.name
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -395,7 +394,7 @@ def transfer(remote: Remote, folder: Path, connection: Connection) -> None:
         if target.is_file():
             if not (why := remote.differs(target)):
                 return
-            say(f"{remote.name} is there but {why}; fetching it again")
+            say(f"{remote.name} exists, but {why}; downloading it again")
             target.unlink()
         part = _Part(remote, target)
         part.receive(connection)
@@ -419,7 +418,7 @@ class _Part:
         self.path, self.origin = (target.with_name(f"{target.name}{end}") for end in (".part", ".part.json"))
         self.have, self.total = 0, remote.size
         self.version: Version = {}
-        # Addresses may hold secrets, so only their hash is written.
+        # Addresses may contain secrets, so only their hash is written.
         self.key = hashlib.sha256(f"{remote.first} {remote.url}".encode("utf-8", "surrogatepass")).hexdigest()
         size = self.path.stat().st_size if self.path.is_file() else 0
         if not size:
@@ -431,7 +430,7 @@ class _Part:
         if origin["key"] == self.key and origin["size"] in (None, self.total or origin["size"]):
             self.version, self.total = {key: origin[key] for key in ("etag", "modified")}, origin["size"]
             if self.provable and (self.total is None or size <= self.total):
-                say(f"{remote.name}: going on after {size} bytes of an earlier run")
+                say(f"{remote.name}: resuming after {size} bytes of an earlier run")
                 self.have = size
                 return
         say(f"{remote.name}: {size} bytes of an earlier run may be of another file; starting from zero")
@@ -490,10 +489,10 @@ class _Part:
             elif (given := response.headers.get("Content-Length")) is not None:
                 length = number(given)
         if code != 206 and remote.first:
-            raise UserError(f"{self.place} does not send bytes {remote.first} and following; use another source")
+            raise UserError(f"{self.place} does not send bytes from {remote.first} on; use another source")
         if not remote.first and length is not None and remote.size not in (None, length):
             raise UserError(
-                f"{self.place} has {length} bytes where {remote.size} bytes are expected; check the address or use "
+                f"{self.place} has {length} bytes instead of {remote.size} bytes; check the address or use "
                 "another source"
             )
         total = self.total if remote.first or length is None else length
@@ -505,11 +504,11 @@ class _Part:
             say(f"{self.host}: {remote.name} changed: starting it again from zero")
         elif code == 206 and ("Range" not in response.request.headers or first != wanted):
             raise UserError(
-                f"{self.place} sends bytes from {first} where bytes from {wanted} were asked for; use another source"
+                f"{self.place} sends bytes from {first} instead of the requested {wanted}; use another source"
             )
         elif code == 200 or not self.have:
             if self.have:
-                say(f"{self.host} cannot go on in the middle of {remote.name}: starting it again from zero")
+                say(f"{self.host} cannot resume {remote.name}: starting it again from zero")
             self._begin(stream, version, total)
         self.total = total
         if total is not None:
@@ -535,7 +534,7 @@ class _Part:
         """Remove the file; the error that says why."""
         self.discard()
         return UserError(
-            f"{self.remote.name} from {self.host} {why}; it was removed, run the same command again or use another "
+            f"{self.remote.name} from {self.host} {why}; it was deleted, run the same command again or use another "
             "source"
         )
 
@@ -546,24 +545,24 @@ class _Part:
 
 
 def stored_members(url: str, connection: Connection, names: Sequence[str]) -> list[Remote]:
-    """The one member of a remote zip whose path ends with each name, as a window of the zip's address.
+    """Find the member of a remote zip whose path ends with each name, as a window of the zip's address.
 
-    Only the end of the zip is fetched, which holds its table, and the header of each member.
+    Only the end of the zip, which contains its table, and the header of each member are downloaded.
 
     Raises:
-        UserError: it is not a zip, there is no such member or more than one, or it is compressed or encrypted.
+        UserError: it is not a zip, a member is missing or ambiguous, or it is compressed or encrypted.
     """
     place, found = address(url), []
     size, version = 0, Version()
 
     def get(first: int, last: int) -> bytes:
-        """Bytes `first` to `last`, both included, of the same file each time."""
+        """Bytes `first` to `last`, both inclusive, of the same version of the file each time."""
         nonlocal size, version
         headers = {"Range": f"bytes={first}-{last}", "Accept-Encoding": "identity"}
         response, content = connection.read(url, headers, last - first + 1)
         start, end, whole = _content_range(response)
         if (start, end) != (first, last) or whole is None:
-            raise ValueError(f"bytes {start} to {end} where {first} to {last} were asked for")
+            raise ValueError(f"bytes {start} to {end} instead of the requested {first} to {last}")
         if (size or whole) != whole or not _agree(version, _version(response)):
             raise UserError(f"{place} changed while it was being read; run the same command again")
         size, version = whole, _version(response)
@@ -572,7 +571,7 @@ def stored_members(url: str, connection: Connection, names: Sequence[str]) -> li
     with making_sense(url), tempfile.TemporaryFile() as file:
         get(0, 0)
         first = max(size - TABLE, 0)
-        file.truncate(first)  # a file with a hole in front: it has the size of the zip and takes no room
+        file.truncate(first)  # a sparse file: it has the size of the zip, but uses no space
         file.seek(first)
         file.write(get(first, size - 1))
         with zipfile.ZipFile(file) as archive:
@@ -581,7 +580,7 @@ def stored_members(url: str, connection: Connection, names: Sequence[str]) -> li
             fitting = [member for member in members if f"/{member.filename}".endswith(f"/{name}")]
             if len(fitting) != 1:
                 there = ", ".join(sorted(member.filename for member in fitting or members)[:12]) or "nothing"
-                raise UserError(f"{place} holds {len(fitting)} members {name}, one is expected; found: {there}")
+                raise UserError(f"{place} contains {len(fitting)} members {name} instead of one; found: {there}")
             (member,) = fitting
             if member.flag_bits & ENCRYPTED or member.compress_type != zipfile.ZIP_STORED:
                 raise UserError(
@@ -590,7 +589,7 @@ def stored_members(url: str, connection: Connection, names: Sequence[str]) -> li
             end = member.header_offset + LOCAL_HEADER
             header = get(member.header_offset, end - 1)
             if header[:4] != SIGNATURE:
-                raise zipfile.BadZipFile(f"{name} is not where the table of the zip says")
+                raise zipfile.BadZipFile(f"{name} is not at its position in the table of the zip")
             data = end + sum(struct.unpack("<HH", header[-4:]))
             found.append(Remote(url, name, size=member.file_size, crc32=member.CRC, first=data))
     return found

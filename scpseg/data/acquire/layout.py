@@ -1,4 +1,4 @@
-"""Which file is which image or label of a benchmark, and which image belongs to which split."""
+"""Match files to the images and labels of a benchmark, and images to splits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Kind = Literal["image", "label"]
 KINDS: tuple[Kind, Kind] = ("image", "label")
 SHOWN = 5  # ids or files named in a message
 EXTRACT = "_for_participants"
-"""Potsdam.zip has the training labels twice: among all labels, and alone in archives with this in their name."""
+"""Potsdam.zip has the training labels twice: with all labels, and alone in archives with this in their name."""
 
 
 class Slot(NamedTuple):
@@ -49,7 +49,7 @@ class Pairing:
 
 
 def role_of(spec: Benchmark, variant: str, path: str) -> Slot | None:
-    """What the file at posix `path` is, None for everything else (hidden files, other label variants, ...)."""
+    """The role of the file at posix `path`, or None (hidden files, other kinds of labels, ...)."""
     if any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(path).parts):
         return None
     for kind, pattern in zip(KINDS, (spec.layout.image, spec.layout.labels[variant]), strict=True):
@@ -60,7 +60,7 @@ def role_of(spec: Benchmark, variant: str, path: str) -> Slot | None:
 
 
 def slots_of(spec: Benchmark, variant: str, lists: Ids) -> Callable[[str], Slot | None]:
-    """A function that gives the slot of a file by its posix path, None where it is not wanted."""
+    """A function that returns the slot of a file given its posix path, or None if the file is not wanted."""
     places = {id.lower(): (part, id) for part, ids in lists.items() for id in ids}
 
     def slot(path: str) -> Slot | None:
@@ -74,19 +74,19 @@ def slots_of(spec: Benchmark, variant: str, lists: Ids) -> Callable[[str], Slot 
 
 
 def pair_files(spec: Benchmark, variant: str, split: str, lists: Ids, paths: Iterable[str], partial: bool) -> Pairing:
-    """Pair images with labels and sort them into splits.
+    """Pair images with labels, and sort them into splits.
 
     Args:
         spec: the benchmark.
-        variant: which of its label files.
+        variant: kind of labels.
         split: name of the split, for messages.
-        lists: ids by 'train', 'val', 'test'; empty where the folders give the split.
-        paths: the manifest's files, posix.
-        partial: part of the benchmark may be used.
+        lists: ids by 'train', 'val', 'test'; empty if folders define the split.
+        paths: posix paths of the manifest's files.
+        partial: whether a part of the benchmark is enough.
 
     Raises:
-        UserError: two files for one id, an image without label, a missing part of an image, or part of the benchmark
-            although `partial` is false.
+        UserError: two files for one id, an image without label, a missing part of an image, or a missing image although
+            `partial` is false.
     """
     by_folder = not lists
     found: dict[Kind, dict[tuple[str, str], dict[int, str]]] = {kind: {} for kind in KINDS}
@@ -133,7 +133,7 @@ def pair_files(spec: Benchmark, variant: str, split: str, lists: Ids, paths: Ite
         expected = dict(zip(PARTS, spec.counts, strict=True))
         if counts != expected:
             here, there = ("/".join(map(str, number.values())) for number in (counts, expected))
-            warnings.append(f"{spec.name}: {here} images in train/val/test, where {there} are reported")
+            warnings.append(f"{spec.name}: {here} images in train/val/test, but {there} are published")
     total = f"{sum(counts.values())} of {sum(expected.values())} images of split {split!r} found"
     if not any(counts.values()):
         raise UserError(

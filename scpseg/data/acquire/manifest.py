@@ -1,6 +1,6 @@
-"""What a benchmark is prepared from: found on this machine or fetched, verified, and noted in a manifest.
+"""Find or download the files of a benchmark, verify them, and record them in a manifest.
 
-Archives stay packed: stage prepare unpacks and decodes in one go.
+Archives stay packed: stage prepare unpacks and decodes in one pass.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _MANIFEST = {"benchmark": str, "source": str, "labels": str, "archives": _ARCHIV
 
 
 class FileRecord(NamedTuple):
-    """One file: relative posix path, size in bytes, hex SHA-256."""
+    """A file: relative posix path, size in bytes, hex SHA-256."""
 
     path: str
     size: int
@@ -39,14 +39,14 @@ class FileRecord(NamedTuple):
 
 @dataclass(frozen=True)
 class Manifest:
-    """The files of one benchmark.
+    """The files of a benchmark.
 
     Attributes:
-        benchmark: its name.
-        source: 'mirror' (synthetic miniatures), 'folder' (the user's) or 'upstream' (fetched from the network).
-        labels: which variant of the label files.
-        archives: those that images and labels are in, parts of split ones one by one; path is `name` in JSON.
-        files: images and labels that are not in archives.
+        benchmark: name of the benchmark.
+        source: 'mirror' (synthetic miniatures), 'folder' (the user's files) or 'upstream' (downloaded).
+        labels: kind of labels.
+        archives: archives with images and labels, with every part of split ones; path is `name` in JSON.
+        files: images and labels outside archives.
     """
 
     benchmark: str
@@ -57,18 +57,18 @@ class Manifest:
 
     @property
     def synthetic(self) -> bool:
-        """Whether the images are procedural miniatures."""
+        """Whether the images are synthetic."""
         return self.source == MIRROR
 
     def write(self, path: Path) -> None:
-        """Write as JSON."""
+        """Write the manifest as JSON."""
         archives = [dict(zip(("name", "size", "sha256"), record, strict=True)) for record in self.archives]
         files = [record._asdict() for record in self.files]
         write_json(path, {**vars(self), "synthetic": self.synthetic, "archives": archives, "files": files})
 
     @classmethod
     def read(cls, path: Path, benchmark: str) -> Manifest:
-        """Read what `write` wrote; UserError where it is missing or damaged."""
+        """Read a manifest that `write` wrote; UserError if it is missing or damaged."""
         if not path.is_file():
             raise UserError(f"{path.as_posix()} is missing; run `dvc repro download@{benchmark}` first")
         values: dict[str, Any] = read_json(path, _MANIFEST)
@@ -96,19 +96,19 @@ def _records(path: Path, entries: Sequence[dict[str, Any]], name: str) -> tuple[
 
 
 class Found(NamedTuple):
-    """What a folder holds of a benchmark: loose files (relative posix paths) and archives worth unpacking."""
+    """Files of a benchmark in a folder: loose files (relative posix paths) and archives to unpack."""
 
     loose: tuple[str, ...]
     groups: dict[Group, Listing]
 
 
 def fetch(spec: Benchmark, variant: str, data: DataParams, upstream: UpstreamParams) -> Manifest:
-    """Fetch or find the files of a benchmark and check them; `variant` is the kind of label files.
+    """Download or find the files of a benchmark and check them; `variant` is the kind of labels.
 
-    Archives are opened and their members listed, those of a zip inside a 7z excepted, which only unpacking tells.
+    Archives are opened and listed, except zips inside a 7z, whose members are known only after unpacking.
 
     Raises:
-        UserError: nothing usable is there, an archive is missing, damaged or unsafe, or a download fails.
+        UserError: nothing usable was found, an archive is missing, damaged or unsafe, or a download fails.
     """
     folder = _folder(spec, variant, data, upstream)
     found = find(spec, variant, data, folder)
@@ -122,10 +122,10 @@ def fetch(spec: Benchmark, variant: str, data: DataParams, upstream: UpstreamPar
 
 
 def locate(spec: Benchmark, manifest: Manifest, data: DataParams, upstream: UpstreamParams) -> Path:
-    """The folder that holds the files of the manifest, the archives verified; what the cache lacks is fetched again.
+    """The folder with the files of the manifest; verifies archives, and downloads again what the cache lost.
 
     Raises:
-        UserError: a file is gone or has another size, an archive is not the manifest's, or a download fails.
+        UserError: a file is missing or has another size, an archive differs from the manifest, or a download fails.
     """
     again = f"run `dvc repro -f download@{spec.name}`"
     if _kind(data) != manifest.source:
@@ -137,20 +137,20 @@ def locate(spec: Benchmark, manifest: Manifest, data: DataParams, upstream: Upst
     for record in manifest.files:
         size = file_size(folder / record.path)
         if size != record.size:
-            now = "is gone" if size is None else f"has {size} bytes, {record.size} when it was downloaded"
+            now = "is missing" if size is None else f"has {size} bytes, {record.size} when it was downloaded"
             raise UserError(f"{record.path} {now}; {again}")
     verify_archives(folder, manifest.archives, f"restore it, or use what is there now: {again}")
     return folder
 
 
 def find(spec: Benchmark, variant: str, data: DataParams, folder: Path | None = None) -> Found:
-    """Look for the images and the labels `variant` of a benchmark, in `folder` or in what `data.source` means.
+    """Search for images and labels of kind `variant` in `folder`, or in the folder of `data.source`.
 
-    The mirror's archives are verified. Where images and labels are loose files, archives beside them are left alone.
+    Archives of the mirror are verified. If images and labels are loose files, archives next to them are ignored.
 
     Raises:
-        UserError: an archive, or the mirror's list of them, is missing, damaged, altered, unsafe or of an unsupported
-            kind; a folder or file cannot be read, or its name cannot be written down.
+        UserError: an archive, or the mirror's list, is missing, damaged, changed, unsafe or of an unsupported kind; a
+            folder or file cannot be read, or its name is not valid text.
     """
     folder = folder or source_folder(spec.name, data)
     if data.source == MIRROR:
@@ -183,7 +183,7 @@ def _expect_readable(folder: Path, paths: Iterable[str]) -> None:
 
 
 def _walk(folder: Path) -> Iterator[str]:
-    """Relative posix paths of everything but directories, through links too, each real directory once."""
+    """Relative posix paths of all files, also through links; each real directory is visited once."""
 
     def unreadable(error: OSError) -> NoReturn:
         raise UserError(
@@ -203,39 +203,39 @@ def _walk(folder: Path) -> Iterator[str]:
 
 
 def _expect_both(spec: Benchmark, variant: str, paths: Iterable[str], data: DataParams) -> None:
-    """Reject a source without images or without labels; the message says what is expected where."""
+    """Raise a UserError if images or labels are missing; the message describes the expected files."""
     kinds = {role.kind for path in paths if (role := role_of(spec, variant, path))}
     lacking = " and ".join(f"no {kind}" for kind in ("image", "label") if kind not in kinds)
     if lacking:
         where = "expected is" if from_network(data) else f"expected there, or in its folder {spec.name}/, is"
         raise UserError(
-            f"data.source {data.source!r} holds {lacking} of {spec.name}; {where} an archive (.zip, .7z, .7z.001, ...) "
+            f"data.source {data.source!r} has {lacking} of {spec.name}; {where} an archive (.zip, .7z, .7z.001, ...) "
             f"or files with paths that end like {_readable(spec.layout.image)} and "
             f"{_readable(spec.layout.labels[variant])}"
         )
 
 
 def _readable(pattern: str) -> str:
-    """A layout pattern as people write it: train/images/<id>.tif."""
+    """A readable layout pattern: train/images/<id>.tif."""
     plain = re.sub(r"\(\?P<id>[^)]*\)", "<id>", pattern.removeprefix("(^|/)").removesuffix("$"))
     return re.sub(r"\(\?P<split>([^)]*)\)", r"(\1)", plain).replace("s?/", "/").replace("\\", "")
 
 
 def root() -> Path:
-    """The repository; inside a queued experiment the one that it was queued in."""
+    """The root of the repository; in a queued experiment, the repository where it was queued."""
     return Path(os.environ.get("DVC_ROOT") or ".")
 
 
 def cache_folder(benchmark: str, data: DataParams) -> Path:
-    """A benchmark's place in the cache; environment variable SCPSEG_CACHE overrides data.cache.
+    """Folder of a benchmark in the cache; environment variable SCPSEG_CACHE overrides data.cache.
 
     Raises:
-        UserError: a file is in the way, or there is no such home directory.
+        UserError: a file has that path, or the home directory does not exist.
     """
     try:
         folder = root() / Path(os.environ.get("SCPSEG_CACHE") or data.cache).expanduser() / benchmark
     except RuntimeError as error:
-        raise unusable_cache(data, "there is no such home directory") from error
+        raise unusable_cache(data, "that home directory does not exist") from error
     for part in (folder / UPSTREAM, folder, *folder.parents):
         if part.exists():
             if part.is_dir():
@@ -245,19 +245,19 @@ def cache_folder(benchmark: str, data: DataParams) -> Path:
 
 
 def unusable_cache(data: DataParams, why: str) -> UserError:
-    """The error for a cache that cannot be used, by the name under which the user chose it."""
+    """The error for a cache that cannot be used, with the setting that the user made."""
     asked = os.environ.get("SCPSEG_CACHE")
     named = f"SCPSEG_CACHE is {asked!r}" if asked else f"data.cache is {data.cache!r}"
-    return UserError(f"{named}, but {why}; name another folder")
+    return UserError(f"{named}, but {why}; use another folder")
 
 
 def from_network(data: DataParams) -> bool:
-    """Whether the files are fetched into the cache (`scpseg.data.acquire.upstream`) before they are read."""
+    """Whether the files are downloaded into the cache (`scpseg.data.acquire.upstream`) before they are read."""
     return data.source == UPSTREAM or is_address(data.source)
 
 
 def source_folder(benchmark: str, data: DataParams) -> Path:
-    """The folder that `data.source` means for a benchmark; UserError where it does not exist."""
+    """The folder of `data.source` for a benchmark; UserError if it does not exist."""
     if data.source == MIRROR:
         folder = Path("data") / MIRROR / benchmark
         if not (folder / MIRROR_LIST).is_file():
@@ -270,14 +270,14 @@ def source_folder(benchmark: str, data: DataParams) -> Path:
         there = False
     if not there:
         raise UserError(
-            f"data.source is {data.source!r}, which is not a directory; give an existing one (a relative path counts "
-            f"from the repository's root) or set data.source: {UPSTREAM}, or {MIRROR}"
+            f"data.source is {data.source!r}, which is not a directory; use an existing one (a relative path starts "
+            f"at the root of the repository) or set data.source: {UPSTREAM}, or {MIRROR}"
         )
     return folder / benchmark if (folder / benchmark).is_dir() else folder
 
 
 def hash_files(folder: Path, paths: Sequence[str], what: str) -> tuple[FileRecord, ...]:
-    """Records of files given as relative posix paths; UserError where one cannot be read."""
+    """Records of files, given as relative posix paths; UserError if a file cannot be read."""
     records = []
     for path in progress(paths, len(paths), what) if paths else ():
         try:
@@ -288,12 +288,12 @@ def hash_files(folder: Path, paths: Sequence[str], what: str) -> tuple[FileRecor
 
 
 def file_size(path: Path) -> int | None:
-    """Bytes of a file, None where there is none."""
+    """Size of a file in bytes, or None if it does not exist."""
     return path.stat().st_size if path.is_file() else None
 
 
 def verify_archives(folder: Path, records: Sequence[FileRecord], remedy: str) -> None:
-    """Check sizes, then SHA-256 of archives; `remedy` ends the sentence of the UserError."""
+    """Check the sizes, then the SHA-256 of archives; `remedy` ends the message of the UserError."""
     for record in records:
         size = file_size(folder / record.path)
         if size is None:
@@ -310,7 +310,7 @@ def verify_archives(folder: Path, records: Sequence[FileRecord], remedy: str) ->
 
 
 def _folder(spec: Benchmark, variant: str, data: DataParams, upstream: UpstreamParams) -> Path:
-    """Where the files are, fetched where they come from the network and the cache has not all of them."""
+    """The folder of the files; downloads what comes from the network and is not in the cache."""
     if not from_network(data):
         return source_folder(spec.name, data)
     from scpseg.data.acquire.http import Connection  # HTTP clients, which local files do not need

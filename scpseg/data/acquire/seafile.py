@@ -1,7 +1,7 @@
-"""A file behind a password in a Seafile share: opening the share, and opening it again when the session ends.
+"""Download from a password-protected Seafile share: open the share, and reopen it when the session ends.
 
-Flow (reported, never tried live): GET the page, which holds a form token; POST token and password with the page as
-Referer; a cookie `sessionid` comes back, with which <page>?dl=1 answers ranges.
+Protocol (as reported, never tried on the network): GET the page, which contains a form token; POST token and password
+with the page as Referer; with the cookie `sessionid` of the answer, <page>?dl=1 supports range requests.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from scpseg.data.acquire.space import check_space
 from scpseg.errors import UserError
 
 T = TypeVar("T")
-SESSIONS = 6  # that may end during one file before it is given up
+SESSIONS = 6  # sessions that may end during one file before giving up
 
 
 def share(source: Source, labels: str, folder: Path, connection: Connection) -> dict[str, str]:
-    """Fetch the share's one file whole."""
+    """Download the file of the share."""
     (file,) = source.wanted(labels)
     remote = Remote(f"{source.address}?dl=1", file.name, size=file.size, sha256=file.sha256, md5=file.md5)
     _in_session(source, connection, lambda: transfer(remote, folder, connection))
@@ -30,7 +30,7 @@ def share(source: Source, labels: str, folder: Path, connection: Connection) -> 
 
 
 def members(source: Source, labels: str, folder: Path, connection: Connection) -> dict[str, str]:
-    """Fetch the wanted members of the stored zip in the share, by ranges, each checked by its CRC-32."""
+    """Download the wanted members of the zip in the share by range requests; verify each by its CRC-32."""
     url, names = f"{source.address}?dl=1", [file.name for file in source.wanted(labels)]
     remotes = _in_session(source, connection, lambda: stored_members(url, connection, names))
     missing = [remote.size or 0 for remote in remotes if not (folder / remote.name).is_file()]
@@ -44,14 +44,14 @@ def open_share(connection: Connection, url: str, password: str) -> None:
     """Give the password, so that `connection` holds the session's cookie; nothing where the share is open already."""
     page = connection.text(url)
     if page is None:
-        raise UserError(f"there is no share at {url}; look at the benchmark's page")
+        raise UserError(f"the share {url} does not exist; look at the benchmark's page")
     if not asks_password(page):
         return
     field = re.search(r"<input\b[^>]*\bname=[\"']csrfmiddlewaretoken[\"'][^>]*>", page)
     value = re.search(r"\bvalue=[\"']([^\"']+)[\"']", field[0]) if field else None
     token = value[1] if value else connection.session.cookies.get("sfcsrftoken")
     if not token:
-        raise UserError(f"the share {url} shows a password form without its token; look at it in a browser")
+        raise UserError(f"the password form of share {url} has no token; look at it in a browser")
     form = {"csrfmiddlewaretoken": token, "token": urlsplit(url).path.rstrip("/").split("/")[-1], "password": password}
     if asks_password(connection.text(url, {"Referer": url}, data=form) or ""):
         raise UserError(
@@ -60,7 +60,7 @@ def open_share(connection: Connection, url: str, password: str) -> None:
 
 
 def asks_password(page: str) -> bool:
-    """Whether an HTML page has a field for a share's password."""
+    """Whether an HTML page has an input for a share's password."""
     return re.search(r"<input\b[^>]*\bname=[\"']password[\"']", page) is not None
 
 

@@ -24,7 +24,7 @@ def is_address(source: str) -> bool:
 
 
 def address(url: str) -> str:
-    """An address for people: without user, password and query, which may hold secrets."""
+    """An address for messages: without user, password and query, which may contain secrets."""
     try:
         parts = urlsplit(url)
         port = f":{parts.port}" if parts.port else ""
@@ -34,20 +34,20 @@ def address(url: str) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """What a library says, its addresses without user, password and query."""
+    """A message of a library, with addresses without user, password and query."""
     return re.sub(r"https?://[^\s'\"<>]+", lambda match: address(match[0]), text)
 
 
 def chosen(spec: Benchmark, data: DataParams, upstream: UpstreamParams) -> tuple[Source, ...]:
     """The sources to try, in order: those of section `upstream`, or the address that data.source is."""
     if spec.invented:
-        raise UserError(f"the scenes of {spec.name} come from the mirror alone; set data.source: mirror")
+        raise UserError(f"{spec.name} exists only as synthetic scenes; set data.source: mirror")
     names = (data.source,) if is_address(data.source) else upstream.of(spec.name)
     return tuple(source_of(spec, name) for name in names)
 
 
 def source_of(spec: Benchmark, name: str) -> Source:
-    """The source of this name, or at this address: one archive, or a folder with one folder per benchmark."""
+    """The source with this name or address (an archive, or a folder with one folder per benchmark)."""
     known = {source.name: source for source in spec.sources}
     if name in known:
         return known[name]
@@ -62,11 +62,11 @@ def source_of(spec: Benchmark, name: str) -> Source:
 
 
 def check_upstream(params: Params) -> None:
-    """Check section `upstream`, and data.source where it is an address.
+    """Check section `upstream`, and data.source if it is an address.
 
     Raises:
-        UserError: a name that is no source of its benchmark and no address, an address that would write a secret to
-            dvc.lock, or a host that is none.
+        UserError: a name is neither a source of its benchmark nor an address, an address would write a secret to
+            dvc.lock, or a host name is not valid.
     """
     upstream = params.upstream
     source = params.section("data", DataParams).source
@@ -78,26 +78,26 @@ def check_upstream(params: Params) -> None:
                 raise params.invalid(f"upstream.{spec.name}", address(name) if "://" in name else name, why)
     for host in upstream.unverified_hosts:
         if not host or urlsplit(f"//{host}").hostname != host:
-            why = "that is not a plain host name in lower case, like files.inria.fr"
+            why = "it is not a host name in lower case, like files.inria.fr"
             raise params.invalid("upstream.unverified_hosts", host, why)
 
 
 def source_problem(spec: Benchmark, name: str) -> str | None:
-    """Why nothing can be fetched for a benchmark under this name, or None."""
+    """Why nothing can be downloaded for a benchmark from this source, or None."""
     known = [source.name for source in spec.sources]
     if name in known or is_address(name):
         return None
     close = nearest(name, known) if known else f"{spec.name} has no known source"
-    return f"that is no source of {spec.name} and no address (http://..., https://...); {close}"
+    return f"it is not a source of {spec.name} and not an address (http://..., https://...); {close}"
 
 
 def _address_problem(url: str) -> str | None:
     if not is_address(url):
-        return "an address must begin with http:// or https:// and name a host"
+        return "an address must start with http:// or https:// and contain a host"
     parts = urlsplit(url)
     if parts.password or parts.username or parts.query:
         return (
             "an address with a password or a query would be written to dvc.lock; put the password into ~/.netrc, or "
-            "fetch the files yourself and name their folder in data.source"
+            "download the files yourself and set data.source to their folder"
         )
     return None

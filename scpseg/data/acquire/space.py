@@ -1,4 +1,4 @@
-"""Disk space: asked before writing, and named when it runs out."""
+"""Check the free disk space before writing, and report a full disk."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pathlib import Path
 from scpseg.errors import UserError
 from scpseg.files import FULL
 
-MARGIN = 16 << 20  # bytes that stay free beyond what is written, for folders and records
+MARGIN = 16 << 20  # bytes that stay free in addition, for folders and records
 
 
 def size_text(count: int) -> str:
-    """Bytes in words, with a binary unit."""
+    """Format a number of bytes with a binary unit."""
     power = min(max(count.bit_length() - 1, 0) // 10, 4)
     return f"{count / 1024**power:.1f} {('', 'K', 'M', 'G', 'T')[power]}iB" if power else f"{count} bytes"
 
 
 def free_bytes(folder: Path) -> int:
-    """Bytes free on the disk that `folder`, or its nearest existing parent, is on."""
+    """Free bytes on the disk of `folder` or its nearest existing parent."""
     folder = folder.absolute()
     while not folder.exists():
         folder = folder.parent
@@ -28,18 +28,18 @@ def free_bytes(folder: Path) -> int:
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:
-    """Raise a UserError where fewer than `needed` bytes and a margin are free on the disk of `folder`."""
+    """Raise a UserError if less than `needed` bytes and a margin are free on the disk of `folder`."""
     free = free_bytes(folder)
     if needed + MARGIN > free:
         raise UserError(
-            f"{what} needs {needed} bytes ({size_text(needed)}) and {free} bytes ({size_text(free)}) are free; "
-            "free some space or move data.cache or the repository to a larger disk"
+            f"{what} needs {needed} bytes ({size_text(needed)}), but {free} bytes ({size_text(free)}) are free; "
+            "free some space, or move data.cache or the repository to a larger disk"
         )
 
 
 @contextmanager
 def full_disk_named(folder: Path, needed: int, what: str) -> Iterator[None]:
-    """Turn a full disk inside the block into a UserError that names the disk of `folder`."""
+    """Turn a full disk in the block into a UserError that names the disk of `folder`."""
     try:
         yield
     except OSError as error:
@@ -47,6 +47,6 @@ def full_disk_named(folder: Path, needed: int, what: str) -> Iterator[None]:
             raise
         free = free_bytes(folder)
         raise UserError(
-            f"the disk ran full while {what}, which needs {needed} bytes ({size_text(needed)}), {free} bytes "
+            f"the disk is full while {what}, which needs {needed} bytes ({size_text(needed)}), {free} bytes "
             f"({size_text(free)}) are free; free some space and run the same command again"
         ) from error

@@ -1,4 +1,4 @@
-"""What there is of a benchmark and what is missing, as lines of text; nothing is fetched or written."""
+"""Describe what exists of a benchmark and what is missing, as lines of text; fetches and writes nothing."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def survey(
     """The state of one benchmark: its store (of `needed` bytes when it is whole), its sources, what a person must do.
 
     Raises:
-        UserError: the cache cannot be used, or what is noted in it is damaged.
+        UserError: the cache cannot be used, or its records are damaged.
     """
     state = "prepared" if (store / "index.json").is_file() else "not prepared"
     needs = f"needs about {size_text(needed)}, {size_text(free_bytes(store))} free"
@@ -43,7 +43,7 @@ def _sources(spec: Benchmark, labels: str, data: DataParams, upstream: UpstreamP
     base = cache_folder(spec.name, data) / UPSTREAM
     lines = [f"  cache {cache_folder(spec.name, data)}: {size_text(free_bytes(base))} free"]
     if brought(base):
-        lines += _wrapped(f"what is in {base / BY_HAND} is used before every source")
+        lines += _wrapped(f"files in {base / BY_HAND} are used before every source")
     sources, notes = chosen(spec, data, upstream), []
     with ThreadPoolExecutor(max(len(sources), 1)) as pool:
         answers = list(pool.map(lambda source: reachable(source, upstream), sources))
@@ -60,7 +60,7 @@ def _sources(spec: Benchmark, labels: str, data: DataParams, upstream: UpstreamP
 
 
 def reachable(source: Source, upstream: UpstreamParams) -> str:
-    """Whether a source's server answers, in a word or two."""
+    """Whether the server of a source answers, in a word or two."""
     if source.how == "files":
         url = f"{source.address}/{source.files[0].name}"
     else:
@@ -83,7 +83,7 @@ def _there(base: Path, source: Source, labels: str) -> tuple[str, str, list[str]
     paths = folder.rglob("*") if client else (folder / f"{name}{end}" for name in names for end in ("", ".part"))
     have = sum(file_size(path) or 0 for path in paths)
     fetch = "unknown" if source.download is None else rough(max(source.download - have, 0), source)
-    # A file gets its name only when it is whole and verified.
+    # A file is renamed only after it is complete and verified.
     lacking = [name for name in names if not (folder / name).is_file()]
     if client or len(lacking) == len(names):
         return f"{size_text(have)} of a part" if have else "nothing", fetch, []
@@ -91,7 +91,7 @@ def _there(base: Path, source: Source, labels: str) -> tuple[str, str, list[str]
 
 
 def _local(spec: Benchmark, labels: str, data: DataParams) -> str:
-    """What the mirror or the user's folder holds."""
+    """Contents of the mirror or the user's folder."""
     try:
         folder = source_folder(spec.name, data)
         found = find(spec, labels, data)

@@ -1,7 +1,7 @@
-"""The process that opens archives: `python -m scpseg.data.acquire.unpacker`, started by `archives`.
+"""Process that opens archives: `python -m scpseg.data.acquire.unpacker`, started by `archives`.
 
-It reads one request (a line of JSON) and answers with lines of JSON. A hostile archive can crash it, fill its memory or
-take its time, but not those of the stage. Archive members are written under names of our own, never under theirs.
+It reads one request (a line of JSON) and answers with lines of JSON. A hostile archive can crash it or use up its
+memory or time, but not those of the stage. Members are written under names of our own, never under theirs.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from scpseg.errors import CONTROL
 
 CHUNK = 1 << 20
 MEMORY = 8 << 30  # bytes of address space for this process: more than any dictionary of an archive of images needs
-LISTING_SECONDS = 600  # of processor time for reading the list of members
-MEMBERS = 1 << 20  # at most
-TOLD = 64 << 20  # unpacked bytes between two reports of progress
-SEVEN_ZIP_START = 32  # bytes of a 7z file's first header, which says where the other one ends
+LISTING_SECONDS = 600  # of CPU time to read the list of members
+MEMBERS = 1 << 20  # maximum number
+TOLD = 64 << 20  # unpacked bytes between two progress reports
+SEVEN_ZIP_START = 32  # bytes of a 7z file's first header, which contains the position of the other one
 SEVEN_ZIP_CODERS = {b"\0": "copy", b"\x21": "LZMA2", b"\3\1\1": "LZMA", b"\3": "delta", b"\3\3\1\3": "BCJ"} | {
     b"\4\1\x08": "deflate",
     b"\4\2\2": "bzip2",
 }
-"""The coders that are run; others crash on damaged input or are not supported by py7zr."""
+"""Supported coders; others crash on damaged input or are not supported by py7zr."""
 UNSUPPORTED = ("PasswordRequired", "UnsupportedCompressionMethodError")  # errors of py7zr
 ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 ZIP_LOCAL = struct.Struct("<26xHH")  # header before the data of a zip's member: lengths of name and extra field
@@ -45,7 +45,7 @@ class Rejected(Exception):
 
 
 class _Joined(io.RawIOBase):
-    """The parts of an archive, or a stretch of them, as one file that can be read and sought in."""
+    """The parts of an archive, or a range of them, as one readable, seekable file."""
 
     def __init__(self, parts: Sequence[str], start: int = 0, size: int | None = None) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ def _safe(entries: Iterable[tuple[str, str, bool, Any]]) -> dict[str, Any]:
 
 
 def _kind(mode: int) -> str:
-    """What a Unix mode says of a member that is not a file or directory; mode 0 says nothing."""
+    """Name of the type of a special file, from a Unix mode; '' for files, directories and mode 0."""
     if stat.S_ISLNK(mode):
         return "a link"
     return "" if stat.S_IFMT(mode) in (0, stat.S_IFREG, stat.S_IFDIR) else "a special file"
@@ -134,7 +134,7 @@ class _Zip:
         self.stream = stream
 
     def members(self) -> Iterator[dict[str, Any]]:
-        """Name, size, why it cannot be read ('' = it can), and its first byte where it is stored as it is."""
+        """Name, size, why it cannot be read ('' = it can), and its first byte if it is stored uncompressed."""
         for name, info in self.infos.items():
             why = "is encrypted" if info.flag_bits & 1 else ""
             if not why and info.compress_type not in ZIP_METHODS:
@@ -148,7 +148,7 @@ class _Zip:
             yield {"name": name, "size": info.file_size, "why": why, "start": start}
 
     def extract(self, targets: dict[str, str], begin: Callable[[str], _Output]) -> None:
-        """Write members to their files, in the archive's order."""
+        """Write members to their files, in the order of the archive."""
         for name in sorted(targets, key=lambda name: self.infos[name].header_offset):
             with begin(name) as output, self.file.open(self.infos[name]) as stream:
                 while chunk := stream.read(CHUNK):
@@ -186,12 +186,12 @@ class _SevenZip:
         )
 
     def members(self) -> Iterator[dict[str, Any]]:
-        """As of a zip; nothing in a 7z can be read where it is."""
+        """As for a zip; nothing in a 7z can be read without unpacking."""
         for name, info in self.infos.items():
             yield {"name": name, "size": info.uncompressed or 0, "why": "", "start": None}
 
     def extract(self, targets: dict[str, str], begin: Callable[[str], _Output]) -> None:
-        """Write members to their files, in the archive's order."""
+        """Write members to their files, in the order of the archive."""
         names = {PurePosixPath(name).as_posix(): name for name in targets}
 
         class Factory(self.py7zr.io.WriterFactory):  # type: ignore[misc,name-defined]
@@ -202,7 +202,7 @@ class _SevenZip:
 
 
 class _Output(io.FileIO):
-    """The file that a member is written to."""
+    """The output file of a member."""
 
     def __init__(self, path: str, tell: Callable[..., None]) -> None:
         super().__init__(path, "xb")
@@ -223,7 +223,7 @@ class _Output(io.FileIO):
 
 
 def answer(request: dict[str, Any], tell: Callable[..., None], leave: Semaphore) -> None:
-    """List the members of an archive, or extract {member: file}, and tell what became of it."""
+    """List the members of an archive, or extract {member: file}, and report the result."""
     targets, open_one = request["targets"], list[str]()
 
     def settle() -> None:  # a member is known to be right when the next one begins or all are done
@@ -253,7 +253,7 @@ def answer(request: dict[str, Any], tell: Callable[..., None], leave: Semaphore)
         tell(
             error=f"needs more than {MEMORY >> 30} GiB of memory to unpack, so it is damaged or hostile: fetch it again"
         )
-    except Exception as error:  # zipfile, py7zr and the codecs below them raise a dozen types over damaged bytes
+    except Exception as error:  # on damaged bytes, zipfile, py7zr and their codecs raise a dozen types
         said = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: an offset without sense
             tell(errno=error.errno, strerror=error.strerror, filename=error.filename)
@@ -264,9 +264,9 @@ def answer(request: dict[str, Any], tell: Callable[..., None], leave: Semaphore)
 
 
 def main() -> None:
-    """Answer the request on standard input; end when its other end is closed, that is with the parent."""
+    """Answer the request on standard input; end when it is closed, which means that the parent ended."""
     channel = os.fdopen(os.dup(1), "w", encoding="ascii")
-    os.dup2(2, 1)  # whatever a library prints
+    os.dup2(2, 1)  # for output of libraries
 
     def tell(**values: Any) -> None:
         channel.write(json.dumps(values) + "\n")

@@ -1,4 +1,4 @@
-"""A benchmark's archives or files from upstream into the cache: one source after another until one has them all."""
+"""Download a benchmark's archives or files into the cache, from one source after another until one is complete."""
 
 from __future__ import annotations
 
@@ -19,25 +19,24 @@ from scpseg.params import DataParams
 from scpseg.progress import say
 
 BY_HAND = "by-hand"
-"""Folder beside those of the sources, for archives or files that a person brought; it is used before every source."""
-CLIENTS = ("kaggle", "huggingface")  # ways of fetching whose files are known only afterwards
+"""Folder for archives or files that the user downloaded; it is used before every source."""
+CLIENTS = ("kaggle", "huggingface")  # kinds of download whose files are known only afterwards
 UNFINISHED = (".part", ".part.json")
-MOST_LISTED = 1000  # archives in the list of a mirror
+MOST_LISTED = 1000  # maximum number of archives in the list of a mirror
 
 
 def acquire(spec: Benchmark, variant: str, data: DataParams, sources: Sequence[Source], connection: Connection) -> Path:
-    """The folder of the cache that holds a benchmark's archives or files, fetched where they are not there yet.
+    """The folder in the cache with a benchmark's archives or files; downloads what is missing.
 
-    What a person put into the folder by-hand is used first, then a source that is complete in the cache, both without
-    any request; then the sources are tried in their order, each by one process at a time. `variant` is the kind of
-    label files that is needed.
+    The folder by-hand is used first, then a source that is complete in the cache, both without a request; then the
+    sources are tried in order, each by one process at a time. `variant` is the kind of labels.
 
     Raises:
         UserError: the cache cannot be made; no source has it all (each is named with its reason, and what to do).
     """
     base = cache_folder(spec.name, data) / UPSTREAM
     if brought(base):
-        say(f"{spec.name}: using what is in {base / BY_HAND}")
+        say(f"{spec.name}: using the files in {base / BY_HAND}")
         return base / BY_HAND
     for source in sources:
         if complete(base, source, variant):
@@ -53,7 +52,7 @@ def acquire(spec: Benchmark, variant: str, data: DataParams, sources: Sequence[S
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise unusable_cache(data, f"{folder} cannot be made ({error.strerror})") from error
+            raise unusable_cache(data, f"{folder} cannot be created ({error.strerror})") from error
         try:
             with locked(base / f".{source.folder}.lock", f"fetching from {source.name}"), making_sense(source.page):
                 if not complete(base, source, variant):
@@ -67,7 +66,7 @@ def acquire(spec: Benchmark, variant: str, data: DataParams, sources: Sequence[S
 
 
 def files(source: Source, labels: str, folder: Path, connection: Connection) -> dict[str, str]:
-    """Fetch the files of a source, or its one archive."""
+    """Download the files of a source, or its archive."""
     remotes = []
     for file in source.wanted(labels):
         url = source.address if source.how == "archive" else f"{source.address}/{quote(file.name)}"
@@ -77,7 +76,7 @@ def files(source: Source, labels: str, folder: Path, connection: Connection) -> 
 
 
 def mirror(source: Source, labels: str, folder: Path, connection: Connection) -> dict[str, str]:
-    """Fetch what archives.json lists at a mirror, checked by its sums; without that file the archives' usual names."""
+    """Download and verify the archives that a mirror's archives.json lists; without it, those with usual names."""
     url = f"{source.address}/{MIRROR_LIST}"
     text = connection.text(url)
     if text is None:
@@ -102,15 +101,15 @@ TAKE: dict[How, Callable[[Source, str, Path, Connection], dict[str, str]]] = {
     "huggingface": clients.huggingface,
     "drive": clients.drive,
 }
-"""Each fetches what a source has for a kind of labels into a folder, verified, and returns facts to keep."""
+"""Functions that download a source's files for a kind of labels into a folder, and return facts to record."""
 
 
 def _fetch(source: Source, remotes: Sequence[Remote], folder: Path, connection: Connection) -> None:
     for remote in remotes:
         if (host := urlsplit(remote.url).hostname) in connection.unverified and remote.sha256 is None:
             raise UserError(
-                f"{host} is in upstream.unverified_hosts and no SHA-256 of {remote.name} is known, so nothing "
-                "would vouch for it; remove the host, or use another source"
+                f"{host} is in upstream.unverified_hosts and the SHA-256 of {remote.name} is unknown, so it cannot be "
+                "verified; remove the host, or use another source"
             )
     lacking = [remote for remote in remotes if not (folder / remote.name).is_file()]
     needed = sum((remote.size or 0) - (file_size(folder / f"{remote.name}.part") or 0) for remote in lacking)
@@ -120,13 +119,13 @@ def _fetch(source: Source, remotes: Sequence[Remote], folder: Path, connection: 
 
 
 def brought(base: Path) -> bool:
-    """Whether a person put something into the folder by-hand."""
+    """Whether the folder by-hand contains anything."""
     folder = base / BY_HAND
     return folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
 
 
 def complete(base: Path, source: Source, variant: str) -> bool:
-    """Whether everything that this kind of labels needs was fetched from a source, verified, and is still there."""
+    """Whether all files for this kind of labels were downloaded from a source, verified, and still exist."""
     record = base / f"{source.folder}.json"
     if not record.is_file():
         return False
@@ -134,26 +133,26 @@ def complete(base: Path, source: Source, variant: str) -> bool:
     there: dict[str, int] = values["files"]
     if any(file_size(base / source.folder / path) != size for path, size in there.items()):
         return False
-    # archives.json lists whatever its mirror has.
+    # archives.json lists all archives of its mirror.
     whole = source.how in CLIENTS or "listed" in values["facts"]
     return whole or all(file.name in there for file in source.wanted(variant))
 
 
 def by_hand(spec: Benchmark, base: Path) -> str:
-    """What a person can do, in words."""
+    """What the user can do, as text."""
     return (
         f"{spec.by_hand}, and put the archives or the unpacked files into {base / BY_HAND}, "
-        f"or into a folder that data.source names; or add an address that mirrors them to upstream.{spec.name}"
+        f"or into a folder and set data.source to it; or add the address of a copy to upstream.{spec.name}"
     )
 
 
 def rough(size: int, source: Source) -> str:
-    """A size in words, with 'about' where it is an estimate."""
+    """A size as text, with 'about' if it is an estimate."""
     return f"about {size_text(size)}" if source.estimated else size_text(size)
 
 
 def _record(base: Path, source: Source, facts: dict[str, str]) -> None:
-    """Note beside the folder what is complete in it."""
+    """Record next to the folder which files in it are complete."""
     folder = base / source.folder
     sizes = {path.relative_to(folder).as_posix(): file_size(path) for path in folder.rglob("*") if path.is_file()}
     there = {name: size for name, size in sizes.items() if "/." not in f"/{name}" and not name.endswith(UNFINISHED)}

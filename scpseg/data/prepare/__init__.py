@@ -1,1 +1,1 @@
-"""Decoding every image once into the store."""
+"""Decode every image once into the store."""

@@ -1,7 +1,7 @@
-"""Image and label files to arrays: decoded once, in prepare, and nowhere else.
+"""Decode image and label files to arrays.
 
-One rule for every format: a file must say that its pixels are what a viewer would show as 8-bit grey or RGB, upright
-and opaque. Whatever else it declares is converted where the conversion loses nothing, and rejected by name otherwise.
+One rule for every format: a file must declare that its pixels are what a viewer would show as 8-bit grey or RGB,
+upright and opaque. Other declarations are converted if nothing is lost, otherwise the file is rejected with the reason.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from scpseg import IGNORE_INDEX
 from scpseg.benchmarks.base import Benchmark
 from scpseg.errors import UserError
 
-# UHR images exceed Pillow's guard against decompression bombs; sizes are checked against the disk instead.
+# UHR images exceed Pillow's limit for decompression bombs; sizes are checked against the disk instead.
 Image.MAX_IMAGE_PIXELS = None
 
 Pixels = NDArray[np.uint8]
 THRESHOLD, NEAR = 128, 40
 NEAR_SHARE = 0.1
-"""Share of a label's pixels that may have a channel near the threshold: 0 on real masks, 0.49 to 0.99 on photos."""
+"""Maximum share of a label's pixels with a channel near the threshold: 0 on real masks, 0.49 to 0.99 on photos."""
 UNKNOWN = 254  # marks pixels without a class's colour while a label is being decoded
 BLOCK_ROWS = 256  # decoded at a time, which bounds the memory for packed colours
 SAMPLE, SHOWN = 100_000, 5  # pixels searched for unexpected colours, and how many of these a message names
@@ -46,7 +46,7 @@ class Label:
         ids: (H, W) uint8 training ids, 255 = ignored.
         pixels: number of pixels of each training id.
         ignored: number of pixels that are 255, including unknown ones.
-        unknown: number of pixels whose colour belongs to no class.
+        unknown: number of pixels with a colour of no class.
         near: with threshold decoding, number of pixels with a channel within 40 of 128; otherwise 0.
     """
 
@@ -73,15 +73,15 @@ def read_size(path: Path, name: str) -> tuple[int, int]:
 
 
 def read_pixels(path: Path, name: str, indices: bool = False) -> Pixels:
-    """Decode a PNG, JPEG, TIFF or .npy file, told apart by content, to (H, W) grey or (H, W, C) uint8.
+    """Decode a PNG, JPEG, TIFF or .npy file, recognised by its content, to (H, W) grey or (H, W, C) uint8.
 
     Args:
         path: the file.
         name: for messages.
-        indices: return the indices of a palette instead of its colours, and take .npy files of class numbers.
+        indices: return the indices of a palette instead of its colours, and accept .npy files of class ids.
 
     Raises:
-        UserError: the file is damaged, is no PNG, JPEG or TIFF file, has more than 8 bits a channel, more than one
+        UserError: the file is damaged, is not a PNG, JPEG or TIFF file, has more than 8 bits per channel, more than one
             image, transparent pixels, an orientation other than upright, or colours that cannot be converted exactly.
     """
     with _naming_damage(name):
@@ -107,17 +107,17 @@ def check_image(pixels: Pixels, name: str) -> Pixels:
 
 
 def decode_label(pixels: Pixels, spec: Benchmark, name: str, ignore_first: bool = False) -> Label:
-    """Turn colours into training ids.
+    """Convert colours to training ids.
 
     Args:
-        pixels: (H, W, 3), or (H, W) where all classes are grey levels.
-        spec: its colours, and whether they are exact or each channel is cut at 128 first.
+        pixels: (H, W, 3), or (H, W) if all classes are grey levels.
+        spec: the benchmark, with its colours and whether each channel is first thresholded at 128.
         name: file name for messages.
-        ignore_first: training id 0 becomes 255 (DeepGlobe's unknown as a switch).
+        ignore_first: map training id 0 to 255 (for DeepGlobe's class unknown).
 
     Raises:
-        UserError: wrong number of bands, more pixels without a class's colour than `spec.unknown_share`; with
-            threshold decoding, more pixels near the threshold than NEAR_SHARE, or class numbers instead of colours.
+        UserError: wrong number of bands, or more pixels with an unknown colour than `spec.unknown_share`; with
+            threshold decoding, more pixels near the threshold than NEAR_SHARE, or class ids instead of colours.
     """
     grey = pixels.ndim == 2
     only_grey = all(len(set(cls.colour)) == 1 for cls in spec.classes)
@@ -143,7 +143,7 @@ def decode_label(pixels: Pixels, spec: Benchmark, name: str, ignore_first: bool 
             f"(at most {NEAR_SHARE:.0%} may differ), {title}"
         )
     if cut and 0 < highest <= len(spec.classes):
-        raise UserError(f"{name}: its values are 0 to {highest}, which are class numbers and not colours, {title}")
+        raise UserError(f"{name}: its values are 0 to {highest}, which are class ids and not colours, {title}")
     unknown = int(counts[UNKNOWN])
     if unknown > spec.unknown_share * ids.size:
         raise UserError(f"{name}: {_unknown_text(pixels, ids, spec, unknown)}, {title}")
@@ -154,13 +154,13 @@ def decode_label(pixels: Pixels, spec: Benchmark, name: str, ignore_first: bool 
 
 
 def _near(block: Pixels) -> int:
-    """Pixels with a channel within NEAR of THRESHOLD: one comparison in wrapping bytes."""
+    """Number of pixels with a channel within NEAR of THRESHOLD: one comparison in wrapping bytes."""
     close = (block - np.uint8(THRESHOLD - NEAR + 1)) < np.uint8(2 * NEAR - 1)
     return int(np.count_nonzero(close if block.ndim == 2 else close.any(axis=2)))
 
 
 def _codes(block: Pixels, threshold: bool) -> NDArray[np.intp]:
-    """One number per pixel: the three bits of channels >= 128, or the packed 24-bit colour."""
+    """One code per pixel: the three bits of channels >= 128, or the packed 24-bit colour."""
     if threshold:
         block = (block >> 7).astype(np.uint8, copy=False)
     red, green, blue = (block, block, block) if block.ndim == 2 else (block[..., 0], block[..., 1], block[..., 2])
@@ -173,7 +173,7 @@ def _codes(block: Pixels, threshold: bool) -> NDArray[np.intp]:
 
 
 def _table(spec: Benchmark, ignore_first: bool) -> Pixels:
-    """Training id by code; 8 entries for bits, 16 MiB for whole colours, which is filled in milliseconds."""
+    """Training id by code; 8 entries for bits, 16 MiB for colours, filled in milliseconds."""
     threshold = spec.decoding == "threshold"
     table = np.full(8 if threshold else 1 << 24, UNKNOWN, np.uint8)
     colours = {cls.colour: index for index, cls in enumerate(spec.classes)}
@@ -192,7 +192,7 @@ def _unknown_text(pixels: Pixels, ids: Pixels, spec: Benchmark, unknown: int) ->
     first = tuple(colours[0].tolist())
     others = [tuple(colour.tolist()) for colour in np.unique(colours, axis=0)[:SHOWN]]
     return (
-        f"the colour of {unknown} of {ids.size} pixels belongs to no class (at most {spec.unknown_share:.1%} may), "
+        f"{unknown} of {ids.size} pixels have a colour of no class (at most {spec.unknown_share:.1%} may), "
         f"the first at row {row}, column {column} is {first}; colours found: {', '.join(map(str, others))}"
     )
 
@@ -203,7 +203,7 @@ def _bands(pixels: Pixels) -> str:
 
 
 def _signature(path: Path, name: str, indices: bool) -> bytes:
-    """The bytes that tell the format of a file, of TIFF the first four: what opens it must not depend on its name."""
+    """The first bytes of a file (of TIFF, four), which determine its format, whatever its name."""
     with path.open("rb") as stream:
         start = stream.read(8)
     if indices and start.startswith(NUMPY):
@@ -212,32 +212,32 @@ def _signature(path: Path, name: str, indices: bool) -> bytes:
         return start[:4]
     if start == PNG or start.startswith(JPEG):
         return start
-    raise UserError(f"{name} is not a PNG, JPEG or TIFF image; convert it, or fetch it again if it should be one")
+    raise UserError(f"{name} is not a PNG, JPEG or TIFF image; convert it, or download it again if it should be one")
 
 
 def _read_numbers(path: Path, name: str) -> NDArray[np.generic]:
-    numbers = np.lib.format.open_memmap(path, mode="r")  # which loads no pickle
+    numbers = np.lib.format.open_memmap(path, mode="r")  # does not load pickles
     if numbers.ndim != 2 or not np.issubdtype(numbers.dtype, np.integer):
         raise _unfit(name, f"{numbers.dtype} values of shape {numbers.shape}", "save (H, W) whole numbers")
     if numbers.size and not 0 <= int(numbers.min()) <= int(numbers.max()) <= 255:
-        raise _unfit(name, f"values from {numbers.min()} to {numbers.max()}", "save class numbers from 0 to 255")
+        raise _unfit(name, f"values from {numbers.min()} to {numbers.max()}", "save class ids from 0 to 255")
     return numbers.astype(np.uint8)
 
 
 def _read_picture(path: Path, name: str, indices: bool) -> NDArray[np.generic]:
     with path.open("rb") as stream:
         start = stream.read(PNG_DEPTH + 1)
-    if start.startswith(PNG) and start[PNG_DEPTH:] > b"\x08":  # Pillow would keep the high bytes alone
-        raise _unfit(name, f"{start[PNG_DEPTH]} bits a channel", "convert it to 8 bits")
+    if start.startswith(PNG) and start[PNG_DEPTH:] > b"\x08":  # Pillow would keep only the high bytes
+        raise _unfit(name, f"{start[PNG_DEPTH]} bits per channel", "convert it to 8 bits")
     with Image.open(path, formats=("PNG", "JPEG")) as picture:
         if (frames := getattr(picture, "n_frames", 1)) > 1:
-            raise _unfit(name, f"{frames} images", "keep the one that is meant")
+            raise _unfit(name, f"{frames} images", "keep the right one")
         _check_upright(picture.getexif().get(ORIENTATION, UPRIGHT), name)
         if picture.mode == "P" and indices:
             return np.asarray(picture)
         if "transparency" in picture.info or picture.mode in ("RGBA", "LA", "PA"):
             return _opaque(np.asarray(picture.convert("RGBA")), name)
-        if indices and picture.mode in ("1", "L") and start.startswith(PNG):  # grey of few bits is scaled to 0..255
+        if indices and picture.mode in ("1", "L") and start.startswith(PNG):  # Pillow scales grey of few bits to 0..255
             return np.asarray(picture.convert("L")) // np.uint8(255 // (2 ** start[PNG_DEPTH] - 1))
         # Palette entries and bits are not grey levels.
         plain = {"P": "RGB", "1": "L"}.get(picture.mode, picture.mode)
@@ -251,7 +251,7 @@ def _read_tiff(path: Path, name: str, indices: bool) -> NDArray[np.generic]:
         page = _page(file, name)
         _check_upright(page.tags.valueof(ORIENTATION, UPRIGHT), name)
         if 0 in page.databytecounts:
-            raise _unfit(name, "strips or tiles without data", "fetch it again, or write it whole")
+            raise _unfit(name, "strips or tiles without data", "download it again, or write it completely")
         pixels: NDArray[np.generic] = np.asarray(page.asarray(maxworkers=1))  # prepare runs one process per core
         if page.axes == "SYX":
             pixels = np.moveaxis(pixels, 0, -1)
@@ -261,13 +261,13 @@ def _read_tiff(path: Path, name: str, indices: bool) -> NDArray[np.generic]:
             most = 2**bits - 1 if indices else 255
             pixels = pixels.astype(np.uint8) * np.uint8(most // (2**bits - 1))
         if page.tags.get("PhotometricInterpretation") is None or colours == tifffile.PHOTOMETRIC.MINISBLACK:
-            pass  # bands in their order, as GDAL writes three of them
+            pass  # bands in their order, as GDAL writes three bands
         elif colours == tifffile.PHOTOMETRIC.MINISWHITE and pixels.ndim == 2 and pixels.dtype == np.uint8:
             pixels = np.uint8(most) - pixels.astype(np.uint8)
         elif colours == tifffile.PHOTOMETRIC.PALETTE and pixels.ndim == 2 and page.colormap is not None:
             pixels = pixels if indices else _colours(page.colormap, pixels)
         elif colours == tifffile.PHOTOMETRIC.YCBCR and page.compression == tifffile.COMPRESSION.JPEG:
-            pass  # the JPEG decoder has made RGB of it
+            pass  # the JPEG decoder has converted it to RGB
         elif colours != tifffile.PHOTOMETRIC.RGB:
             raise _unfit(name, f"colours of type {getattr(colours, 'name', colours)}", "convert it to RGB")
         if any(kind in (1, 2) for kind in page.extrasamples) and pixels.ndim == 3 and pixels.shape[2] in (2, 4):
@@ -276,30 +276,30 @@ def _read_tiff(path: Path, name: str, indices: bool) -> NDArray[np.generic]:
 
 
 def _page(file: tifffile.TiffFile, name: str) -> tifffile.TiffPage:
-    """The one image of a TIFF file, thumbnails, overviews and masks left out."""
+    """The only image of a TIFF file, without thumbnails, overviews and masks."""
     pages = [file.pages[k].aspage() for k in range(len(file.pages))]
     whole = [page for page in pages if not page.subfiletype & (REDUCED | MASK)]
     if len(whole) != 1:
-        raise _unfit(name, f"{len(whole)} images", "keep the one that is meant")
+        raise _unfit(name, f"{len(whole)} images", "keep the right one")
     return whole[0]
 
 
 def _colours(table: NDArray[np.uint16], indices: NDArray[np.generic]) -> Pixels:
-    """Palette indices as RGB; tables of writers that stored 8-bit colours are read as libtiff reads them."""
+    """Convert palette indices to RGB; tables with 8-bit colours are read as libtiff reads them."""
     entries = (table if table.max() < 256 else table >> 8).astype(np.uint8)
     return np.moveaxis(entries[:, indices.astype(np.intp)], 0, -1)
 
 
 def _opaque(pixels: NDArray[np.generic], name: str) -> NDArray[np.generic]:
-    """Pixels without their last band, which is opacity."""
+    """Pixels without their last band, the opacity."""
     if pixels.dtype == np.uint8 and pixels[..., -1].min() < OPAQUE:
         raise _unfit(name, "transparent pixels", "save it without transparency")
     return pixels[..., :-1] if pixels.shape[2] > 2 else pixels[..., 0]
 
 
 def _check_upright(orientation: object, name: str) -> None:
-    if orientation not in (UPRIGHT, 0):  # 0 is no value of the standard and means nothing
-        raise _unfit(name, f"orientation {orientation} (viewers turn it)", "save it upright, without that tag")
+    if orientation not in (UPRIGHT, 0):  # 0 is not in the standard and has no meaning
+        raise _unfit(name, f"orientation {orientation} (viewers rotate it)", "save it upright, without that tag")
 
 
 def _unfit(name: str, what: str, remedy: str) -> UserError:
@@ -313,8 +313,8 @@ def _naming_damage(name: str) -> Iterator[None]:
     except (UserError, MemoryError):
         raise
     except Exception as error:
-        # Pillow, tifffile and the codecs below them let errors of a dozen types escape from damaged bytes.
+        # On damaged bytes, Pillow, tifffile and their codecs raise errors of a dozen types.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
-            f"{name} cannot be decoded ({reason.rstrip('.')}); the file is damaged: fetch it again"
+            f"{name} cannot be decoded ({reason.rstrip('.')}); the file is damaged: download it again"
         ) from error

@@ -1,8 +1,8 @@
-"""Fill a store: decode every file once, on all cores, resumable, and put the store in place only when it is whole.
+"""Fill a store: decode every file once, on all cores, resumable; the store appears only when it is complete.
 
-Arrays go to a working folder named by everything that decides their content, so that an interrupted run goes on where
-it stopped; the folder in it becomes the store by being renamed. Of archives only files that become arrays are written
-to the disk, a few at a time, and a zip inside a 7z while its files are decoded.
+Arrays are written to a working folder whose name depends on everything that affects their content, so an interrupted
+run can resume; at the end, this folder is renamed to the store. Of archives, only files that become arrays are
+written to the disk, a few at a time, and a zip inside a 7z while its files are decoded.
 """
 
 from __future__ import annotations
@@ -51,27 +51,27 @@ def fill(
     working: Path,
     workers: int | None = None,
 ) -> dict[str, Any]:
-    """Write the store of a benchmark to `target`, which holds a whole store afterwards or what it held before.
+    """Write the store of a benchmark to `target`, atomically.
 
-    One process at a time: a second one waits, and uses the store that the first has made of the same files.
+    Only one process does it at a time: a second one waits, and uses the store if it was made from the same files.
 
     Args:
         spec: the benchmark.
         manifest: its archives and files.
-        folder: where they are.
+        folder: folder of these archives and files.
         choice: the parameters.
-        target: folder of the store, or a link to one, on another disk for instance.
-        working: existing or new folder for working folders, on the same disk as `target` unless that is a link.
-        workers: processes that decode; default one per core, at most 8. This one unpacks.
+        target: folder of the store, or a link to one, for example on another disk.
+        working: folder for working folders (may not exist), on the same disk as `target` unless that is a link.
+        workers: number of decoding processes; default one per core, at most 8. This process unpacks.
 
     Returns:
-        The index, as written to index.json.
+        The index, as in index.json.
 
     Raises:
-        UserError: a damaged or unfit file, part of a benchmark although `choice.partial` is false, or too little disk
-            space.
+        UserError: a file is damaged or does not fit, the benchmark is incomplete although `choice.partial` is false, or
+            there is too little disk space.
     """
-    if target.is_symlink():  # nothing can be moved to another disk in one step
+    if target.is_symlink():  # a folder cannot be moved to another disk atomically
         target = target.resolve()
         working = target.parent
     inputs = _fingerprint(spec, manifest, choice)
@@ -81,7 +81,7 @@ def fill(
 
 
 def _made(target: Path, job: Job) -> dict[str, Any] | None:
-    """The index of the store at `target` where it is unchanged and another process made it of the same inputs."""
+    """The index of the store at `target`, if another process made it from the same inputs and it is unchanged."""
     try:
         store = Store(target)
         if store.index.get("inputs") != job.inputs:
@@ -122,7 +122,7 @@ def _fill(plan: Plan, target: Path, workers: int | None) -> dict[str, Any]:
 
 
 def _fingerprint(spec: Benchmark, manifest: Manifest, choice: Choice) -> str:
-    """Name of the working folder: everything that decides the content of the arrays."""
+    """Name of the working folder: a fingerprint of everything that affects the arrays."""
     slot = slots_of(spec, manifest.labels, choice.lists)
     files = [[record.path, record.sha256] for record in manifest.files if slot(record.path)]
     archives = [[record.path, record.sha256] for record in manifest.archives]
@@ -134,7 +134,7 @@ def _fingerprint(spec: Benchmark, manifest: Manifest, choice: Choice) -> str:
 
 
 def image_ids(spec: Benchmark, manifest: Manifest, folder: Path) -> list[str]:
-    """Ids of the images among loose files and in archives, as far as their headers tell."""
+    """Ids of the images among loose files and in archives, as far as headers contain them."""
     paths = [path for listing in _listings(manifest, folder).values() for path in listing.files]
     roles = (role_of(spec, manifest.labels, path) for path in (*paths, *(record.path for record in manifest.files)))
     return [role.id for role in roles if role is not None and role.kind == "image"]
@@ -146,13 +146,13 @@ def _listings(manifest: Manifest, folder: Path) -> dict[Group, Listing]:
 
 
 class Plan:
-    """The files of one store: which, from where, and which of them an earlier run has finished.
+    """The files of one store, where they are, and which of them are finished.
 
     Attributes:
-        job: what all of them share.
-        manifest: where they come from.
-        paths: the file for each slot, as far as it is known by now.
-        done: the records of finished files.
+        job: settings common to all files.
+        manifest: manifest of the files.
+        paths: the file of each slot, as far as it is known.
+        done: records of finished files.
     """
 
     def __init__(self, job: Job, manifest: Manifest, folder: Path) -> None:
@@ -160,7 +160,7 @@ class Plan:
         self.job, self.manifest, self.folder = job, manifest, folder
         self.slot_of = slots_of(job.spec, manifest.labels, job.choice.lists)
         self._listings = _listings(manifest, folder)
-        # Members of a zip inside a 7z are known only once it is unpacked.
+        # Members of a zip inside a 7z are known only after it is unpacked.
         self._hidden = any(listing.hidden for listing in self._listings.values())
         listed = {path: size for listing in self._listings.values() for path, size in listing.files.items()}
         self._declared = {path: size for path, size in listed.items() if role_of(job.spec, manifest.labels, path)}
@@ -197,7 +197,7 @@ class Plan:
         return slot if first == path and slot not in self.done else None
 
     def missing(self) -> set[Slot] | None:
-        """Slots that are not filled yet; None where only the end of an archive tells."""
+        """Slots that are not filled yet, or None if they are known only at the end of an archive."""
         lists = self.job.choice.lists
         if self._hidden and not lists:
             return None
@@ -206,10 +206,10 @@ class Plan:
         return (named | self.paths.keys()) - self.done.keys()
 
     def needed(self, workers: int) -> int:
-        """Bytes of disk that arrays and spool still take.
+        """Bytes of disk space that arrays and spool still need.
 
-        Known for loose files, from their headers, and for members of archives from the benchmark's size of images. Of
-        images of any size only what the archives declare is known: a rough number.
+        Known from headers for loose files, and from the benchmark's image size for members of archives. For images of
+        any size, only the sizes declared in archives are known, which give a rough number.
         """
         missing, side, exact = self.missing(), self.job.spec.side, self.job.sides == "exact"
         image, label = (array_bytes(kind, side, side) for kind in KINDS)
@@ -251,12 +251,12 @@ class Plan:
                     yield Task(job, wanted, path, place, None)
                     if left is not None:
                         left.discard(wanted)
-                        if not left:  # what is behind the last file is not unpacked
+                        if not left:  # nothing after the last file is unpacked
                             return
 
 
 def _decode(plan: Plan, workers: int) -> dict[Slot, Record]:
-    """The records of all files, those of earlier runs too."""
+    """The records of all files, including those of earlier runs."""
     job, records = plan.job, dict[Slot, Record]()
     with closing(plan.incoming()) as tasks:
         work = decode_all(tasks, workers)
@@ -284,8 +284,8 @@ def _keep_only(job: Job, index: dict[str, Any]) -> None:
     for path, size in wanted.items():
         if file_size(path) != size:
             raise UserError(
-                f"{path.name} of {job.spec.name} disappeared or was cut while the store was made; "
-                "leave the folder data alone and run the same command again"
+                f"{path.name} of {job.spec.name} was deleted or truncated while the store was made; "
+                "do not change the folder data, and run the same command again"
             )
     for path in job.store.rglob("*.npy"):
         if path not in wanted:
@@ -295,11 +295,11 @@ def _keep_only(job: Job, index: dict[str, Any]) -> None:
 def decode_all(tasks: Iterator[Task], workers: int) -> Iterator[Record]:
     """Decode the files of `tasks` as they come, with `workers` processes, and give their records in the same order.
 
-    At most workers + AHEAD of them are taken and not yet decoded. Those that are taken are finished even when `tasks`
-    or another of them fails.
+    At most workers + AHEAD tasks are taken in advance. Tasks that were taken are finished even if `tasks` or another
+    one fails.
 
     Raises:
-        UserError: what `decode_file` rejects, always of the first such file; or a process was killed.
+        UserError: the error of `decode_file` for the first file that has one; or a process was killed.
     """
     if workers == 1:
         yield from map(decode_file, tasks)
@@ -307,7 +307,7 @@ def decode_all(tasks: Iterator[Task], workers: int) -> Iterator[Record]:
     waiting: deque[Future[Record]] = deque()
     try:
         with ProcessPoolExecutor(workers, initializer=_follow_parent) as pool:
-            pool.submit(os.getpid).result()  # processes are copies of this one: make them while it is small
+            pool.submit(os.getpid).result()  # processes are copies of this one: start them while it is small
             for task in tasks:
                 waiting.append(pool.submit(decode_file, task))
                 if len(waiting) >= workers + AHEAD:
@@ -316,13 +316,13 @@ def decode_all(tasks: Iterator[Task], workers: int) -> Iterator[Record]:
                 yield future.result()
     except BrokenProcessPool as error:
         raise UserError(
-            "a process that decoded an image was killed, most probably because memory ran out; finished images are "
+            "a decoding process was killed, probably because memory ran out; finished images are "
             "kept: free some memory and run the same command again"
         ) from error
 
 
 def _follow_parent() -> None:
-    """Let a worker end with the process that started it, also when that is killed; leave Ctrl-C to the parent."""
+    """End a worker with the process that started it, even if that is killed; Ctrl-C is left to the parent."""
     signal(SIGINT, SIG_IGN)
     parent = parent_process()
     assert parent is not None

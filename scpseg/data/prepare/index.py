@@ -1,4 +1,4 @@
-"""What was found against what the benchmark expects: the store's index, validation, and words for people."""
+"""The store's index: compare what was found with what the benchmark expects, and describe it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def build_index(job: Job, manifest: Manifest, pairing: Pairing, records: Mapping
 
 
 def summary(spec: Benchmark, index: Mapping[str, Any]) -> list[str]:
-    """Lines that say what the store holds, beside what the benchmark expects."""
+    """Lines that describe the contents of the store and what the benchmark expects."""
     images = index["images"].values()
     sizes = Counter(f"{image['height']} x {image['width']}" for image in images)
     often = sorted(sizes, key=lambda size: (-sizes[size], size))[:SHOWN]
@@ -63,7 +63,9 @@ def summary(spec: Benchmark, index: Mapping[str, Any]) -> list[str]:
         f"{spec.name}: labels {index['labels']}: {shares}, ignored {ignored / area:.2%}",
     ]
     if spec.decoding == "threshold":
-        lines.append(f"{spec.name}: {unknown} pixels of no class's colour, {near} with a channel near the threshold")
+        lines.append(
+            f"{spec.name}: {unknown} pixels with a colour of no class, {near} with a channel near the threshold"
+        )
     return lines
 
 
@@ -77,7 +79,7 @@ def _expect_classes(spec: Benchmark, images: Mapping[str, Any], ignore_first: bo
     if absent:
         raise UserError(
             f"{spec.name}: no label has a pixel of class {', '.join(absent)}, so these are not its labels; "
-            "fetch them again, or set data.partial: true to use them as they are"
+            "download them again, or set data.partial: true to use them as they are"
         )
 
 

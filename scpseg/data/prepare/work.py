@@ -1,4 +1,4 @@
-"""One file, image or label, to its array of the store, in whichever process; and parts of an image to the whole."""
+"""Decode one image or label file to its array in the store, in any process; join the parts of an image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from scpseg.errors import UserError
 from scpseg.files import damaged, read_json, sha256, write_json
 
 Record = dict[str, Any]
-"""What is known of a decoded file: slot, path, bytes, sha256, height, width, array_sha256, and counts of a label."""
+"""Record of a decoded file: slot, path, bytes, sha256, height, width, array_sha256, and counts of a label."""
 COUNTS = ("ignored", "unknown", "near")
 _RECORD = {
     "slot": [str, str, str, int],
@@ -33,7 +33,7 @@ _LABEL = {**_RECORD, "pixels": [int], **dict.fromkeys(COUNTS, int)}
 
 @dataclass(frozen=True)
 class Choice:
-    """What the parameters choose: name of the split and its lists, part of a benchmark allowed, label id 0 ignored."""
+    """Choices from the parameters: name of the split and its lists, partial benchmarks allowed, label id 0 ignored."""
 
     split: str
     lists: Ids
@@ -43,7 +43,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Job:
-    """What all files of one store share; `folder` is the working folder."""
+    """Settings common to all files of one store; `folder` is the working folder."""
 
     spec: Benchmark
     synthetic: bool
@@ -52,37 +52,37 @@ class Job:
 
     @property
     def sides(self) -> Literal["exact", "most", "any"]:
-        """Sides an image may have: the benchmark's, at most those (part of it, perhaps in crops), or any."""
+        """Valid sides of an image: the benchmark's, at most those (for partial benchmarks), or any."""
         return "any" if self.synthetic or self.spec.any_size else "most" if self.choice.partial else "exact"
 
     @property
     def inputs(self) -> list[Any]:
-        """What decides the content of the store: of the arrays the folder's name, of the index also these."""
+        """Inputs that affect the store: the working folder's name depends on those of the arrays, the index on all."""
         return [self.folder.name, self.synthetic, self.choice.split, self.choice.partial, self.spec.side]
 
     @property
     def store(self) -> Path:
-        """The store being filled."""
+        """The store that is being filled."""
         return self.folder / "store"
 
     @property
     def spool(self) -> Path:
-        """Where files out of archives wait to be decoded; empty between runs."""
+        """Folder of files from archives that wait to be decoded; empty between runs."""
         return self.folder / "spool"
 
     def array(self, slot: Slot, whole: bool = False) -> Path:
-        """Where the array of a slot is; `whole` = of the image or label that it is a part of."""
+        """Path of the array of a slot; with `whole`, of the image or label of which it is a part."""
         layout = self.spec.layout
         split = slot.split
         folder = self.store if whole or layout.rows * layout.columns == 1 else self.folder / "parts" / str(slot.number)
         return (image_path if slot.kind == "image" else label_path)(folder, split, slot.id)
 
     def record(self, slot: Slot) -> Path:
-        """What is known of a decoded file; written last, so it marks a finished one."""
+        """Path of the record of a decoded file; written last, so it marks a finished file."""
         return self.folder / "records" / slot.split / f"{slot.id}.{slot.kind}.{slot.number}.json"
 
     def finished(self) -> dict[Slot, Record]:
-        """The records of all files whose arrays are there and unchanged."""
+        """The records of all files whose arrays exist and are unchanged."""
         found = {}
         for path in sorted(self.folder.glob("records/*/*.json")):
             record = read_json(path, _LABEL if ".label." in path.name else _RECORD)
@@ -101,17 +101,17 @@ class Job:
             return
         found = f"{name} has {height} x {width} pixels (height x width), images of {self.spec.title} {side} x {side}"
         if self.sides == "exact":
-            raise UserError(f"{found}; fetch it again, or set data.partial: true to use crops")
+            raise UserError(f"{found}; download it again, or set data.partial: true to use crops")
         if max(height, width) > side:
-            raise UserError(f"{found}; cut it into crops no larger than that")
+            raise UserError(f"{found}; crop it to at most that size")
 
 
 @dataclass(frozen=True)
 class Task:
-    """One file: its slot, its path in manifest or archive, where its bytes are now.
+    """A file: its slot, its path in the manifest or archive, and where its bytes are now.
 
-    `sha256` is what the manifest says; None for a file that came out of a verified archive into the spool, from which
-    it is removed when it is decoded.
+    `sha256` is that of the manifest; None for a file from a verified archive in the spool, which is deleted after it is
+    decoded.
     """
 
     job: Job
@@ -167,15 +167,15 @@ def check_same(record: Record, other: Record) -> None:
     if sizes[0] != sizes[1]:
         raise UserError(
             f"{image['path']} has {sizes[0][0]} x {sizes[0][1]} pixels (height x width), but its label "
-            f"{label['path']} has {sizes[1][0]} x {sizes[1][1]}; fetch both again"
+            f"{label['path']} has {sizes[1][0]} x {sizes[1][1]}; download both again"
         )
 
 
 def join_parts(job: Job, pairing: Pairing, records: Mapping[Slot, Record]) -> dict[Slot, Record]:
-    """The records of whole images and labels: parts pasted row by row where the benchmark cuts its images.
+    """The records of whole images and labels; joins parts, row by row, if the benchmark splits its images.
 
     Raises:
-        UserError: parts of different sizes, or an id whose files differ in upper and lower case.
+        UserError: parts have different sizes, or the file names of an id differ in upper and lower case.
     """
     whole: dict[Slot, Record] = {}
     parts: dict[Slot, list[Slot]] = {}
@@ -184,7 +184,7 @@ def join_parts(job: Job, pairing: Pairing, records: Mapping[Slot, Record]) -> di
             image, label = (pairing.paths[slot._replace(kind=kind)] for kind in KINDS)
             raise UserError(
                 f"{image} and {label} differ in upper and lower case; "
-                "unpack them, give both the same name and name the folder in data.source"
+                "unpack them, give both the same name and set data.source to the folder"
             )
         parts.setdefault(slot._replace(number=0), []).append(slot)
     for first, slots in parts.items():
@@ -204,7 +204,7 @@ def _joined(job: Job, slots: list[Slot], records: list[Record]) -> Record:
         array = np.concatenate(rows, axis=0)
     except ValueError as error:
         raise UserError(
-            f"the parts of {slots[0].id} ({records[0]['path']}, ...) do not fit together ({error}); fetch them again"
+            f"the parts of {slots[0].id} ({records[0]['path']}, ...) do not fit together ({error}); download them again"
         ) from error
     record = {**records[0], "height": array.shape[0], "width": array.shape[1]}
     record["array_sha256"] = save_array(job.array(slots[0], whole=True), array)

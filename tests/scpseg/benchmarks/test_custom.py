@@ -197,7 +197,7 @@ def test_from_the_folder_to_the_store(labels: str, tmp_path: Path) -> None:
         Image.fromarray(np.full((40, 50), 9, np.uint8)).save(place / "labels/Tile 0.png")
         stage(tmp_path, "download", "custom")
         done = stage(tmp_path, "prepare", "custom")
-        assert done.returncode == 1 and "labels/Tile 0.png: the colour of 2000 of 2000 pixels" in done.stderr
+        assert done.returncode == 1 and "labels/Tile 0.png: 2000 of 2000 pixels have" in done.stderr
         (place / "classes.csv").write_text(TABLE.replace("yes", "perhaps"))
         done = stage(tmp_path, "check")
         assert done.returncode != 0 and done.stderr.startswith("error: custom/classes.csv, line 3")

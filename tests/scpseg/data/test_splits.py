@@ -122,7 +122,7 @@ def test_a_duplicated_id_is_rejected(tmp_path: Path, train: str, val: str) -> No
 def test_unknown_name_and_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="fctl, official"):
         read_split(BENCHMARKS["inria"], "fctle")
-    with pytest.raises(UserError, match="holds no list"):
+    with pytest.raises(UserError, match="contains no list"):
         read_split(BENCHMARKS["inria"], str(tmp_path))
 
 

@@ -122,7 +122,7 @@ def test_zip_inside_a_split_archive(
         f"{path.name}/NEW.zip/D/two.tif": b"two",
         f"{path.name}/three.tif": b"3",
     }
-    assert f"{path.name}/NEW.zip: {len(inner)} bytes are unpacked to the disk" in capsys.readouterr().err
+    assert f"{path.name}/NEW.zip: unpacking {len(inner)} bytes to the disk" in capsys.readouterr().err
     monkeypatch.setattr(space, "free_bytes", lambda folder: space.MARGIN + len(inner) - 1)
     assert f"needs {len(inner)} bytes" in rejected(tmp_path)
     for number in (2, 3):
@@ -363,5 +363,5 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         archives, "_members", lambda group, folder: [{"name": "x.tif", "size": 1, "why": "", "start": None}]
     )
     monkeypatch.setattr(archives.subprocess, "Popen", lambda command, **o: started([command[0], "-c", code], **o))
-    with pytest.raises(UserError, match="the disk ran full while unpacking a"):
+    with pytest.raises(UserError, match="the disk is full while unpacking a"):
         read(tmp_path)

@@ -109,11 +109,11 @@ def test_kaggle_without_a_pin_keeps_the_version_and_checks_the_known_file(led: S
 @pytest.mark.parametrize(
     ("code", "part", "calls"),
     [
-        (401, "asks for a login", 1),
+        (401, "requires a login", 1),
         (403, "accept the terms on https://www.kaggle.com/", 1),
-        (404, "nothing there", 1),
+        (404, "does not have it", 1),
         (429, "too many requests", 4),
-        (503, "is in trouble (503)", 4),
+        (503, "has a server error (503)", 4),
     ],
 )
 def test_kaggle_refuses(code: int, part: str, calls: int, led: Server, tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setitem(sys.modules, "kagglehub", Client)
     said = sentence(lambda: clients.kaggle(PINNED, "", tmp_path, UNUSED))
-    assert "the disk ran full while fetching from kaggle" in said
+    assert "the disk is full while fetching from kaggle" in said
     said = sentence(lambda: clients.kaggle(replace(PINNED, disk=1 << 60), "", tmp_path, UNUSED))
     assert "fetching from kaggle needs 1152921504606846976 bytes" in said
 
@@ -194,9 +194,9 @@ def test_drive_takes_the_wanted_archives_and_goes_on(led: Server, tmp_path: Path
 def test_drive_lacks_an_archive_or_sends_something_else(led: Server, tmp_path: Path) -> None:
     serve_drive(led, {"2_Ortho_RGB.zip": b"<html>", "5_Labels_all_noBoundary.zip": zipped(b=b"x")})
     said = sentence(lambda: clients.drive(DRIVE, "bordered", tmp_path, UNUSED))
-    assert "holds no 5_Labels_all.zip, only 2_Ortho_RGB.zip, 5_Labels_all_noBoundary.zip" in said
+    assert "does not contain 5_Labels_all.zip, only 2_Ortho_RGB.zip, 5_Labels_all_noBoundary.zip" in said
     said = sentence(lambda: clients.drive(DRIVE, "noBoundary", tmp_path, UNUSED))
-    assert "what came as 2_Ortho_RGB.zip is not a zip archive" in said and not (tmp_path / "2_Ortho_RGB.zip").exists()
+    assert "2_Ortho_RGB.zip as downloaded is not a zip archive" in said and not (tmp_path / "2_Ortho_RGB.zip").exists()
 
 
 def test_drive_quota_and_absence(led: Server, tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_changed_sources_are_named(source: Path) -> None:
     with pytest.raises(UserError, match=r"train/2_sat\.jpg has \d+ bytes, \d+ when it was downloaded"):
         locate(SPEC, manifest, DATA, NOBODY)
     (source / "train" / "2_sat.jpg").unlink()
-    with pytest.raises(UserError, match=r"train/2_sat\.jpg is gone"):
+    with pytest.raises(UserError, match=r"train/2_sat\.jpg is missing"):
         locate(SPEC, manifest, DATA, NOBODY)
 
 
@@ -126,7 +126,7 @@ def test_images_without_labels_are_rejected_where_headers_tell(source: Path) -> 
     pack(source)
     with zipfile.ZipFile(source / "a.zip", "w") as file:
         file.writestr("1_sat.jpg", b"x")
-    with pytest.raises(UserError, match=r"data\.source 'sets' holds no label of deepglobe"):
+    with pytest.raises(UserError, match=r"data\.source 'sets' has no label of deepglobe"):
         fetch(SPEC, "unknown-as-class", DATA, NOBODY)
     data = (source / "a.zip").read_bytes()
     (source / "a.zip").unlink()

@@ -84,10 +84,10 @@ def test_says_what_is_expected_where() -> None:
     with pytest.raises(UserError) as caught:
         _expect_both(SPEC, "gt", BOTH[:1], data("sets"))
     message = str(caught.value)
-    assert "data.source 'sets' holds no label of inria" in message
+    assert "data.source 'sets' has no label of inria" in message
     assert "train/images/<id" in message
     assert "\n" not in message
-    with pytest.raises(UserError, match=r"holds no image and no label of blu.*\(train\|val\|test\)/image/<id>\.png"):
+    with pytest.raises(UserError, match=r"has no image and no label of blu.*\(train\|val\|test\)/image/<id>\.png"):
         _expect_both(BENCHMARKS["blu"], "label", [], data("sets"))
 
 
@@ -97,7 +97,7 @@ def test_a_cache_that_is_no_folder(elsewhere: Path, monkeypatch: pytest.MonkeyPa
     (elsewhere / "kept/blu").touch()
     for cache in ("file", "file/below"):
         with pytest.raises(
-            UserError, match=f"^data.cache is '{cache}', but .*/file is not a directory; name another folder$"
+            UserError, match=f"^data.cache is '{cache}', but .*/file is not a directory; use another folder$"
         ):
             cache_folder("blu", data("upstream", cache))
     with pytest.raises(UserError, match="/kept/blu is not a directory"):
@@ -108,7 +108,7 @@ def test_a_cache_that_is_no_folder(elsewhere: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_no_such_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"^data.cache is '~nobodyhere/x', but there is no such home directory"):
+    with pytest.raises(UserError, match=r"^data.cache is '~nobodyhere/x', but that home directory does not exist"):
         cache_folder("blu", data("upstream", "~nobodyhere/x"))
     with pytest.raises(UserError, match=r"^data.source is '~nobodyhere/x', which is not a directory"):
         source_folder("blu", data("~nobodyhere/x"))

@@ -167,7 +167,7 @@ def test_redirects_to_another_host(server: Server, connection: Connection) -> No
 
 
 def test_an_unknown_certificate_is_rejected_at_once(secure: Server, connection: Patient) -> None:
-    with pytest.raises(UserError, match=r"certificate of 127.0.0.1 cannot .*name it in upstream.unverified_hosts"):
+    with pytest.raises(UserError, match=r"certificate of 127.0.0.1 cannot .*add it to upstream.unverified_hosts"):
         connection.open(secure.url("/a"))
     assert not secure.requests and not connection.pauses
 
@@ -185,7 +185,9 @@ def test_only_the_named_host_goes_unchecked(
     connection = Patient(["127.0.0.1"])
     for _ in range(2):
         assert connection.open(secure.url("/a")).content == b"secret"
-    assert capsys.readouterr().err == "127.0.0.1: its certificate is not checked, as upstream.unverified_hosts says\n"
+    assert (
+        capsys.readouterr().err == "127.0.0.1: its certificate is not checked, because of upstream.unverified_hosts\n"
+    )
     secure.play("/r", redirect(secure.url("/a", "localhost")), redirect("/a"))
     with pytest.raises(UserError, match="certificate of localhost cannot"):
         connection.open(secure.url("/r"))
@@ -203,7 +205,7 @@ def test_encryption_may_begin_but_not_end(server: Server, secure: Server) -> Non
     server.play("/up", redirect(secure.url("/a")))
     assert connection.open(server.url("/up")).content == b"secret"
     secure.play("/down", redirect(server.url("/plain")))
-    with pytest.raises(UserError, match=r"leads to http://127.0.0.1:\d+/plain, which is not encrypted"):
+    with pytest.raises(UserError, match=r"redirects to http://127.0.0.1:\d+/plain, which is not encrypted"):
         connection.open(secure.url("/down"))
     assert not server.asked("/plain")
 

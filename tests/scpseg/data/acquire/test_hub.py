@@ -93,7 +93,7 @@ def test_hub_takes_the_labelled_half_and_checks_it(server: Server, tmp_path: Pat
     assert {name: path.read_bytes() for name, path in got.items()} == dict(list(files.items())[:2])
     assert [request.method for request in server.asked(place)] == ["HEAD", "GET", "GET"]
     assert "data/train/gt/x.tif is damaged: sha256" in said["bad"]
-    assert "nothing there (404)" in said["gone"]
+    assert "does not have it (404)" in said["gone"]
     assert "refuses access (403): accept the terms on https://huggingface.co/" in said["gated"]
-    assert "holds nothing like data/other/** at revision abab" in said["none"]
+    assert "contains nothing like data/other/** at revision abab" in said["none"]
     assert not [request for request in server.requests if "/resolve/" in request.path and "train" not in request.path]

@@ -93,7 +93,7 @@ def test_folders_give_the_split() -> None:
     assert result.paths[Slot("val", "A", "image")] == "BLU/Val/image/A.png"
     assert result.paths[Slot("val", "A", "label")] == "BLU/Val/label/A.png"
     assert result.expected == {"train": 196, "val": 28, "test": 32}
-    assert result.warnings == ("blu: 2/1/1 images in train/val/test, where 196/28/32 are reported",)
+    assert result.warnings == ("blu: 2/1/1 images in train/val/test, but 196/28/32 are published",)
 
 
 def test_folders_without_test_images_are_a_part() -> None:

@@ -32,14 +32,14 @@ def test_every_profile_names_known_sources(profile: str) -> None:
     ("changes", "parts"),
     [
         ({"inria": ["huggingfase"]}, ["upstream.inria is 'huggingfase'", "did you mean 'huggingface'?"]),
-        ({"potsdam": ["ftp://x/y"]}, ["upstream.potsdam is 'ftp://x/y'", "no address (http://..., https://...)"]),
+        ({"potsdam": ["ftp://x/y"]}, ["upstream.potsdam is 'ftp://x/y'", "not an address (http://..., https://...)"]),
         ({"blu": ["kaggle"]}, ["upstream.blu is 'kaggle'", "blu has no known source"]),
-        ({"unverified_hosts": ["https://files.inria.fr"]}, ["not a plain host name", "like files.inria.fr"]),
-        ({"unverified_hosts": ["files.inria.fr:443"]}, ["not a plain host name"]),
+        ({"unverified_hosts": ["https://files.inria.fr"]}, ["not a host name", "like files.inria.fr"]),
+        ({"unverified_hosts": ["files.inria.fr:443"]}, ["not a host name"]),
         ({"deepglobe": "kaggle"}, ["upstream.deepglobe is 'kaggle'", "a list"]),
         ({"deepglobe": ["kaggle", "kaggle"]}, ["duplicated"]),
         ({"inra": []}, ["unknown parameter upstream.inra", "did you mean 'inria'?"]),
-        ({"source": "ftp://x"}, ["data.source is 'ftp://x'", "begin with http:// or https://"]),
+        ({"source": "ftp://x"}, ["data.source is 'ftp://x'", "start with http:// or https://"]),
         ({"source": "http://"}, ["data.source is "]),
         ({"source": "http://[::1/x"}, ["data.source is 'an invalid address'"]),
         ({"source": "http://a.test:99999/x"}, ["data.source is "]),
@@ -62,7 +62,7 @@ def test_why_a_name_is_no_source_speaks_of_no_file() -> None:
         and source_problem(BENCHMARKS["blu"], "https://a.test/x") is None
     )
     why = source_problem(BENCHMARKS["inria"], "huggingfase")
-    assert why is not None and why.startswith("that is no source of inria") and "did you mean 'huggingface'?" in why
+    assert why is not None and why.startswith("it is not a source of inria") and "did you mean 'huggingface'?" in why
     assert str(source_problem(BENCHMARKS["probe"], "s3")).endswith("probe has no known source")
 
 

@@ -22,7 +22,7 @@ def test_a_really_full_device_and_other_errors(tmp_path: Path) -> None:
     if not full.exists():
         pytest.skip("no /dev/full here")
     with (
-        pytest.raises(UserError, match="ran full while writing, which needs 9 bytes"),
+        pytest.raises(UserError, match="is full while writing, which needs 9 bytes"),
         full_disk_named(tmp_path, 9, "writing"),
         full.open("wb", buffering=0) as stream,
     ):

@@ -96,7 +96,7 @@ def test_no_source_and_long_names(cache: Path, server: Server, tmp_path: Path) -
     assert row(lines, address) == [address, "answers 404", "nothing", "unknown", "unknown"]
     (cache / "inria/upstream/by-hand").mkdir(parents=True)
     (cache / "inria/upstream/by-hand/x.zip").touch()
-    assert "is used before every source" in " ".join(line.strip() for line in lines_of(tmp_path, upstream=nobody))
+    assert "are used before every source" in " ".join(line.strip() for line in lines_of(tmp_path, upstream=nobody))
 
 
 def test_a_folder_of_the_user(cache: Path, tmp_path: Path) -> None:

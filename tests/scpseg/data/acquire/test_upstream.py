@@ -122,7 +122,7 @@ def test_all_failed_is_one_sentence(server: Server, served: tuple[Source, Source
     assert "\n" not in said
     assert "inria cannot be fetched (first: http" in said and "a web page instead of the file" in said
     assert "; second: set.7z.001 from 127.0.0.1 is damaged or another file: sha256" in said
-    assert f"into {tmp_path}/cache/inria/upstream/by-hand, or into a folder that data.source names" in said
+    assert f"into {tmp_path}/cache/inria/upstream/by-hand, or into a folder and set data.source to it" in said
 
 
 def test_no_source_says_what_to_do(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_a_mirror_with_its_list(server: Server) -> None:
         ),
     ):
         server.put("/else/inria/archives.json", wrong)
-        with pytest.raises(UserError, match=r"archives\.json gives an answer that makes no sense"):
+        with pytest.raises(UserError, match=r"archives\.json sends an answer that cannot be parsed"):
             acquire(INRIA, "gt", DATA, sources(server.url("/else")))
     entries[0]["name"] = "../outside.zip"
     server.put("/else/inria/archives.json", json.dumps({"archives": entries}).encode())
@@ -201,7 +201,7 @@ def test_a_mirror_without_list_and_a_single_archive(server: Server) -> None:
 
 def test_an_unverified_host_needs_checksums(server: Server, served: tuple[Source, Source]) -> None:
     address = server.url("/first/set.7z.001/a.zip")
-    with pytest.raises(UserError, match=r"no SHA-256 of a\.zip is known, so nothing would vouch for it"):
+    with pytest.raises(UserError, match=r"the SHA-256 of a\.zip is unknown, so it cannot be verified"):
         acquire(INRIA, "gt", DATA, sources(address, hosts=("127.0.0.1",)))
     assert not server.requests
     assert acquire(INRIA, "gt", DATA, sources("first", hosts=("127.0.0.1",))).name == "first"
@@ -209,13 +209,13 @@ def test_an_unverified_host_needs_checksums(server: Server, served: tuple[Source
 
 def test_too_little_disk(served: tuple[Source, Source], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scpseg.data.acquire.space.free_bytes", lambda folder: 100)
-    with pytest.raises(UserError, match=r"fetching 3 files from first needs 150006 bytes .* and 100 bytes"):
+    with pytest.raises(UserError, match=r"fetching 3 files from first needs 150006 bytes .*but 100 bytes"):
         acquire(INRIA, "gt", DATA, sources("first"))
 
 
 def test_a_cache_that_cannot_be_made(served: tuple[Source, Source], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SCPSEG_CACHE", "/proc/none")
-    with pytest.raises(UserError, match=r"^SCPSEG_CACHE is '/proc/none', but .* cannot be made \(No such file"):
+    with pytest.raises(UserError, match=r"^SCPSEG_CACHE is '/proc/none', but .* cannot be created \(No such file"):
         acquire(INRIA, "gt", DATA, sources("inria"))
 
 

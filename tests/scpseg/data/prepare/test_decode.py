@@ -96,7 +96,7 @@ def test_unknown_colour_is_counted_and_placed() -> None:
     with pytest.raises(UserError) as caught:
         decode_label(pixels, spec, "train/label/x.png")
     message = str(caught.value)
-    assert message.startswith("train/label/x.png: the colour of 3 of 12000 pixels belongs to no class")
+    assert message.startswith("train/label/x.png: 3 of 12000 pixels have a colour of no class")
     assert "first at row 280, column 7 is (255, 0, 255)" in message
     assert "(1, 2, 3), (255, 0, 255)" in message
     assert "\n" not in message

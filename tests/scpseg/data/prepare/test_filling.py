@@ -52,7 +52,7 @@ def failed(workers: int = 1) -> str:
         filled(workers)
     assert "\n" not in str(caught.value)
     assert not TARGET.exists()
-    with pytest.raises(UserError, match="holds no prepared benchmark"):
+    with pytest.raises(UserError, match="does not contain a prepared benchmark"):
         Store(TARGET)
     return str(caught.value)
 
@@ -133,7 +133,7 @@ def test_full_disk_leaves_no_store(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(store, "replacing", full)
     message = failed()
-    assert "the disk ran full while preparing deepglobe, which needs 4608 bytes" in message
+    assert "the disk is full while preparing deepglobe, which needs 4608 bytes" in message
     assert "bytes" in message.split("which needs")[1]
     filled()
     assert Store(TARGET).ids("val") == ("2",)
@@ -141,7 +141,7 @@ def test_full_disk_leaves_no_store(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_too_little_space_is_seen_before_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(space, "free_bytes", lambda folder: 100)
-    assert "preparing deepglobe needs 4608 bytes (4.5 KiB) and 100 bytes" in failed()
+    assert "preparing deepglobe needs 4608 bytes (4.5 KiB), but 100 bytes" in failed()
     assert not list(WORKING.glob("*/*"))
 
 
@@ -168,7 +168,7 @@ def test_unknown_colour_is_named(workers: int) -> None:
     label[3, 4:6] = (255, 0, 0)
     Image.fromarray(label).save("sets/2_mask.png")
     message = failed(workers)
-    assert message.startswith("2_mask.png: the colour of 2 of 320 pixels belongs to no class")
+    assert message.startswith("2_mask.png: 2 of 320 pixels have a colour of no class")
     assert "the first at row 3, column 4 is (255, 0, 0)" in message
 
 
@@ -192,7 +192,7 @@ def killed(task: Task) -> None:
 
 def test_a_killed_worker_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(filling, "decode_file", killed)
-    assert "was killed, most probably because memory ran out" in failed(2)
+    assert "was killed, probably because memory ran out" in failed(2)
 
 
 def test_workers_end_with_their_parent(tmp_path: Path) -> None:
@@ -326,4 +326,4 @@ def test_an_array_that_vanishes_while_the_store_is_made_is_named(monkeypatch: py
         return record
 
     monkeypatch.setattr(filling, "decode_file", lost)
-    assert "1.image.npy of deepglobe disappeared or was cut" in failed()
+    assert "1.image.npy of deepglobe was deleted or truncated" in failed()

@@ -182,7 +182,7 @@ def test_sizes_are_the_benchmarks(kind: str, write_inria: Write) -> None:
     else:
         assert filled(partial=True)["warnings"] == ["inria: 12 of 12 images are not of 24 x 24 pixels"]
         holds(tiles)
-        assert "images of Inria Aerial 16 x 16; cut it" in failing_again(replace(SPEC, side=16))
+        assert "images of Inria Aerial 16 x 16; crop it" in failing_again(replace(SPEC, side=16))
 
 
 def failing_again(spec: Any) -> str:
@@ -216,7 +216,7 @@ def test_hidden_folders_give_the_split(spooled: list[str]) -> None:
     manifest = fetch(spec, "label", DATA, NOBODY)
     index = fill(spec, manifest, Path("sets"), Choice("folders", {}, True, False), Path("data/blu"), WORKING, 1)
     assert index["ids"] == {"train": ["a", "b"], "val": ["a"], "test": ["c"]}
-    assert index["warnings"][0] == "blu: 2/1/1 images in train/val/test, where 196/28/32 are reported"
+    assert index["warnings"][0] == "blu: 2/1/1 images in train/val/test, but 196/28/32 are published"
     assert len(spooled) == 8
     assert np.array_equal(Store(Path("data/blu")).label("val", "a"), np.where(pixels[..., 1] == 0, 1, 5))
 
