@@ -119,7 +119,7 @@ def repeats(ledger: Ledger, marks: list[tuple[int, int, int]]) -> bool:
 
 
 def training_step(make: Callable[[], Method], workload: Workload, train: TrainParams) -> dict[str, Any]:
-    """Figures of the second training step of the phase that needs most; `workload.phase` does not count.
+    """Figures of the second training step of the phase with the highest peak; `workload.phase` is ignored.
 
     Returns:
         The keys of `inference`, with `parts` weights, gradients, optimizer and activations; `phase` by name, `phases`

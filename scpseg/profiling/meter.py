@@ -36,7 +36,7 @@ class Reading:
     Attributes:
         backend: 'rss' or 'nvml'; figures of the two are never compared.
         memory: peak bytes by channel; a missing channel has its reason in `unavailable`.
-        unavailable: channel -> why it was not measured.
+        unavailable: channel -> reason why it was not measured.
         details: how it was measured.
         timeline: (seconds since the start, bytes), at most TIMELINE_POINTS.
         stretch: the samples.

@@ -119,7 +119,7 @@ class Sampler:
 
 
 def gaps(samples: TimedSamples) -> tuple[float, float]:
-    """Mean and longest time between two samples, milliseconds; 0 for fewer than two."""
+    """Mean and longest time between two samples in milliseconds; 0 for fewer than two samples."""
     between = [(late - early) * 1000 for early, late in pairwise(at for at, _ in samples)]
     return (sum(between) / len(between), max(between)) if between else (0.0, 0.0)
 

@@ -68,12 +68,12 @@ def meter_for(device: torch.device) -> Meter:
 def measure(
     make: Make, workload: Workload, device: torch.device, meter: Meter, train: TrainParams | None = None
 ) -> dict[str, Any]:
-    """Measure a method in this process, which should be a fresh one (`scpseg.profiling.fresh`).
+    """Measure a method in this process, which should be fresh (`scpseg.profiling.fresh`).
 
     Args:
-        make: builds the method; weights do not matter.
+        make: builds the method; its weights do not matter.
         workload: sizes.
-        device: where it computes.
+        device: device of the computation.
         meter: `meter_for(device)`.
         train: measure a training step with these parameters instead of inference.
 
