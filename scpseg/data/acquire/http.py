@@ -584,7 +584,7 @@ def stored_members(url: str, connection: Connection, names: Sequence[str]) -> li
             (member,) = fitting
             if member.flag_bits & ENCRYPTED or member.compress_type != zipfile.ZIP_STORED:
                 raise UserError(
-                    f"{name} in {place} is compressed or encrypted, so it cannot be downloaded alone; download the whole"
+                    f"{name} in {place} is compressed or encrypted, so it cannot be fetched alone; fetch the whole"
                 )
             end = member.header_offset + LOCAL_HEADER
             header = get(member.header_offset, end - 1)
