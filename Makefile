@@ -9,12 +9,12 @@ export PYTHONUNBUFFERED := 1
 
 help:
 	@echo "make repro    data, training, evaluation, profile and report as params.yaml says (sample: about 15 minutes)"
-	@echo "make report   the report from what is there; missing runs are named with their reason"
-	@echo "make publish  a report to commit, without real images: reports/published/sample, or NAME=..."
-	@echo "make profile  measure memory and speed anew, then the report"
+	@echo "make report   the report from existing results; missing runs are listed with the reason"
+	@echo "make publish  a report to commit, without real images, in reports/published/sample, or NAME=..."
+	@echo "make profile  measure memory and speed again, then build the report"
 	@echo "make memory   memory of every method and segmenter at the paper's sizes, computed without a GPU, no DVC, no data"
 	@echo "make gpu      memory and speed of every method at the paper's sizes on an NVIDIA GPU, no DVC, no data"
-	@echo "make test     the tests; make soak: the ones that take longer; make lint: ruff and mypy; make bench: core ratios"
+	@echo "make test     the tests; make soak: long tests; make lint: ruff and mypy; make bench: speed of the core parts"
 	@echo "make lock     renew requirements.txt, the pinned set with hashes"
 
 .venv/installed: pyproject.toml requirements.txt
