@@ -285,3 +285,23 @@ def test_what_is_missing_is_counted_by_reason(tmp_path: Path, invented: Any, sui
         "2 of 8 runs without a result: 2 × no metrics: the run was not trained and evaluated",
         "2 of 4 profiles without a result: 1 × no profile: it was not measured; 1 × it does not fit into 24564 MiB",
     ]
+
+
+def test_texts_of_result_files_are_escaped(tmp_path: Path, invented: Any, suite: Any) -> None:
+    """Names of split lists, sources, encoders, devices and whatever else comes from a file or a folder's name."""
+    hostile, kept = "<img src=x onerror=alert(1)>|](javascript:alert(2)", ("benchmark", "method", "split", "status")
+
+    def changed(value: Any, key: str = "") -> Any:
+        if isinstance(value, dict):
+            return {name: changed(one, name) for name, one in value.items()}
+        if isinstance(value, list):
+            return [changed(one, key) for one in value]
+        return value + hostile if isinstance(value, str) and key not in (*kept, "backend", "workload") else value
+
+    chosen = invented.fill(tmp_path / "results", suite(("inria",), ("patch",), (0,)))
+    for path in (tmp_path / "results").rglob("*.json"):
+        path.write_text(json.dumps(changed(json.loads(path.read_text()))))
+    markdown, html = build(tmp_path, chosen), page(tmp_path)
+    assert "split glnet" in markdown and "split glnet" in html
+    assert "<img src=x" not in markdown and "<img src=x" not in html
+    assert not re.search(r"(?<!\\)\]\(javascript", markdown)
