@@ -24,8 +24,8 @@ from scpseg.profiling.mixed import cuda_rules
 from scpseg.profiling.workload import TrainingStep, Workload
 
 META = torch.device("meta")
-LARGEST = 12
-"""Number of blocks at the peak in a record."""
+LARGEST, NAMES = 12, ("dtype", "operation", "module", "kind")
+"""Number of blocks at the peak in a record, and what it has of each besides bytes and shape."""
 WEIGHTS, STATE, GRADIENTS, OPTIMIZER = "weights", "state", "gradients", "optimizer"
 HALVES = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -187,14 +187,7 @@ def _figures(peak: Peak, kinds: tuple[str, ...]) -> dict[str, Any]:
         "memory": {"computed": peak.size},
         "parts": {kind: sums.pop(kind, 0) for kind in kinds} | {"activations": sum(sums.values())},
         "alive": [
-            {
-                "bytes": block.size,
-                "shape": list(block.shape),
-                "dtype": block.dtype,
-                "operation": block.operation,
-                "module": block.module,
-                "kind": block.kind,
-            }
+            {"bytes": block.size, "shape": list(block.shape), **{name: getattr(block, name) for name in NAMES}}
             for block in peak.blocks[:LARGEST]
         ],
     }

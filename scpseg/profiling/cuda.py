@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -90,15 +91,14 @@ class CudaMeter:
         try:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES")
             self.sampler = Sampler({"source": "nvml", "uuid": self.gpu.uuid(), "visible": visible}, self.period)
-            facts = self.sampler.facts
-            self.reading.details |= {"driver": facts["driver"], "mig": facts["mig"]}
-            before = self._mark()
+            self.reading.details |= {name: self.sampler.facts[name] for name in ("driver", "mig")}
+            before = self._mark(self.sampler)
             known = self.gpu.allocate(CHECK_BYTES)
-            during = self._settled(before)
+            during = self._settled(self.sampler, before)
             del known
             self.gpu.release()
-            after = self._settled(during)
-            self._check(before, during, after)
+            after = self._settled(self.sampler, during)
+            self._check(self.sampler.facts, before, during, after)
             self.reading.details["lag_ms"] = round(self.lag * 1000, 1)
         except (SourceError, SamplerLost) as error:
             self._unavailable(NVML_CHANNELS, str(error))
@@ -110,7 +110,7 @@ class CudaMeter:
         """Record the context: the bytes that NVML counts for this process in addition to torch's allocator."""
         self.gpu.synchronize()
         self.gpu.release()
-        sample = self._try_mark()
+        sample = self._try(self._mark)
         self.context = self._beyond(sample, self.own)
         self.outside = self._beyond(sample, "device")
 
@@ -119,13 +119,13 @@ class CudaMeter:
         self.gpu.synchronize()
         self.gpu.reset()
         self.began = time.monotonic()
-        self._try_mark()
+        self._try(self._mark)
 
     def finish(self) -> Reading:
         """Take a last sample after synchronising, before anything is freed; then read the peaks."""
         self.gpu.synchronize()
         # Reserved memory only grows, so this sample is close to the peak, however short the measurement was.
-        last = self._try_mark()
+        last = self._try(self._mark)
         if last is not None:
             self._still_there(last)
         reading = self.reading
@@ -133,8 +133,8 @@ class CudaMeter:
         now_outside = self._beyond(last, "device")
         if last is not None:
             reading.details["driver_reserved_bytes"] = last.get("reserved")
-        stretch = [(at, sample) for at, sample in self._samples() if at >= self.began]
-        reading.stretch = stretch
+        samples = self._try(Sampler.stop) or []
+        reading.stretch = stretch = [(at, sample) for at, sample in samples if at >= self.began]
         self._others(stretch, now_outside)
         if "nvml_process" not in reading.unavailable:
             self._process(stretch)
@@ -156,11 +156,11 @@ class CudaMeter:
         if self.sampler:
             self.sampler.close()
 
-    def _settled(self, earlier: Sample) -> Sample:
+    def _settled(self, sampler: Sampler, earlier: Sample) -> Sample:
         """A sample in which all available figures show the known allocation, or its end; at most SETTLE later."""
         began, lag = time.monotonic(), 0.0  # changes visible at once have no lag, whatever the time to read
         while True:
-            sample = self._mark()
+            sample = self._mark(sampler)
             moved = {key for key in sample if saw(earlier, sample, key) or saw(sample, earlier, key)}
             shown = {key for key, value in sample.items() if value and key not in OF_DEVICE}
             if (sample["device"] is None or "device" in moved) and (not shown or shown & moved):
@@ -170,9 +170,7 @@ class CudaMeter:
             if lag > SETTLE:
                 return sample
 
-    def _check(self, before: Sample, during: Sample, after: Sample) -> None:
-        assert self.sampler is not None
-        facts = self.sampler.facts
+    def _check(self, facts: dict[str, Any], before: Sample, during: Sample, after: Sample) -> None:
         moved = [key for key in during if saw(before, during, key) and saw(after, during, key)]
         if "device" not in moved:
             why = facts["memory"] or unmoved("the device's memory", before.get("device"), during.get("device"))
@@ -184,19 +182,16 @@ class CudaMeter:
         processes = [key for key in during if key not in OF_DEVICE]
         if len(ours) == 1:
             self.own = ours[0]
-        elif len(ours) > 1:
+            return
+        if len(ours) > 1:
             why = f"{len(ours)} processes moved by the known allocation at once, so that ours cannot be told"
-            self._unavailable(("nvml_process", "nvml_above_context"), why)
         elif facts["processes"] or not processes:
             why = facts["processes"] or "NVML lists no process on the device, as in some containers"
-            self._unavailable(("nvml_process", "nvml_above_context"), why)
+        elif {during[key] for key in processes} <= {None, 0}:
+            why = "NVML shows no memory figure for any process, as in some containers and under WSL"
         else:
-            figures = {during[key] for key in processes}
-            if figures <= {None, 0}:
-                why = "NVML shows no memory figure for any process, as in some containers and under WSL"
-            else:
-                why = f"no process moved by the known allocation of {CHECK_BYTES >> 20} MiB"
-            self._unavailable(("nvml_process", "nvml_above_context"), why)
+            why = f"no process moved by the known allocation of {CHECK_BYTES >> 20} MiB"
+        self._unavailable(("nvml_process", "nvml_above_context"), why)
 
     def _still_there(self, last: Sample) -> None:
         """Remove figures that ended before the measurement: they may have missed the peak."""
@@ -245,33 +240,21 @@ class CudaMeter:
         value = None if sample is None or key is None else sample.get(key)
         return None if value is None else value - self.gpu.reserved()
 
-    def _mark(self) -> Sample:
-        assert self.sampler is not None
+    def _mark(self, sampler: Sampler) -> Sample:
         self.gpu.synchronize()
         time.sleep(2 * self.lag)
-        return self.sampler.mark()
+        return sampler.mark()
 
-    def _try_mark(self) -> Sample | None:
+    def _try(self, ask: Callable[[Sampler], Any]) -> Any:
+        """The sampler's answer; None once it is lost or nothing of NVML is available."""
         if self.sampler is None or set(NVML_CHANNELS) <= set(self.reading.unavailable):
             return None
         try:
-            return self._mark()
+            return ask(self.sampler)
         except SamplerLost as error:
-            self._lose(str(error))
+            self.own = None
+            self._unavailable(NVML_CHANNELS, str(error))
             return None
-
-    def _samples(self) -> TimedSamples:
-        if self.sampler is None or set(NVML_CHANNELS) <= set(self.reading.unavailable):
-            return []
-        try:
-            return self.sampler.stop()
-        except SamplerLost as error:
-            self._lose(str(error))
-            return []
-
-    def _lose(self, why: str) -> None:
-        self.own = None
-        self._unavailable(NVML_CHANNELS, why)
 
     def _unavailable(self, channels: tuple[str, ...], why: str) -> None:
         for channel in channels:

@@ -11,7 +11,9 @@ import gc
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -19,7 +21,7 @@ from torch.nn import functional
 from scpseg.errors import UserError
 from scpseg.profiling.fresh import memory_limit
 from scpseg.profiling.meter import Reading, timeline
-from scpseg.profiling.sampling import PERIOD, Sampler, SamplerLost, SourceError, TimedSamples
+from scpseg.profiling.sampling import PERIOD, Sampler, SamplerLost, SourceError
 
 PROC = Path("/proc/self")
 HIGH_WATER = "VmHWM after clear_refs, or a sample where that is higher"
@@ -75,17 +77,16 @@ class RssMeter:
         elif self.no_high_water is None and status["VmHWM"] > status["VmRSS"] + 2**24:
             self.no_high_water = "writing to /proc/self/clear_refs did not reset VmHWM"
         self.began = time.monotonic()
-        self._mark()
+        self._try(Sampler.mark)
 
     def finish(self) -> Reading:
         """Peak above idle; from samples, with a note, if the kernel has no high-water mark."""
-        self._mark()
+        self._try(Sampler.mark)
         status = read_status(self.proc)
-        stretch = [(at, sample) for at, sample in self._samples() if at >= self.began]
-        reading = Reading(self.backend)
-        reading.details = {"idle_bytes": self.idle, "rss_source": HIGH_WATER, "timeline_of": "rss"}
-        reading.stretch = stretch
-        reading.timeline = timeline(stretch, "rss", self.began, self.idle)
+        stretch = [(at, sample) for at, sample in self._try(Sampler.stop) or [] if at >= self.began]
+        details = {"idle_bytes": self.idle, "rss_source": HIGH_WATER, "timeline_of": "rss"}
+        points = timeline(stretch, "rss", self.began, self.idle)
+        reading = Reading(self.backend, details=details, timeline=points, stretch=stretch)
         if self.lost:
             reading.details["timeline_missing"] = self.lost
         seen = max((used for _, used in reading.timeline), default=0)
@@ -110,19 +111,13 @@ class RssMeter:
         if self.sampler:
             self.sampler.close()
 
-    def _mark(self) -> None:
+    def _try(self, ask: Callable[[Sampler], Any]) -> Any:
+        """The sampler's answer; None once it is lost, which `lost` then explains."""
         try:
-            if self.sampler and self.lost is None:
-                self.sampler.mark()
+            return ask(self.sampler) if self.sampler and self.lost is None else None
         except SamplerLost as error:
             self.lost = str(error)
-
-    def _samples(self) -> TimedSamples:
-        try:
-            return self.sampler.stop() if self.sampler and self.lost is None else []
-        except SamplerLost as error:
-            self.lost = str(error)
-            return []
+            return None
 
 
 def read_status(proc: Path = PROC) -> dict[str, int]:
