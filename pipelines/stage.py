@@ -6,6 +6,7 @@ import contextlib
 import errno
 import io
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -53,6 +54,13 @@ def run_stage(work: Callable[[], None], less: str = "close other programs, or ta
         _record(words, UNENDED)
     try:
         work()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output has ended, as `head` does: end like a program that the signal ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if recorded:
+            _record(words, "whoever read its output ended")
+        sys.exit(128 + signal.SIGPIPE)
     except KeyboardInterrupt:
         print("interrupted; run the same command to continue", file=sys.stderr, flush=True)
         if recorded:
@@ -65,6 +73,7 @@ def run_stage(work: Callable[[], None], less: str = "close other programs, or ta
         if sentence is None:
             raise
         print(f"error: {sentence}", file=sys.stderr, flush=True)
+        sys.unraisablehook = lambda _: None  # nothing after the sentence, as of a loader that torch had half made
         sys.exit(1)
     if recorded:
         error_file(words).unlink(missing_ok=True)

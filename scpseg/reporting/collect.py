@@ -140,7 +140,7 @@ def _profile_columns(found: dict[str, Any] | None, state: State) -> dict[str, An
                 f"the profile of {found['method']} on {found['benchmark']} has backend {backend!r}, but {known} are "
                 "known; run `make profile`"
             )
-        peak = channels[HEADLINE[backend]]
+        peak = channels.get(HEADLINE[backend])
         if peak is None:
             row["profile_reason"] = f"{HEADLINE[backend]} is unavailable: {unavailable.get(HEADLINE[backend])}"
         else:

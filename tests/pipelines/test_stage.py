@@ -24,6 +24,12 @@ HUGE = 1 << 62
 LESS = "lower a.batch"
 
 
+@pytest.fixture(autouse=True)
+def own_hook(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stage that fails silences what Python tells after it; pytest goes on."""
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+
+
 def said(work: Callable[[], object], capsys: pytest.CaptureFixture[str]) -> str:
     """The one line that a stage ends with, its exit status being 1."""
     with pytest.raises(SystemExit) as ended:
@@ -228,3 +234,34 @@ def test_a_system_without_fcntl_is_told_what_to_use() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
     assert "fcntl" in done.stderr and "Linux or macOS" in done.stderr
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_into_a_reader_that_has_ended(unbuffered: str) -> None:
+    code = "from pipelines.stage import run_stage\nrun_stage(lambda: print('a line'))"
+    read, write = os.pipe()
+    os.close(read)
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+def test_nothing_follows_the_sentence() -> None:
+    code = """
+from pipelines.stage import run_stage
+from scpseg.errors import UserError
+
+class Half:
+    def __del__(self):
+        self.lacking
+
+def work():
+    half = Half()
+    raise UserError("the sentence")
+
+run_stage(work)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "error: the sentence\n")
