@@ -1,9 +1,11 @@
 """One module per DVC stage: read parameters, call the library, write outputs."""
 
+import os
 import sys
 from types import TracebackType
 
 from scpseg.errors import UserError
+from scpseg.processes import end_with_parent
 
 POSIX = ("fcntl", "resource", "termios")
 """Standard modules that Windows does not have."""
@@ -23,3 +25,6 @@ def _quiet(kind: type[BaseException], error: BaseException, trace: TracebackType
 
 
 sys.excepthook = _quiet
+if "DVC_STAGE" in os.environ:
+    # A stage ends with the DVC process that started it, even while it imports; a training saves its state first.
+    end_with_parent()

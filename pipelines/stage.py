@@ -16,7 +16,6 @@ from typing import NoReturn
 from pipelines.freshness import UNENDED, error_file, record_error
 from scpseg.errors import UserError
 from scpseg.files import without_room
-from scpseg.processes import end_with_parent
 
 FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 IN_THE_WAY = frozenset({errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EBUSY})
@@ -37,7 +36,7 @@ RECORDED = ("mirror", "download", "prepare", "train", "evaluate", "profile")
 def run_stage(work: Callable[[], None], less: str = "close other programs, or take a machine with more") -> NoReturn:
     """Run a stage and exit: 0, or 1 after one sentence if the user can correct the error, or 130 if interrupted.
 
-    A stage ends with the DVC process that started it; a training saves its state first. The report shows the errors.
+    The report shows the errors.
 
     Args:
         work: the stage.
@@ -46,8 +45,6 @@ def run_stage(work: Callable[[], None], less: str = "close other programs, or ta
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # an ASCII console has no multiplication sign
-    if "DVC_STAGE" in os.environ:
-        end_with_parent()
     words = [Path(sys.argv[0]).stem, *sys.argv[1:]]
     recorded = words[0] in RECORDED and "--child" not in words and Path("dvc.yaml").is_file()
     if recorded:

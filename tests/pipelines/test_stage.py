@@ -188,9 +188,10 @@ def test_how_a_stage_failed_is_kept_until_it_ends_well(line: str, sentence: str,
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells a process of its parent's end")
-def test_a_stage_that_dvc_started_ends_with_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("last", ["run_stage(work)", "work()  # as long as imports take"], ids=["working", "importing"])
+def test_a_stage_that_dvc_started_ends_with_it(last: str, tmp_path: Path) -> None:
     code = "import time\ndef work():\n    print('ready', flush=True)\n    time.sleep(60)"
-    (tmp_path / "train.py").write_text(f"from pipelines.stage import run_stage\n{code}\nrun_stage(work)\n")
+    (tmp_path / "train.py").write_text(f"from pipelines.stage import run_stage\n{code}\n{last}\n")
     parent = "import subprocess, sys; subprocess.run([sys.executable, 'train.py'])"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "DVC_STAGE": "train"}
     with subprocess.Popen(
