@@ -331,7 +331,7 @@ def test_the_authors_add_the_losses_of_sub_batches_and_average_overviews() -> No
         method.eval()
     averaged, added = suite.losses(views, labels, 0.0), author.losses(views, labels, 0.0)
     torch.testing.assert_close(added["overview"], averaged["overview"] / 6)
-    whole = author._whole(views.overview, lambda: iter([views]))
+    whole = author._global(views.overview, lambda: iter([views]))
     logits = author._aggregate(author._local(views, whole), views, whole)
     parts = [focal(logits[part], labels.context[part], 3.0) for part in (slice(0, 4), slice(4, 8), slice(8, 9))]
     torch.testing.assert_close(added["aggregate"], torch.stack(parts).sum(), rtol=1e-4, atol=1e-6)

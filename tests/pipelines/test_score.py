@@ -131,7 +131,7 @@ def test_missing_extra_and_wrongly_sized_maps_are_named(place: Path, capsys: pyt
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda path, ids: np.save(path, ids.astype(float)), "holds float64 of shape"),
+        (lambda path, ids: np.save(path, ids.astype(float)), "float64 of shape"),
         (lambda path, ids: np.save(path, ids[None].astype(int)), "of shape (1, 40, 48)"),
         (lambda path, ids: np.save(path, ids.astype(int) - 1), "with value -1"),
         (
