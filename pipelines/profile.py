@@ -213,7 +213,7 @@ def main() -> None:
     parser.add_argument("benchmark")
     parser.add_argument("method")
     given = parser.parse_args()
-    # Told to end, as when dvc was killed, it removes the folder of the answer.
+    # On SIGTERM, as when DVC was killed, it removes the folder of the answer.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     run_stage(lambda: work(given.benchmark, given.method))
 
