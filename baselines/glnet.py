@@ -1,6 +1,6 @@
 """GLNet (Chen, Jiang, Wang, Cui, Qian; CVPR 2019): a global branch on the overview and a local branch on the patch.
 
-Each branch is an encoder with a feature pyramid (`scpseg.segmenters.fpn`), and uses the other's maps of the same area
+Each branch is an encoder with a feature pyramid (`baselines.parts.fpn`), and uses the other's maps of the same area
 at every stage. Training has phases: the overview branch alone; the local branch with maps cropped from the overview
 branch; and, with direction 'both', a second overview branch with the stitched maps of all local windows. [ours]:
 ImageNet statistics, the library's windows, bilinear instead of nearest upsampling of the logits, ignored pixels
@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from scpseg.contract import ImageViews, Labels, Method, Needs, Phase, Recipe, Setting, Views, Weights
+from baselines.parts.fpn import FPN, WIDTH, Partner, initialise
+from scpseg.contract import ImageViews, Labels, Method, Needs, Phase, Predictor, Recipe, Setting, Views, Weights
 from scpseg.geometry import Stitched, cut, enlarge, resize
 from scpseg.losses import focal
 from scpseg.params import Params, SegmenterParams
 from scpseg.segmenters.base import normalise
 from scpseg.segmenters.encoders import build_encoder, encoder_problem, weights_problem
-from scpseg.segmenters.fpn import FPN, WIDTH, Partner, initialise
 from scpseg.validation import Positive, Range
 
 STRIDE = 32
@@ -209,7 +209,7 @@ class GLNet(Method):
             summed=author and all_windows,
         )
 
-    def branches(self) -> dict[str, Method]:
+    def branches(self) -> dict[str, Predictor]:
         """Each branch alone, with the features that it receives from the others."""
         return {name: _Alone(self, name).eval() for name in self._names()}
 
@@ -272,7 +272,7 @@ class GLNet(Method):
         return logits
 
 
-class _Alone(Method):
+class _Alone(Predictor):
     """One branch of a GLNet, which labels images with its own classifier."""
 
     def __init__(self, glnet: GLNet, name: str) -> None:
@@ -298,10 +298,6 @@ class _Alone(Method):
         if isinstance(state, Tensor):
             return enlarge(state, views.place, size)
         return resize(self.glnet.local_branch.classify(self.glnet._local(views, state)), size)
-
-    def losses(self, views: Views, labels: Labels, progress: float) -> dict[str, Tensor]:
-        """Not implemented: the branch is trained as a part of GLNet."""
-        raise NotImplementedError
 
 
 def _crop(stages: list[list[Tensor]], place: Tensor) -> Partner:

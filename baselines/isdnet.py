@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from baselines.parts.stdc import STDCStem
 from scpseg.contract import Labels, Method, Needs, Phase, Recipe, Setting, Views, Window
 from scpseg.geometry import resize
 from scpseg.losses import cross_entropy
@@ -25,7 +26,6 @@ from scpseg.segmenters.base import normalise
 from scpseg.segmenters.blocks import normed
 from scpseg.segmenters.encoders import build_encoder, check_encoder
 from scpseg.segmenters.on_encoder import block
-from scpseg.segmenters.stdc import STDCStem
 from scpseg.validation import Range
 
 STRIDE = 32

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+from baselines.parts.patches import Patch
 from scpseg.contract import Method, Setting
 from scpseg.params import Params
 from scpseg.segmenters.build import build_segmenter, check_segmenter, maps_problem, side_problem
-from scpseg.segmenters.patches import Patch
 from scpseg.validation import Range
 
 

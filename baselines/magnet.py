@@ -18,14 +18,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from baselines.parts.fpn import FPN
 from scpseg import IGNORE_INDEX
-from scpseg.contract import ImageViews, Labels, Method, Needs, Phase, Recipe, Setting, Views, Weights, Window
+from scpseg.contract import ImageViews, Labels, Method, Needs, Phase, Predictor, Recipe, Setting, Views, Weights, Window
 from scpseg.geometry import enlarge, resize
 from scpseg.losses import cross_entropy, nearest
 from scpseg.params import Params, SegmenterParams
 from scpseg.segmenters.base import normalise
 from scpseg.segmenters.encoders import build_encoder, check_encoder
-from scpseg.segmenters.fpn import FPN
 from scpseg.validation import Range
 
 STRIDE = 32
@@ -198,7 +198,7 @@ class MagNet(Method):
         """Store which part is trained."""
         self.phase = name
 
-    def branches(self) -> dict[str, Method]:
+    def branches(self) -> dict[str, Predictor]:
         """The coarse map alone, to show what refinement adds."""
         return {"base": _Coarse(self).eval()}
 
@@ -215,7 +215,7 @@ class MagNet(Method):
         }
 
 
-class _Coarse(Method):
+class _Coarse(Predictor):
     """A MagNet without refinement, with the same weights."""
 
     def __init__(self, whole: MagNet) -> None:
@@ -234,10 +234,6 @@ class _Coarse(Method):
     def forward(self, views: Views, state: Any = None) -> Tensor:
         """Probabilities (B, K, H, W)."""
         return enlarge(state, views.place, (views.context.shape[-2], views.context.shape[-1]))
-
-    def losses(self, views: Views, labels: Labels, progress: float) -> dict[str, Tensor]:
-        """Not implemented: it is trained as a part of MagNet."""
-        raise NotImplementedError
 
 
 class Base(nn.Module):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from baselines.parts.patches import Patch
 from scpseg.contract import Method, Setting
 from scpseg.params import Params
 from scpseg.segmenters.build import build_segmenter, check_segmenter
-from scpseg.segmenters.patches import Patch
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 A network labels the image at a quarter of its sides and estimates where it is uncertain and where the low resolution
 loses detail. Both measures rank the patches of a grid; the first `rue.share` of them pass through ISDNet's shallow
 stem one by one, and are blended into the coarse features by the same measures. The parts shared with ISDNet are in
-`scpseg.segmenters.stdc`. Training uses crops, inference whole images. [ours]: grids whose patches are multiples of 16
+`baselines.parts.stdc`. Training uses crops, inference whole images. [ours]: grids whose patches are multiples of 16
 pixels, so that every pixel is in a patch; the suite's augmentation and ImageNet statistics; the shortcuts of variant
 D in the encoder; with recipe 'suite' the weights of the loss are divided by their mean, so that its scale, and with it
 the best learning rate, is that of the other methods.
@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from baselines.parts.stdc import STDCStem
 from scpseg import IGNORE_INDEX
 from scpseg.contract import Labels, Method, Needs, Phase, Recipe, Setting, Views, Window
 from scpseg.geometry import resize
@@ -27,7 +28,6 @@ from scpseg.segmenters.base import normalise
 from scpseg.segmenters.encoders import build_encoder, check_encoder
 from scpseg.segmenters.on_encoder import block
 from scpseg.segmenters.pyramids import DAPPM
-from scpseg.segmenters.stdc import STDCStem
 from scpseg.validation import Range
 
 STRIDE, CELL = 32, 16

@@ -18,7 +18,7 @@ from pipelines.methods import METHODS, build_method, module_of
 from pipelines.runs import arguments, revision, write_provenance
 from pipelines.stage import run_stage
 from scpseg.benchmarks import get_benchmark
-from scpseg.contract import Method, drop_training_parts
+from scpseg.contract import Predictor, drop_training_parts
 from scpseg.data.overviews import overviews
 from scpseg.data.sampling import WindowDataset
 from scpseg.data.store import Store
@@ -114,7 +114,7 @@ def work(benchmark: str, name: str, seed: int) -> None:
         print(f"{benchmark} {name} seed {seed}: loss {last['total']:.4f} after {trained.steps} steps")
 
 
-def validation(store: Store, benchmark: str, device: torch.device) -> Callable[[Method], float]:
+def validation(store: Store, benchmark: str, device: torch.device) -> Callable[[Predictor], float]:
     """The mean IoU of a method over the images of the validation split.
 
     Raises:
@@ -126,7 +126,7 @@ def validation(store: Store, benchmark: str, device: torch.device) -> Callable[[
         what = f"{benchmark} has no val image in its store, and a phase keeps the state that scores best on them"
         raise UserError(f"{what}: check {benchmark}.split and data.source")
 
-    def score(method: Method) -> float:
+    def score(method: Predictor) -> float:
         matrices = [
             confusion(store.label("val", name), segment(method, store.image("val", name), classes, device), classes)
             for name in ids
@@ -150,8 +150,9 @@ def history_text(rows: list[dict[str, Any]]) -> str:
 def _sources(name: str) -> list[Path]:
     """Source files that affect a training; if one changes, checkpoints are not used."""
     module = Path(METHODS[name].replace(".", "/") + ".py")
-    # SCPSeg is a folder; a rival is a file.
-    roots = [Path(source) for source in SOURCES] + [module.parent if module.parts[0] == "scpseg" else module]
+    # SCPSeg is a folder; a rival is a file, and parts that rivals share.
+    own = [module.parent] if module.parts[0] == "scpseg" else [module, Path("baselines/parts")]
+    roots = [*map(Path, SOURCES), *own]
     return [path for root in roots for path in ([root] if root.is_file() else root.rglob("*.py"))]
 
 

@@ -229,23 +229,15 @@ class Weights:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
 
-class Method(nn.Module, ABC):
-    """A network and its losses. Subclasses set `needs` and `weights` in the constructor.
-
-    A method, and any module in it, can list children that are used in training only in `training_parts`.
-    """
+class Predictor(nn.Module, ABC):
+    """A network that labels images: what inference needs. Subclasses set `needs` and `weights` in the constructor."""
 
     needs: Needs
     weights: Weights
-    training_parts: tuple[str, ...] = ()
 
     @abstractmethod
     def forward(self, views: Views, state: Any = None) -> Tensor:
         """Logits (B, K, L, L) of the patches, with the sides that `needs_at` returns; called at test time only."""
-
-    @abstractmethod
-    def losses(self, views: Views, labels: Labels, progress: float) -> dict[str, Tensor]:
-        """Training losses by name, scalars that are summed and minimised; `progress` is 0..1 in the phase."""
 
     def needs_at(self, height: int, width: int) -> Window:
         """The windows for an image of this size at test time. Default: those of training.
@@ -258,11 +250,24 @@ class Method(nn.Module, ABC):
         """Compute, once per image, the state that `forward` receives. Default: none."""
         return None
 
+
+class Method(Predictor):
+    """A predictor and its losses.
+
+    A method, and any module in it, can list children that are used in training only in `training_parts`.
+    """
+
+    training_parts: tuple[str, ...] = ()
+
+    @abstractmethod
+    def losses(self, views: Views, labels: Labels, progress: float) -> dict[str, Tensor]:
+        """Training losses by name, scalars that are summed and minimised; `progress` is 0..1 in the phase."""
+
     def phases(self) -> tuple[Phase, ...]:
         """The phases of training in order. Default: one phase that trains all parameters."""
         return (Phase("all"),)
 
-    def branches(self) -> dict[str, Method]:
+    def branches(self) -> dict[str, Predictor]:
         """Parts that can label images alone, by name, with the same weights; they are scored as well.
 
         A method whose combined output scores below one of its branches is flagged. Default: none.

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scpseg.contract import Method, Views, Window
+from scpseg.contract import Predictor, Views, Window
 from scpseg.data.overviews import reduce_image
 from scpseg.data.windows import Bytes, cut_image, starts
 
@@ -62,7 +62,7 @@ class TestImage:
 
 @torch.inference_mode()
 def segment(
-    method: Method,
+    method: Predictor,
     image: Bytes,
     classes: int,
     device: torch.device,

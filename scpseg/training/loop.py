@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scpseg.contract import Labels, Method, Phase, Recipe, Views
+from scpseg.contract import Labels, Method, Phase, Predictor, Recipe, Views
 from scpseg.data.sampling import ImageDataset, WindowDataset, loader
 from scpseg.errors import UserError
 from scpseg.params import TrainParams
@@ -66,7 +66,7 @@ def train(
     device: torch.device,
     folder: Path,
     workers: int = 0,
-    score: Callable[[Method], float] | None = None,
+    score: Callable[[Predictor], float] | None = None,
 ) -> Trained:
     """Train `method` in place on windows of `dataset`; resumes from the last checkpoint in `folder`.
 
@@ -98,7 +98,7 @@ class _Run:
         device: torch.device,
         folder: Path,
         workers: int,
-        score: Callable[[Method], float] | None = None,
+        score: Callable[[Predictor], float] | None = None,
     ) -> None:
         self.method, self.dataset, self.params, self.device, self.folder = method, dataset, params, device, folder
         self.workers, self.score = workers, score

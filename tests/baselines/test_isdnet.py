@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from baselines.isdnet import ISDNet, ISDNetParams, RelationAwareFusion, residuals, similarity
+from baselines.parts.stdc import DetailBlock, STDCStem
 from scpseg.contract import Labels, Views
 from scpseg.params import SegmenterParams
-from scpseg.segmenters.stdc import DetailBlock, STDCStem
 
 ENCODER, CLASSES = "tu-test_resnet.r160_in1k", 3
 

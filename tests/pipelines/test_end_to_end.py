@@ -108,6 +108,7 @@ def test_training_again_changes_nothing_that_others_depend_on(project: Path) -> 
         ("scpseg/reporting/tables.py", r"report"),
         ("scpseg/method/lfa.py", r"check|memory|train-scpseg@.*|evaluate-scpseg@.*|report"),
         ("baselines/patch.py", r"check|memory|(train|evaluate|profile)-baseline@deepglobe-patch.*|report"),
+        ("baselines/parts/fpn.py", r"check|memory|(train|evaluate|profile)-baseline@.*|report"),
         ("baselines/glnet.py", r"check|memory|(train|evaluate|profile)-baseline@deepglobe-glnet.*|report"),
         ("scpseg/data/sampling.py", r"(train|evaluate)-.*|report"),
         ("pipelines/methods.py", r"check"),

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from scpseg.segmenters.fpn import FPN, RESNET50, WIDTH
+from baselines.parts.fpn import FPN, RESNET50, WIDTH
 
 CHANNELS = [3, 5, 7, 9]
 SIDES = [16, 8, 4, 2]
