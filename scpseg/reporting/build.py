@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from scpseg.benchmarks import get_benchmark
+from scpseg.benchmarks.base import NOTE
 from scpseg.errors import UserError
 from scpseg.files import write_json, write_text
 from scpseg.params import SuiteParams
@@ -197,9 +198,10 @@ def notices(rows: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
         names = ", ".join(dict.fromkeys(get_benchmark(row["benchmark"]).title for row in invented))
         whole = len(invented) == len(done)
         what = "The images behind this report" if whole else f"Images of {names}"
-        found.append(
-            ("Synthetic scenes.", f"{what} are procedural scenes; the numbers say nothing about the real benchmarks.")
-        )
+        sentence = f"{what} are procedural scenes; the numbers say nothing about the real benchmarks."
+        if not all(get_benchmark(row["benchmark"]).discs for row in invented):  # the probe is made differently
+            sentence += f" {NOTE}"
+        found.append(("Synthetic scenes.", sentence))
     random = [row for row in done if str(row.get("segmenter:weights")).startswith("random")]
     if random:
         who = ", ".join(dict.fromkeys(f"{row['method']} on {row['benchmark']}" for row in random))

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from scpseg.benchmarks import BENCHMARKS
+from scpseg.benchmarks.base import NOTE
 from scpseg.errors import UserError
 from scpseg.reporting import build as module
 from scpseg.reporting.build import build_report
@@ -90,7 +91,11 @@ def test_first_line_says_that_scenes_are_synthetic(tmp_path: Path, invented: Any
     first, *rest = build(tmp_path, chosen).splitlines()
     assert re.search("synthetic.*say nothing about the real benchmarks", first, re.IGNORECASE)
     assert any("random weights" in line.lower() for line in rest[:4])
-    assert "Synthetic scenes." in page(tmp_path) and "not drawn beside scores of procedural scenes" in page(tmp_path)
+    assert (
+        "Synthetic scenes." in page(tmp_path)
+        and NOTE in page(tmp_path)
+        and "not drawn beside scores of procedural scenes" in page(tmp_path)
+    )
 
 
 def test_real_images_are_shown_at_home_and_left_out_of_what_is_published(

@@ -3,8 +3,7 @@ import pytest
 from scipy import ndimage
 
 from scpseg.benchmarks import BENCHMARKS, REAL
-from scpseg.benchmarks.base import Scene
-from scpseg.synthetic import NOTE
+from scpseg.benchmarks.base import NOTE, Scene
 
 SIDE = 384
 DRAWN = [name for name in REAL if BENCHMARKS[name].miniature]
