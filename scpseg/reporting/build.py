@@ -72,6 +72,7 @@ def build_report(
     base = reference if reference in {line.method for line in lines} else lines[0].method
     benchmarks = list(dict.fromkeys(line.benchmark for line in lines))
     parts = [Part([line for line in lines if line.benchmark == name], results, base) for name in benchmarks]
+    parts.sort(key=lambda part: not part.real)  # what was scored on real images comes first
     methods = list(dict.fromkeys(line.method for line in lines))
     context = _context(frame, lines, parts, methods, results, reports / "figures", public)
     context["sweeps"] = finished_sweeps(reports / "sweeps")
@@ -199,7 +200,7 @@ def notices(rows: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
         whole = len(invented) == len(done)
         what = "The images behind this report" if whole else f"Images of {names}"
         sentence = f"{what} are procedural scenes; the numbers say nothing about the real benchmarks."
-        if not all(get_benchmark(row["benchmark"]).discs for row in invented):  # the probe is made differently
+        if whole and _landscapes(invented):
             sentence += f" {NOTE}"
         found.append(("Synthetic scenes.", sentence))
     random = [row for row in done if str(row.get("segmenter:weights")).startswith("random")]
@@ -212,6 +213,11 @@ def notices(rows: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
         many = ", ".join(f"{count} {status}" for status, count in Counter(str(row["status"]) for row in gone).items())
         found.append(("Incomplete.", f"{len(gone)} of {len(rows)} declared runs have no current result ({many})."))
     return found
+
+
+def _landscapes(rows: Sequence[dict[str, Any]]) -> bool:
+    """Whether any row is of synthetic landscapes, for which `NOTE` holds; the probe is made differently."""
+    return not all(get_benchmark(row["benchmark"]).discs for row in rows)
 
 
 def unverified(parts: Sequence[Part], rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -231,6 +237,9 @@ def unverified(parts: Sequence[Part], rows: Sequence[dict[str, Any]]) -> list[st
     unpaired = [part.spec.title for part in parts if len(part.ranked) > 1 and not part.pairs]
     if unpaired:
         found.append(f"No paired comparison on {', '.join(unpaired)}: matrices of the same single images are missing.")
+    invented = [row for row in rows if row["status"] == "ok" and row["synthetic"] in (True, "True")]
+    if any(part.real for part in parts) and _landscapes(invented):
+        found.append(NOTE)
     if any(part.hollow for part in parts):
         found.append("Published figures are as printed; nobody measured them again here.")
     return found

@@ -88,7 +88,7 @@ def draw_computed(found: pd.DataFrame, path: Path) -> Drawn | None:
             axes.set_title(BENCHMARKS[str(benchmark)].title)
             axes.set_xlabel("windows in one forward pass" if x == "windows" else "side of the patch (pixels)")
             axes.set_ylabel("computed peak at inference (MiB)")
-        legend(figure, grid, "outside lower center", 5)
+        legend(figure, grid, "outside lower center", 6)
         return save(
             figure, path, "Computed memory against windows in one forward pass, and against the side of the patch"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 import math
 import re
 import zlib
@@ -18,6 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from scpseg.benchmarks import get_benchmark
@@ -31,6 +33,8 @@ from scpseg.reporting.summary import Line, Row, curve
 COLUMN = 3.45
 """Width of a column of a paper in inches."""
 DPI = 200
+OVERLAP = (0.035, 0.045)
+"""Marks of a Pareto plot nearer than these shares of the panel overlap."""
 FONT = 8.0
 INK, MUTED, FAINT, PAPER = "#1d2733", "#5c6875", "#dde2e8", "#ffffff"
 THEME = {INK: "var(--ink)", MUTED: "var(--muted)", FAINT: "var(--line)", PAPER: "var(--card)"}
@@ -276,7 +280,7 @@ def draw_pareto(groups: Sequence[Group], methods: Sequence[str], path: Path) -> 
         figure, grid = panels(*size, across, down)
         for number, (axes, (lines, more)) in enumerate(zip(grid, kept, strict=False)):
             tips |= _pareto(axes, lines, more, looks_of(methods), f"p{number}-")
-        legend(figure, grid, "outside right upper" if alone else "outside lower center", 1 if alone else 5)
+        legend(figure, grid, "outside right upper" if alone else "outside lower center", 1 if alone else 6)
         for axes, (lines, more) in zip(grid, kept, strict=False):
             # Names of methods for UHR images are placed first: if space is short, they matter most.
             named = [(float(row.memory or 0), float(row.miou or 0), row.method) for row in sorted(more, key=_generic)]
@@ -300,8 +304,12 @@ def legend(figure: Figure, grid: Sequence[Axes], loc: Any, ncols: int) -> None:
         entries |= dict(zip(labels, handles, strict=True))
         if not axes.has_data():
             axes.set_axis_off()
-    figure.legend(list(entries.values()), list(entries), loc=loc, ncols=ncols, handletextpad=0.4, handlelength=1.2,
-                  columnspacing=1.2, labelspacing=0.45, borderaxespad=0.2)  # fmt: skip
+    ncols = math.ceil(len(entries) / math.ceil(len(entries) / ncols))  # rows of equal length
+    made = figure.legend(list(entries.values()), list(entries), loc=loc, ncols=ncols, handletextpad=0.4,
+                         handlelength=1.2, columnspacing=1.2, labelspacing=0.45, borderaxespad=0.2)  # fmt: skip
+    for handle in made.legend_handles:
+        if isinstance(handle, Line2D) and handle.get_markersize() > 5:
+            handle.set_markersize(6.5)
 
 
 def _pareto(
@@ -312,6 +320,7 @@ def _pareto(
     published = [(float(row.memory or 0), float(row.miou or 0), row.method) for row in hollow]
     points = [(line.memory.mib, 100 * line.mean_iou.mean, line) for line in lines if line.memory]  # type: ignore[operator]
     halves = [100 * (line.mean_iou.half or 0.0) for line in lines]
+    marks: list[Line2D] = []
     worse = dominators({line.method: (x, y) for x, y, line in points})
     best = sorted((x, y) for x, y, line in points if not worse[line.method])
     for index, ((x, y, line), half) in enumerate(zip(points, halves, strict=True)):
@@ -320,7 +329,8 @@ def _pareto(
             axes.errorbar([x], [y], yerr=arms([y], [half]), fmt="none", ecolor=look.colour, elinewidth=0.8,
                           capthick=0.8, capsize=2 + index % 3, zorder=2)  # fmt: skip
         (mark,) = axes.plot([x], [y], color=look.colour, marker=look.marker, ms=6.5, mec=PAPER, mew=0.6, ls="none",
-                            label=line.title, zorder=4 - index / len(points))  # fmt: skip
+                            label=line.title, zorder=3 + index / len(points))  # fmt: skip
+        marks.append(mark)
         mark.set_gid(f"{prefix}{index}")
         interval = f" ± {half:.1f}" if half else ""
         tips[f"{prefix}{index}"] = f"{line.title}: {y:.1f}{interval} %, {x:.0f} MiB"
@@ -338,6 +348,7 @@ def _pareto(
     ends = [y + sign * half for (_, y, _), half in zip(points, halves, strict=True) for sign in (1, -1)]
     ends += [y for _, y, _ in published]
     axes.set_ylim(*room(min(ends), max(ends), 4.0))
+    nest(axes, marks)
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     axes.set_title(spec.title)
     if all(row["synthetic"] for line in lines for row in line.done):
@@ -345,6 +356,16 @@ def _pareto(
     axes.set_xlabel(AXES[source or ""])
     axes.set_ylabel(percent_axis(spec.mean_name))
     return tips
+
+
+def nest(axes: Axes, marks: Sequence[Line2D]) -> None:
+    """Make marks that overlap visible without moving them: each is smaller than those below it."""
+    to_panel = axes.transScale + axes.transLimits  # 0..1, whatever the layout will be
+    at = [to_panel.transform((float(mark.get_xdata()[0]), float(mark.get_ydata()[0]))) for mark in marks]  # type: ignore[index,arg-type]
+    near = [[bool((abs(one - other) < OVERLAP).all()) for other in at] for one in at]
+    for place, mark in enumerate(marks):
+        if sum(near[place]) > 1:
+            mark.set_markersize(max(9.0 - 3.0 * sum(near[place][:place]), 2.5))
 
 
 def draw_curves(lines: Sequence[Line], results: Path, methods: Sequence[str], path: Path) -> Drawn | None:
@@ -357,12 +378,13 @@ def draw_curves(lines: Sequence[Line], results: Path, methods: Sequence[str], pa
     with style():
         figure, (axes,) = panels(1.3 * COLUMN, 0.75 * COLUMN)
         for line, _, records in found:
-            ends = [float(record["total"]) if record["total"] else math.nan for record in records]
-            label = None if line.method in named else line.title
-            named.add(line.method)
-            axes.plot([int(record["iteration"]) for record in records], ends, color=looks[line.method].colour, lw=0.9,
-                      ls="--" if looks[line.method].marker == "X" else "-",
-                      alpha=0.85, label=label)  # fmt: skip
+            look = looks[line.method]
+            for _, phase in itertools.groupby(records, lambda record: record.get("phase")):  # a loss of its own
+                steps, losses = zip(*((int(r["iteration"]), float(r["total"] or "nan")) for r in phase), strict=True)
+                label = None if line.method in named else line.title
+                named.add(line.method)
+                axes.plot(steps, losses, color=look.colour, lw=0.9, ls="--" if look.marker == "X" else "-", alpha=0.85,
+                          marker="." if len(steps) == 1 else "", label=label)  # fmt: skip
         axes.set_yscale("log")
         log_ticks(axes.yaxis, *axes.get_ylim())
         axes.set_title(f"{get_benchmark(lines[0].benchmark).title}: training loss")
@@ -422,5 +444,5 @@ def draw_timelines(traces: Sequence[tuple[Line, Row]], methods: Sequence[str], p
             axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
             axes.set_xlabel("images labelled")
             axes.set_ylabel("memory (MiB)")
-        legend(figure, grid, "outside lower center", 5)
+        legend(figure, grid, "outside lower center", 6)
         return save(figure, path, "Memory while whole images are labelled")

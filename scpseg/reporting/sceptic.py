@@ -81,7 +81,9 @@ def _edge(run: Sequence[Mapping[str, Any]]) -> Iterator[Flag]:
     if own or optimizer is None or not isinstance(rate, (int, float)) or not at_edge(optimizer, rate):
         return
     tried = ", ".join(choice for choice in GRID if choice.split()[0] == optimizer) or "none"
-    yield Flag("edge", f"{optimizer} {rate:g} is at the edge of what was tried ({tried}): a better rate may lie beyond")
+    yield Flag(
+        "edge", f"{optimizer} {rate:g} is at the edge of its candidates ({tried}), so a better one may be outside them"
+    )
 
 
 def _mode(run: Sequence[Mapping[str, Any]]) -> Iterator[Flag]:

@@ -36,6 +36,10 @@ _PROFILED = {
 """Settings that affect memory and speed, and the columns with their values during the measurement."""
 
 
+DOUBTED = {"mode": "published", "edge": "rate"}
+"""Kind of doubt -> what it is about, if not the score."""
+
+
 @dataclass(frozen=True)
 class Line:
     """One benchmark and method.
@@ -112,7 +116,7 @@ def summarise(
     for benchmark, method in dict.fromkeys((row["benchmark"], row["method"]) for row in rows):
         mine = [row for row in rows if (row["benchmark"], row["method"]) == (benchmark, method)]
         found = [*_gaps(mine), *_settings(mine), *_hardware(mine, usual)]
-        found += [("published" if doubt.kind == "mode" else "mean_iou", doubt.text) for doubt in flags(mine)]
+        found += [(DOUBTED.get(doubt.kind, "mean_iou"), doubt.text) for doubt in flags(mine)]
         why = (unknown or {}).get((benchmark, method))
         lines.append(
             Line(

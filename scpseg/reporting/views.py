@@ -17,6 +17,7 @@ from scpseg.reporting.published import Published, elsewhere, published, publishe
 from scpseg.reporting.statistics import LEVEL, Counts, Difference, Estimate, corrected, differences, dominators, ranks
 from scpseg.reporting.summary import NOT_SETTINGS, Line, Row, read_matrices
 from scpseg.reporting.tables import Cell, Field, Table, mebibytes, number, points, seconds, share, table_of, text, words
+from scpseg.tuning import GRID
 
 SETTING_KINDS = ("model:", "segmenter:", "training:", "inference:")
 SCORED = ("split", "images", "images_of", "train_images", "train_images_of", "split_list", "labels")
@@ -53,6 +54,12 @@ class Part:
         """Whether all its runs used synthetic scenes."""
         done = [row for line in self.lines for row in line.done]
         return bool(done) and all(row["synthetic"] in (True, "True") for row in done)
+
+    @property
+    def real(self) -> bool:
+        """Whether it has results, all on real images."""
+        done = [row for line in self.lines for row in line.done]
+        return bool(done) and not any(row["synthetic"] in (True, "True") for row in done)
 
     @property
     def source(self) -> str | None:
@@ -97,6 +104,11 @@ class Part:
             if line.memory is not None and line.mean_iou.mean is not None
         }
         return {name: [title_of(other) for other in found] for name, found in dominators(known).items()}
+
+    @property
+    def at_edge(self) -> bool:
+        """Whether the learning rate of every ranked method is at the edge of its candidates: then it is said once."""
+        return bool(self.ranked) and all(line.of("rate") for line in self.ranked)
 
     @property
     def hollow(self) -> list[Published]:
@@ -151,6 +163,9 @@ def main_table(part: Part) -> Table:
         names = part.dominated.get(line.method, [])
         return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
 
+    def doubts(line: Line) -> tuple[str, ...]:
+        return line.of("mean_iou") + (() if part.at_edge else line.of("rate"))
+
     side, meter = f"{part.spec.side} × {part.spec.side}", SOURCES[part.source]
     score, scored = f"{part.mean} %", "over seeds, with half the 95 % t interval"
     paired, ours = f"difference to {base} in points, paired, 95 % interval", "of the profiled image"
@@ -158,7 +173,7 @@ def main_table(part: Part) -> Table:
     fields = [
         Field("method", lambda line: text(line.title, "; ".join(line.of("method"))), left=True),
         Field("place", lambda line: place(part, line), "what the paired tests leave open; a range is a tie"),
-        Field(score, lambda line: share(line.mean_iou, line.of("mean_iou"), line.method in top), scored, key="score"),
+        Field(score, lambda line: share(line.mean_iou, doubts(line), line.method in top), scored, key="score"),
         Field(f"to {base}", lambda line: _difference(part, line), paired, key="difference"),
         Field(f"memory MiB ({meter})", _memory, f"peak of inference on one image of {side} pixels", key="memory"),
         Field(f"paper {part.mean} %", printed("miou", 1), elsewhere, key="paper-score"),
@@ -419,5 +434,6 @@ def facts(part: Part) -> dict[str, object]:
         "profiled": next((line.first for line in part.lines if line.first["height"] is not None), None),
         "notes": list(dict.fromkeys([*warnings, *part.spec.notes])),
         "detectable": detectable(part),
+        "candidates": ", ".join(GRID) if part.at_edge else "",
         "n": max((line.mean_iou.n for line in part.lines), default=0),
     }

@@ -115,6 +115,28 @@ def test_real_images_are_shown_at_home_and_left_out_of_what_is_published(
     assert not list((tmp_path / "reports/figures").glob("*-examples.png"))
 
 
+def test_real_benchmarks_come_before_synthetic_ones(tmp_path: Path, invented: Any, suite: Any) -> None:
+    invented.fill_whole(tmp_path / "results", suite(("blu",), ("patch",), (0,)))
+    invented.fill_whole(tmp_path / "results", suite(("dubai",), ("patch",), (0,)), synthetic=False)
+    readme = build(tmp_path, suite(("deepglobe", "blu", "dubai"), ("patch",), (0,)), available=True)
+    assert re.findall(r'<section id="(\w+)">', page(tmp_path))[:3] == ["dubai", "deepglobe", "blu"]
+    assert readme.index("## Dubai") < readme.index("## BLU") and "Images of BLU are procedural scenes" in readme
+    assert NOTE in readme.partition("## What is not verified")[2]
+
+
+def test_rates_at_the_edge_of_the_grid_are_said_once_if_all_are(tmp_path: Path, invented: Any, suite: Any) -> None:
+    chosen = invented.fill_whole(tmp_path / "results", suite(("blu",), ("patch",), (0,)))
+    for method in (None, "scpseg", "patch"):
+        if method:
+            record = invented.metrics("blu", method, 0)
+            record["training"] |= {"optimizer": "sgd", "learning_rate": 0.05}
+            invented.put(tmp_path / "results", record)
+        readme = build(tmp_path, chosen)
+        rows = table(tmp_path, "main-blu")
+        assert ("edge of its candidates" in rows["SCPSeg"].get("notes", "")) == (method == "scpseg")
+        assert readme.count("Every learning rate is the lowest or highest") == (method == "patch")
+
+
 def test_published_points_are_hollow_beside_real_test_images_only(tmp_path: Path, invented: Any, suite: Any) -> None:
     for changes, shown in (({}, False), ({"synthetic": False}, True), ({"synthetic": False, "split": "val"}, False)):
         chosen = invented.fill_whole(tmp_path / "results", suite(("potsdam",), ("patch",), (0,)), **changes)

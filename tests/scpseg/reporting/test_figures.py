@@ -25,6 +25,7 @@ from scpseg.reporting.figures import (
     label_points,
     looks_of,
     memory_axis,
+    nest,
     room,
     style,
 )
@@ -126,6 +127,29 @@ def test_equal_memory_looks_equal_and_far_apart_becomes_logarithmic() -> None:
     memory_axis(axes, [200.0, 9000.0])
     assert axes.get_xscale() == "log"
     assert room(70, 70.5, 4.0)[1] - room(70, 70.5, 4.0)[0] > 4
+
+
+def test_marks_that_overlap_are_nested_and_stay_where_they_are() -> None:
+    axes = Figure().add_subplot()
+    axes.set_xlim(0, 100)
+    axes.set_ylim(0, 100)
+    marks = [axes.plot([x], [y], "o", ms=6.5)[0] for x, y in ((20, 20), (80, 80), (21, 21), (80, 90), (20, 21))]
+    nest(axes, marks)
+    first, alone, second, above, third = (mark.get_markersize() for mark in marks)
+    assert first > second > third and alone == above == 6.5
+    assert [float(mark.get_xdata()[0]) for mark in marks] == [20, 80, 21, 80, 20]
+
+
+def test_phases_with_losses_of_their_own_are_not_joined(tmp_path: Path, lines: list[Line], invented: Any) -> None:
+    def drawn(phases: tuple[str, ...]) -> int:
+        path = tmp_path / "results/runs/potsdam/scpseg/0/history.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(invented.history(phases))
+        found = draw_curves(lines[:1], tmp_path / "results", NAMES, tmp_path / "curves")
+        assert found
+        return found.svg.count(f"stroke: {METHODS['scpseg'].colour.lower()}")
+
+    assert drawn(("a", "b")) == drawn(("a",)) + 1
 
 
 def test_no_interval_is_drawn_beyond_what_a_share_can_be() -> None:
