@@ -12,20 +12,33 @@ from scpseg.benchmarks.base import Benchmark
 from scpseg.data.windows import Bytes
 
 Matrix = NDArray[np.int64]
+CHUNK = 2**18
+"""Pixels that are counted at a time, which bounds the memory for their codes."""
 
 
 def confusion(truth: Bytes, prediction: Bytes, classes: int) -> Matrix:
     """(K, K) counts, row = ground truth, column = prediction; pixels with ground truth 255 are not counted.
 
-    Ignored pixels are counted in an extra row that is dropped, which is many times faster than a mask.
+    A pixel's cell is one small integer; ignored pixels are counted in an extra row that is dropped. On a CPU, this
+    takes a sixth of the time of a mask and an int64 `numpy.bincount`, and a chunk's memory instead of the image's.
 
     Args:
         truth: any shape, training ids and 255.
         prediction: the same shape, 0..K-1.
-        classes: K.
+        classes: K, at most 255.
     """
-    rows = np.minimum(truth, classes).astype(np.int64)
-    counts = np.bincount((rows * classes + prediction).ravel(), minlength=(classes + 1) * classes)
+    import torch  # not at the top: the report reads matrices and counts nothing
+
+    cells = (classes + 1) * classes
+    codes = np.empty(min(CHUNK, truth.size), dtype=np.uint8 if cells <= 256 else np.int32)
+    rows, columns = truth.reshape(-1), prediction.reshape(-1)
+    counts = np.zeros(cells, dtype=np.int64)
+    for first in range(0, rows.size, CHUNK):
+        part = codes[: rows.size - first]
+        part[:] = rows[first : first + CHUNK]
+        torch.from_numpy(part).clamp_(max=classes).mul_(classes)
+        np.add(part, columns[first : first + CHUNK], out=part)
+        counts += torch.bincount(torch.from_numpy(part), minlength=cells).numpy()
     return counts.reshape(classes + 1, classes)[:classes]
 
 

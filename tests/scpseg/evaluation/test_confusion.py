@@ -1,19 +1,38 @@
 import numpy as np
 import pytest
 
-from scpseg.evaluation.confusion import confusion, metrics
+from scpseg.evaluation.confusion import CHUNK, confusion, metrics
 
 
-def test_equals_a_slow_loop() -> None:
+@pytest.mark.parametrize("classes", [1, 4, 15, 16, 255])  # 15 is the last whose cells fit a byte
+def test_equals_a_slow_loop(classes: int) -> None:
     random = np.random.default_rng(0)
-    truth = random.choice([0, 1, 2, 3, 255], size=(13, 17)).astype(np.uint8)
-    prediction = random.integers(4, size=(13, 17), dtype=np.uint8)
-    expected = np.zeros((4, 4), dtype=np.int64)
+    truth = random.choice([*range(classes), 255], size=(53, 47)).astype(np.uint8)
+    truth[0, 0], prediction = classes - 1, random.integers(classes, size=(53, 47), dtype=np.uint8)
+    prediction[0, 0] = classes - 1
+    expected = np.zeros((classes, classes), dtype=np.int64)
     for row, column in np.ndindex(truth.shape):
         if truth[row, column] != 255:
             expected[truth[row, column], prediction[row, column]] += 1
-    result = confusion(truth, prediction, 4)
+    result = confusion(truth, prediction, classes)
     assert result.dtype == np.int64 and (result == expected).all()
+
+
+@pytest.mark.parametrize("size", [0, CHUNK - 1, CHUNK, 2 * CHUNK + 1])
+def test_every_pixel_is_counted_once_however_many_chunks(size: int) -> None:
+    truth = np.zeros(size, dtype=np.uint8)
+    truth[-1:] = 1
+    assert confusion(truth, 1 - truth, 2).tolist() == [[0, max(size - 1, 0)], [min(size, 1), 0]]
+
+
+def test_arrays_of_any_layout_are_counted_and_not_changed() -> None:
+    random = np.random.default_rng(1)
+    truth, prediction = random.integers(3, size=(2, 40, 30), dtype=np.uint8)
+    for array in (truth, prediction):
+        array.flags.writeable = False
+    assert (
+        confusion(truth[::2, ::-1].T, prediction[::2, ::-1].T, 3) == confusion(truth[::2], prediction[::2], 3)
+    ).all()
 
 
 def test_metrics_by_hand() -> None:
