@@ -1,4 +1,6 @@
-"""Predictions of a method for every disc of the probe, and whether the method received the cue. This file is ours.
+"""What a method says of every disc of the probe, and whether the method received the cue. This file is ours.
+
+A disc has two answers: its kind, which the cue determines, and its texture, which is its own.
 
 Each disc is evaluated twice: in a window centred on it, where only its distance to the cue decides whether the cue is
 visible, and in the windows of whole-image inference, where the position in the window matters as well.
@@ -16,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from scpseg.benchmarks.probe import CUES, DISCS
+from scpseg.benchmarks.probe import CUES, DIAMETERS, DISCS
 from scpseg.contract import Method, Views, Window
 from scpseg.data.windows import Bytes, cut_image, cut_label, starts
 from scpseg.evaluation.streaming import TestImage
@@ -42,7 +44,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Scene:
-    """The objects in a label: the cue's box, and box and kind (0 or 1) of every disc.
+    """The objects in a label: the cue's box, and box, kind and texture (0 or 1 each) of every disc.
 
     `number` (H, W) is k + 1 on the pixels of disc k, otherwise 0.
     """
@@ -50,6 +52,7 @@ class Scene:
     cue: Box
     discs: tuple[Box, ...]
     kinds: tuple[int, ...]
+    textures: tuple[int, ...]
     number: NDArray[np.int32]
 
 
@@ -61,9 +64,14 @@ class Answer:
         row: row of its centre in pixels.
         column: column of its centre in pixels.
         kind: 0 or 1, the ground truth.
+        texture: 0 or 1, the ground truth.
+        detail: side of the texture's bars or squares in pixels.
         distance: Chebyshev distance from its centre to the cue's in pixels.
+        cue_side: side of the cue in pixels.
         centred: majority kind of its pixels in a window centred on it; None = no pixel is predicted as a disc.
         grid: the same with the windows of whole-image inference.
+        centred_texture: majority texture of its pixels in a window centred on it; None likewise.
+        grid_texture: the same with the windows of whole-image inference.
         visible: share 0..1 of the cue's pixels in the window that labels the disc's centre in whole-image inference,
             the largest if windows overlap; 1 for a method that uses an overview.
     """
@@ -71,9 +79,14 @@ class Answer:
     row: int
     column: int
     kind: int
+    texture: int
+    detail: int
     distance: int
+    cue_side: int
     centred: int | None
     grid: int | None
+    centred_texture: int | None
+    grid_texture: int | None
     visible: float
 
 
@@ -81,9 +94,10 @@ def read_scene(label: Bytes) -> Scene:
     """The objects in a label (H, W) of the probe, discs in the order of their first pixels."""
     number, _ = ndimage.label(np.isin(label, DISCS))
     discs = tuple(_box(found) for found in ndimage.find_objects(number))
-    kinds = tuple(DISCS.index(int(label[disc.centre])) for disc in discs)
+    classes = [np.argwhere(np.array(DISCS) == label[disc.centre])[0] for disc in discs]
+    kinds, textures = (tuple(int(found[axis]) for found in classes) for axis in (0, 1))
     (cue,) = ndimage.find_objects(np.isin(label, CUES).astype(np.int8))
-    return Scene(_box(cue), discs, kinds, number.astype(np.int32))
+    return Scene(_box(cue), discs, kinds, textures, number.astype(np.int32))
 
 
 @torch.inference_mode()
@@ -102,6 +116,7 @@ def answers(
     """
     scene = read_scene(label)
     height, width = label.shape
+    details = {diameter: detail for detail, diameter in DIAMETERS.items()}
     found = []
     for index, (disc, labels) in enumerate(
         zip(scene.discs, _centred(method, image, scene, device, overlap), strict=True)
@@ -109,14 +124,20 @@ def answers(
         row, column = disc.centre
         patch = method.needs.patch
         mine = cut_label((scene.number == index + 1).astype(np.uint8), row - patch // 2, column - patch // 2, patch)
+        centred, grid = _votes(labels[mine == 1]), _votes(prediction[scene.number == index + 1])
         found.append(
             Answer(
                 row=row,
                 column=column,
                 kind=scene.kinds[index],
+                texture=scene.textures[index],
+                detail=details[disc.bottom - disc.top],
                 distance=max(abs(row - scene.cue.centre[0]), abs(column - scene.cue.centre[1])),
-                centred=_vote(labels[mine == 1]),
-                grid=_vote(prediction[scene.number == index + 1]),
+                cue_side=scene.cue.bottom - scene.cue.top,
+                centred=centred[0],
+                grid=grid[0],
+                centred_texture=centred[1],
+                grid_texture=grid[1],
                 visible=1.0
                 if method.needs.overview is not None
                 else visible(method.needs_at(height, width), (height, width), overlap, disc, scene.cue),
@@ -174,10 +195,12 @@ def _centred(method: Method, image: Bytes, scene: Scene, device: torch.device, o
     return labels
 
 
-def _vote(labels: Bytes) -> int | None:
-    """The majority kind of these labels, the first in a tie; None if no label is a disc."""
-    counts = [int((labels == disc).sum()) for disc in DISCS]
-    return counts.index(max(counts)) if any(counts) else None
+def _votes(labels: Bytes) -> tuple[int, int] | tuple[None, None]:
+    """The majority kind and the majority texture of these labels, the first in a tie; None if no label is a disc."""
+    counts = np.array([[(labels == disc).sum() for disc in kind] for kind in DISCS])
+    if not counts.any():
+        return None, None
+    return int(counts.sum(axis=1).argmax()), int(counts.sum(axis=0).argmax())
 
 
 def _box(found: tuple[slice, slice]) -> Box:

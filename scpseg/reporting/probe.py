@@ -15,7 +15,7 @@ from matplotlib.patches import Circle, Rectangle
 from PIL import Image
 
 from scpseg.errors import UserError
-from scpseg.reporting import twins
+from scpseg.reporting import detail, twins
 from scpseg.reporting.figures import COLUMN, FONT, MUTED, Drawn, arms, looks_of, panels, save, style
 from scpseg.reporting.published import title_of
 from scpseg.reporting.statistics import Estimate, estimate
@@ -81,18 +81,28 @@ def probe_part(
 ) -> dict[str, Any] | None:
     """Pictures, (title, sentence) pairs and tables for the templates; None if no run of the probe is finished."""
     answers = read_answers(results, frame)
-    found = curves(answers, frame, lines)
-    if not found:
+    if answers.empty:
         return None
+    large = answers[answers["cue_side"] == answers["cue_side"].max()]
+    found = curves(large, frame, lines)
+    halves = {curve.method: curve.reach for curve in found}
+    counted = detail.between(answers, min(halves.values()), halves.get(detail.OURS, math.inf))
+    sights = detail.sights(counted, {curve.method: curve.memory for curve in found})
     return {
-        "figures": [draw_probe(found, answers, results, methods, folder)],
-        "sentences": sentences(found, answers["image"].nunique()),
-        "tables": [distance_table(found), result_table(found)],
+        "figures": [
+            draw_probe(found, large, results, methods, folder),
+            *([detail.draw_detail(sights, folder)] if sights else []),
+        ],
+        "sentences": [
+            *sentences(found, large["image"].nunique()),
+            *detail.sentences(sights, sorted(set(counted["distance"]))),
+        ],
+        "tables": [distance_table(found), result_table(found), *([detail.detail_table(sights)] if sights else [])],
     }
 
 
 def read_answers(results: Path, frame: pd.DataFrame) -> pd.DataFrame:
-    """One row per disc of every finished run of the probe: the columns of objects.csv, method and seed.
+    """One row per disc of every finished run of the probe: columns of objects.csv, method, seed and group of scenes.
 
     Raises:
         UserError: a run has no objects.csv.
@@ -105,7 +115,10 @@ def read_answers(results: Path, frame: pd.DataFrame) -> pd.DataFrame:
         except FileNotFoundError:
             raise UserError(f"{path} is missing; run `dvc repro -f --glob 'evaluate-*@{PROBE}-*'`") from None
         parts.append(found.assign(method=row["method"], seed=row["seed"]))
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    if not parts:
+        return pd.DataFrame()
+    answers = pd.concat(parts, ignore_index=True)
+    return answers.assign(pair=twins.pairs(answers))
 
 
 def curves(answers: pd.DataFrame, frame: pd.DataFrame, lines: Sequence[Line]) -> list[Curve]:
@@ -116,7 +129,7 @@ def curves(answers: pd.DataFrame, frame: pd.DataFrame, lines: Sequence[Line]) ->
         mine = answers[answers["method"] == line.method]
         if mine.empty:
             continue
-        mine = mine.assign(pair=twins.pairs(mine), seen=mine["visible"] > 0)
+        mine = mine.assign(seen=mine["visible"] > 0)
         patch, context, overview = (line.first.get(f"model:{name}") for name in ("patch", "context", "overview"))
         assert patch is not None and context is not None
         reach = math.inf if overview is not None else context / 2

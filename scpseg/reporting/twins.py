@@ -1,7 +1,7 @@
-"""Intervals of the probe's accuracies: a bootstrap over twin scenes, nested in training seeds.
+"""Intervals of the probe's accuracies: a bootstrap over groups of scenes, nested in training seeds.
 
-An interval over seeds alone would ignore that other scenes give other figures. Twins are drawn together, because their
-results depend on each other.
+An interval over seeds alone would ignore that other scenes give other figures. The four scenes of a group, which differ
+in the kind of the cue or in the textures alone, are drawn together, because their results depend on each other.
 """
 
 from __future__ import annotations
@@ -16,6 +16,18 @@ DRAWS = 2000
 LEVEL = 0.95
 
 
+FACTORS = ("kind", "texture")
+LOOKS = {
+    "centred": {"kind": "centred"},
+    "grid": {"kind": "grid"},
+    "centred_texture": {"texture": "centred_texture"},
+    "grid_texture": {"texture": "grid_texture"},
+    "centred_both": {"kind": "centred", "texture": "centred_texture"},
+    "grid_both": {"kind": "grid", "texture": "grid_texture"},
+}
+"""What can be asked of a disc: factor -> the column with its answer; two factors are right together."""
+
+
 class Accuracy(NamedTuple):
     """Share 0..1 of correctly classified discs, with its 95 % interval.
 
@@ -24,8 +36,9 @@ class Accuracy(NamedTuple):
         low: lower end of the interval.
         high: upper end of the interval.
         seeds: number of training seeds.
-        identity: whether twins have the same prediction for every disc, which makes the share exactly 1/2 (or 0 without
-            any prediction); the interval is then not an estimate.
+        identity: whether scenes that differ in nothing but the asked factors have the same prediction for every disc.
+            That makes the share exactly 1/2, of two factors 1/4 (or 0 without any prediction); the interval is then
+            not an estimate.
     """
 
     share: float
@@ -35,12 +48,21 @@ class Accuracy(NamedTuple):
     identity: bool
 
 
+class Difference(NamedTuple):
+    """Difference of two shares -1..1 with its 95 % interval, over `seeds` training seeds."""
+
+    share: float
+    low: float
+    high: float
+    seeds: int
+
+
 def accuracy(answers: pd.DataFrame, look: str) -> Accuracy | None:
     """Estimate from rows of `scpseg.reporting.probe.read_answers` with a column `pair`; None without rows.
 
     Args:
         answers: one row per disc, of one method.
-        look: 'centred' or 'grid'.
+        look: a key of LOOKS.
     """
     if answers.empty:
         return None
@@ -48,8 +70,21 @@ def accuracy(answers: pd.DataFrame, look: str) -> Accuracy | None:
     return Accuracy(float(right.sum() / total.sum()), *bootstrap(right, total), len(right), _alike(answers, look))
 
 
+def difference(one: pd.DataFrame, other: pd.DataFrame, look: str) -> Difference | None:
+    """Accuracy of one method minus that of another on the same discs, for the seeds that both have; None without any.
+
+    Seeds and groups are drawn for both at once.
+    """
+    common = sorted(set(one["seed"]) & set(other["seed"]))
+    if not common:
+        return None
+    counts = [_counts(part[part["seed"].isin(common)], look) for part in (one, other)]
+    gained, total = counts[0][0] - counts[1][0], counts[0][1]
+    return Difference(float(gained.sum() / total.sum()), *bootstrap(gained, total), len(common))
+
+
 def pairs(answers: pd.DataFrame) -> NDArray[np.int64]:
-    """Pair number of every row: scenes whose discs are at the same positions are twins."""
+    """Group number of every row: scenes whose discs are at the same positions belong together."""
     numbers: dict[tuple[tuple[int, int], ...], int] = {}
     of_image = {}
     for image, part in answers.groupby("image", sort=True):
@@ -59,10 +94,10 @@ def pairs(answers: pd.DataFrame) -> NDArray[np.int64]:
 
 
 def bootstrap(right: NDArray[np.int64], total: NDArray[np.int64], seed: int = 0) -> tuple[float, float]:
-    """Percentile interval of sum(right) / sum(total): seeds are resampled, and pairs within each seed.
+    """Percentile interval of sum(right) / sum(total): seeds are resampled, and groups within each seed.
 
     Args:
-        right: (S, P) correctly classified discs by training seed and pair of scenes.
+        right: (S, P) correctly classified discs by training seed and group of scenes.
         total: (S, P) numbers of discs.
         seed: random seed, so that a report is reproducible.
     """
@@ -77,12 +112,15 @@ def bootstrap(right: NDArray[np.int64], total: NDArray[np.int64], seed: int = 0)
 
 def _counts(part: pd.DataFrame, look: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """(S, P) correctly classified discs, and all discs."""
-    grouped = part.assign(right=part[look] == part["kind"]).groupby(["seed", "pair"])["right"]
-    right, total = grouped.sum().unstack(fill_value=0), grouped.size().unstack(fill_value=0)
-    return np.asarray(right, dtype=np.int64), np.asarray(total, dtype=np.int64)
+    right = np.logical_and.reduce([part[said] == part[factor] for factor, said in LOOKS[look].items()])
+    grouped = part.assign(right=right).groupby(["seed", "pair"])["right"]
+    hits, total = grouped.sum().unstack(fill_value=0), grouped.size().unstack(fill_value=0)
+    return np.asarray(hits, dtype=np.int64), np.asarray(total, dtype=np.int64)
 
 
 def _alike(part: pd.DataFrame, look: str) -> bool:
-    """Whether twins have the same prediction for every disc; false if a scene has no twin."""
-    said = part.assign(said=part[look].fillna(-1)).groupby(["seed", "pair", "row", "column"])["said"]
-    return bool((said.nunique() == 1).all() and (said.size() == 2).all())
+    """Whether scenes that differ in the asked factors alone have the same predictions; false if one is missing."""
+    same = [factor for factor in FACTORS if factor not in LOOKS[look]]
+    grouped = part.groupby(["seed", "pair", "row", "column", *same])
+    said = [grouped[column].nunique(dropna=False) for column in LOOKS[look].values()]
+    return bool(all((number == 1).all() for number in said) and (grouped.size() == 2 ** len(LOOKS[look])).all())

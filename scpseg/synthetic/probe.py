@@ -1,33 +1,35 @@
-"""Scenes of the probe: discs that look alike, with the class of one cue at a known distance. This file is ours.
+"""Scenes of the probe: discs whose class needs a detail of their own and a cue at a known distance. This file is ours.
 
-A scene contains one cue, a square with rings in two colours; all discs in the scene have the cue's class, so no other
-cue can be nearer. Both kinds of cue have the same number of pixels of each colour, so the mean colour of an image, or
-of a window that contains the whole cue, carries no information: the cue must be resolved. Scenes come in twins that
-differ only in the order of the cue's colours (and so in the labels): a method that does not see the cue gives the same
-answer in both and is correct in exactly one, so chance level is exactly 1/2, not an estimate.
+A scene contains one cue, a square chequered in two colours; every disc of the scene has the cue's kind, so no other cue
+can be nearer. A disc also has a texture of its own, striped or chequered. A class is a kind and a texture. Cues have
+sides of 16, 8 or 4 pixels, the bars and squares of textures sides of 1, 2 or 4: a reduction loses the small ones.
+
+No mean colour carries information: both kinds of cue have the same number of pixels of each colour in every row and
+column, and every texture has the same mean. Scenes come in fours, all kinds of cue with all textures swapped and not,
+otherwise equal to the pixel. A method that does not see the cue gives the same kinds to twins, and is correct in
+exactly one; one that does not see the textures gives them the same textures: chance level is exactly 1/2 for each, not
+an estimate.
 
 The distance of a disc is the Chebyshev distance of its centre to the cue's. Distances are odd multiples of half a
-cue's side, so that the rings that cues can cover tile the plane: a cue at distance d is completely inside a window
-around the disc of half side d + 8, completely outside one of d - 8, and never cut by one whose half side is a multiple
-of 16.
+cue's greatest side, so that the rings that cues can cover tile the plane: a cue at distance d is completely inside a
+window around the disc of half side d + 8, completely outside one of d - 8, and never cut by one whose half side is a
+multiple of 16.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from scpseg.benchmarks.probe import CUES, DISCS
+from scpseg.benchmarks.probe import CUE_SIDES, CUES, DIAMETERS, DISCS
 
 Bytes = NDArray[np.uint8]
-CUE = 16
-"""Side of a cue in pixels."""
-DISC = 20
-"""Diameter of a disc in pixels."""
+CUE, DISC = max(CUE_SIDES), max(DIAMETERS.values())
+"""Room in pixels that objects of any size get."""
 GAP = 6
 """Minimum distance in pixels between objects, and between objects and the border."""
 BORDER = DISC // 2 + GAP
@@ -36,15 +38,15 @@ NEAREST = 24
 """Minimum distance at which a disc does not touch the cue."""
 REACH = 0.55
 """Maximum distance relative to the side of a scene: more would leave few positions for the cue."""
-EACH = 3
-"""Discs per scene at each distance."""
 TRIES = 60
 """Positions tried for a disc before the scene is started again."""
 CUE_COLOURS = ((214, 120, 32), (40, 112, 214))
-"""Colours: the centre of one kind is the ring of the other."""
-CORE, BAND = 4, 12
-"""Sides of the squares at which the centre and the ring around it end; 4² + 16² - 12² = 12² - 4² pixels."""
-DISC_COLOUR = (206, 202, 190)
+"""Colours of the corners and the centre of the two kinds; the rest of a cue has the other colour."""
+BARS = np.array([1, -1, -1, 1])
+"""Quarters of a cue's side: a part has the kind's own colour where the product of its row's and column's is 1."""
+DISC_COLOUR = (166, 162, 150)
+CONTRAST = 40.0
+"""Of a texture to the disc's colour, on both sides."""
 GROUND_COLOUR = (104, 112, 92)
 NOISE = 7.0
 GRAINS = (0.7, 12.0)
@@ -53,11 +55,25 @@ GRAINS = (0.7, 12.0)
 
 @dataclass(frozen=True)
 class Disc:
-    """Centre (a corner of pixels: `row` pixels are above it) and distance to the cue's centre, in pixels."""
+    """A disc with its texture.
+
+    Attributes:
+        row: of the centre, a corner of pixels: `row` pixels are above it.
+        column: likewise.
+        distance: to the cue's centre in pixels.
+        detail: side in pixels of its bars or squares, a key of DIAMETERS.
+        texture: 0 striped, 1 chequered.
+        upright: whether stripes are vertical.
+        sign: 1 or -1, the brightness of the part at the centre.
+    """
 
     row: int
     column: int
     distance: int
+    detail: int
+    texture: int
+    upright: bool
+    sign: int
 
 
 @dataclass(frozen=True)
@@ -69,13 +85,15 @@ class ProbeScene:
         label: (H, W) uint8 training ids.
         kind: 0 or 1, the kind of the cue and of all discs.
         cue: row and column of the cue's centre, as for a disc.
-        discs: from nearest to farthest.
+        side: of the cue in pixels, one of CUE_SIDES.
+        discs: from nearest to farthest, one of each detail at every distance.
     """
 
     image: Bytes
     label: Bytes
     kind: int
     cue: tuple[int, int]
+    side: int
     discs: tuple[Disc, ...]
 
 
@@ -85,60 +103,67 @@ def distances(side: int) -> tuple[int, ...]:
 
 
 def probe_scene(side: int, seed: int, number: int) -> ProbeScene:
-    """Draw scene `number` of a mirror, with `side` at least 64 pixels; 2 k and 2 k + 1 are twins."""
-    rng = np.random.default_rng(np.random.SeedSequence([seed, 5, number // 2]))
-    kind = number % 2
-    cue, discs = _places(side, rng)
-    y, x = np.mgrid[:side, :side] + 0.5
+    """Draw scene `number` of a mirror, with `side` at least 64 pixels.
+
+    4 k to 4 k + 3 are the same but for the cue's kind, `number` modulo 2, and for all textures, swapped in the last
+    two. The side of the cue follows k in turn.
+    """
+    group, member = divmod(number, 4)
+    swapped, kind = divmod(member, 2)
+    rng = np.random.default_rng(np.random.SeedSequence([seed, 5, group]))
+    size = CUE_SIDES[group % len(CUE_SIDES)]
+    cue, discs = _places(side, rng, bool(swapped))
     label = np.zeros((side, side), np.uint8)
     picture = np.full((side, side, 3), GROUND_COLOUR, np.float64)
+    y, x = np.mgrid[:side, :side]
     for disc in discs:
-        inside = (y - disc.row) ** 2 + (x - disc.column) ** 2 < (DISC / 2) ** 2
-        label[inside], picture[inside] = DISCS[kind], DISC_COLOUR
-    _paint(picture, cue, CUE, CUE_COLOURS[kind])
-    _paint(picture, cue, BAND, CUE_COLOURS[1 - kind])
-    _paint(picture, cue, CORE, CUE_COLOURS[kind])
-    _paint(label, cue, CUE, CUES[kind])
+        down, right = y - disc.row, x - disc.column
+        inside = (down + 0.5) ** 2 + (right + 0.5) ** 2 < (DIAMETERS[disc.detail] / 2) ** 2
+        label[inside] = DISCS[kind][disc.texture]
+        picture[inside] = (np.array(DISC_COLOUR) + CONTRAST * _texture(disc, down, right)[..., None])[inside]
+    own = np.kron(np.outer(BARS, BARS), np.ones((size // 4, size // 4))) > 0
+    place = tuple(slice(middle - size // 2, middle + size // 2) for middle in cue)
+    picture[place] = np.where(own[..., None], CUE_COLOURS[kind], CUE_COLOURS[1 - kind])
+    label[place] = CUES[kind]
     picture += _noise(side, rng)[..., None]
-    return ProbeScene(np.clip(picture, 0, 255).astype(np.uint8), label, kind, cue, discs)
+    return ProbeScene(np.clip(picture, 0, 255).astype(np.uint8), label, kind, cue, size, discs)
 
 
-def _paint(canvas: NDArray[Any], centre: tuple[int, int], side: int, value: int | tuple[int, int, int]) -> None:
-    """Fill the square of `side` pixels around a centre."""
-    rows, columns = (slice(middle - side // 2, middle + side // 2) for middle in centre)
-    canvas[rows, columns] = value
+def _texture(disc: Disc, down: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(H, W) 1 and -1: the texture, continued over the whole scene; `down` and `right` count pixels from the centre."""
+    rows, columns = (1 - 2 * (offset // disc.detail % 2) for offset in (down, right))
+    if disc.texture:
+        return disc.sign * rows * columns
+    return disc.sign * (columns if disc.upright else rows)
 
 
-def _places(side: int, rng: np.random.Generator) -> tuple[tuple[int, int], tuple[Disc, ...]]:
-    """A cue and EACH discs at every distance, redrawn until no objects touch each other or the border."""
+def _places(side: int, rng: np.random.Generator, swapped: bool) -> tuple[tuple[int, int], tuple[Disc, ...]]:
+    """A cue and a disc of each detail at every distance, redrawn until no objects touch each other or the border."""
     while True:
         row, column = (int(value) for value in rng.integers(BORDER, side - BORDER + 1, 2))
         discs: list[Disc] = []
-        for distance in (distance for distance in distances(side) for _ in range(EACH)):
-            disc = _free_place(side, row, column, distance, discs, rng)
-            if disc is None:
+        for distance, detail in itertools.product(distances(side), DIAMETERS):
+            place = _free_place(side, row, column, distance, discs, rng)
+            if place is None:
                 break
-            discs.append(disc)
+            texture, upright, bright = (int(value) for value in rng.integers(2, size=3))
+            discs.append(Disc(*place, distance, detail, texture ^ swapped, bool(upright), 2 * bright - 1))
         else:
             return (row, column), tuple(discs)
 
 
 def _free_place(
     side: int, row: int, column: int, distance: int, others: list[Disc], rng: np.random.Generator
-) -> Disc | None:
-    """A disc anywhere on the square of half side `distance` around the cue, or None if no position was found."""
+) -> tuple[int, int] | None:
+    """A centre on the square of half side `distance` around the cue, or None if no position was found."""
     for _ in range(TRIES):
         far, along = int(rng.choice((-distance, distance))), int(rng.integers(-distance, distance + 1))
         down, right = (far, along) if rng.integers(2) else (along, far)
-        disc = Disc(row + down, column + right, distance)
-        inside = all(BORDER <= value <= side - BORDER for value in (disc.row, disc.column))
-        if inside and all(_chebyshev(disc, other) >= DISC + GAP for other in others):
-            return disc
+        y, x = row + down, column + right
+        inside = all(BORDER <= value <= side - BORDER for value in (y, x))
+        if inside and all(max(abs(y - other.row), abs(x - other.column)) >= DISC + GAP for other in others):
+            return y, x
     return None
-
-
-def _chebyshev(one: Disc, other: Disc) -> int:
-    return max(abs(one.row - other.row), abs(one.column - other.column))
 
 
 def _noise(side: int, rng: np.random.Generator) -> NDArray[np.float64]:

@@ -1,24 +1,28 @@
+from collections import Counter
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from torch import Tensor
 
 from scpseg.benchmarks.probe import CUES, DISCS
 from scpseg.contract import ImageViews, Labels, Method, Needs, Views, Weights, Window
 from scpseg.data.windows import cut_label, starts
-from scpseg.evaluation.probe import Answer, answers, read_scene, table, visible
+from scpseg.evaluation.probe import Answer, _votes, answers, read_scene, table, visible
 from scpseg.evaluation.streaming import segment
 from scpseg.synthetic.probe import distances, probe_scene
 
 CPU = torch.device("cpu")
+CLASSES = 7
+STRIPED = (DISCS[0][0], DISCS[1][0])
 
 
 class Oracle(Method):
     """Labels every pixel by the kind of the cue of which it sees a part, by the first kind where it sees none."""
 
-    def __init__(self, needs: Needs, says: tuple[int, ...] = DISCS) -> None:
+    def __init__(self, needs: Needs, says: tuple[int, ...] = STRIPED) -> None:
         super().__init__()
         self.needs, self.says = needs, says
         self.weights = Weights("random")
@@ -28,7 +32,7 @@ class Oracle(Method):
 
     def forward(self, views: Views, state: Any = None) -> Tensor:
         seen = views.context if state is None else state.expand(len(views.context), -1, -1, -1)
-        logits = torch.zeros(len(seen), 5, self.needs.patch, self.needs.patch)
+        logits = torch.zeros(len(seen), CLASSES, self.needs.patch, self.needs.patch)
         for logit, window in zip(logits, seen, strict=True):
             logit[self.says[kind_of(window, whole=state is not None)]] = 1
         return logits
@@ -38,38 +42,37 @@ class Oracle(Method):
 
 
 def kind_of(window: Tensor, whole: bool) -> int:
-    """Of the cue in (3, H, W): by its centre where all of it is there, else by its outer ring, of the same colour.
+    """Of the largest piece of a cue in (3, H, W): by its centre where all of it is there, else by its corners.
 
-    The noise is grey, so that red minus blue is free of it.
+    The noise is grey, so that red minus blue is free of it. Pieces are cut by the window, or mirrored at the border.
     """
-    redder = window[0].int() - window[2].int()
-    rows, columns = torch.nonzero(redder.abs() > 60, as_tuple=True)
-    if not len(rows):
+    redder = (window[0].int() - window[2].int()).numpy()
+    pieces = ndimage.find_objects(ndimage.label(abs(redder) > 60)[0])
+    if not pieces:
         return 0
-    (top, bottom), (left, right) = ((int(at.min()), int(at.max())) for at in (rows, columns))
+    rows, columns = max(pieces, key=lambda place: redder[place].size)
     if whole:
-        return int(redder[(top + bottom) // 2, (left + right) // 2] < 0)
-    corners = [redder[row, column] for row in (top, bottom) for column in (left, right)]
-    return int(sum(int(torch.sign(corner)) for corner in corners) < 0)
+        return int(redder[(rows.start + rows.stop) // 2, (columns.start + columns.stop) // 2] < 0)
+    corners = redder[np.ix_((rows.start, rows.stop - 1), (columns.start, columns.stop - 1))]
+    return int(np.sign(corners).sum() < 0)
 
 
 def asked(method: Method, number: int, overlap: float = 0.0, side: int = 192) -> list[Answer]:
     drawn = probe_scene(side, 0, number)
-    prediction = segment(method, drawn.image, 5, CPU, overlap)
+    prediction = segment(method, drawn.image, CLASSES, CPU, overlap)
     return answers(method, drawn.image, drawn.label, prediction, CPU, overlap)
 
 
-@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("number", [0, 1, 2, 3, 6, 9])
 def test_the_label_alone_tells_what_the_generator_drew(number: int) -> None:
-    drawn = probe_scene(192, 1, number)
+    drawn = probe_scene(192, 0, number)
     scene = read_scene(drawn.label)
     assert scene.cue.centre == drawn.cue
-    assert sorted(box.centre for box in scene.discs) == sorted((disc.row, disc.column) for disc in drawn.discs)
-    assert set(scene.kinds) == {drawn.kind}
     found = asked(Oracle(Needs(64, 64)), number)
-    assert sorted(answer.distance for answer in found) == sorted(
-        disc.distance for disc in probe_scene(192, 0, number).discs
+    assert sorted((a.row, a.column, a.texture, a.detail, a.distance) for a in found) == sorted(
+        (disc.row, disc.column, disc.texture, disc.detail, disc.distance) for disc in drawn.discs
     )
+    assert {(answer.kind, answer.cue_side) for answer in found} == {(drawn.kind, drawn.side)}
 
 
 @pytest.mark.parametrize(
@@ -87,7 +90,7 @@ def test_centred_windows_see_just_as_far_as_they_reach(needs: Needs, reach: int)
 def test_visibility_equals_counting_pixels_of_the_windows(needs: Needs, overlap: float) -> None:
     margin = (needs.context - needs.patch) // 2
     shares = []
-    for number in (1, 3, 5, 7):
+    for number in range(1, 33, 4):
         drawn = probe_scene(250, 0, number)
         scene = read_scene(drawn.label)
         cue = (drawn.label == CUES[1]).astype(np.uint8)
@@ -102,6 +105,49 @@ def test_visibility_equals_counting_pixels_of_the_windows(needs: Needs, overlap:
             shares.append(visible(needs.window, drawn.label.shape, overlap, disc, scene.cue))
             assert shares[-1] == pytest.approx(max(counts) / cue.sum())
     assert {0.0, 1.0} < set(shares)
+
+
+class Looker(Oracle):
+    """Labels a window by the texture in its centre, which it reads from the means of rows and columns."""
+
+    def forward(self, views: Views, state: Any = None) -> Tensor:
+        logits = torch.zeros(len(views.context), CLASSES, 64, 64)
+        for logit, window in zip(logits, views.context, strict=True):
+            centre = window[1, 28:36, 28:36].float()  # one period of the coarsest texture, inside every disc
+            striped = max(float(centre.mean(dim=axis).std()) for axis in (0, 1)) > 20
+            logit[DISCS[0][0 if striped else 1]] = 1
+        return logits
+
+
+@pytest.mark.parametrize("number", [0, 2, 4, 6, 8])
+def test_the_texture_of_a_disc_is_told_by_the_disc_itself(number: int) -> None:
+    found = asked(Looker(Needs(64, 64)), number)
+    assert [answer.centred_texture for answer in found] == [answer.texture for answer in found]
+    assert {answer.centred for answer in found} == {0}
+
+
+def test_kind_and_texture_are_answered_apart() -> None:
+    drawn = probe_scene(192, 0, 5)
+    method = Oracle(Needs(64, 64))
+    for swap, kinds, textures in (
+        ([0, 1, 2, 3, 4, 5, 6], True, True),
+        ([0, 1, 2, 5, 6, 3, 4], False, True),
+        ([0, 1, 2, 4, 3, 6, 5], True, False),
+    ):
+        prediction = np.array(swap, np.uint8)[drawn.label]
+        for answer in answers(method, drawn.image, drawn.label, prediction, CPU, 0.0):
+            assert (answer.grid == answer.kind, answer.grid_texture == answer.texture) == (kinds, textures)
+
+
+def test_votes_equal_counting_with_a_dictionary() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        labels = random.integers(0, CLASSES, random.integers(0, 12)).astype(np.uint8)
+        ids = {DISCS[kind][texture]: (kind, texture) for kind in (0, 1) for texture in (0, 1)}
+        voters = [ids[label] for label in labels.tolist() if label in ids]
+        kinds, textures = (Counter(voter[axis] for voter in voters) for axis in (0, 1))
+        expected = (int(kinds[1] > kinds[0]), int(textures[1] > textures[0])) if voters else (None, None)
+        assert _votes(labels) == expected
 
 
 def test_a_method_of_whole_images_sees_the_cue_of_every_disc() -> None:
@@ -130,22 +176,26 @@ def test_under_the_grid_what_is_wholly_visible_is_told_and_what_is_not_is_guesse
 
 def test_a_disc_that_is_given_no_kind_has_no_answer() -> None:
     found = asked(Oracle(Needs(64, 64), says=(0, CUES[0])), 0)
-    assert {(answer.centred, answer.grid) for answer in found} == {(None, None)}
+    answered = {(a.centred, a.grid, a.centred_texture, a.grid_texture) for a in found}
+    assert answered == {(None, None, None, None)}
     text = table({"a": found, "b": found[:1]})
     lines = text.splitlines()
-    assert lines[0] == "image,row,column,kind,distance,centred,grid,visible"
-    assert len(lines) == 2 + len(found) and lines[1].split(",")[5:7] == ["", ""]
+    assert lines[0] == (
+        "image,row,column,kind,texture,detail,distance,cue_side,centred,grid,centred_texture,grid_texture,visible"
+    )
+    assert len(lines) == 2 + len(found) and lines[1].split(",")[8:12] == [""] * 4
 
 
 def test_of_equal_votes_the_first_kind_wins() -> None:
     class Halves(Oracle):
         def forward(self, views: Views, state: Any = None) -> Tensor:
-            logits = torch.zeros(len(views.context), 5, 64, 64)
-            logits[:, DISCS[1], :, :32] = 1
-            logits[:, DISCS[0], :, 32:] = 1
+            logits = torch.zeros(len(views.context), CLASSES, 64, 64)
+            logits[:, DISCS[1][1], :, :32] = 1
+            logits[:, DISCS[0][0], :, 32:] = 1
             return logits
 
-    assert {answer.centred for answer in asked(Halves(Needs(64, 64)), 1)} == {0}
+    found = asked(Halves(Needs(64, 64)), 1)
+    assert {(answer.centred, answer.centred_texture) for answer in found} == {(0, 0)}
 
 
 def test_every_distance_is_answered_for() -> None:

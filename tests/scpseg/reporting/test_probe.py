@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import shutil
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from scpseg.errors import UserError
+from scpseg.evaluation.probe import Answer
 from scpseg.reporting.build import build_report
 from scpseg.reporting.collect import collect
 from scpseg.reporting.probe import Curve, curves, read_answers, result_table, sentences
@@ -22,21 +24,26 @@ REACH = {"patch": 32, "scpseg": 64, "glnet": 1000, "downscale": 1000}
 
 
 def objects(reach: float, wrong: int = 0, silent: int = 0, scenes: int = 4) -> str:
-    """Twin scenes, two discs at each distance: right within reach, guessed beyond; `wrong` answers turned round."""
+    """Four scenes of one group, two discs at each distance: right within reach, guessed beyond; `wrong` answers turned
+    round. Textures of four pixels are right, finer ones are guessed.
+    """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["image", "row", "column", "kind", "distance", "centred", "grid", "visible"])
+    writer.writerow(["image", *(field.name for field in fields(Answer))])
     for scene in range(scenes):
-        kind = scene % 2
+        kind, texture = scene % 2, scene // 2 % 2
         for number, distance in enumerate(one for one in DISTANCES for _ in range(2)):
             said: int | str = kind if distance < reach else 0
             if scene == 1 and number < wrong:
                 said = 1 - kind
             if scene == 1 and wrong <= number < wrong + silent:
                 said = ""
+            detail = 4 if number % 2 else 1
+            told = texture if detail == 4 else 0
             seen = distance < reach - 16
             place = 96 + 3 * number
-            writer.writerow([f"s{scene}", place, place, kind, distance, said, kind if seen else 0, float(seen)])
+            row = [f"s{scene}", place, place, kind, texture, detail, distance, 16]
+            writer.writerow([*row, said, kind if seen else 0, told, told, float(seen)])
     return stream.getvalue()
 
 

@@ -7,29 +7,35 @@ import pandas as pd
 import pytest
 
 from scpseg.reporting import twins
-from scpseg.reporting.twins import Accuracy, accuracy, bootstrap, pairs
+from scpseg.reporting.twins import Accuracy, accuracy, bootstrap, difference, pairs
 
 
 def disc(image: int, seed: int, number: int, said: Any, distance: int = 24, method: str = "patch") -> dict[str, Any]:
-    """Images 2 k and 2 k + 1 are twins."""
-    place = {"row": 20 + 30 * number + image // 2, "column": 40}
-    kind = image % 2
-    return (
-        {"image": f"s{image}", "seed": seed, "method": method, "kind": kind, "distance": distance}
-        | place
-        | {
-            "centred": said,
-            "grid": kind,
-            "visible": 0.0,
-        }
-    )
+    """Images 4 k to 4 k + 3 belong together; the texture is always answered as striped."""
+    kind, texture = image % 2, image // 2 % 2
+    return {
+        "image": f"s{image}",
+        "row": 20 + 30 * number + image // 4,
+        "column": 40,
+        "seed": seed,
+        "method": method,
+        "kind": kind,
+        "texture": texture,
+        "distance": distance,
+        "centred": said,
+        "grid": kind,
+        "centred_texture": 0,
+        "grid_texture": texture,
+        "visible": 0.0,
+    }
 
 
 def test_twins_are_found_by_the_places_of_their_discs() -> None:
-    frame = pd.DataFrame([disc(image, seed, n, 0) for image in (3, 0, 2, 1) for seed in (0, 1) for n in (0, 1)])
+    frame = pd.DataFrame([disc(image, seed, n, 0) for image in (7, 3, 0, 4, 2, 1) for seed in (0, 1) for n in (0, 1)])
     found = pairs(frame)
     by_image = dict(zip(frame["image"], found, strict=True))
-    assert by_image["s0"] == by_image["s1"] != by_image["s2"] == by_image["s3"]
+    assert by_image["s0"] == by_image["s1"] == by_image["s2"] == by_image["s3"]
+    assert by_image["s4"] == by_image["s7"] != by_image["s0"]
 
 
 def test_the_draws_are_of_seeds_and_then_of_pairs_within_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,24 +65,85 @@ def test_the_interval_is_as_wide_as_theory_has_it() -> None:
     assert high - low > 0.5
 
 
-def of(rows: list[dict[str, Any]]) -> Accuracy:
+def of(rows: list[dict[str, Any]], look: str = "centred") -> Accuracy:
     frame = pd.DataFrame(rows)
-    found = accuracy(frame.assign(pair=pairs(frame)), "centred")
+    found = accuracy(frame.assign(pair=pairs(frame)), look)
     assert found is not None
     return found
 
 
 def test_what_is_blind_is_right_by_half_as_an_identity_and_no_estimate() -> None:
-    blind = [disc(image, seed, n, n % 2) for image in range(4) for seed in (0, 1) for n in (0, 1)]
+    blind = [disc(image, seed, n, n % 2) for image in range(8) for seed in (0, 1) for n in (0, 1)]
     assert of(blind) == (0.5, 0.5, 0.5, 2, True)
     # No answer at all is an answer alike, but right in none.
     silent = of([one | {"centred": None} for one in blind])
     assert silent.share == 0.0 and silent.identity
     # Half of them right by luck is no identity.
-    lucky = of([one | {"centred": one["kind"] if one["image"] in ("s0", "s1") else 1 - one["kind"]} for one in blind])
+    lucky = of(
+        [
+            one | {"centred": one["kind"] if one["image"] in ("s0", "s1", "s2", "s3") else 1 - one["kind"]}
+            for one in blind
+        ]
+    )
     assert lucky.share == 0.5 and not lucky.identity and lucky.low < 0.5 < lucky.high
 
 
 def test_what_sees_everything_is_no_identity() -> None:
     assert of([disc(image, 0, n, image % 2) for image in range(4) for n in (0, 1)]) == (1.0, 1.0, 1.0, 1, False)
     assert accuracy(pd.DataFrame(), "centred") is None
+
+
+def test_textures_and_both_factors_have_identities_of_their_own() -> None:
+    scenes = [disc(image, 0, n, image % 2) for image in range(8) for n in (0, 1)]
+    assert of(scenes) == (1.0, 1.0, 1.0, 1, False)
+    assert of(scenes, "centred_texture") == (0.5, 0.5, 0.5, 1, True)
+    assert of(scenes, "grid_both") == (1.0, 1.0, 1.0, 1, False)
+    # Right kinds with a constant texture: half of the discs, but no identity, because the answers differ.
+    both = of(scenes, "centred_both")
+    assert both.share == 0.5 and not both.identity
+    blind = of([one | {"centred": 1} for one in scenes], "centred_both")
+    assert blind == (0.25, 0.25, 0.25, 1, True)
+    # Without all four scenes there is no identity.
+    assert not of([one for one in scenes if one["image"] != "s3"], "centred_texture").identity
+
+
+def test_counts_of_both_factors_equal_a_loop() -> None:
+    random = np.random.default_rng(0)
+    rows = [disc(image, seed, n, 0) for image in range(12) for seed in (0, 1) for n in range(3)]
+    for row in rows:
+        for column in ("centred", "centred_texture"):
+            row[column] = [0, 1, None][random.integers(3)]
+    for look, asked in (("centred", ["kind"]), ("centred_both", ["kind", "texture"])):
+        said = {"kind": "centred", "texture": "centred_texture"}
+        right = sum(all(row[said[factor]] == row[factor] for factor in asked) for row in rows)
+        assert of(rows, look).share == pytest.approx(right / len(rows))
+
+
+def test_a_difference_is_paired_by_seed_and_scene(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(twins, "DRAWS", 40)
+    random = np.random.default_rng(3)
+    frames = []
+    for _ in range(2):
+        rows = [disc(image, seed, n, int(random.integers(2))) for image in range(12) for seed in (0, 1) for n in (0, 1)]
+        frame = pd.DataFrame(rows)
+        frames.append(frame.assign(pair=pairs(frame)))
+    found = difference(*frames, "centred")
+    assert found is not None
+    hits = np.zeros((2, 2, 3))
+    for which, frame in enumerate(frames):
+        for row in frame.to_dict("records"):
+            hits[which, row["seed"], row["pair"]] += row["centred"] == row["kind"]
+    gained = hits[0] - hits[1]
+    assert found.share == pytest.approx(gained.sum() / 48)
+    draw = np.random.default_rng(0)
+    seeds, columns = draw.integers(2, size=(40, 2, 1)), draw.integers(3, size=(40, 2, 3))
+    shares = [
+        sum(gained[seeds[k, slot, 0], pair] for slot in range(2) for pair in columns[k, slot]) / 48 for k in range(40)
+    ]
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(shares, [0.025, 0.975])))
+    # A method has no difference to itself, and only common seeds count.
+    assert difference(frames[0], frames[0], "centred") == (0.0, 0.0, 0.0, 2)
+    one = frames[1][frames[1]["seed"] == 1]
+    alone = difference(frames[0], one, "centred")
+    assert alone is not None and alone.seeds == 1
+    assert difference(frames[0], one.assign(seed=7), "centred") is None

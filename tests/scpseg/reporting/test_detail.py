@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from scpseg.reporting import twins
+from scpseg.reporting.detail import Sight, between, detail_table, draw_detail, seen, sentences, sights
+
+CUES, DETAILS, WHERE = (16, 8, 4), (4, 2, 1), (40, 56)
+MEMORY = {"scpseg": 8.5, "patch": 8.0, "resize": None}
+
+
+def invented(
+    method: str, cue: int, detail: int, groups: int = 4, seeds: int = 2, ways: int = 4
+) -> list[dict[str, Any]]:
+    """A method that reads cues of `cue` pixels and more, and textures of `detail` pixels and more."""
+    rows = []
+    for seed in range(seeds):
+        for group in range(groups * len(CUES)):
+            for member in range(ways):
+                kind, texture = member % 2, member // 2
+                for number, (distance, size) in enumerate((d, s) for d in (24, *WHERE, 72) for s in DETAILS):
+                    side = CUES[group % len(CUES)]
+                    rows.append(
+                        {
+                            "method": method,
+                            "seed": seed,
+                            "image": f"s{4 * group + member}",
+                            "pair": group,
+                            "row": 20 * number + group,
+                            "column": 7,
+                            "kind": kind,
+                            "texture": texture,
+                            "detail": size,
+                            "distance": distance,
+                            "cue_side": side,
+                            "centred": kind if side >= cue else 0,
+                            "centred_texture": texture if size >= detail else 1,
+                        }
+                    )
+    return rows
+
+
+@pytest.fixture
+def found() -> list[Sight]:
+    parts = (invented("scpseg", 8, 1), invented("patch", 99, 1), invented("resize", 4, 2))
+    answers = pd.DataFrame([row for part in parts for row in part])
+    return sights(between(answers, 32, 64), MEMORY)
+
+
+def test_only_discs_count_whose_cue_is_outside_the_patch_and_inside_the_window() -> None:
+    answers = pd.DataFrame(invented("scpseg", 8, 1))
+    assert set(between(answers, 32, 64)["distance"]) == {40, 56}
+    assert set(between(answers, 24, 60)["distance"]) == {40}
+    assert between(answers, 96, 64).empty
+
+
+def test_figures_equal_a_count_in_a_loop(found: list[Sight]) -> None:
+    by_method = {sight.method: sight for sight in found}
+    assert list(by_method) == list(MEMORY)
+    for method, cue, detail in (("scpseg", 8, 1), ("patch", 99, 1), ("resize", 4, 2)):
+        sight = by_method[method]
+        rows = [row for row in invented(method, cue, detail) if row["distance"] in WHERE]
+        for side in CUES:
+            mine = [row["centred"] == row["kind"] for row in rows if row["cue_side"] == side]
+            assert sight.kinds[side].share == np.mean(mine)
+            assert sight.kinds[side].identity == (side < cue)
+        for size in DETAILS:
+            mine = [row["centred_texture"] == row["texture"] for row in rows if row["detail"] == size]
+            assert sight.textures[size].share == np.mean(mine)
+            assert sight.textures[size].identity == (size < detail)
+        right = [row["centred"] == row["kind"] and row["centred_texture"] == row["texture"] for row in rows]
+        assert sight.both.share == pytest.approx(np.mean(right))
+        # Blind to one factor: half of the discs; to both: a quarter, as an identity.
+        assert sight.classes[4, 1].share == {"scpseg": 0.5, "patch": 0.5, "resize": 0.5}[method]
+    assert by_method["resize"].classes[16, 1].share == 0.5 and by_method["scpseg"].classes[16, 1].share == 1.0
+
+
+def test_what_is_blind_to_both_is_right_in_a_quarter() -> None:
+    answers = pd.DataFrame(invented("scpseg", 99, 99))
+    (sight,) = sights(between(answers, 32, 64), {"scpseg": 1.0})
+    assert (sight.both.share, sight.both.identity) == (0.25, True)
+    assert seen(sight.kinds, 0.5) == [] and seen(sight.textures, 0.5) == []
+    text = dict(sentences([sight], WHERE))["SCPSeg"]
+    assert "at or below chance in both at once (25.0 %)" in text
+    assert "not of 16, 8 and 4 pixels" in text and "not of 4, 2 and 1 pixels" in text
+
+
+def test_sentences_follow_from_the_numbers(found: list[Sight]) -> None:
+    said = dict(sentences(found, WHERE))
+    assert "at 40 and 56 pixels" in said["Detail and reach."]
+    assert "cues of 16 and 8 pixels, not of 4; textures of 4, 2 and 1 pixels." in said["SCPSeg"]
+    assert "cues not of 16, 8 and 4 pixels; textures of 4, 2 and 1 pixels." in said["Patch"]
+    assert "cues of 16, 8 and 4 pixels; textures of 4 and 2 pixels, not of 1." in said["Resize"]
+    # 5/6 against 1/2, and 5/6 against 5/6.
+    assert "+33.3 points" in said["SCPSeg against Patch,"] and "in favour of SCPSeg" in said["SCPSeg against Patch,"]
+    assert "+0.0 points" in said["SCPSeg against Resize,"] and "do not separate" in said["SCPSeg against Resize,"]
+
+
+def test_a_result_against_scpseg_is_said() -> None:
+    parts = (invented("scpseg", 99, 1), invented("resize", 4, 1))
+    answers = pd.DataFrame([row for part in parts for row in part])
+    said = dict(sentences(sights(between(answers, 32, 64), {"scpseg": 1.0, "resize": 1.0}), WHERE))
+    assert "−50.0 points" in said["SCPSeg against Resize,"]
+    assert "the two separate, against SCPSeg" in said["SCPSeg against Resize,"]
+
+
+def test_one_seed_claims_no_interval_and_no_separation() -> None:
+    parts = (invented("scpseg", 4, 1, seeds=1), invented("resize", 99, 1, seeds=1))
+    answers = pd.DataFrame([row for part in parts for row in part])
+    one = sights(between(answers, 32, 64), {"scpseg": 1.0, "resize": 1.0})
+    said = dict(sentences(one, WHERE))["SCPSeg against Resize,"]
+    assert "one seed: no interval" in said and "do not separate" in said
+    assert not any("±" in cell.text for row in detail_table(one).rows for cell in row)
+
+
+def test_the_table_has_identities_without_intervals(found: list[Sight], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(twins, "DRAWS", 20)
+    table = detail_table(found)
+    titles = [column.title for column in table.columns]
+    assert titles[1:7] == [*(f"kind, cue {s} px %" for s in CUES), *(f"texture {s} px %" for s in DETAILS)]
+    rows = {row[0].text: [cell.text for cell in row[1:]] for row in table.rows}
+    assert rows["SCPSeg"][:6] == ["100.0 ± 0.0", "100.0 ± 0.0", "50.0", "100.0 ± 0.0", "100.0 ± 0.0", "100.0 ± 0.0"]
+    assert rows["Resize"][3:6] == ["100.0 ± 0.0", "100.0 ± 0.0", "50.0"]
+    assert rows["SCPSeg"][-2:] == ["–", "8.5"] and rows["Resize"][-1] == "–"
+
+
+def test_the_figure_has_the_same_bytes_twice(found: list[Sight], tmp_path: Path) -> None:
+    drawn = [draw_detail(found, tmp_path / name) for name in ("a", "b")]
+    assert [path.read_bytes() for path in drawn[0].files] == [path.read_bytes() for path in drawn[1].files]
