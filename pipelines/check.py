@@ -17,7 +17,7 @@ from scpseg.benchmarks import BENCHMARKS
 from scpseg.benchmarks.checks import check_benchmark
 from scpseg.data.acquire.manifest import MIRROR, UPSTREAM, cache_folder, from_network, root
 from scpseg.data.acquire.sources import check_upstream, is_address
-from scpseg.data.splits import read_split
+from scpseg.data.splits import read_folds
 from scpseg.errors import UserError
 from scpseg.files import write_text
 from scpseg.params import (
@@ -120,13 +120,13 @@ def _check_labels(params: Params, benchmark: str) -> None:
 
 def _check_split(params: Params, benchmark: str) -> None:
     name = params.benchmark(benchmark).split
-    lists = read_split(BENCHMARKS[benchmark], name)
     wanted = params.section("evaluation", EvaluationParams).split
-    for split in ("train", wanted):
-        if lists and not lists.get(split):
-            raise params.invalid(
-                f"{benchmark}.split", name, f"it has no {split} images; use another split or evaluation.split"
-            )
+    for lists in read_folds(BENCHMARKS[benchmark], name):
+        for split in ("train", wanted):
+            if lists and not lists.get(split):
+                raise params.invalid(
+                    f"{benchmark}.split", name, f"it has no {split} images; use another split or evaluation.split"
+                )
 
 
 def work() -> None:

@@ -52,13 +52,14 @@ def work(benchmark: str, name: str, seed: int) -> None:
     spec, store = get_benchmark(benchmark), Store(paths.store(benchmark))
     store.expect_classes([cls.name for cls in spec.classes])
     split = evaluation.split
-    ids = store.ids(split)
+    stores = [store.in_fold(fold) for fold in range(store.folds)]
+    ids = [image_id for part in stores for image_id in part.ids(split)]
     if not ids:
         raise UserError(f"{benchmark} has no {split} image in its store: change evaluation.split, or check data.source")
     folder = paths.run(benchmark, name, seed)
     method = drop_training_parts(build_method(without_download(params), benchmark, name))
-    training = read_trained(folder, method, params.values["segmenter"])
-    method.to(device)
+    training = read_record(folder)
+    folds: list[dict[str, Any]] = []
     out = paths.scores(benchmark, name, seed)
     classes = len(spec.classes)
     matrices: list[Matrix] = []
@@ -68,27 +69,39 @@ def work(benchmark: str, name: str, seed: int) -> None:
     kept: dict[str, bytes] = {}  # pictures of images that may be the worst, the median or the best
 
     def each() -> Iterator[str]:
-        for number, image_id in enumerate(ids):
-            image, truth = store.image(split, image_id), store.label(split, image_id)
-            prediction = segment(method, image, classes, device, inference.overlap, inference.batch)
-            matrices.append(confusion(truth, prediction, classes))
-            for branch, part in branches.items():
-                labels = segment(part, image, classes, device, inference.overlap, inference.batch)
-                alone[branch] += confusion(truth, labels, classes)
-            if spec.discs:
-                answers[image_id] = probe.answers(method, image, truth, prediction, device, inference.overlap)
-            if number < evaluation.pictures:
-                write_pictures(out / "pictures", image_id, spec, image, truth, prediction)
-            elif evaluation.pictures:
-                step = step_of(prediction)
-                kept[image_id] = zlib.compress(prediction[::step, ::step].tobytes(), 1)
-            yield image_id
+        for part in stores:
+            trained = read_trained(paths.fold(folder, part.fold, part.folds), method.cpu(), params.values["segmenter"])
+            method.to(device)
+            for image_id in part.ids(split):
+                yield one(image_id, part.image(split, image_id), part.label(split, image_id))
+            if part.folds == 1:
+                continue
+            mean = metrics(np.sum(matrices[-len(part.ids(split)) :], axis=0), spec.scored).mean_iou
+            hashed = trained["weights_hash"]
+            folds.append({split: list(part.ids(split)), "mean_iou": mean, "weights_hash": hashed})
+
+    def one(image_id: str, image: Bytes, truth: Bytes) -> str:
+        prediction = segment(method, image, classes, device, inference.overlap, inference.batch)
+        number = len(matrices)
+        matrices.append(confusion(truth, prediction, classes))
+        for branch, part in branches.items():
+            labels = segment(part, image, classes, device, inference.overlap, inference.batch)
+            alone[branch] += confusion(truth, labels, classes)
+        if spec.discs:
+            answers[image_id] = probe.answers(method, image, truth, prediction, device, inference.overlap)
+        if number < evaluation.pictures:
+            write_pictures(out / "pictures", image_id, spec, image, truth, prediction)
+        elif evaluation.pictures:
+            step = step_of(prediction)
+            kept[image_id] = zlib.compress(prediction[::step, ::step].tobytes(), 1)
+        return image_id
 
     (out / "pictures").mkdir(parents=True, exist_ok=True)
     for _ in progress(each(), len(ids), f"evaluating {benchmark} {name}"):
         pass
     for image_id in ends(ids, matrices, spec) & kept.keys():
-        image, truth = store.image(split, image_id), store.label(split, image_id)
+        part = next(part for part in stores if image_id in part.ids(split))
+        image, truth = part.image(split, image_id), part.label(split, image_id)
         step = step_of(truth)
         thin = np.frombuffer(zlib.decompress(kept[image_id]), np.uint8).reshape(truth[::step, ::step].shape)
         write_pictures(out / "pictures", image_id, spec, image, truth, thin)
@@ -128,6 +141,7 @@ def work(benchmark: str, name: str, seed: int) -> None:
             "warnings": index["warnings"],
             "metrics": described(result, spec),
             "branches": {name: metrics(matrix, spec.scored).mean_iou for name, matrix in alone.items()},
+            **({"folds": folds} if folds else {}),
         },
     )
     write_provenance(benchmark, name, seed, "evaluation", device, revision=revision())
@@ -141,11 +155,8 @@ def read_trained(folder: Path, method: Method, segmenter: dict[str, Any]) -> dic
     Raises:
         UserError: a file is missing or damaged, or belongs to another network than the parameters describe.
     """
-    path = folder / "weights.safetensors"
-    for name in (path, folder / "training.json"):
-        if not name.is_file():
-            raise UserError(f"{name.as_posix()} is missing; run `dvc repro`, which trains first")
-    training: dict[str, Any] = read_json(folder / "training.json", TRAINED)
+    path, training = folder / "weights.safetensors", read_record(folder)
+    _expect(path)
     trained, asked = {**training["segmenter"], **training["model"]}, {**segmenter, **method.describe()}
     other = [key for key in asked if key in trained and trained[key] != asked[key]]
     if other:
@@ -162,6 +173,22 @@ def read_trained(folder: Path, method: Method, segmenter: dict[str, Any]) -> dic
         raise damaged(path, f"was changed (its SHA-256 differs from the one in {folder.as_posix()}/training.json)")
     method.load_state_dict(weights)
     return training
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The contents of training.json in the folder of a run, or of a fold.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    _expect(folder / "training.json")
+    training: dict[str, Any] = read_json(folder / "training.json", TRAINED)
+    return training
+
+
+def _expect(path: Path) -> None:
+    if not path.is_file():
+        raise UserError(f"{path.as_posix()} is missing; run `dvc repro`, which trains first")
 
 
 def without_download(params: Params) -> Params:

@@ -20,6 +20,11 @@ def run(benchmark: str, method: str, seed: int) -> Path:
     return Path("results/runs") / benchmark / method / str(seed)
 
 
+def fold(folder: Path, number: int, folds: int) -> Path:
+    """Folder of a fold below that of a run: the same if the split is not a rotation."""
+    return folder / f"fold{number}" if folds > 1 else folder
+
+
 def scores(benchmark: str, method: str, seed: int) -> Path:
     """Outputs of evaluation: metrics.json, confusion.npz, pictures/; for the probe also objects.csv."""
     return Path("results/metrics") / benchmark / method / str(seed)

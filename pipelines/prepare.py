@@ -12,7 +12,7 @@ from scpseg.data.acquire.manifest import Manifest, locate, root
 from scpseg.data.prepare.fill import fill, image_ids
 from scpseg.data.prepare.index import summary
 from scpseg.data.prepare.work import Choice
-from scpseg.data.splits import read_split
+from scpseg.data.splits import read_folds
 from scpseg.errors import UserError
 from scpseg.params import DataParams, Params
 
@@ -35,11 +35,13 @@ def prepare(params: Params, benchmark: str, workers: int | None = None) -> None:
     # A folder with the user's own lists is recorded by name only, because its path belongs to this machine.
     split = own.split if own.split in spec.splits else Path(own.split).name
     folder = locate(spec, manifest, data, params.upstream)
-    lists = read_split(spec, own.split)
+    folds = read_folds(spec, own.split)
+    lists = folds[0]
     if benchmark == custom.NAME:
         spec = custom.with_values(spec, own.labels)
         lists = lists or custom.draw_split(own.split, image_ids(spec, manifest, folder))
-    choice = Choice(split, lists, data.partial, own.labels == spec.masking)
+    rotation = folds if len(folds) > 1 else ()
+    choice = Choice(split, lists, data.partial, own.labels == spec.masking, rotation)
     index = fill(spec, manifest, folder, choice, paths.store(benchmark), root() / "data", workers)
     for line in summary(spec, index):
         print(line)

@@ -27,10 +27,15 @@ ROOT = Path(__file__).resolve().parents[1]
 def arguments(description: str | None) -> argparse.Namespace:
     """Parse BENCHMARK METHOD SEED."""
     parser = argparse.ArgumentParser(description=description)
+    add_arguments(parser)
+    return parser.parse_args()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add BENCHMARK METHOD SEED to a command line."""
     parser.add_argument("benchmark", choices=list(BENCHMARKS))
     parser.add_argument("method", choices=list(METHODS))
     parser.add_argument("seed", type=_seed, help=f"a whole number from 0 to {LAST_SEED}")
-    return parser.parse_args()
 
 
 def _seed(text: str) -> int:

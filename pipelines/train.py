@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
+import hashlib
 import io
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from safetensors.torch import save
 
 from pipelines import paths
 from pipelines.methods import METHODS, build_method, module_of
-from pipelines.runs import arguments, revision, write_provenance
+from pipelines.runs import add_arguments, revision, write_provenance
 from pipelines.stage import run_stage
 from scpseg.benchmarks import get_benchmark
 from scpseg.contract import Predictor, drop_training_parts
@@ -26,11 +29,13 @@ from scpseg.environment import configure
 from scpseg.errors import UserError
 from scpseg.evaluation.confusion import confusion, metrics
 from scpseg.evaluation.streaming import segment
-from scpseg.files import replacing, write_json, write_text
+from scpseg.files import read_json, replacing, write_json, write_text
 from scpseg.params import MachineParams, Params
 from scpseg.training import checkpoint
 from scpseg.training.loop import train
 
+FILES = ("weights.safetensors", "history.csv", "training.json")
+SECONDS = "seconds.json"
 SOURCES = (
     "scpseg/contract.py",
     "scpseg/data/overviews.py",
@@ -45,48 +50,84 @@ SOURCES = (
 )
 
 
-def work(benchmark: str, name: str, seed: int) -> None:
-    """Train and write results/runs/BENCHMARK/METHOD/SEED and its provenance."""
+def work(benchmark: str, name: str, seed: int, fold: int | None = None) -> None:
+    """Train and write results/runs/BENCHMARK/METHOD/SEED and its provenance.
+
+    Of a rotation, one network per fold is trained, each with its own folder. With `fold`, only this one is trained,
+    and kept in the scratch folder, where the stage finds it.
+
+    Raises:
+        UserError: the store is missing, has no training image or no such fold, or the training fails.
+    """
     params = Params.load()
-    machine = params.section("machine", MachineParams)
-    device = configure(machine)
-    recipe = params.training(name)
+    device = configure(params.section("machine", MachineParams))
     store = Store(paths.store(benchmark))
+    store.expect_classes([cls.name for cls in get_benchmark(benchmark).classes])
+    if fold is not None and not 0 <= fold < store.folds:
+        raise UserError(f"--fold {fold}: {benchmark} has folds 0 to {store.folds - 1} (split {store.index['split']})")
+    numbers = range(store.folds) if fold is None else [fold]
+    kept = [train_fold(params, store.in_fold(number), benchmark, name, seed, device) for number in numbers]
+    if fold is not None:
+        return
+    folder = paths.run(benchmark, name, seed)
+    for number, each in enumerate(kept):
+        for file in FILES:
+            with replacing(paths.fold(folder, number, store.folds) / file) as temporary:
+                shutil.copyfile(each / file, temporary)
+    seconds = [read_json(each / SECONDS, {str: float}) for each in kept]
+    total = {phase: round(sum(one[phase] for one in seconds), 2) for phase in seconds[0]}
+    if store.folds > 1:
+        write_json(folder / "training.json", combined([read_json(each / "training.json") for each in kept]))
+        write_text(
+            folder / "history.csv", joined([(each / "history.csv").read_text(encoding="utf-8") for each in kept])
+        )
+    took = {"seconds": round(sum(total.values()), 2), "branch_seconds": total}
+    write_provenance(benchmark, name, seed, "training", device, revision=revision(), **took)
+    # Deleted only after everything is stored, so that a full disk does not lose a training.
+    for each in kept:
+        checkpoint.discard(each.parent)
+
+
+def train_fold(params: Params, store: Store, benchmark: str, name: str, seed: int, device: torch.device) -> Path:
+    """Train on the store's fold, unless that was done; the folder of the result, below the scratch folder."""
+    machine, recipe = params.section("machine", MachineParams), params.training(name)
     if not store.ids("train"):
         raise UserError(f"{benchmark} has no training image in its store: check {benchmark}.split and data.source")
-    store.expect_classes([cls.name for cls in get_benchmark(benchmark).classes])
     store.check("train")
     torch.manual_seed(seed)
     method = build_method(params, benchmark, name)
     sizes = params.benchmark(benchmark)
     needs = method.needs
-    dataset = WindowDataset(
-        store,
-        "train",
-        needs,
-        seed=seed,
-        batch=sizes.batch,
-        flips=recipe.flips,
-        turns=recipe.turns,
-        overviews=None if needs.overview is None else overviews(store, "train", needs.overview),
-    )
-    parameters = sum(parameter.numel() for parameter in method.parameters())
+    rotates = [store.fold] if store.folds > 1 else []
     identity = {
-        "run": [benchmark, name, seed],
+        "run": [benchmark, name, seed, *rotates],
         "params": {key: params.values[key] for key in ("segmenter", benchmark, *module_of(name).SECTIONS)},
         "train": asdict(recipe),
         "store": store.index,
         "device": [device.type, machine.tf32, machine.deterministic],
     }
     scratch = checkpoint.scratch(checkpoint.fingerprint(identity, _sources(name)))
+    done = scratch / "done"
     with checkpoint.alone(scratch):
+        if (done / SECONDS).is_file():  # written last
+            return done
+        dataset = WindowDataset(
+            store,
+            "train",
+            needs,
+            seed=seed,
+            batch=sizes.batch,
+            flips=recipe.flips,
+            turns=recipe.turns,
+            overviews=None if needs.overview is None else overviews(store, "train", needs.overview),
+        )
+        parameters = sum(parameter.numel() for parameter in method.parameters())
         score = validation(store, benchmark, device) if any(phase.checks for phase in method.phases()) else None
         trained = train(method, dataset, recipe, device, scratch, machine.workers, score)
         weights = {key: value.contiguous() for key, value in drop_training_parts(method.cpu()).state_dict().items()}
-        folder = paths.run(benchmark, name, seed)
-        with replacing(folder / "weights.safetensors") as temporary:
+        with replacing(done / "weights.safetensors") as temporary:
             temporary.write_bytes(save(weights))  # save_file drops the reason if the disk is full
-        write_text(folder / "history.csv", history_text(trained.history))
+        write_text(done / "history.csv", history_text(trained.history))
         record = {
             **asdict(recipe),
             **trained.recipe,
@@ -104,14 +145,31 @@ def work(benchmark: str, name: str, seed: int) -> None:
             "initial_weights": {"source": method.weights.source, "sha256": method.weights.sha256},
             "segmenter": params.values["segmenter"],
         }
-        write_json(folder / "training.json", record)
-        seconds = {name: round(each, 2) for name, each in trained.seconds.items()}
-        took = {"seconds": round(sum(trained.seconds.values()), 2), "branch_seconds": seconds}
-        write_provenance(benchmark, name, seed, "training", device, revision=revision(), **took)
-        # Deleted only after the weights are stored, so that a full disk does not lose a training.
-        checkpoint.discard(scratch)
-        last = trained.history[-1]
-        print(f"{benchmark} {name} seed {seed}: loss {last['total']:.4f} after {trained.steps} steps")
+        write_json(done / "training.json", record)
+        write_json(done / SECONDS, {name: round(each, 2) for name, each in trained.seconds.items()})
+        where = f"{benchmark} {name} seed {seed}" + "".join(f" fold {fold}" for fold in rotates)
+        print(f"{where}: loss {trained.history[-1]['total']:.4f} after {trained.steps} steps")
+    return done
+
+
+def combined(records: Sequence[Any]) -> Any:
+    """One value for the folds of a rotation: of numbers the mean, of digests the digest of all."""
+    first = records[0]
+    if all(record == first for record in records):
+        return first
+    if isinstance(first, dict):
+        return {key: combined([record[key] for record in records]) for key in first}
+    if isinstance(first, str):
+        return hashlib.sha256("".join(records).encode()).hexdigest()
+    mean = sum(records) / len(records)
+    return round(mean) if isinstance(first, int) else mean
+
+
+def joined(histories: Sequence[str]) -> str:
+    """The histories of all folds, with the number of the fold in the first column."""
+    tables = [text.splitlines() for text in histories]
+    rows = [f"{fold},{row}" for fold, table in enumerate(tables) for row in table[1:]]
+    return "\n".join([f"fold,{tables[0][0]}", *rows, ""])
 
 
 def validation(store: Store, benchmark: str, device: torch.device) -> Callable[[Predictor], float]:
@@ -156,10 +214,18 @@ def _sources(name: str) -> list[Path]:
     return [path for root in roots for path in ([root] if root.is_file() else root.rglob("*.py"))]
 
 
+def parse() -> argparse.Namespace:
+    """Parse BENCHMARK METHOD SEED [--fold N]."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_arguments(parser)
+    parser.add_argument("--fold", type=int, help="train only this fold of a rotation; the stage finds it later")
+    return parser.parse_args()
+
+
 if __name__ == "__main__":
-    given = arguments(__doc__)
+    given = parse()
     run_stage(
-        lambda: work(given.benchmark, given.method, given.seed),
+        lambda: work(given.benchmark, given.method, given.seed, given.fold),
         f"lower {given.benchmark}.batch or {given.benchmark}.patch, or the method's own sizes (csm.context, "
         "downscale.side, glnet.overview, glnet.windows, isdnet.crop, magnet.side, rue.crop)",
     )

@@ -8,7 +8,7 @@ from importlib import resources
 
 from scpseg import IGNORE_INDEX
 from scpseg.benchmarks.base import Benchmark, Colour
-from scpseg.data.splits import PARTS, read_split
+from scpseg.data.splits import PARTS, read_folds
 from scpseg.errors import UserError
 
 
@@ -87,13 +87,14 @@ def _split_problems(spec: Benchmark) -> Iterator[str]:
         if not (root / folder).is_dir():
             yield f"{where}, which is not a directory; put train.txt, val.txt and test.txt there"
             continue
-        found = read_split(spec, name)
-        lacking = "train.txt" if not found["train"] else "" if found["val"] or found["test"] else "val.txt or test.txt"
-        if lacking:
-            yield f"{where}, whose {lacking} is missing or empty; list one id per line"
-        sizes = tuple(len(found[part]) for part in PARTS)
-        if k == 0 and sizes != spec.counts:
-            yield f"counts is {spec.counts}, but the lists of split {name!r} have {sizes} ids; correct one of them"
+        for found in read_folds(spec, name):
+            scored = found["val"] or found["test"]
+            lacking = "train.txt" if not found["train"] else "" if scored else "val.txt or test.txt"
+            if lacking:
+                yield f"{where}, whose {lacking} is missing or empty; list one id per line"
+            sizes = tuple(len(found[part]) for part in PARTS)
+            if k == 0 and sizes != spec.counts:
+                yield f"counts is {spec.counts}, but the lists of split {name!r} have {sizes} ids; correct one of them"
 
 
 def _twice(names: list[str]) -> str | None:

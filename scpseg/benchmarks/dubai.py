@@ -67,13 +67,14 @@ BENCHMARK = Benchmark(
         rows=3,
         columns=3,
     ),
-    splits={f"fold{fold}": f"dubai/fold{fold}" for fold in range(FOLDS)},
+    splits={**{f"fold{fold}": f"dubai/fold{fold}" for fold in range(FOLDS)}, "rotation": "dubai"},
     terms="CC0 1.0 (public domain), as two public copies quote it; by Humans in the Loop and the Mohammed Bin Rashid "
     "Space Centre, Dubai.",
     citation=f"Humans in the Loop, Semantic segmentation of aerial imagery, https://www.kaggle.com/datasets/{HANDLE}.",
     notes=(
         "Eight scenes in four folds of two, of the 105 pairings the one with the most even areas and class shares. "
-        "Each scene is tested once, by models that never saw it. Validation is the first scene of the next fold.",
+        "In split `rotation`, each scene is tested once, by models that never saw it. Validation is the first scene of "
+        "the next fold.",
         "Parts of a scene were labelled one by one, so labels jump where parts meet.",
         "The colours are those of the masks; classes.json names others.",
     ),

@@ -10,40 +10,78 @@ import re
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from importlib import resources
 from importlib.resources.abc import Traversable
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
 from scpseg.benchmarks.base import Benchmark, Ids
 from scpseg.errors import UserError
 
 PARTS = ("train", "val", "test")
+FOLD, MOST_FOLDS = "fold", 100
+"""Name of the folders of a rotation, before their number; their largest number."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".npy")
 """File extensions in lists of file names instead of ids."""
 
 
 def read_split(spec: Benchmark, name: str) -> Ids:
-    """Image ids of split `name` by 'train', 'val' and 'test', in the order of the lists.
+    """Image ids of split `name`, as `read_folds`; of a rotation, those of its first fold."""
+    return read_folds(spec, name)[0]
+
+
+def read_folds(spec: Benchmark, name: str) -> tuple[Ids, ...]:
+    """Image ids of split `name` by 'train', 'val' and 'test', in the order of the lists, for each fold of a rotation.
 
     `name` is one of `spec.splits` or a folder with the user's own train.txt, val.txt and test.txt (one id per line; a
-    missing list is empty). The result is empty if the folders of the unpacked images define the split (BLU).
+    missing list is empty). A folder with fold0, fold1, ... instead is a rotation: each image is tested in one of the
+    folds, by models that were not trained on it. Other splits have one fold; it is empty if the folders of the
+    unpacked images define the split (BLU).
 
     Raises:
-        UserError: the name is neither a split nor a folder, the folder has no list, or a list is not text or has a
-            duplicated id.
+        UserError: the name is neither a split nor a folder, the folder has no list, a list is not text or has a
+            duplicated id, or an image is not tested exactly once in a rotation.
     """
     if name not in spec.splits:
-        return _read(spec, _own_folder(spec, name), f"{spec.name}.split folder {name}")
-    if not spec.splits[name]:
-        return {}
-    return _read(spec, resources.files("scpseg.benchmarks").joinpath("splits", spec.splits[name]), f"split {name}")
+        folder: Traversable | Path = _own_folder(spec, name)
+        where = f"{spec.name}.split folder {name}"
+    elif spec.splits[name]:
+        folder, where = resources.files("scpseg.benchmarks").joinpath("splits", spec.splits[name]), f"split {name}"
+    else:
+        return ({},)
+    parts = [folder / f"{FOLD}{number}" for number in range(MOST_FOLDS)]
+    if not parts[0].is_dir():
+        return (_read(spec, folder, where),)
+    folds = [_read(spec, part, f"{where}, {part.name}") for part in takewhile(lambda part: part.is_dir(), parts)]
+    return _rotation(folds, where)
+
+
+def _rotation(folds: list[Ids], where: str) -> tuple[Ids, ...]:
+    """The folds with ids spelled as in the first one, checked."""
+    spelled = {id.lower(): id for ids in folds[0].values() for id in ids}
+    tested: dict[str, str] = {}
+    for number, fold in enumerate(folds):
+        lacking = spelled.keys() ^ {id.lower() for ids in fold.values() for id in ids}
+        if lacking:
+            raise UserError(
+                f"{where}: id {min(lacking)!r} is in {FOLD}0 or {FOLD}{number}, but not in both; list every image in "
+                "each fold"
+            )
+        for id in fold["test"]:
+            first = tested.setdefault(id.lower(), f"{FOLD}{number}")
+            if first != f"{FOLD}{number}":
+                raise UserError(f"{where}: id {id!r} is tested in {first} and {FOLD}{number}; keep it in one test.txt")
+    if untested := spelled.keys() - tested.keys():
+        raise UserError(f"{where}: id {spelled[min(untested)]!r} is tested in no fold; add it to one test.txt")
+    return tuple({part: tuple(spelled[id.lower()] for id in ids) for part, ids in fold.items()} for fold in folds)
 
 
 def _own_folder(spec: Benchmark, name: str) -> Path:
     """The user's folder; a relative path can also start at the root of the repository of a queued experiment."""
     for folder in (Path(name).expanduser(), Path(os.environ.get("DVC_ROOT", ".")) / name):
         if name and folder.is_dir():
-            if not any((folder / f"{part}.txt").is_file() for part in PARTS):
+            if not (any((folder / f"{part}.txt").is_file() for part in PARTS) or (folder / f"{FOLD}0").is_dir()):
                 raise UserError(
-                    f"{spec.name}.split: folder {name} contains no list; put train.txt, val.txt, test.txt there"
+                    f"{spec.name}.split: folder {name} contains no list; put train.txt, val.txt, test.txt there, or "
+                    f"in {FOLD}0, {FOLD}1, ... in it"
                 )
             return folder
     raise UserError(

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ _INDEX = {
     "synthetic": bool,
     "expected": {str: int},
     "ids": {split: [str] for split in _SPLITS},
+    "folds": [{split: [str] for split in _SPLITS}],
     "images": {str: _IMAGE},
     "warnings": [str],
 }
@@ -69,12 +71,15 @@ class Store:
     """A prepared benchmark, which is read window by window.
 
     The SHA-256 of each array is compared with the index when this object, or the process from which it was copied,
-    opens
-    it first: about one second per gigabyte and core, in addition to reading it from the disk.
+    opens it first: about one second per gigabyte and core, in addition to reading it from the disk.
+
+    Attributes:
+        fold: of a rotation, the fold whose splits are read; else 0.
+        folds: number of folds; 1 if the split is not a rotation.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Open the store in `folder`.
+        """Open the store in `folder`; of a rotation, the first fold.
 
         Raises:
             UserError: the folder does not contain a finished store, or its index is damaged.
@@ -86,14 +91,24 @@ class Store:
                 f"{folder.as_posix()} does not contain a prepared benchmark ({INDEX} is missing); run `dvc repro` first"
             )
         self.index: dict[str, Any] = read_json(folder / INDEX, _INDEX)
-        lacking = [f"images.{split}/{id}" for split in _SPLITS for id in self.ids(split)]
-        lacking = [name for name in lacking if name.removeprefix("images.") not in self.index["images"]]
-        if lacking:
-            raise damaged(folder / INDEX, f"lacks {lacking[0]}")
+        self.fold, self.folds = 0, max(1, len(self.index["folds"]))
+        # The arrays of a rotation are stored once, under their splits in the first fold.
+        self._homes = {id: split for split in _SPLITS for id in self.index["ids"][split]} if self.folds > 1 else {}
+        for each in map(self.in_fold, range(self.folds)):
+            for name in (each._key(split, id) for split in _SPLITS for id in each.ids(split)):
+                if name not in self.index["images"]:
+                    raise damaged(folder / INDEX, f"lacks images.{name}")
+
+    def in_fold(self, fold: int) -> Store:
+        """The same store with the splits of another fold, 0 <= fold < folds."""
+        other = copy(self)
+        other.fold = fold
+        return other
 
     def ids(self, split: str) -> tuple[str, ...]:
-        """Ids of the images in 'train', 'val' or 'test', in the order of the split's list."""
-        return tuple(self.index["ids"][split])
+        """Ids of the images in 'train', 'val' or 'test' of the fold, in the order of the split's list."""
+        ids: dict[str, list[str]] = self.index["folds"][self.fold] if self.folds > 1 else self.index["ids"]
+        return tuple(ids[split])
 
     def expect_classes(self, names: Sequence[str]) -> None:
         """Check that the store has the benchmark's present classes, which the user can change in classes.csv.
@@ -108,8 +123,9 @@ class Store:
             )
 
     def sizes(self, split: str) -> str:
-        """Height x width in pixels of the images of a split; if more than three sizes, the smallest and the largest."""
-        found = sorted({self._size(split, id) for id in self.ids(split)}, key=lambda size: (size[0] * size[1], size))
+        """Height x width in pixels of a split's images in all folds; if more than three, smallest and largest."""
+        all_sizes = {self._size(split, id) for fold in range(self.folds) for id in self.in_fold(fold).ids(split)}
+        found = sorted(all_sizes, key=lambda size: (size[0] * size[1], size))
         texts = [f"{height} x {width}" for height, width in found]
         return ", ".join(texts) if len(texts) < 4 else f"{texts[0]} to {texts[-1]}"
 
@@ -130,7 +146,8 @@ class Store:
             UserError: the file is missing, or differs from the index.
         """
         shape = (*self._size(split, id), 3)
-        return self._open(image_path(self.folder, split, id), shape, self._record(split, id)["image_sha256"])
+        path = image_path(self.folder, self._homes.get(id, split), id)
+        return self._open(path, shape, self._record(split, id)["image_sha256"])
 
     def label(self, split: str, id: str) -> np.memmap[Any, np.dtype[np.uint8]]:
         """(H, W) uint8 training ids, 255 = ignored, read-only.
@@ -139,10 +156,14 @@ class Store:
             UserError: the file is missing, or differs from the index.
         """
         shape = self._size(split, id)
-        return self._open(label_path(self.folder, split, id), shape, self._record(split, id)["label_sha256"])
+        path = label_path(self.folder, self._homes.get(id, split), id)
+        return self._open(path, shape, self._record(split, id)["label_sha256"])
+
+    def _key(self, split: str, id: str) -> str:
+        return f"{self._homes.get(id, split)}/{id}"
 
     def _record(self, split: str, id: str) -> dict[str, Any]:
-        record: dict[str, Any] = self.index["images"][f"{split}/{id}"]
+        record: dict[str, Any] = self.index["images"][self._key(split, id)]
         return record
 
     def _size(self, split: str, id: str) -> tuple[int, int]:

@@ -127,8 +127,17 @@ def _fingerprint(spec: Benchmark, manifest: Manifest, choice: Choice) -> str:
     files = [[record.path, record.sha256] for record in manifest.files if slot(record.path)]
     archives = [[record.path, record.sha256] for record in manifest.archives]
     colours = [cls.colour for cls in spec.classes]
-    rules = [VERSION, spec.decoding, colours, spec.ignored, spec.unknown_share, choice.ignore_first, manifest.labels]
+    rules: list[Any] = [
+        VERSION,
+        spec.decoding,
+        colours,
+        spec.ignored,
+        spec.unknown_share,
+        choice.ignore_first,
+        manifest.labels,
+    ]
     rules += [spec.indexed] if spec.indexed else []
+    rules += [choice.folds] if choice.folds else []
     content = json.dumps([rules, choice.lists, archives, files])
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 

@@ -17,7 +17,8 @@ SHOWN, NAMED = 3, 8  # sizes of images in a line, images in a warning
 
 def build_index(job: Job, manifest: Manifest, pairing: Pairing, records: Mapping[Slot, Record]) -> dict[str, Any]:
     """What index.json of the store holds; UserError where no label of a whole real benchmark shows some class."""
-    spec, choice = job.spec, job.choice
+    spec, choice, counts = job.spec, job.choice, pairing.expected
+    present = {id for ids in pairing.ids.values() for id in ids}
     images = {}
     for split, ids in pairing.ids.items():
         for id in ids:
@@ -38,8 +39,13 @@ def build_index(job: Job, manifest: Manifest, pairing: Pairing, records: Mapping
         "source": manifest.source,
         "split": choice.split,
         "labels": manifest.labels,
-        "expected": dict(pairing.expected),
+        # Of a rotation, the images that are scored in all folds, and those that the first one is trained on.
+        "expected": {
+            part: sum(len(fold[part]) for fold in choice.folds if part != "train") or count
+            for part, count in counts.items()
+        },
         "ids": {split: list(ids) for split, ids in pairing.ids.items()},
+        "folds": [{part: [id for id in ids if id in present] for part, ids in fold.items()} for fold in choice.folds],
         "images": images,
         "warnings": [*pairing.warnings, *_warnings(spec, images, job.sides == "most")],
     }

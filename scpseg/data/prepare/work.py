@@ -33,12 +33,16 @@ _LABEL = {**_RECORD, "pixels": [int], **dict.fromkeys(COUNTS, int)}
 
 @dataclass(frozen=True)
 class Choice:
-    """Choices from the parameters: name of the split and its lists, partial benchmarks allowed, label id 0 ignored."""
+    """Choices from the parameters: name of the split and its lists, partial benchmarks allowed, label id 0 ignored.
+
+    `folds` has the lists of each fold of a rotation, of which `lists` is the first; it is empty for other splits.
+    """
 
     split: str
     lists: Ids
     partial: bool
     ignore_first: bool
+    folds: tuple[Ids, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ def made(folder: Path) -> tuple[np.ndarray, np.ndarray]:
         "synthetic": True,
         "expected": {"train": 0, "val": 1, "test": 0},
         "ids": {"train": [], "val": ["a 1"], "test": []},
+        "folds": [],
         "images": images,
         "warnings": [],
     }

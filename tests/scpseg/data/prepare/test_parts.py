@@ -10,7 +10,7 @@ from scpseg.benchmarks.dubai import BENCHMARK, FOLDS
 from scpseg.data.acquire.manifest import fetch
 from scpseg.data.prepare.fill import fill
 from scpseg.data.prepare.work import Choice
-from scpseg.data.splits import read_split
+from scpseg.data.splits import read_folds, read_split
 from scpseg.data.store import Store, array_hash
 from scpseg.errors import UserError
 from scpseg.params import DataParams, UpstreamParams
@@ -94,7 +94,8 @@ def test_a_missing_part_and_parts_that_do_not_fit_are_named(tmp_path: Path) -> N
 
 def test_folds_test_each_scene_once_and_are_even() -> None:
     folds = [read_split(BENCHMARK, f"fold{fold}") for fold in range(FOLDS)]
-    assert list(BENCHMARK.splits) == [f"fold{fold}" for fold in range(FOLDS)]
+    assert list(BENCHMARK.splits) == [*(f"fold{fold}" for fold in range(FOLDS)), "rotation"]
+    assert read_folds(BENCHMARK, "rotation") == tuple(folds)
     for ids in folds:
         assert sorted(id for part in ids.values() for id in part) == list("12345678")
         assert tuple(len(part) for part in ids.values()) == BENCHMARK.counts
