@@ -52,12 +52,15 @@ def work(benchmark: str, name: str, seed: int) -> None:
     spec, store = get_benchmark(benchmark), Store(paths.store(benchmark))
     store.expect_classes([cls.name for cls in spec.classes])
     split = evaluation.split
-    stores = [store.in_fold(fold) for fold in range(store.folds)]
+    stores = store.all_folds()
     ids = [image_id for part in stores for image_id in part.ids(split)]
     if not ids:
         raise UserError(f"{benchmark} has no {split} image in its store: change evaluation.split, or check data.source")
     folder = paths.run(benchmark, name, seed)
     method = drop_training_parts(build_method(without_download(params), benchmark, name))
+    places = [paths.fold(folder, part.fold, part.folds) for part in stores]
+    for place in places:  # all of them, before the first image
+        read_trained(place, method, params.values["segmenter"])
     training = read_record(folder)
     folds: list[dict[str, Any]] = []
     out = paths.scores(benchmark, name, seed)
@@ -69,8 +72,8 @@ def work(benchmark: str, name: str, seed: int) -> None:
     kept: dict[str, bytes] = {}  # pictures of images that may be the worst, the median or the best
 
     def each() -> Iterator[str]:
-        for part in stores:
-            trained = read_trained(paths.fold(folder, part.fold, part.folds), method.cpu(), params.values["segmenter"])
+        for part, place in zip(stores, places, strict=True):
+            trained = read_trained(place, method.cpu(), params.values["segmenter"])
             method.to(device)
             for image_id in part.ids(split):
                 yield one(image_id, part.image(split, image_id), part.label(split, image_id))

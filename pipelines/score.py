@@ -129,8 +129,8 @@ def score(maps: Mapping[str, Path], store: Store, split: str, spec: Benchmark) -
         UserError: see `read_map`; a map and its image have different sizes.
     """
     matrices = []
-    for name in store.ids(split):
-        truth, prediction = store.label(split, name), read_map(maps[name], spec)
+    for fold, name in ((fold, name) for fold in store.all_folds() for name in fold.ids(split)):
+        truth, prediction = fold.label(split, name), read_map(maps[name], spec)
         if truth.shape != prediction.shape:
             (height, width), (rows, columns) = truth.shape, prediction.shape
             raise UserError(
@@ -144,7 +144,7 @@ def score(maps: Mapping[str, Path], store: Store, split: str, spec: Benchmark) -
 def work(folder: Path, benchmark: str, name: str, split: str, note: str = "") -> None:
     """Score, and write results/contributed/NAME."""
     spec, store, place = get_benchmark(benchmark), Store(paths.store(benchmark)), slug(name)
-    ids = store.ids(split)
+    ids = tuple(name for fold in store.all_folds() for name in fold.ids(split))
     if not ids:
         raise UserError(f"{benchmark} has no {split} image in its store; prepare it first, or choose another --split")
     others = {other for part in store.index["ids"] for other in store.ids(part)} - set(ids)

@@ -94,7 +94,7 @@ class Store:
         self.fold, self.folds = 0, max(1, len(self.index["folds"]))
         # The arrays of a rotation are stored once, under their splits in the first fold.
         self._homes = {id: split for split in _SPLITS for id in self.index["ids"][split]} if self.folds > 1 else {}
-        for each in map(self.in_fold, range(self.folds)):
+        for each in self.all_folds():
             for name in (each._key(split, id) for split in _SPLITS for id in each.ids(split)):
                 if name not in self.index["images"]:
                     raise damaged(folder / INDEX, f"lacks images.{name}")
@@ -104,6 +104,10 @@ class Store:
         other = copy(self)
         other.fold = fold
         return other
+
+    def all_folds(self) -> tuple[Store, ...]:
+        """The store in each of its folds; itself if the split is not a rotation."""
+        return tuple(map(self.in_fold, range(self.folds)))
 
     def ids(self, split: str) -> tuple[str, ...]:
         """Ids of the images in 'train', 'val' or 'test' of the fold, in the order of the split's list."""
@@ -124,7 +128,7 @@ class Store:
 
     def sizes(self, split: str) -> str:
         """Height x width in pixels of a split's images in all folds; if more than three, smallest and largest."""
-        all_sizes = {self._size(split, id) for fold in range(self.folds) for id in self.in_fold(fold).ids(split)}
+        all_sizes = {self._size(split, id) for part in self.all_folds() for id in part.ids(split)}
         found = sorted(all_sizes, key=lambda size: (size[0] * size[1], size))
         texts = [f"{height} x {width}" for height, width in found]
         return ", ".join(texts) if len(texts) < 4 else f"{texts[0]} to {texts[-1]}"

@@ -36,7 +36,14 @@ def put_store(benchmark: str, ids: tuple[str, ...] = IDS) -> dict[str, np.ndarra
         images[f"test/{name}"] = record
     images["train/7_7"] = record
     index = {"benchmark": benchmark, "classes": [cls.name for cls in BENCHMARKS[benchmark].classes], "split": "own"}
-    index |= {"synthetic": True, "source": "mirror", "labels": "all", "warnings": [], "expected": {"test": 14}}
+    index |= {
+        "synthetic": True,
+        "source": "mirror",
+        "labels": "all",
+        "warnings": [],
+        "folds": [],
+        "expected": {"test": 14},
+    }
     write_json(folder / "index.json", index | {"ids": {"train": ["7_7"], "val": [], "test": ids}, "images": images})
     return {name: prediction.astype(np.uint8) for name, prediction in predictions.items()}
 

@@ -57,7 +57,11 @@ def summary(spec: Benchmark, index: Mapping[str, Any]) -> list[str]:
     sizes = Counter(f"{image['height']} x {image['width']}" for image in images)
     often = sorted(sizes, key=lambda size: (-sizes[size], size))[:SHOWN]
     shown = ", ".join(f"{sizes[size]} of {size}" for size in often) + (", ..." if len(sizes) > SHOWN else "")
-    counts = ", ".join(f"{part} {len(ids)} of {index['expected'][part]}" for part, ids in index["ids"].items())
+    found = {part: len(ids) for part, ids in index["ids"].items()}
+    for part in found.keys() - {"train"} if index["folds"] else ():
+        found[part] = sum(len(fold[part]) for fold in index["folds"])
+    counts = ", ".join(f"{part} {count} of {index['expected'][part]}" for part, count in found.items())
+    counts += f" in {len(index['folds'])} folds" if index["folds"] else ""
     ignored, unknown, near = (sum(image[key] for image in images) for key in ("ignored", "unknown", "near_threshold"))
     area = sum(image["height"] * image["width"] for image in images)
     pixels = _class_pixels(spec, index["images"])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scpseg.benchmarks import BENCHMARKS
-from scpseg.data.splits import read_split
+from scpseg.data.splits import read_folds, read_split
 from scpseg.errors import UserError
 
 PUBLISHED = {
@@ -175,3 +175,35 @@ def test_a_list_that_is_a_pipe_or_a_folder_is_named(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "train.txt")
     with pytest.raises(UserError, match=r"train\.txt is not a file"):
         read_split(BENCHMARKS["deepglobe"], str(tmp_path))
+
+
+def write_folds(folder: Path, tests: list[str], images: str = "abcd") -> str:
+    for number, test in enumerate(tests):
+        part = folder / f"fold{number}"
+        part.mkdir()
+        (part / "test.txt").write_text("\n".join(test))
+        (part / "train.txt").write_text("\n".join(set(images) - set(test)))
+    return str(folder)
+
+
+def test_own_folders_are_a_rotation(tmp_path: Path) -> None:
+    name = write_folds(tmp_path, ["ab", "cd"])
+    (tmp_path / "fold1/train.txt").write_text("A\nb\n")
+    folds = read_folds(BENCHMARKS["inria"], name)
+    assert [ids["test"] for ids in folds] == [("a", "b"), ("c", "d")]
+    assert folds[1]["train"] == ("a", "b")  # spelled as in the first fold
+    assert read_split(BENCHMARKS["inria"], name) == folds[0]
+    assert len(read_folds(BENCHMARKS["inria"], "fctl")) == 1
+
+
+@pytest.mark.parametrize(
+    ("tests", "message"),
+    [
+        (["ab", "bcd"], r"id 'b' is tested in fold0 and fold1; keep it in one"),
+        (["ab", "c"], r"id 'd' is tested in no fold; add it to one"),
+        (["ab", "cde"], r"id 'e' is in fold0 or fold1, but not in both; list every image in each"),
+    ],
+)
+def test_a_rotation_tests_every_image_once(tmp_path: Path, tests: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read_folds(BENCHMARKS["inria"], write_folds(tmp_path, tests))

@@ -1,4 +1,5 @@
 import hashlib
+import json
 import os
 import pickle
 from pathlib import Path
@@ -156,3 +157,18 @@ def test_other_classes_are_rejected(tmp_path: Path) -> None:
     store.expect_classes(("a", "b"))
     with pytest.raises(UserError, match=r"with classes a, b, but .* has b, a; run `dvc repro -f download@blu`"):
         store.expect_classes(("b", "a"))
+
+
+def test_folds_share_their_arrays(tmp_path: Path) -> None:
+    image, label = made(tmp_path)
+    index = json.loads((tmp_path / "index.json").read_text())
+    folds = [{"train": [], "val": ["a 1"], "test": []}, {"train": [], "val": [], "test": ["a 1"]}]
+    write_json(tmp_path / "index.json", index | {"folds": folds})
+    store = Store(tmp_path)
+    assert (store.folds, store.ids("val"), store.sizes("test")) == (2, ("a 1",), "7 x 5")
+    other = store.in_fold(1)
+    assert (other.ids("val"), other.ids("test"), store.ids("test")) == ((), ("a 1",), ())
+    assert np.array_equal(other.image("test", "a 1"), image) and np.array_equal(other.label("test", "a 1"), label)
+    write_json(tmp_path / "index.json", index | {"folds": [*folds, {"train": ["b"], "val": [], "test": []}]})
+    with pytest.raises(UserError, match=r"lacks images\.train/b"):
+        Store(tmp_path)
