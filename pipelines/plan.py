@@ -19,6 +19,7 @@ from pipelines.preflight import check_surroundings
 from pipelines.stage import run_stage
 from scpseg.benchmarks import BENCHMARKS
 from scpseg.data.acquire.space import free_bytes, size_text
+from scpseg.data.splits import read_folds
 from scpseg.files import Shape, read_json
 from scpseg.params import DataParams, EvaluationParams, MachineParams, MirrorParams, Params, SharedTrainParams
 from scpseg.profiling.records import read_references
@@ -95,7 +96,7 @@ def training_seconds(params: Params, benchmark: str, method: str, device: str | 
     device = device or device_name(params)
     wanted = (params.values["segmenter"], own.patch, str(own.batch), train.precision, device)
     steps = [
-        record["seconds"] / record["iterations"]
+        record["seconds"] / record["iterations"] / record["folds"]
         for record in _trainings(method)
         if record["iterations"]
         and wanted
@@ -109,16 +110,18 @@ def training_seconds(params: Params, benchmark: str, method: str, device: str | 
         )
     ]
     steps = steps or list(_reference_steps(benchmark, method, own.patch, device))
-    return statistics.median(steps) * train.iterations if steps else None
+    folds = len(read_folds(BENCHMARKS[benchmark], own.split))
+    return statistics.median(steps) * train.iterations * folds if steps else None
 
 
 def _trainings(method: str) -> Iterator[dict[str, Any]]:
-    """Records of the finished trainings of a method, on any benchmark, with their seconds and environment."""
+    """Records of the finished trainings of a method, on any benchmark, with seconds, environment and folds."""
     for path in sorted(Path("results/runs").glob(f"*/{method}/*/training.json")):
         benchmark, _, seed = path.parent.parts[-3:]
         measured = paths.provenance(benchmark, method, int(seed), "training")
         if measured.is_file():
-            yield {**read_json(path, _TRAINED), **read_json(measured, _MEASURED)}
+            folds = len(list(path.parent.glob("fold*"))) or 1
+            yield {**read_json(path, _TRAINED), **read_json(measured, _MEASURED), "folds": folds}
 
 
 def _reference_steps(benchmark: str, method: str, patch: int, device: str) -> Iterator[float]:
@@ -139,10 +142,12 @@ def evaluation_seconds(params: Params, benchmark: str, method: str, device: str 
     here = record.get("environment", {}).get("device") == (device or device_name(params))
     if not here or not record.get("seconds_per_image") or patch != params.benchmark(benchmark).patch:
         return None
-    side, count = _images(params, benchmark)
+    side, counts = _images(params, benchmark)
     split = params.section("evaluation", EvaluationParams).split
+    folds = read_folds(BENCHMARKS[benchmark], params.benchmark(benchmark).split)
+    count = sum(len(fold[split]) for fold in folds) if len(folds) > 1 else counts[split]
     measured = record["height"] * record["width"]
-    return float(record["seconds_per_image"] * side**2 / measured * count[split])
+    return float(record["seconds_per_image"] * side**2 / measured * count)
 
 
 def device_name(params: Params) -> str:

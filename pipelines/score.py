@@ -129,8 +129,9 @@ def score(maps: Mapping[str, Path], store: Store, split: str, spec: Benchmark) -
         UserError: see `read_map`; a map and its image have different sizes.
     """
     matrices = []
-    for fold, name in ((fold, name) for fold in store.all_folds() for name in fold.ids(split)):
-        truth, prediction = fold.label(split, name), read_map(maps[name], spec)
+    truths = {name: fold.label(split, name) for fold in store.all_folds() for name in fold.ids(split)}
+    for name, truth in truths.items():
+        prediction = read_map(maps[name], spec)
         if truth.shape != prediction.shape:
             (height, width), (rows, columns) = truth.shape, prediction.shape
             raise UserError(

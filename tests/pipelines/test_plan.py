@@ -59,6 +59,16 @@ def test_time_of_a_training_follows_from_steps_of_the_same_settings(params: Para
     assert training_seconds(params, "inria", "scpseg") == pytest.approx(1000 * (10 + 30) / 2 / 200)
 
 
+def test_a_rotation_trains_one_network_per_fold(params: Params) -> None:
+    params.values["dubai"]["split"] = "rotation"
+    params.values["dubai"]["patch"] = 64
+    trained(params, "dubai/scpseg/0", 80.0)
+    for fold in range(4):
+        Path(f"results/runs/dubai/scpseg/0/fold{fold}").mkdir()
+    assert training_seconds(params, "dubai", "scpseg") == pytest.approx(1000 * 80 / 200)
+    assert training_seconds(params, "inria", "scpseg") == pytest.approx(1000 * 20 / 200)
+
+
 def test_without_a_training_the_reference_of_this_device_counts(params: Params) -> None:
     for gpu, steps in {
         "this device": (("inria", "scpseg", 64, 0.5), ("inria", "patch", 64, 7), ("blu", "scpseg", 64, 7)),
