@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -15,25 +15,25 @@ from scpseg.errors import UserError
 from scpseg.files import write_json, write_text
 from scpseg.params import SuiteParams
 from scpseg.profiling.records import PROFILE
+from scpseg.reporting import reference as committed
 from scpseg.reporting import views
 from scpseg.reporting.collect import States, collect, read_result
-from scpseg.reporting.computed import computed_table, draw_computed, read_computed
 from scpseg.reporting.contributed import contributed_table
 from scpseg.reporting.figures import Drawn, draw_curves, draw_pareto, draw_parts, draw_timelines
 from scpseg.reporting.memory import read_peaks
 from scpseg.reporting.pictures import album, draw_examples, examples
 from scpseg.reporting.probe import PROBE, probe_part
 from scpseg.reporting.published import PAPER
-from scpseg.reporting.reference import reference_tables
-from scpseg.reporting.summary import Line, records, summarise
+from scpseg.reporting.summary import Line, Row, records, summarise
 from scpseg.reporting.sweeps import finished_sweeps
 from scpseg.reporting.tables import Table, csv_text, latex, render
-from scpseg.reporting.views import Part
+from scpseg.reporting.views import Part, invented
 
 BASE = "patch"
 """Default reference of differences, if the suite has it."""
 PICTURE_BUDGET = 1_600_000
 """Maximum bytes of pictures in the page."""
+T = TypeVar("T")
 
 
 def build_report(
@@ -70,18 +70,23 @@ def build_report(
         )
     lines = summarise(frame, *read_peaks(results))
     base = reference if reference in {line.method for line in lines} else lines[0].method
-    benchmarks = list(dict.fromkeys(line.benchmark for line in lines))
+    benchmarks = dict.fromkeys(line.benchmark for line in lines)
     parts = [Part([line for line in lines if line.benchmark == name], results, base) for name in benchmarks]
     parts.sort(key=lambda part: not part.real)  # what was scored on real images comes first
-    methods = list(dict.fromkeys(line.method for line in lines))
-    context = _context(frame, lines, parts, methods, results, reports / "figures", public)
+    context = _context(frame, lines, parts, results, reports / "figures", public)
+    tables = [table for table in _found(context, Table) if table.rows]
     context["sweeps"] = finished_sweeps(reports / "sweeps")
     page, readme = render("index.html.j2", **context), render("README.md.j2", **context)
     write_text(results / "summary.csv", frame.to_csv(index=False, lineterminator="\n"))
     write_json(results / "summary.json", metrics_file(lines))
     write_text(reports / "index.html", page)
     write_text(reports / "README.md", readme)
-    written = {path for drawn in _drawn(context) for path in drawn.files} | _write_tables(context, reports / "tables")
+    written = {path for drawn in _found(context, Drawn) for path in drawn.files}
+    for table in tables:
+        for ending, content in ((".csv", csv_text(table)), (".tex", latex(table))):
+            path = reports / "tables" / f"{table.name}{ending}"
+            write_text(path, content)
+            written.add(path)
     for folder in (reports / "figures", reports / "tables"):
         # Files of methods and benchmarks that are no longer in the suite would look current.
         for old in set(folder.glob("*.*")) - written:
@@ -89,49 +94,50 @@ def build_report(
     return missing(frame)
 
 
+def _found(context: Any, kind: type[T]) -> list[T]:
+    """All values of a type in the context, at any depth."""
+    if isinstance(context, kind):
+        return [context]
+    inside = context.values() if isinstance(context, dict) else context if isinstance(context, (list, tuple)) else ()
+    return [found for one in inside for found in _found(one, kind)]
+
+
 def _context(
-    frame: pd.DataFrame,
-    lines: Sequence[Line],
-    parts: Sequence[Part],
-    methods: Sequence[str],
-    results: Path,
-    folder: Path,
-    public: bool,
+    frame: pd.DataFrame, lines: Sequence[Line], parts: Sequence[Part], results: Path, folder: Path, public: bool
 ) -> dict[str, Any]:
     """Variables of the templates; also writes the figures."""
+    methods = list(dict.fromkeys(line.method for line in lines))
     shown = [part for part in parts if part.synthetic or not public]
     chosen = {part.name: [(line, examples(line, results)) for line in part.lines] for part in shown}
     specs = {part.name: part.spec for part in parts}
     made, pictures = album(chosen, specs, PICTURE_BUDGET)
     rows = records(frame)
     common = views.common_settings(rows)
-    benchmarks = []
-    for part in parts:
-        name = part.name
-        benchmarks.append(
-            {
-                "name": name,
-                "spec": part.spec,
-                "facts": views.facts(part),
-                "synthetic": part.synthetic,
-                "hollow": part.hollow,
-                "outside": any(not cls.scored for cls in part.spec.classes),
-                "main": views.main_table(part),
-                "pairs": views.pair_table(part),
-                "classes": views.class_table(part),
-                "networks": views.network_table(part),
-                "published": views.published_table(part),
-                "settings": views.settings_table(part, common),
-                "pareto": draw_pareto([(part.lines, part.hollow)], methods, folder / name),
-                "curves": draw_curves(part.lines, results, methods, folder / f"{name}-training"),
-                "parts": draw_parts(part.lines, folder / f"{name}-memory"),
-                "pictures": pictures.get(name),
-                "examples": draw_examples(chosen.get(name, []), part.spec, folder / f"{name}-examples"),
-                "probe": probe_part(results, frame, part.lines, methods, folder) if name == PROBE else None,
-            }
-        )
+    benchmarks = [
+        {
+            "name": part.name,
+            "spec": part.spec,
+            "facts": part.facts,
+            "synthetic": part.synthetic,
+            "hollow": part.hollow,
+            "outside": any(not cls.scored for cls in part.spec.classes),
+            "main": views.main_table(part),
+            "pairs": views.pair_table(part),
+            "classes": views.class_table(part),
+            "networks": views.network_table(part),
+            "published": views.published_table(part),
+            "settings": views.settings_table(part, common),
+            "pareto": draw_pareto([(part.lines, part.hollow)], methods, folder / part.name),
+            "curves": draw_curves(part.lines, results, methods, folder / f"{part.name}-training"),
+            "parts": draw_parts(part.lines, folder / f"{part.name}-memory"),
+            "pictures": pictures.get(part.name),
+            "examples": draw_examples(chosen.get(part.name, []), part.spec, folder / f"{part.name}-examples"),
+            "probe": probe_part(results, frame, part.lines, methods, folder) if part.name == PROBE else None,
+        }
+        for part in parts
+    ]
     several = [(part.lines, part.hollow) for part in parts]
-    computed = read_computed(results)
+    computed = committed.read_computed(results)
     return {
         "benchmarks": benchmarks,
         "album": made.found,
@@ -139,9 +145,9 @@ def _context(
         "overview": views.overview_table(parts),
         "headline": draw_pareto(several, methods, folder / "overview") if len(parts) > 1 else benchmarks[0]["pareto"],
         "timelines": draw_timelines(_profiles(lines, results), methods, folder / "timelines"),
-        "reference": reference_tables(results / "reference"),
-        "computed": None if computed is None else computed_table(computed),
-        "computed_figure": None if computed is None else draw_computed(computed, folder / "memory-sweeps"),
+        "reference": committed.reference_tables(results / "reference"),
+        "computed": None if computed is None else committed.computed_table(computed),
+        "computed_figure": None if computed is None else committed.draw_computed(computed, folder / "memory-sweeps"),
         "contributed": contributed_table(results / "contributed"),
         "unverified": unverified(parts, rows),
         "common": [(views.plain(key), value) for key, value in common.items()],
@@ -152,112 +158,73 @@ def _context(
     }
 
 
-def _drawn(context: Any) -> list[Drawn]:
-    """All figures in the context, at any depth."""
-    if isinstance(context, Drawn):
-        return [context]
-    inside = context.values() if isinstance(context, dict) else context if isinstance(context, (list, tuple)) else ()
-    return [drawn for one in inside for drawn in _drawn(one)]
-
-
-def _write_tables(context: dict[str, Any], folder: Path) -> set[Path]:
-    """Write every table as CSV, and tables of results also as LaTeX; return the files."""
-    found = [context["overview"], context["runs"], *(context["reference"] or ())]
-    found += [table for part in context["benchmarks"] for table in part.values() if isinstance(table, Table)]
-    found += [table for part in context["benchmarks"] if part["probe"] for table in part["probe"]["tables"]]
-    found += [context[name] for name in ("contributed", "computed") if context[name]]
-    files = set()
-    for table in found:
-        if table.rows:
-            for path, content in (
-                (folder / f"{table.name}.csv", csv_text(table)),
-                (folder / f"{table.name}.tex", latex(table)),
-            ):
-                write_text(path, content)
-                files.add(path)
-    return files
-
-
 def _profiles(lines: Sequence[Line], results: Path) -> list[tuple[Line, dict[str, Any]]]:
     """Lines with the record of their profile, if it succeeded."""
     found = []
-    for line in lines:
-        if line.first["profile_status"] == "ok":
-            path = results / "profile" / line.benchmark / f"{line.method}.json"
-            record = read_result(path, PROFILE, {"benchmark": line.benchmark, "method": line.method}, True)
-            if record is not None:
-                found.append((line, record))
+    for line in (line for line in lines if line["profile_status"] == "ok"):
+        path = results / "profile" / line.benchmark / f"{line.method}.json"
+        record = read_result(path, PROFILE, {"benchmark": line.benchmark, "method": line.method}, True)
+        found += [] if record is None else [(line, record)]
     return found
 
 
-def notices(rows: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+def _titles(rows: Iterable[Row]) -> str:
+    return ", ".join(dict.fromkeys(get_benchmark(row["benchmark"]).title for row in rows))
+
+
+def notices(rows: Sequence[Row]) -> list[tuple[str, str]]:
     """Warnings that must be read before any number, as (title, sentence)."""
-    done = [row for row in rows if row["status"] == "ok"]
-    found = []
-    invented = [row for row in done if row["synthetic"] in (True, "True")]
-    if invented:
-        names = ", ".join(dict.fromkeys(get_benchmark(row["benchmark"]).title for row in invented))
-        whole = len(invented) == len(done)
-        what = "The images behind this report" if whole else f"Images of {names}"
+    done, found = [row for row in rows if row["status"] == "ok"], []
+    drawn = [row for row in done if invented(row)]
+    if drawn:
+        what = "The images behind this report" if drawn == done else f"Images of {_titles(drawn)}"
         sentence = f"{what} are procedural scenes; the numbers say nothing about the real benchmarks."
-        if whole and _landscapes(invented):
-            sentence += f" {NOTE}"
-        found.append(("Synthetic scenes.", sentence))
+        found.append(("Synthetic scenes.", f"{sentence} {NOTE}" if drawn == done and _landscapes(drawn) else sentence))
     random = [row for row in done if str(row.get("segmenter:weights")).startswith("random")]
     if random:
         who = ", ".join(dict.fromkeys(f"{row['method']} on {row['benchmark']}" for row in random))
-        who = "All networks" if len(random) == len(done) else f"Networks of {who}"
+        who = "All networks" if random == done else f"Networks of {who}"
         found.append(("Random weights.", f"{who} started training from random weights, not from ImageNet."))
-    gone = [row for row in rows if row["status"] != "ok"]
-    if gone:
-        many = ", ".join(f"{count} {status}" for status, count in Counter(str(row["status"]) for row in gone).items())
-        found.append(("Incomplete.", f"{len(gone)} of {len(rows)} declared runs have no current result ({many})."))
+    counts = Counter(str(row["status"]) for row in rows if row["status"] != "ok")
+    if counts:
+        many = ", ".join(f"{count} {status}" for status, count in counts.items())
+        sentence = f"{counts.total()} of {len(rows)} declared runs have no current result ({many})."
+        found.append(("Incomplete.", sentence))
     return found
 
 
-def _landscapes(rows: Sequence[dict[str, Any]]) -> bool:
+def _landscapes(rows: Sequence[Row]) -> bool:
     """Whether any row is of synthetic landscapes, for which `NOTE` holds; the probe is made differently."""
     return not all(get_benchmark(row["benchmark"]).discs for row in rows)
 
 
-def unverified(parts: Sequence[Part], rows: Sequence[dict[str, Any]]) -> list[str]:
+def unverified(parts: Sequence[Part], rows: Sequence[Row]) -> list[str]:
     """Limitations of this report, as sentences."""
-    found = []
-    if not any(part.source == "nvml" for part in parts):
-        found.append("No memory figure at real size was measured on an NVIDIA GPU.")
-    if any(part.source == "computed" for part in parts):
-        found.append("Computed memory leaves out the CUDA context, cuDNN workspaces and fragmentation.")
+    sources, done = {part.source for part in parts}, [row for row in rows if row["status"] == "ok"]
     few = [part.spec.title for part in parts if max((line.mean_iou.n for line in part.lines), default=0) < 2]
-    if few:
-        found.append(f"One seed per method on {', '.join(few)}: no difference there is a statement about methods.")
-    partial = [row for row in rows if row["status"] == "ok" and row["images"] != row["images_of"]]
-    if partial:
-        names = ", ".join(dict.fromkeys(get_benchmark(row["benchmark"]).title for row in partial))
-        found.append(f"Not all images of the split were scored on {names}.")
+    partial = _titles(row for row in done if row["images"] != row["images_of"])
     unpaired = [part.spec.title for part in parts if len(part.ranked) > 1 and not part.pairs]
-    if unpaired:
-        found.append(f"No paired comparison on {', '.join(unpaired)}: matrices of the same single images are missing.")
-    invented = [row for row in rows if row["status"] == "ok" and row["synthetic"] in (True, "True")]
-    if any(part.real for part in parts) and _landscapes(invented):
-        found.append(NOTE)
-    if any(part.hollow for part in parts):
-        found.append("Published figures are as printed; nobody measured them again here.")
-    return found
+    found = {
+        "No memory figure at real size was measured on an NVIDIA GPU.": "nvml" not in sources,
+        "Computed memory leaves out the CUDA context, cuDNN workspaces and fragmentation.": "computed" in sources,
+        f"One seed per method on {', '.join(few)}: no difference there is a statement about methods.": few,
+        f"Not all images of the split were scored on {partial}.": partial,
+        f"No paired comparison on {', '.join(unpaired)}: matrices of the same single images are missing.": unpaired,
+        NOTE: any(part.real for part in parts) and _landscapes([row for row in done if invented(row)]),
+        "Published figures are as printed; nobody measured them again here.": any(part.hollow for part in parts),
+    }
+    return [sentence for sentence, holds in found.items() if holds]
 
 
 def missing(frame: pd.DataFrame) -> list[str]:
     """Number of declared runs without scores and of workloads without memory, with the reasons."""
-    profiles = frame.drop_duplicates(["benchmark", "method"])
-    parts = (
-        ("runs", frame, frame["status"].ne("ok"), "reason"),
-        ("profiles", profiles, profiles["profile_status"].ne("ok"), "profile_reason"),
-    )
-    found = []
-    for what, rows, gone, reason in parts:
-        counts = Counter(str(text) for text in rows.loc[gone, reason])
-        if counts:
+    profiles, found = frame.drop_duplicates(["benchmark", "method"]), []
+    for what, rows, prefix in (("runs", frame, ""), ("profiles", profiles, "profile_")):
+        gone = rows[rows[f"{prefix}status"].ne("ok")]
+        if len(gone):
+            counts = Counter(str(text) for text in gone[f"{prefix}reason"])
             why = "; ".join(f"{many} × {text}" for text, many in counts.items())
-            found.append(f"{gone.sum()} of {len(rows)} {what} without a result: {why}")
+            found.append(f"{len(gone)} of {len(rows)} {what} without a result: {why}")
     return found
 
 
@@ -265,8 +232,7 @@ def metrics_file(lines: Sequence[Line]) -> dict[str, dict[str, dict[str, float |
     """Values that `dvc exp show` compares: mean IoU (share 0..1, mean over seeds), memory at real size in MiB."""
     found: dict[str, dict[str, dict[str, float | None]]] = {}
     for line in lines:
-        miou = None if line.mean_iou.mean is None else round(line.mean_iou.mean, 4)
-        memory = line.memory.mib if line.memory else line.first["memory_mib"]
-        memory = None if memory is None else round(memory, 1)
-        found.setdefault(line.benchmark, {})[line.method] = {"miou": miou, "memory_mib": memory}
+        memory = line.memory.mib if line.memory else line["memory_mib"]
+        values = {"miou": line.score and round(line.score, 4), "memory_mib": memory and round(memory, 1)}
+        found.setdefault(line.benchmark, {})[line.method] = values
     return found

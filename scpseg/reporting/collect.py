@@ -20,9 +20,8 @@ SEPARATOR = " | "
 HEADLINE = {"rss": "rss", "nvml": "nvml_process"}
 """Backend -> the memory channel in tables and figures."""
 
-_NAMES = list(FIRST)
-RUN_FIELDS = _NAMES[_NAMES.index("split") : _NAMES.index("mean_iou")]
-PROFILE_FIELDS = _NAMES[_NAMES.index("height") :]
+RUN_FIELDS = [*FIRST][[*FIRST].index("split") : [*FIRST].index("mean_iou")]
+PROFILE_FIELDS = [*FIRST][[*FIRST].index("height") :]
 State = tuple[str, str]
 """Status of a declared run that is not current ('stale', 'failed', 'missing'), and its reason."""
 States = Mapping[tuple[str, str, int | None], State]
@@ -31,35 +30,24 @@ _SHARE = (float, None)
 _COUNT = (int, None)
 _TEXT = (str, None)
 _METRICS: Shape = {
-    "split": str,
-    "split_list": str,
+    **dict.fromkeys(("split", "split_list", "image_sizes", "source", "mean_name"), str),
+    **dict.fromkeys(("images", "images_of", "train_images", "train_images_of"), int),
     "labels": _TEXT,
-    "images": int,
-    "image_sizes": str,
-    "images_of": int,
-    "train_images": int,
-    "train_images_of": int,
     "synthetic": bool,
-    "source": str,
-    "mean_name": str,
     "model": {"patch": int, "recipe?": str, str: object},
     "segmenter": dict,
-    "training": {"iterations?": _COUNT, "branches": {str: {str: _SHARE}}, str: object}
-    | dict.fromkeys(("steps?", "samples?"), _COUNT)
-    | {"megapixels?": _SHARE},
+    "training": {**dict.fromkeys(("iterations?", "steps?", "samples?"), _COUNT), "megapixels?": _SHARE,
+                 "branches": {str: {str: _SHARE}}, str: object},
     "branches": {str: _SHARE},
     "inference": dict,
     "warnings": [str],
     "metrics": {
-        "mean_iou": _SHARE,
-        "mean_f1": _SHARE,
-        "accuracy": _SHARE,
-        "chance": _SHARE,
+        **dict.fromkeys(("mean_iou", "mean_f1", "accuracy", "chance"), _SHARE),
         "iou": {str: _SHARE},
         "f1": {str: _SHARE},
         "absent": [str],
     },
-}
+}  # fmt: skip
 _TRAINING: Shape = {"seconds": float, "revision": _TEXT, "environment": dict}
 _EVALUATION: Shape = {"environment": dict}
 NO_METRICS = "no metrics: the run was not trained and evaluated"
@@ -82,17 +70,18 @@ def collect(results: Path, suite: SuiteParams, available: bool, states: States |
         for method in methods_of(suite):
             names: dict[str, Any] = {"benchmark": benchmark, "method": method}
             path = results / "profile" / benchmark / f"{method}.json"
-            state = states.get((benchmark, method, None), ("missing", NO_PROFILE))
-            outdated = (benchmark, method, None) in states
-            found = None if outdated else read_result(path, PROFILE, names, available)
-            profile = _profile_columns(found, state)
+            state = states.get((benchmark, method, None))
+            found = None if state else read_result(path, PROFILE, names, available)
+            profile = _profile_columns(found, state or ("missing", NO_PROFILE))
             for seed in suite.seeds:
-                state = states.get((benchmark, method, seed), ("missing", NO_METRICS))
-                outdated = (benchmark, method, seed) in states
-                found = None if outdated else read_run(results, benchmark, method, seed, available)
-                metrics = _metrics_columns(found, state)
+                state = states.get((benchmark, method, seed))
+                found = None if state else read_run(results, benchmark, method, seed, available)
+                metrics = _metrics_columns(found, state or ("missing", NO_METRICS))
                 rows.append({"schema": SCHEMA, **names, "seed": seed, **profile, **metrics})
-    columns = _columns(rows, suite)
+    classes = dict.fromkeys(cls.name for name in suite.benchmarks for cls in get_benchmark(name).classes)
+    scores = [f"{kind}:{name}" for kind in ("iou", "f1") for name in classes]
+    rest = sorted({key for row in rows for key in row} - {*FIRST, *scores, *LAST})
+    columns = [*FIRST, *scores, *rest, *LAST]
     # Stored as objects, so that integers stay integers and missing cells stay empty in every column.
     return pd.DataFrame([[row.get(name) for name in columns] for row in rows], columns=columns, dtype=object)
 
@@ -105,58 +94,44 @@ def methods_of(suite: SuiteParams) -> tuple[str, ...]:
 def _metrics_columns(found: dict[str, Any] | None, state: State) -> dict[str, Any]:
     if found is None:
         return {"status": state[0], "reason": state[1]}
-    training = dict(found["training"])
-    scores = found["metrics"]
+    training, scores = dict(found["training"]), found["metrics"]
     row: dict[str, Any] = {"status": "ok", "reason": None, "revision": training.pop("revision", None)}
-    row.update({name: found[name] for name in RUN_FIELDS})
-    row.update({name: scores[name] for name in ("mean_iou", "mean_f1", "accuracy", "chance")})
-    row.update(_flat("iou", scores["iou"]) | _flat("f1", scores["f1"]))
-    for part in ("model", "environment", "evaluation_environment", "inference"):
-        row.update(_flat(part, found[part]))
-    row.update(_flat("segmenter", _segmenter(found["segmenter"], found["model"])))
-    row.update(_flat("trained", training.pop("branches")) | _flat("training", training))
-    row.update(_flat("branch", found["branches"]))
-    row["absent"] = "; ".join(scores["absent"])
-    row["warnings"] = SEPARATOR.join(found["warnings"])
-    return row
+    row |= {name: found[name] for name in RUN_FIELDS}
+    row |= {name: scores[name] for name in ("mean_iou", "mean_f1", "accuracy", "chance")}
+    row |= {"absent": "; ".join(scores["absent"]), "warnings": SEPARATOR.join(found["warnings"])}
+    parts = {name: found[name] for name in ("model", "environment", "evaluation_environment", "inference")}
+    parts |= {"segmenter": _segmenter(found["segmenter"], found["model"]), "branch": found["branches"]}
+    return row | _flat(
+        parts | {"iou": scores["iou"], "f1": scores["f1"], "trained": training.pop("branches"), "training": training}
+    )
 
 
 def _profile_columns(found: dict[str, Any] | None, state: State) -> dict[str, Any]:
     if found is None:
         return {"profile_status": state[0], "profile_reason": state[1]}
-    rest = dict(found)
-    for name in ("benchmark", "method", "timeline"):
-        rest.pop(name)
+    rest = {key: value for key, value in found.items() if key not in ("benchmark", "method", "timeline")}
     backend, channels, unavailable = rest.pop("backend"), rest.pop("memory"), rest.pop("unavailable")
-    row: dict[str, Any] = {
-        "profile_status": rest.pop("status"),
-        "profile_reason": rest.pop("reason") or None,
-        "memory_backend": backend,
-    }
-    if row["profile_status"] == "ok":
+    status, reason = rest.pop("status"), rest.pop("reason") or None
+    row: dict[str, Any] = {"profile_status": status, "profile_reason": reason, "memory_backend": backend}
+    if status == "ok":
         if backend not in HEADLINE:
-            known = ", ".join(HEADLINE)
             raise UserError(
-                f"the profile of {found['method']} on {found['benchmark']} has backend {backend!r}, but {known} are "
-                "known; run `make profile`"
+                f"the profile of {found['method']} on {found['benchmark']} has backend {backend!r}, but "
+                f"{', '.join(HEADLINE)} are known; run `make profile`"
             )
-        peak = channels.get(HEADLINE[backend])
-        if peak is None:
-            row["profile_reason"] = f"{HEADLINE[backend]} is unavailable: {unavailable.get(HEADLINE[backend])}"
+        channel = HEADLINE[backend]
+        if channels.get(channel) is None:
+            row["profile_reason"] = f"{channel} is unavailable: {unavailable.get(channel)}"
         else:
-            row["memory_mib"] = round(peak / MIB, 2)
-    row.update({name: rest.pop(name) for name in PROFILE_FIELDS})
-    row.update(_flat("memory", channels) | _flat("unavailable", unavailable))
+            row["memory_mib"] = round(channels[channel] / MIB, 2)
+    row |= {name: rest.pop(name) for name in PROFILE_FIELDS}
     # The record of a failed workload has no model and, if it was killed, no environment.
-    model, segmenter, environment = rest.pop("model") or {}, rest.pop("segmenter"), rest.pop("environment", {})
-    row.update(_flat("profile_environment", environment))
-    # A run's own model and segmenter replace the first two, which are for runs that are missing.
-    row.update(_flat("segmenter", _segmenter(segmenter, model)))
-    row.update(_flat("profile_segmenter", _segmenter(segmenter, model)))
-    row.update(_flat("model", model) | _flat("profile_model", model))
-    # How it was measured.
-    row.update(_flat("profile", rest))
-    return row
+    model, environment = rest.pop("model") or {}, rest.pop("environment", {})
+    segmenter = _segmenter(rest.pop("segmenter"), model)
+    # A run's own model and segmenter replace those without prefix, which are for runs that are missing.
+    parts = {"memory": channels, "unavailable": unavailable, "profile_environment": environment, "profile": rest}
+    return row | _flat(parts | {f"{prefix}{name}": value for prefix in ("", "profile_")
+                                for name, value in (("model", model), ("segmenter", segmenter))})  # fmt: skip
 
 
 def _segmenter(asked: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
@@ -205,20 +180,12 @@ def read_result(path: Path, shape: Shape, identity: dict[str, Any], available: b
     return found
 
 
-def _flat(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """`{prefix}:{key}` for every scalar; keys of nested values are appended after a colon, lists become text."""
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`key:key` for every scalar of nested mappings; lists become text."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
-            flat.update(_flat(f"{prefix}:{key}", value))
+            flat |= _flat(value, f"{prefix}{key}:")
         else:
-            flat[f"{prefix}:{key}"] = "; ".join(map(str, value)) if isinstance(value, list) else value
+            flat[prefix + key] = "; ".join(map(str, value)) if isinstance(value, list) else value
     return flat
-
-
-def _columns(rows: list[dict[str, Any]], suite: SuiteParams) -> list[str]:
-    """Order of columns: fixed ones, classes in the order of their benchmarks, all others by name, texts last."""
-    classes = [cls.name for name in suite.benchmarks for cls in get_benchmark(name).classes]
-    scores = [f"{kind}:{name}" for kind in ("iou", "f1") for name in dict.fromkeys(classes)]
-    rest = {key for row in rows for key in row} - {*FIRST, *scores, *LAST}
-    return [*FIRST, *scores, *sorted(rest), *LAST]

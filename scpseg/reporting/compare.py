@@ -9,7 +9,7 @@ from typing import Any
 from scpseg.benchmarks import BENCHMARKS
 from scpseg.reporting.published import title_of
 from scpseg.reporting.statistics import estimate
-from scpseg.reporting.tables import Cell, Field, Table, mebibytes, points, render, share, table_of, words
+from scpseg.reporting.tables import Cell, Column, Table, mebibytes, points, render, share, table_of, words
 
 Key = tuple[str, str]
 """Benchmark and method."""
@@ -54,7 +54,7 @@ def changed(sides: Sequence[Side]) -> Table:
 
     keys = dict.fromkeys(key for side in sides for key in side.params)
     differing = [key for key in keys if len({str(side.params.get(key)) for side in sides}) > 1]
-    fields: list[Field[str]] = [words("parameter", str), *(words(side.name, of(side)) for side in sides)]
+    fields: list[Column[str]] = [words("parameter", str), *(words(side.name, of(side)) for side in sides)]
     return table_of("changed", "Changed parameters", fields, differing)
 
 
@@ -79,14 +79,14 @@ def results(sides: Sequence[Side]) -> Table:
 
         return cell
 
-    fields: list[Field[Key]] = [
+    fields: list[Column[Key]] = [
         words("benchmark", lambda key: BENCHMARKS[key[0]].title if key[0] in BENCHMARKS else key[0]),
         words("method", lambda key: title_of(key[1])),
     ]
     for side in sides:
-        fields.append(Field(f"{side.name}: mean IoU %", score(side)))
-        fields += [] if side is first else [Field(f"{side.name} − {first.name}", change(side), key=f"to-{side.name}")]
-    fields += [Field(f"{side.name}: profiled MiB", memory(side)) for side in sides]
+        fields.append(Column(f"{side.name}: mean IoU %", score(side)))
+        fields += [] if side is first else [Column(f"{side.name} − {first.name}", change(side), key=f"to-{side.name}")]
+    fields += [Column(f"{side.name}: profiled MiB", memory(side)) for side in sides]
     keys = dict.fromkeys((row["benchmark"], row["method"]) for side in sides for row in side.rows)
     return table_of("results", "Scores and memory", fields, keys)
 

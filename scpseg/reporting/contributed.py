@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from scpseg.benchmarks import BENCHMARKS
 from scpseg.errors import UserError
 from scpseg.files import write_text
-from scpseg.reporting.tables import Field, Table, mebibytes, number, table_of, text, words
+from scpseg.reporting.tables import Column, Table, mebibytes, number, table_of, text, words
 from scpseg.validation import nearest
 
 MAPS, REPORTED, MEASURED = "label maps handed in", "reported by its authors", "measured around a command"
@@ -140,15 +140,15 @@ def contributed_table(folder: Path) -> Table | None:
     Raises:
         UserError: see `read_contributed`.
     """
-    fields: list[Field[Row]] = [
+    fields: list[Column[Row]] = [
         words("benchmark", lambda row: BENCHMARKS[row["benchmark"]].title),
-        Field("method", lambda row: text(row["method"], row["note"]), left=True),
+        Column("method", lambda row: text(row["method"], row["note"]), left=True),
         words("what was handed in", lambda row: row["kind"]),
-        *(Field(title, lambda row, name=name: number(100 * float(row[name]) if row[name] else None, 2))  # type: ignore[misc]
+        *(Column(title, lambda row, name=name: number(100 * float(row[name]) if row[name] else None, 2))  # type: ignore[misc]
           for title, name in zip(("mean IoU %", "mean F1 %", "accuracy %"), SHARES, strict=True)),
-        Field("memory MiB", lambda row: mebibytes(float(row["memory_mib"]) if row["memory_mib"] else None)),
+        Column("memory MiB", lambda row: mebibytes(float(row["memory_mib"]) if row["memory_mib"] else None)),
         words("measured by", lambda row: row["memory_kind"]),
-        Field("images", lambda row: text(row["images"])),
+        Column("images", lambda row: text(row["images"])),
         words("split", lambda row: f"{row['split_list']} {row['split']}".strip()),
         *(words(name, lambda row, name=name: row[name]) for name in ("hardware", "code", "revision")),  # type: ignore[misc]
     ]  # fmt: skip

@@ -21,6 +21,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+from matplotlib.transforms import Bbox
 
 from scpseg.benchmarks import get_benchmark
 from scpseg.files import replacing
@@ -203,54 +204,68 @@ def memory_axis(axes: Axes, values: Sequence[float]) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
 
 
-def percent_axis(name: str) -> str:
-    """'mIoU' as 'mIoU (%)', 'building IoU' as 'Building IoU (%)'."""
-    return f"{name if name == 'mIoU' else name[0].upper() + name[1:]} (%)"
-
-
 def label_points(
-    axes: Axes,
-    points: Sequence[tuple[float, float, str]],
-    avoid: Sequence[tuple[float, float]] = (),
-    size: float = FONT - 2,
+    axes: Axes, points: Sequence[tuple[float, float, str]], avoid: Sequence[tuple[float, float]] = ()
 ) -> list[str]:
     """Write each name right of its point, or else left, above or below, where it covers no name or point.
 
     Names without a free position are omitted: the table has them. `avoid` are additional points. Returns the names that
     were written.
     """
-    if not points:
-        return []
     figure = axes.get_figure(root=True)
     assert isinstance(figure, Figure)
     figure.draw_without_rendering()
-    size, scale, frame = FONT - 2, DPI / 72, axes.get_window_extent()
-    places = axes.transData.transform([(x, y) for x, y, _ in points])
-    others = axes.transData.transform(np.reshape(list(avoid), (-1, 2)))
-    taken = [(x - 2 * scale, y - 2 * scale, x + 2 * scale, y + 2 * scale) for x, y in places]
-    taken += [(x - 4 * scale, y - 4 * scale, x + 4 * scale, y + 4 * scale) for x, y in others]
-    written = []
-    for (x, y), (at, up, name) in zip(places, points, strict=True):
-        width, height, gap = 0.62 * size * scale * len(name), 1.1 * size * scale, 3.5 * scale
-        for left, bottom, ha, va, offset in (
-            (x + gap, y - height / 2, "left", "center_baseline", (3.5, 0)),
-            (x - gap - width, y - height / 2, "right", "center_baseline", (-3.5, 0)),
-            (x - width / 2, y + gap, "center", "bottom", (0, 3.0)),
-            (x - width / 2, y - gap - height, "center", "top", (0, -3.0)),
+    frame, written, taken = axes.get_window_extent(), list[str](), list[Bbox]()
+    for x, y, reach in (*((x, y, 2) for x, y, _ in points), *((x, y, 4) for x, y in avoid)):
+        taken.append(Bbox([axes.transData.transform((x, y))] * 2).padded(reach * DPI / 72))
+    for x, y, name in points:
+        for offset, ha, va in (
+            ((3.5, 0.0), "left", "center_baseline"),
+            ((-3.5, 0.0), "right", "center_baseline"),
+            ((0.0, 3.0), "center", "bottom"),
+            ((0.0, -3.0), "center", "top"),
         ):
-            box = (left, bottom, left + width, bottom + height)
-            inside = box[0] > frame.x0 and box[1] > frame.y0 and box[2] < frame.x1 and box[3] < frame.y1
-            if inside and not any(_meet(box, other) for other in taken):
-                axes.annotate(name, (at, up), xytext=offset, textcoords="offset points", ha=ha, va=va, fontsize=size,
-                              color=MUTED)  # fmt: skip
+            label = axes.annotate(name, (x, y), xytext=offset, textcoords="offset points", ha=ha, va=va,
+                                  fontsize=FONT - 2, color=MUTED)  # fmt: skip
+            box = label.get_window_extent()
+            inside = frame.x0 < box.x0 and box.x1 < frame.x1 and frame.y0 < box.y0 and box.y1 < frame.y1
+            if inside and not any(box.overlaps(other) for other in taken):
                 taken.append(box)
                 written.append(name)
                 break
+            label.remove()
     return written
 
 
-def _meet(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+def nest(axes: Axes, marks: Sequence[Line2D]) -> None:
+    """Make marks that overlap visible without moving them: each is smaller than those below it."""
+    to_panel = axes.transScale + axes.transLimits  # 0..1, whatever the layout will be
+    at = [to_panel.transform(np.asarray(mark.get_xydata())[0]) for mark in marks]
+    near = [[bool((abs(one - other) < OVERLAP).all()) for other in at] for one in at]
+    for place, mark in enumerate(marks):
+        if sum(near[place]) > 1:
+            mark.set_markersize(max(9.0 - 3.0 * sum(near[place][:place]), 2.5))
+
+
+def legend(figure: Figure, grid: Sequence[Axes], loc: Any, ncols: int) -> None:
+    """One legend for all panels, each name once, rows of equal length; empty panels are hidden."""
+    entries: dict[str, Any] = {}
+    for axes in grid:
+        handles, labels = axes.get_legend_handles_labels()
+        entries |= dict(zip(labels, handles, strict=True))
+        if not axes.has_data():
+            axes.set_axis_off()
+    ncols = math.ceil(len(entries) / math.ceil(len(entries) / ncols))
+    made = figure.legend(list(entries.values()), list(entries), loc=loc, ncols=ncols, handletextpad=0.4,
+                         handlelength=1.2, columnspacing=1.2, labelspacing=0.45, borderaxespad=0.2)  # fmt: skip
+    for handle in made.legend_handles:
+        if isinstance(handle, Line2D) and handle.get_markersize() > 5:
+            handle.set_markersize(6.5)
+
+
+def mark_synthetic(axes: Axes) -> None:
+    """Say in a panel that its scores are of synthetic scenes."""
+    axes.set_title("synthetic scenes", loc="right", fontweight="normal", fontsize=FONT - 1, color=MUTED)
 
 
 Group = tuple[Sequence[Line], Sequence[Published]]
@@ -267,14 +282,11 @@ def draw_pareto(groups: Sequence[Group], methods: Sequence[str], path: Path) -> 
         methods: all methods of the report, so that a method looks the same in all figures.
         path: path of the figure without its extension.
     """
-    kept = [
-        ([line for line in lines if line.mean_iou.mean is not None and line.memory], more) for lines, more in groups
-    ]
+    kept = [([line for line in lines if line.score is not None and line.memory], more) for lines, more in groups]
     kept = [(lines, more) for lines, more in kept if one_source([line.memory for line in lines])]
     if not kept:
         return None
-    alone, across, tips = len(kept) == 1, min(2, len(kept)), dict[str, str]()
-    down = math.ceil(len(kept) / across)
+    alone, across, down, tips = len(kept) == 1, min(2, len(kept)), math.ceil(len(kept) / 2), dict[str, str]()
     with style():
         size = (1.3 * COLUMN, 0.92 * COLUMN) if alone else (COLUMN * across, 2.2 * down + 0.4)
         figure, grid = panels(*size, across, down)
@@ -283,139 +295,106 @@ def draw_pareto(groups: Sequence[Group], methods: Sequence[str], path: Path) -> 
         legend(figure, grid, "outside right upper" if alone else "outside lower center", 1 if alone else 6)
         for axes, (lines, more) in zip(grid, kept, strict=False):
             # Names of methods for UHR images are placed first: if space is short, they matter most.
-            named = [(float(row.memory or 0), float(row.miou or 0), row.method) for row in sorted(more, key=_generic)]
-            ours = [(line.memory.mib, 100 * line.mean_iou.mean) for line in lines if line.memory and line.mean_iou.mean]
-            label_points(axes, named, ours)
+            named = [(*_printed(row), row.method) for row in sorted(more, key=lambda row: row.mode != "uhr")]
+            if named:
+                label_points(axes, named, [(x, y) for x, y, _ in _measured(lines)])
         titles = ", ".join(get_benchmark(lines[0].benchmark).title for lines, _ in kept)
-        return save(
-            figure, path, f"{titles}: score against peak memory, one point per method, frontier as a line", tips
-        )
+        about = f"{titles}: score against peak memory, one point per method, frontier as a line"
+        return save(figure, path, about, tips)
 
 
-def _generic(row: Published) -> bool:
-    return row.mode != "uhr"
+def _measured(lines: Sequence[Line]) -> list[tuple[float, float, Line]]:
+    """(MiB, score in per cent, line) of lines that have both."""
+    return [(line.memory.mib, 100 * line.score, line) for line in lines if line.memory and line.score is not None]
 
 
-def legend(figure: Figure, grid: Sequence[Axes], loc: Any, ncols: int) -> None:
-    """One legend for all panels, each name once; empty panels are hidden."""
-    entries: dict[str, Any] = {}
-    for axes in grid:
-        handles, labels = axes.get_legend_handles_labels()
-        entries |= dict(zip(labels, handles, strict=True))
-        if not axes.has_data():
-            axes.set_axis_off()
-    ncols = math.ceil(len(entries) / math.ceil(len(entries) / ncols))  # rows of equal length
-    made = figure.legend(list(entries.values()), list(entries), loc=loc, ncols=ncols, handletextpad=0.4,
-                         handlelength=1.2, columnspacing=1.2, labelspacing=0.45, borderaxespad=0.2)  # fmt: skip
-    for handle in made.legend_handles:
-        if isinstance(handle, Line2D) and handle.get_markersize() > 5:
-            handle.set_markersize(6.5)
+def _printed(row: Published) -> tuple[float, float]:
+    """(MB, score in per cent) of a row that has both."""
+    return float(row.memory or "nan"), float(row.miou or "nan")
 
 
 def _pareto(
     axes: Axes, lines: Sequence[Line], hollow: Sequence[Published], looks: Mapping[str, Look], prefix: str
 ) -> dict[str, str]:
     """Draw a panel without names of published points; return the hover texts of its marks by group id."""
-    spec, tips, source = get_benchmark(lines[0].benchmark), {}, one_source([line.memory for line in lines])
-    published = [(float(row.memory or 0), float(row.miou or 0), row.method) for row in hollow]
-    points = [(line.memory.mib, 100 * line.mean_iou.mean, line) for line in lines if line.memory]  # type: ignore[operator]
-    halves = [100 * (line.mean_iou.half or 0.0) for line in lines]
-    marks: list[Line2D] = []
-    worse = dominators({line.method: (x, y) for x, y, line in points})
-    best = sorted((x, y) for x, y, line in points if not worse[line.method])
-    for index, ((x, y, line), half) in enumerate(zip(points, halves, strict=True)):
-        look = looks[line.method]
+    spec, points, tips, marks = get_benchmark(lines[0].benchmark), _measured(lines), dict[str, str](), list[Line2D]()
+    ends, sizes = [y for _, y in map(_printed, hollow)], [x for x, _ in map(_printed, hollow)]
+    for index, (x, y, line) in enumerate(points):
+        look, half, name = looks[line.method], 100 * (line.mean_iou.half or 0.0), f"{prefix}{index}"
         if half:
             axes.errorbar([x], [y], yerr=arms([y], [half]), fmt="none", ecolor=look.colour, elinewidth=0.8,
                           capthick=0.8, capsize=2 + index % 3, zorder=2)  # fmt: skip
-        (mark,) = axes.plot([x], [y], color=look.colour, marker=look.marker, ms=6.5, mec=PAPER, mew=0.6, ls="none",
-                            label=line.title, zorder=3 + index / len(points))  # fmt: skip
-        marks.append(mark)
-        mark.set_gid(f"{prefix}{index}")
-        interval = f" ± {half:.1f}" if half else ""
-        tips[f"{prefix}{index}"] = f"{line.title}: {y:.1f}{interval} %, {x:.0f} MiB"
-    for number, (x, y, name) in enumerate(published):
-        (mark,) = axes.plot([x], [y], color=MUTED, marker="o", ms=3.6, mfc="none", mew=0.8, ls="none", zorder=1.5,
-                            label="published" if number == 0 else None)  # fmt: skip
-        mark.set_gid(f"{prefix}hollow{number}")
-        tips[f"{prefix}hollow{number}"] = f"{name}, published: {y:.1f} %, {x:.0f} MB"
-    memory_axis(axes, [x for x, *_ in (*points, *published)])
-    # Right and up: the best score for at most this memory.
-    low, high = axes.get_xlim()
-    xs, ys = [x for x, _ in best], [y for _, y in best]
-    axes.plot([xs[0], *xs, high], [-1e3, *ys, ys[-1]], color=MUTED, lw=1.0, drawstyle="steps-post", zorder=1)
-    axes.set_xlim(low, high)
-    ends = [y + sign * half for (_, y, _), half in zip(points, halves, strict=True) for sign in (1, -1)]
-    ends += [y for _, y, _ in published]
+        marks += axes.plot([x], [y], color=look.colour, marker=look.marker, ms=6.5, mec=PAPER, mew=0.6, ls="none",
+                           label=line.title, zorder=3 + index / len(points), gid=name)  # fmt: skip
+        tips[name] = f"{line.title}: {y:.1f}{f' ± {half:.1f}' if half else ''} %, {x:.0f} MiB"
+        ends, sizes = [*ends, y - half, y + half], [*sizes, x]
+    for number, row in enumerate(hollow):
+        name, (x, y) = f"{prefix}hollow{number}", _printed(row)
+        axes.plot([x], [y], color=MUTED, marker="o", ms=3.6, mfc="none", mew=0.8, ls="none", zorder=1.5, gid=name,
+                  label=None if number else "published")  # fmt: skip
+        tips[name] = f"{row.method}, published: {y:.1f} %, {x:.0f} MB"
+    memory_axis(axes, sizes)
     axes.set_ylim(*room(min(ends), max(ends), 4.0))
     nest(axes, marks)
+    # Right and up: the best score for at most this memory.
+    worse = dominators({line.method: (x, y) for x, y, line in points})
+    xs, ys = zip(*sorted((x, y) for x, y, line in points if not worse[line.method]), strict=True)
+    axes.plot([xs[0], *xs, axes.get_xlim()[1]], [-1e3, *ys, ys[-1]], color=MUTED, lw=1, drawstyle="steps-post",
+              zorder=1, scalex=False, scaley=False)  # fmt: skip
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     axes.set_title(spec.title)
     if all(row["synthetic"] for line in lines for row in line.done):
-        axes.set_title("synthetic scenes", loc="right", fontweight="normal", fontsize=FONT - 1, color=MUTED)
-    axes.set_xlabel(AXES[source or ""])
-    axes.set_ylabel(percent_axis(spec.mean_name))
+        mark_synthetic(axes)
+    axes.set_xlabel(AXES[one_source([line.memory for line in lines]) or ""])
+    axes.set_ylabel(f"{spec.mean_name[0].upper() if ' ' in spec.mean_name else 'm'}{spec.mean_name[1:]} (%)")
     return tips
 
 
-def nest(axes: Axes, marks: Sequence[Line2D]) -> None:
-    """Make marks that overlap visible without moving them: each is smaller than those below it."""
-    to_panel = axes.transScale + axes.transLimits  # 0..1, whatever the layout will be
-    at = [to_panel.transform((float(mark.get_xdata()[0]), float(mark.get_ydata()[0]))) for mark in marks]  # type: ignore[index,arg-type]
-    near = [[bool((abs(one - other) < OVERLAP).all()) for other in at] for one in at]
-    for place, mark in enumerate(marks):
-        if sum(near[place]) > 1:
-            mark.set_markersize(max(9.0 - 3.0 * sum(near[place][:place]), 2.5))
-
-
 def draw_curves(lines: Sequence[Line], results: Path, methods: Sequence[str], path: Path) -> Drawn | None:
-    """Training loss of every method on one benchmark, one line per seed; None without histories."""
-    found = [(line, row, curve(results, row)) for line in lines for row in line.done]
-    found = [(line, row, records) for line, row, records in found if len(records) > 1]
+    """Training loss of every method on one benchmark, one line per seed and phase; None without histories."""
+    found = [(line, curve(results, row)) for line in lines for row in line.done]
+    found = [(line, records) for line, records in found if len(records) > 1]
     if not found:
         return None
-    looks, named = looks_of(methods), set()
+    title = f"{get_benchmark(lines[0].benchmark).title}: training loss"
     with style():
         figure, (axes,) = panels(1.3 * COLUMN, 0.75 * COLUMN)
-        for line, _, records in found:
-            look = looks[line.method]
+        for line, records in found:
+            look = looks_of(methods)[line.method]
             for _, phase in itertools.groupby(records, lambda record: record.get("phase")):  # a loss of its own
                 steps, losses = zip(*((int(r["iteration"]), float(r["total"] or "nan")) for r in phase), strict=True)
-                label = None if line.method in named else line.title
-                named.add(line.method)
                 axes.plot(steps, losses, color=look.colour, lw=0.9, ls="--" if look.marker == "X" else "-", alpha=0.85,
-                          marker="." if len(steps) == 1 else "", label=label)  # fmt: skip
+                          marker="." if len(steps) == 1 else "", label=line.title)  # fmt: skip
         axes.set_yscale("log")
         log_ticks(axes.yaxis, *axes.get_ylim())
-        axes.set_title(f"{get_benchmark(lines[0].benchmark).title}: training loss")
+        axes.set_title(title)
         axes.set_xlabel("training step")
         axes.set_ylabel("loss (each method's own)")
         legend(figure, [axes], "outside right upper", 1)
-        return save(figure, path, f"{get_benchmark(lines[0].benchmark).title}: training loss over the steps")
+        return save(figure, path, f"{title} over the steps")
 
 
 def draw_parts(lines: Sequence[Line], path: Path) -> Drawn | None:
     """Parts of the peak memory, one stacked bar per method; None if no part is known."""
-    shown = [line for line in lines if line.memory is not None and line.memory.parts]
+    shown = [(line.title, line.memory) for line in lines if line.memory is not None and line.memory.parts]
     if not shown:
         return None
-    names = list(dict.fromkeys(name for line in shown for name, _ in line.memory.parts))  # type: ignore[union-attr]
+    names = list(dict.fromkeys(name for _, peak in shown for name, _ in peak.parts))
+    title = get_benchmark(lines[0].benchmark).title
     with style():
         figure, (axes,) = panels(1.3 * COLUMN, 0.55 + 0.2 * len(shown))
         left = np.zeros(len(shown))
-        for place, name in enumerate(names):
-            wide = np.array([dict(line.memory.parts).get(name, 0.0) for line in shown])  # type: ignore[union-attr]
-            axes.barh(
-                range(len(shown)), wide, left=left, height=0.62, color=OTHERS[place % len(OTHERS)].colour, label=name
-            )
+        for name, look in zip(names, itertools.cycle(OTHERS), strict=False):
+            wide = np.array([dict(peak.parts).get(name, 0.0) for _, peak in shown])
+            axes.barh(range(len(shown)), wide, left=left, height=0.62, color=look.colour, label=name)
             left += wide
-        axes.set_yticks(range(len(shown)), [line.title for line in shown])
+        axes.set_yticks(range(len(shown)), [name for name, _ in shown])
         axes.set_ylim(len(shown) - 0.4, -0.6)
         axes.grid(visible=False, axis="y")
-        axes.set_title(get_benchmark(lines[0].benchmark).title)
-        axes.set_xlabel(AXES[shown[0].memory.source])  # type: ignore[union-attr]
-        legend(figure, [axes], "outside upper right", len(names))
-        return save(figure, path, f"{get_benchmark(lines[0].benchmark).title}: what peak memory is made of")
+        axes.set_title(title)
+        axes.set_xlabel(AXES[shown[0][1].source])
+        legend(figure, [axes], "outside right upper", 1)
+        return save(figure, path, f"{title}: what peak memory is made of")
 
 
 def draw_timelines(traces: Sequence[tuple[Line, Row]], methods: Sequence[str], path: Path) -> Drawn | None:
@@ -424,19 +403,17 @@ def draw_timelines(traces: Sequence[tuple[Line, Row]], methods: Sequence[str], p
     benchmarks = list(dict.fromkeys(line.benchmark for line, _ in sampled))
     if not benchmarks:
         return None
-    looks, across = looks_of(methods), min(2, len(benchmarks))
-    down = math.ceil(len(benchmarks) / across)
+    across, down = min(2, len(benchmarks)), math.ceil(len(benchmarks) / 2)
     with style():
         figure, grid = panels(COLUMN * across, 1.7 * down + 0.4, across, down)
         for axes, benchmark in zip(grid, benchmarks, strict=False):
             most = 1
-            for line, record in sampled:
-                if line.benchmark == benchmark:
-                    # The last sample was taken at the end of the measurement, so its time is that of all images.
-                    most = max(most, record["repeats"])
-                    scale = record["repeats"] / max(record["timeline"][-1][0], 1e-9)
-                    xs, ys = zip(*((at * scale, used / MIB) for at, used in record["timeline"]), strict=True)
-                    axes.plot(xs, ys, color=looks[line.method].colour, lw=0.8, label=line.title)
+            for line, record in (pair for pair in sampled if pair[0].benchmark == benchmark):
+                # The last sample was taken at the end of the measurement, so its time is that of all images.
+                most = max(most, record["repeats"])
+                scale = record["repeats"] / max(record["timeline"][-1][0], 1e-9)
+                xs, ys = zip(*((at * scale, used / MIB) for at, used in record["timeline"]), strict=True)
+                axes.plot(xs, ys, color=looks_of(methods)[line.method].colour, lw=0.8, label=line.title)
             axes.set_title(get_benchmark(benchmark).title)
             axes.set_xlim(0, most)
             axes.set_ylim(bottom=0)

@@ -14,11 +14,13 @@ AXES = {
     "computed": "Peak memory at real size (MiB, computed: live tensors)",
 }
 """Source of a peak -> label of the axis."""
+Cell = tuple[str, str]
+"""Benchmark and method."""
 
 
 @dataclass(frozen=True)
 class Peak:
-    """Peak memory of whole-image inference at the benchmark's real size.
+    """Peak memory in MiB of whole-image inference at the benchmark's real size.
 
     Attributes:
         mib: peak in MiB.
@@ -31,10 +33,6 @@ class Peak:
     source: str
     parts: tuple[tuple[str, float], ...] = ()
     training: float | None = None
-
-
-Cell = tuple[str, str]
-"""Benchmark and method."""
 
 
 def read_peaks(results: Path) -> tuple[dict[Cell, Peak], dict[Cell, str]]:
@@ -53,15 +51,14 @@ def read_peaks(results: Path) -> tuple[dict[Cell, Peak], dict[Cell, str]]:
     reasons: dict[Cell, str] = {}
     for record in records:
         cell, total = (record["benchmark"], record["method"]), record["memory"].get("computed")
-        if record["workload"] == TRAINING and total:
-            steps[cell] = max(steps.get(cell, 0.0), total / MIB)
-        elif record["workload"] == INFERENCE and record["status"] == "ok" and total:
-            found = record.get("parts") or {}
-            parts = tuple((name, found[name] / MIB) for name in sorted(found, reverse=True))  # weights first
-            peaks[cell] = Peak(total / MIB, "computed", parts)
-        elif record["workload"] == INFERENCE:
+        if record["workload"] == TRAINING:
+            steps[cell] = max(steps.get(cell, 0.0), (total or 0) / MIB)
+        elif record["status"] == "ok" and total:
+            parts = sorted((record.get("parts") or {}).items(), reverse=True)  # weights first
+            peaks[cell] = Peak(total / MIB, "computed", tuple((name, size / MIB) for name, size in parts))
+        else:
             reasons[cell] = f"memory not computed: {record.get('reason') or record['status']}"
-    peaks = {cell: replace(peak, training=steps.get(cell)) for cell, peak in peaks.items()}
+    peaks = {cell: replace(peak, training=steps.get(cell) or None) for cell, peak in peaks.items()}
     measured = _measured(results / "reference", {_network(record) for record in records})
     for benchmark in {benchmark for benchmark, _ in measured}:
         cells = [cell for cell in {*peaks, *reasons} if cell[0] == benchmark]
@@ -74,13 +71,12 @@ def read_peaks(results: Path) -> tuple[dict[Cell, Peak], dict[Cell, str]]:
 def _measured(folder: Path, networks: Collection[tuple[str, ...]]) -> dict[Cell, Peak]:
     """Process memory from NVML for inference at real sizes; only of `networks`, if there are any."""
     found: dict[Cell, Peak] = {}
-    for _, records in read_references(folder):
-        for record in records:
-            real = record.get("height") == get_benchmark(record["benchmark"]).side
-            size = record["memory"].get("nvml_process")
-            same = not networks or _network(record) in networks
-            if record["workload"] == INFERENCE and record["status"] == "ok" and real and size and same:
-                found.setdefault((record["benchmark"], record["method"]), Peak(size / MIB, "nvml"))
+    for record in (record for _, records in read_references(folder) for record in records):
+        real = record.get("height") == get_benchmark(record["benchmark"]).side
+        size = record["memory"].get("nvml_process")
+        same = not networks or _network(record) in networks
+        if record["workload"] == INFERENCE and record["status"] == "ok" and real and size and same:
+            found.setdefault((record["benchmark"], record["method"]), Peak(size / MIB, "nvml"))
     return found
 
 

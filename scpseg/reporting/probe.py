@@ -20,7 +20,7 @@ from scpseg.reporting.figures import COLUMN, FONT, MUTED, Drawn, arms, looks_of,
 from scpseg.reporting.published import title_of
 from scpseg.reporting.statistics import Estimate, estimate
 from scpseg.reporting.summary import Line, records
-from scpseg.reporting.tables import Field, Table, mebibytes, points, render, share, table_of, words
+from scpseg.reporting.tables import Column, Table, mebibytes, points, render, share, table_of, words
 
 PROBE = "probe"
 CHANCE = 0.5
@@ -235,22 +235,22 @@ def _span(curve: Curve, some: Sequence[int]) -> dict[str, str] | None:
 
 def distance_table(found: Sequence[Curve]) -> Table:
     """Accuracy in centred windows by the cue's distance."""
-    fields: list[Field[Curve]] = [words("method", lambda curve: title_of(curve.method))]
-    fields += [Field(f"{d} px", lambda curve, d=d: share(curve.centred[d])) for d in found[0].centred]  # type: ignore[misc]
+    fields: list[Column[Curve]] = [words("method", lambda curve: title_of(curve.method))]
+    fields += [Column(f"{d} px", lambda curve, d=d: share(curve.centred[d])) for d in found[0].centred]  # type: ignore[misc]
     return table_of("probe-distance", "Accuracy (%) in centred windows by the cue's distance in pixels", fields, found)
 
 
 def result_table(found: Sequence[Curve]) -> Table:
     """Inputs, memory and accuracy of each method."""
-    fields: list[Field[Curve]] = [
+    fields: list[Column[Curve]] = [
         words("method", lambda curve: title_of(curve.method)),
         words("looks at", lambda curve: curve.looks),
-        Field("peak memory MiB", lambda curve: mebibytes(curve.memory)),
-        Field("centred, cue within reach %", lambda curve: share(curve.within)),
-        Field("centred, beyond %", lambda curve: share(curve.beyond)),
-        Field("grid %", lambda curve: share(curve.all_grid)),
-        Field("mIoU %", lambda curve: share(curve.mean_iou)),
-        Field(f"mIoU minus {title_of(BASE)}, points", lambda curve: points(curve.gain)),
+        Column("peak memory MiB", lambda curve: mebibytes(curve.memory)),
+        Column("centred, cue within reach %", lambda curve: share(curve.within)),
+        Column("centred, beyond %", lambda curve: share(curve.beyond)),
+        Column("grid %", lambda curve: share(curve.all_grid)),
+        Column("mIoU %", lambda curve: share(curve.mean_iou)),
+        Column(f"mIoU minus {title_of(BASE)}, points", lambda curve: points(curve.gain)),
     ]
     return table_of("probe-results", "Reach, accuracy and memory", fields, found)
 

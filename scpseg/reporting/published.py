@@ -11,7 +11,7 @@ from scpseg.benchmarks import get_benchmark
 
 PAPER = "Liu et al., Squeezing Context into Patches, IJCAI 2025, doi 10.24963/IJCAI.2025/179"
 REMARKS: dict[tuple[str, str, str], str] = {
-    ("potsdam", "SCPSeg", "deeplabv3plus-resnet18"): "The mF1 of 87.5 is as printed; an mF1 cannot lie below its mIoU "
+    ("potsdam", "SCPSeg", "deeplabv3plus-resnet18"): "The mF1 of 87.5 is as printed; an mF1 cannot be below its mIoU "
     "(87.6), so it is probably a slip.",
     ("deepglobe", "SCPSeg", "deeplabv3plus-resnet18"): "The paper counts 455/142/206 images for train/val/test where "
     "the lists it cites have 454/207/142, so its figure may come from other test images than ours.",
@@ -73,35 +73,39 @@ def _half_unit(text: str) -> float:
 
 
 @cache
+def read_table(name: str) -> tuple[dict[str, str], ...]:
+    """Rows of a file in published/."""
+    with resources.files("scpseg.reporting").joinpath("published", name).open(encoding="utf-8") as stream:
+        return tuple(csv.DictReader(stream))
+
+
+@cache
+def _rows(name: str) -> tuple[Published, ...]:
+    return tuple(
+        Published(
+            benchmark=row["benchmark"],
+            method=row["method"],
+            segmenter=row["segmenter"],
+            mode=row["mode"],
+            miou=row["miou"] or None,
+            mf1=row["mf1"] or None,
+            accuracy=row["acc"] or None,
+            memory=row["memory_mb"] or None,
+            source=row.get("source") or PAPER,
+            note=row.get("remark") or None,
+        )
+        for row in read_table(name)
+    )
+
+
 def published() -> tuple[Published, ...]:
     """All rows of tables 1-4 of the SCPSeg paper, digits as printed."""
     return _rows("main_results.csv")
 
 
-@cache
 def elsewhere() -> tuple[Published, ...]:
     """Rows from other sources: methods for very large images, and rows that differ from the paper's."""
     return _rows("elsewhere.csv")
-
-
-def _rows(name: str) -> tuple[Published, ...]:
-    source = resources.files("scpseg.reporting").joinpath("published", name)
-    with source.open(encoding="utf-8") as stream:
-        return tuple(
-            Published(
-                benchmark=row["benchmark"],
-                method=row["method"],
-                segmenter=row["segmenter"],
-                mode=row["mode"],
-                miou=row["miou"] or None,
-                mf1=row["mf1"] or None,
-                accuracy=row["acc"] or None,
-                memory=row["memory_mb"] or None,
-                source=row.get("source") or PAPER,
-                note=row.get("remark") or None,
-            )
-            for row in csv.DictReader(stream)
-        )
 
 
 def published_row(benchmark: str, method: str, segmenter: str, encoder: str) -> Published | None:
@@ -118,7 +122,11 @@ def published_row(benchmark: str, method: str, segmenter: str, encoder: str) -> 
     return None
 
 
+@cache
+def _titles() -> dict[str, str]:
+    return {row.method.lower(): row.method for row in (*elsewhere(), *published())} | TITLES
+
+
 def title_of(method: str) -> str:
     """Display name of a method: as in papers, or else our name with a capital letter."""
-    known = {row.method.lower(): row.method for row in (*elsewhere(), *published())} | TITLES
-    return known.get(method, method[:1].upper() + method[1:])
+    return _titles().get(method, method[:1].upper() + method[1:])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import math
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -17,8 +19,9 @@ from scpseg.benchmarks import get_benchmark
 from scpseg.files import damaged
 from scpseg.reporting.memory import Peak
 from scpseg.reporting.published import title_of
-from scpseg.reporting.sceptic import flags
+from scpseg.reporting.sceptic import doubts
 from scpseg.reporting.statistics import Counts, Estimate, estimate
+from scpseg.reporting.tables import Cell, mebibytes
 
 Row = dict[str, Any]
 Flag = tuple[str, str]
@@ -26,7 +29,6 @@ Flag = tuple[str, str]
 _FOUND = "seconds weights_hash parameters_training log_every revision steps samples megapixels"
 NOT_SETTINGS = tuple(f"training:{name}" for name in _FOUND.split())
 """Keys of a training's record that are results or descriptions, not settings."""
-_SETTINGS = ("model:", "segmenter:", "inference:", "training:")
 _DATA = ("split", "split_list", "labels", "images")
 _PROFILED = {
     **{name: f"profile_{name}" for name in ("segmenter:name", "segmenter:encoder", "segmenter:output_stride")},
@@ -36,13 +38,9 @@ _PROFILED = {
 """Settings that affect memory and speed, and the columns with their values during the measurement."""
 
 
-DOUBTED = {"mode": "published", "edge": "rate"}
-"""Kind of doubt -> what it is about, if not the score."""
-
-
 @dataclass(frozen=True)
 class Line:
-    """One benchmark and method.
+    """One benchmark and method; `line[column]` is the value in the first row with a result, or else the first row.
 
     Attributes:
         benchmark: name of the benchmark.
@@ -63,10 +61,19 @@ class Line:
     memory: Peak | None
     flags: tuple[Flag, ...]
 
+    def __getitem__(self, column: str) -> Any:
+        """Value of a column, None if there is no such column."""
+        return self.first.get(column)
+
+    @property
+    def done(self) -> list[Row]:
+        """Rows with a result."""
+        return [row for row in self.rows if row["status"] == "ok"]
+
     @property
     def first(self) -> Row:
-        """The first row with a result, else the first row."""
-        return next((row for row in self.rows if row["status"] == "ok"), self.rows[0])
+        """The first row with a result, or else the first row."""
+        return (*self.done, *self.rows)[0]
 
     @property
     def title(self) -> str:
@@ -74,23 +81,32 @@ class Line:
         return title_of(self.method)
 
     @property
-    def done(self) -> list[Row]:
-        """Rows with a result."""
-        return [row for row in self.rows if row["status"] == "ok"]
+    def score(self) -> float | None:
+        """Mean IoU, 0..1, mean over the seeds."""
+        return self.mean_iou.mean
 
-    def mean(self, column: str) -> float | None:
-        """Mean over seeds of a numeric column, None if no row has a value."""
-        found = [float(row[column]) for row in self.rows if is_number(row.get(column))]
-        return float(np.mean(found)) if found else None
+    def mean(self, *columns: str) -> float | None:
+        """Mean over seeds of the first of these columns with numbers, None if none has any."""
+        found = ([float(row[name]) for row in self.rows if is_number(row.get(name))] for name in columns)
+        return next((fmean(values) for values in found if values), None)
 
     def of(self, column: str) -> tuple[str, ...]:
         """Remarks on the numbers in this column."""
         return tuple(text for where, text in self.flags if where == column)
 
+    def memory_cell(self) -> Cell:
+        """Memory at real size as a cell of a table."""
+        return mebibytes(self.memory.mib if self.memory else None, self.of("memory"))
+
 
 def is_number(value: Any) -> bool:
-    """Whether a cell is a number; booleans are not."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and bool(np.isfinite(value))
+    """Whether a cell is a finite number; booleans are not."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_setting(key: str) -> bool:
+    """Whether a column is a setting of a run."""
+    return key.startswith(("model:", "segmenter:", "training:", "inference:")) and not key.startswith(NOT_SETTINGS)
 
 
 def records(frame: pd.DataFrame) -> list[Row]:
@@ -110,30 +126,20 @@ def summarise(
         peaks: (benchmark, method) -> memory at the real size.
         unknown: (benchmark, method) -> reason why it is unknown.
     """
-    rows = records(frame)
+    rows, lines = records(frame), []
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["benchmark"], row["method"]), []).append(row)
     usual = {what: common(device(row, what) for row in rows) for what in ("environment", "profile_environment")}
-    lines = []
-    for benchmark, method in dict.fromkeys((row["benchmark"], row["method"]) for row in rows):
-        mine = [row for row in rows if (row["benchmark"], row["method"]) == (benchmark, method)]
-        found = [*_gaps(mine), *_settings(mine), *_hardware(mine, usual)]
-        found += [(DOUBTED.get(doubt.kind, "mean_iou"), doubt.text) for doubt in flags(mine)]
+    for (benchmark, method), mine in groups.items():
+        found = [*_gaps(mine), *_settings(mine), *_hardware(mine, usual), *doubts(mine)]
         why = (unknown or {}).get((benchmark, method))
-        lines.append(
-            Line(
-                benchmark=benchmark,
-                method=method,
-                rows=tuple(mine),
-                mean_iou=estimate(row["mean_iou"] for row in mine),
-                mean_f1=estimate(row["mean_f1"] for row in mine),
-                accuracy=estimate(row["accuracy"] for row in mine),
-                iou={
-                    cls.name: estimate(row.get(f"iou:{cls.name}") for row in mine)
-                    for cls in get_benchmark(benchmark).classes
-                },
-                memory=(peaks or {}).get((benchmark, method)),
-                flags=tuple(dict.fromkeys([*found, *([("memory", why)] if why else [])])),
-            )
-        )
+        score, f1, accuracy = (estimate(row[name] for row in mine) for name in ("mean_iou", "mean_f1", "accuracy"))
+        classes = [cls.name for cls in get_benchmark(benchmark).classes]
+        iou = {name: estimate(row.get(f"iou:{name}") for row in mine) for name in classes}
+        flags = tuple(dict.fromkeys([*found, *([("memory", why)] if why else [])]))
+        peak = (peaks or {}).get((benchmark, method))
+        lines.append(Line(benchmark, method, tuple(mine), score, f1, accuracy, iou, peak, flags))
     return lines
 
 
@@ -149,67 +155,49 @@ def common(devices: Iterable[str | None]) -> str | None:
     return counts.most_common(1)[0][0] if counts else None
 
 
-def _seeds(rows: Sequence[Row], of: int) -> str:
-    """'seeds 1, 2: ', or '' if all of several seeds are concerned."""
-    names = ", ".join(str(row["seed"]) for row in rows)
-    return "" if len(rows) == of > 1 else f"seed{'s' * (len(rows) > 1)} {names}: "
+def _gaps(rows: Sequence[Row]) -> Iterator[Flag]:
+    """Runs and figures that are missing, with the reason and, unless all of several seeds are concerned, the seeds."""
+    texts: dict[str, list[str]] = {}
+    for row in rows:
+        if row["status"] != "ok":
+            texts.setdefault(f"{row['status']}: {row['reason']}", []).append(str(row["seed"]))
+        elif row["mean_iou"] is None:
+            texts.setdefault("no scored class occurs in the images", []).append(str(row["seed"]))
+        if row["absent"]:
+            text = f"in neither ground truth nor prediction, left out of the mean: {row['absent']}"
+            texts.setdefault(text, []).append(str(row["seed"]))
+    for text, seeds in texts.items():
+        those = "" if len(seeds) == len(rows) > 1 else f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}: "
+        yield "mean_iou", those + text
+    status, reason = rows[0]["profile_status"], rows[0]["profile_reason"]
+    if status != "ok" or reason:
+        what = {"oom": "out of memory", "ok": "memory not measured"}.get(status, status)
+        yield "seconds", f"memory and speed {what}: {reason}"
 
 
-def _gaps(rows: Sequence[Row]) -> list[Flag]:
-    """Runs and figures that are missing, with the reason."""
-    found: list[Flag] = []
-    for status, reason in dict.fromkeys((row["status"], row["reason"]) for row in rows if row["status"] != "ok"):
-        mine = [row for row in rows if (row["status"], row["reason"]) == (status, reason)]
-        found.append(("mean_iou", f"{_seeds(mine, len(rows))}{status}: {reason}"))
-    for absent in dict.fromkeys(row["absent"] for row in rows if row["absent"]):
-        mine = [row for row in rows if row["absent"] == absent]
-        text = f"in neither ground truth nor prediction, left out of the mean: {absent}"
-        found.append(("mean_iou", _seeds(mine, len(rows)) + text))
-    empty = [row for row in rows if row["status"] == "ok" and row["mean_iou"] is None]
-    if empty:
-        found.append(("mean_iou", f"{_seeds(empty, len(rows))}no scored class occurs in the images"))
-    first = rows[0]
-    if first["profile_status"] != "ok" or first["profile_reason"]:
-        what = {"oom": "out of memory", "ok": "memory not measured"}.get(
-            first["profile_status"], first["profile_status"]
-        )
-        found.append(("seconds", f"memory and speed {what}: {first['profile_reason']}"))
-    return found
-
-
-def _settings(rows: Sequence[Row]) -> list[Flag]:
+def _settings(rows: Sequence[Row]) -> Iterator[Flag]:
     """Seeds, or a run and its profile, with different settings."""
-    found: list[Flag] = []
-    run = [row for row in rows if row["status"] == "ok"]
-    for key in rows[0]:
-        if key in _DATA or (key.startswith(_SETTINGS) and not key.startswith(NOT_SETTINGS)):
-            values = list(dict.fromkeys(row[key] for row in run))
-            if len(values) > 1:
-                found.append(("mean_iou", f"seeds differ in {key.replace(':', ' ')}: {', '.join(map(str, values))}"))
-    first = rows[0]
-    pairs = {key: f"profile_{key}" for key in first if key.startswith("model:")} | _PROFILED
-    for key, other in pairs.items():
-        measured = first.get(other)
-        if run and measured is not None and measured != run[0].get(key):
+    run, first = [row for row in rows if row["status"] == "ok"], rows[0]
+    for key in (key for key in first if key in _DATA or is_setting(key)):
+        values = list(dict.fromkeys(row[key] for row in run))
+        if len(values) > 1:
+            yield "mean_iou", f"seeds differ in {key.replace(':', ' ')}: {', '.join(map(str, values))}"
+    for key, other in ({key: f"profile_{key}" for key in first if key.startswith("model:")} | _PROFILED).items():
+        if run and first.get(other) is not None and first[other] != run[0].get(key):
             name = key.removeprefix("model:").replace(":", " ")
-            text = f"profile of other settings: {name} {measured} against {run[0].get(key)}"
-            found.append(("seconds", text))
-    if run and run[0].get("model:recipe") not in (None, "suite"):
-        found.append(
-            ("method", f"recipe {run[0]['model:recipe']}: not the common one, so it takes no part in the ranking")
-        )
-    return found
+            yield "seconds", f"profile of other settings: {name} {first[other]} against {run[0].get(key)}"
+    recipe = run[0].get("model:recipe") if run else None
+    if recipe not in (None, "suite"):
+        yield "method", f"recipe {recipe}: not the common one, so it takes no part in the ranking"
 
 
-def _hardware(rows: Sequence[Row], usual: dict[str, str | None]) -> list[Flag]:
+def _hardware(rows: Sequence[Row], usual: dict[str, str | None]) -> Iterator[Flag]:
     """Rows made on other hardware than most."""
-    found: list[Flag] = []
     if any(device(row, "environment") not in (None, usual["environment"]) for row in rows):
-        found.append(("mean_iou", "trained on other hardware than most rows of this report"))
+        yield "mean_iou", "trained on other hardware than most rows of this report"
     if device(rows[0]) not in (None, usual["profile_environment"]):
         text = "speed and resident memory measured on other hardware, or with another number of threads, than most rows"
-        found.append(("seconds", f"{text}; not comparable with them"))
-    return found
+        yield "seconds", f"{text}; not comparable with them"
 
 
 def curve(results: Path, row: Row) -> list[dict[str, str]]:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import csv
-import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
+import pandas as pd
+
 from scpseg.benchmarks import get_benchmark
 from scpseg.files import write_text
+from scpseg.reporting import tables
 from scpseg.reporting.figures import Drawn, inline
-from scpseg.reporting.published import PAPER, title_of
+from scpseg.reporting.published import PAPER, read_table, title_of
 from scpseg.reporting.statistics import Estimate, estimate
 from scpseg.reporting.summary import common, device
-from scpseg.reporting.tables import DASH, Cell, Column, Table, csv_plain, mebibytes, number, points, render, share, text
-from scpseg.reporting.tables import csv_text as table_csv
+from scpseg.reporting.tables import Cell, Column, Table, mebibytes, number, points, share, table_of, text, words
 from scpseg.reporting.views import environments
 
 SEGMENTERS = {"fcn8s-resnet50": "FCN-8s", "deeplabv3plus-resnet18": "DeepLabv3+"}
@@ -26,19 +26,8 @@ SEGMENTERS = {"fcn8s-resnet50": "FCN-8s", "deeplabv3plus-resnet18": "DeepLabv3+"
 STEPS = {"000": "plain", "100": "+ CSM", "110": "+ SRD", "111": "+ LFA"}
 """csm, srd, lfa of table 6 -> name of the step."""
 PAPER_SEGMENTER = {"sizes": "FCN-8s with ResNet-50"}
-POINT_COLUMNS = (
-    "series",
-    "x",
-    "method",
-    "seed",
-    "status",
-    "reason",
-    "settings",
-    "notes",
-    "experiment",
-    "paper_miou",
-)
 STATUS = {"failed": "failed", "invalid": "not valid", "missing": "not run yet"}
+OTHER = ("measured on other hardware, or with another number of threads, than most rows",)
 Key = tuple[str, str]
 """(series, x)."""
 Kind = Literal["steps", "pairs", "grid", "dots"]
@@ -101,6 +90,31 @@ class Row:
         """(series, x)."""
         return self.series, self.x
 
+    @property
+    def scores(self) -> dict[str, float]:
+        """Mean IoU (0..1) by seed."""
+        return {run["seed"]: float(run["mean_iou"]) for run in self.runs if run["mean_iou"] is not None}
+
+    @property
+    def miou(self) -> Estimate:
+        """Mean over seeds of the mean IoU."""
+        return estimate(self.scores.values())
+
+    @property
+    def memory(self) -> float | None:
+        """Profiled memory in MiB."""
+        return float(self.runs[0]["memory_mib"]) if self.runs and self.runs[0]["memory_mib"] is not None else None
+
+    @property
+    def network(self) -> str | None:
+        """'fcn8s, resnet50'."""
+        return f"{self.runs[0]['segmenter:name']}, {self.runs[0]['segmenter:encoder']}" if self.runs else None
+
+    @property
+    def own_settings(self) -> list[str]:
+        """Settings that are not in the column of the network."""
+        return [setting for setting in self.settings if not setting.startswith("segmenter.")]
+
 
 def tidy(value: Any) -> str:
     """A parameter's value as text: 2.0 as 2, True as true."""
@@ -114,16 +128,6 @@ def short(value: float) -> str:
     return f"{value:.3g}"
 
 
-def scores(row: Row) -> dict[str, float]:
-    """Mean IoU (0..1) by seed."""
-    return {run["seed"]: float(run["mean_iou"]) for run in row.runs if run["mean_iou"] is not None}
-
-
-def miou(row: Row) -> Estimate:
-    """Mean over seeds of the mean IoU."""
-    return estimate(scores(row).values())
-
-
 def difference(row: Row, rows: Sequence[Row]) -> Estimate | None:
     """Mean IoU minus that of the reference row, by seed; None for the reference itself, n = 0 if one is missing.
 
@@ -131,21 +135,13 @@ def difference(row: Row, rows: Sequence[Row]) -> Estimate | None:
     """
     if row.reference is None or row.key == row.reference:
         return None
-    base: dict[str, float] = next((scores(other) for other in rows if other.key == row.reference), {})
-    mine = scores(row)
-    return estimate(mine[seed] - base[seed] for seed in mine if seed in base)
-
-
-def memory(row: Row) -> tuple[float | None, str | None]:
-    """Profiled memory in MiB, and its meter."""
-    if not row.runs or row.runs[0]["memory_mib"] is None:
-        return None, None
-    return float(row.runs[0]["memory_mib"]), str(row.runs[0]["memory_backend"])
+    base: dict[str, float] = next((other.scores for other in rows if other.key == row.reference), {})
+    return estimate(score - base[seed] for seed, score in row.scores.items() if seed in base)
 
 
 def measured_elsewhere(rows: Sequence[Row]) -> list[Row]:
     """Rows whose memory was measured on other hardware or with another number of threads than most rows."""
-    devices = [device(row.runs[0]) if memory(row)[0] is not None else None for row in rows]
+    devices = [device(row.runs[0]) if row.memory is not None else None for row in rows]
     most = common(devices)
     return [row for row, found in zip(rows, devices, strict=True) if found not in (None, most)]
 
@@ -153,62 +149,39 @@ def measured_elsewhere(rows: Sequence[Row]) -> list[Row]:
 @cache
 def published(sweep: str) -> dict[Key, str]:
     """Mean IoU in per cent as printed in the paper, by (series, x); empty if the paper has no such sweep."""
-    found: dict[Key, str] = {}
     if sweep == "components":
-        for row in _table("ablation_components.csv"):
-            step = STEPS[row["csm"] + row["srd"] + row["lfa"]]
-            found[SEGMENTERS[row["segmenter"]], step] = row["miou"]
-    elif sweep == "segmenters":
-        for row in _table("ablation_segmenters.csv"):
-            found["Patch", row["segmenter"]] = row["miou_without"]
-            found["SCPSeg", row["segmenter"]] = row["miou_with"]
-    elif sweep == "sizes":
-        for row in _table("ablation_sizes.csv"):
-            context = float(row["context"]) / float(row["patch"])
-            found[short(float(row["csm_ratio"])), short(context)] = row["miou"]
-    return found
-
-
-def _table(name: str) -> list[dict[str, str]]:
-    source = resources.files("scpseg.reporting").joinpath("published", name)
-    with source.open(encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
+        return {(SEGMENTERS[row["segmenter"]], STEPS[row["csm"] + row["srd"] + row["lfa"]]): row["miou"]
+                for row in read_table("ablation_components.csv")}  # fmt: skip
+    if sweep == "segmenters":
+        return {(series, row["segmenter"]): row[f"miou_{which}"] for row in read_table("ablation_segmenters.csv")
+                for series, which in (("Patch", "without"), ("SCPSeg", "with"))}  # fmt: skip
+    if sweep == "sizes":
+        return {(short(float(row["csm_ratio"])), short(float(row["context"]) / float(row["patch"]))): row["miou"]
+                for row in read_table("ablation_sizes.csv")}  # fmt: skip
+    return {}
 
 
 def csv_text(sweep: Sweep, rows: Sequence[Row]) -> str:
     """One line per row and seed: the point, then all columns of results/summary.csv."""
-    lines = []
+    lines: list[dict[str, Any]] = []
     for row in rows:
-        point = {
-            "series": row.series,
-            "x": row.x,
-            "method": row.method,
-            "status": row.status,
-            "reason": row.reason,
-            "settings": " ".join(row.settings),
-            "notes": "; ".join(row.notes),
-            "experiment": row.experiment,
-            "paper_miou": published(sweep.name).get(row.key, ""),
-        }
-        lines += [{**run, **point} for run in row.runs] or [point]
-    rest = dict.fromkeys(key for line in lines for key in line if key not in POINT_COLUMNS)
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, [*POINT_COLUMNS, *rest], lineterminator="\n", restval="")
-    writer.writeheader()
-    writer.writerows(lines)
-    return stream.getvalue()
+        known: dict[str, Any] = dict.fromkeys(("series", "x", "method", "seed", "status", "reason"))
+        known |= {"settings": " ".join(row.settings), "notes": "; ".join(row.notes), "experiment": row.experiment}
+        known |= {"paper_miou": published(sweep.name).get(row.key, "")}
+        own = {name: getattr(row, name) for name in ("series", "x", "method", "status", "reason")}
+        lines += [known | run | own | {"notes": known["notes"]} for run in row.runs or ({},)]
+    return pd.DataFrame(lines, dtype=object).to_csv(index=False, lineterminator="\n")
 
 
 def write_sweep(sweep: Sweep, rows: Sequence[Row], folder: Path) -> None:
     """Write README.md, runs.csv, table.csv and, if there is a result, NAME.png, .svg and .pdf into `folder`."""
     from scpseg.reporting.sweep_figures import draw_sweep
 
+    table, drawn = sweep_table(sweep, rows), draw_sweep(sweep, rows, folder)
     write_text(folder / "runs.csv", csv_text(sweep, rows))
-    write_text(folder / "table.csv", table_csv(sweep_table(sweep, rows)))
-    drawn = draw_sweep(sweep, rows, folder)
-    for old in {path for kind in ("png", "svg", "pdf") for path in folder.glob(f"*.{kind}")} - set(
-        drawn.files if drawn else ()
-    ):
+    write_text(folder / "table.csv", tables.csv_text(table))
+    pictures = {path for path in folder.iterdir() if path.suffix in (".png", ".svg", ".pdf")}
+    for old in pictures - set(drawn.files if drawn else ()):
         old.unlink()
     write_text(folder / "README.md", sweep_page(sweep, rows, drawn))
 
@@ -216,13 +189,13 @@ def write_sweep(sweep: Sweep, rows: Sequence[Row], folder: Path) -> None:
 def sweep_page(sweep: Sweep, rows: Sequence[Row], drawn: Drawn | None) -> str:
     """The page in Markdown."""
     runs = [run for row in rows for run in row.runs]
-    random = [row for row in rows if any(str(run["segmenter:weights"]).startswith("random") for run in row.runs)]
     done = [row for row in rows if row.runs]
+    random = [row for row in done if any(str(run["segmenter:weights"]).startswith("random") for run in row.runs)]
     commands: dict[str, dict[str, Any]] = {}
     for row in (row for row in rows if row.command):
         found = commands.setdefault(row.experiment, {"points": {}, "command": row.command})
         found["points"][row.x if row.series == title_of(row.method) else f"{row.series}, {row.x}"] = None
-    return render(
+    return tables.render(
         "sweep.md.j2",
         sweep=sweep,
         table=sweep_table(sweep, rows),
@@ -230,9 +203,9 @@ def sweep_page(sweep: Sweep, rows: Sequence[Row], drawn: Drawn | None) -> str:
         run=runs[0] if runs else None,
         title=get_benchmark(runs[0]["benchmark"]).title if runs else "",
         seeds=sorted({run["seed"] for run in runs}, key=int),
-        several=max((miou(row).n for row in done), default=0) > 1,
+        several=max((row.miou.n for row in done), default=0) > 1,
         synthetic=any(run["synthetic"] == "True" for run in runs),
-        random=["All networks"] if len(random) == len(done) else list(dict.fromkeys(map(network, random))),
+        random=["All networks"] if len(random) == len(done) else list(dict.fromkeys(row.network for row in random)),
         missing=len(rows) - len(done),
         rows=len(rows),
         commands=commands,
@@ -244,65 +217,40 @@ def sweep_page(sweep: Sweep, rows: Sequence[Row], drawn: Drawn | None) -> str:
 
 def sweep_table(sweep: Sweep, rows: Sequence[Row]) -> Table:
     """One line per row."""
-    paper = published(sweep.name)
-    several = len({row.series for row in rows}) > 1
-    told = all(setting.partition("=")[0] in f"{row.x} {sweep.axes}" for row in rows for setting in own_settings(row))
+    paper, elsewhere = published(sweep.name), measured_elsewhere(rows)
     mean = next((run["mean_name"] for row in rows for run in row.runs), "mIoU")
-    columns = [Column(f"place{n}", name, left=True) for n, name in enumerate(_place(sweep, *sweep.axes, several))]
-    columns += [] if told else [Column("settings", "settings", left=True)]
-    columns += [
-        Column("network", "network", left=True),
-        Column("sizes", "patch / context / squeezed"),
-        Column("score", f"{mean} %"),
-        Column("difference", "difference", "to the reference row, seed by seed, in points"),
-        Column("seeds", "seeds"),
-        Column("memory", "profiled MiB", "of the profiled image, by the meter of the next column"),
-        Column("meter", "meter", left=True),
-        Column("paper", "paper: mIoU %"),
-    ]
-    elsewhere, lines = measured_elsewhere(rows), []
-    for row in rows:
-        size, meter = memory(row)
+
+    def score(row: Row) -> Cell:
         flags = [note.rstrip(".") for note in row.notes]
         flags += [f"{STATUS[row.status]}: {row.reason.rstrip('.')}"] if row.reason else []
-        other = (
-            ("measured on other hardware, or with another number of threads, than most rows",)
-            if row in elsewhere
-            else ()
-        )
-        score = share(miou(row), flags) if row.status == "ok" else Cell(STATUS[row.status], flags=tuple(flags))
-        change = difference(row, rows)
-        line = [text(part) for part in _place(sweep, row.x, row.series, several)]
-        line += [] if told else [text(", ".join(own_settings(row)))]
-        line += [text(network(row) if row.runs else None), text(_sizes(row)), score]
-        line += [Cell("reference") if change is None else points(change), text(miou(row).n or None)]
-        line += [mebibytes(size, other), text(meter)]
-        line.append(number(float(paper[row.key]) if row.key in paper else None, 1))
-        lines.append(tuple(line))
-    return Table(f"sweep-{sweep.name}", sweep.title, tuple(columns), tuple(lines)).filled
+        return share(row.miou, flags) if row.status == "ok" else Cell(STATUS[row.status], flags=tuple(flags))
 
+    def change(row: Row) -> Cell:
+        found = difference(row, rows)
+        return Cell("reference") if found is None else points(found)
 
-def _place(sweep: Sweep, x: str, series: str, several: bool) -> list[str]:
-    """The first cells of a line; the slowest changing one is first."""
-    if not several:
-        return [x]
-    return [x, series] if sweep.figure in ("pairs", "dots") else [series, x]
+    def sizes(row: Row) -> str | None:
+        kinds = ("patch", "context", "squeezed")
+        return " / ".join(str(row.runs[0].get(f"model:{name}") or tables.DASH) for name in kinds) if row.runs else None
 
-
-def own_settings(row: Row) -> list[str]:
-    """Settings that are not in the column of the network."""
-    return [setting for setting in row.settings if not setting.startswith("segmenter.")]
-
-
-def network(row: Row) -> str:
-    """'fcn8s, resnet50'."""
-    return f"{row.runs[0]['segmenter:name']}, {row.runs[0]['segmenter:encoder']}"
-
-
-def _sizes(row: Row) -> str | None:
-    if not row.runs:
-        return None
-    return " / ".join(str(row.runs[0].get(f"model:{name}") or DASH) for name in ("patch", "context", "squeezed"))
+    x: Column[Row] = words(sweep.axes[0], lambda row: row.x)
+    series: Column[Row] = words(sweep.axes[1], lambda row: row.series)
+    columns = [x, series] if sweep.figure in ("pairs", "dots") else [series, x]  # the slowest changing one is first
+    columns = columns if len({row.series for row in rows}) > 1 else [x]
+    if any(setting.partition("=")[0] not in f"{row.x} {sweep.axes}" for row in rows for setting in row.own_settings):
+        columns.append(words("settings", lambda row: ", ".join(row.own_settings)))
+    columns += [
+        words("network", lambda row: row.network),
+        Column("patch / context / squeezed", sizes),
+        Column(f"{mean} %", score),
+        Column("difference", change, "to the reference row, seed by seed, in points"),
+        Column("seeds", lambda row: row.miou.n or None),
+        Column("profiled MiB", lambda row: mebibytes(row.memory, OTHER if row in elsewhere else ()),
+               "of the profiled image, by the meter of the next column"),
+        words("meter", lambda row: row.runs[0]["memory_backend"] if row.memory is not None else None),
+        Column("paper: mIoU %", lambda row: number(float(paper[row.key]), 1) if row.key in paper else None),
+    ]  # fmt: skip
+    return table_of(f"sweep-{sweep.name}", sweep.title, columns, rows)
 
 
 def finished_sweeps(folder: Path) -> list[dict[str, Any]]:
@@ -313,13 +261,16 @@ def finished_sweeps(folder: Path) -> list[dict[str, Any]]:
             header, *lines = list(csv.reader(stream)) or [[]]
         if not header or any(len(line) != len(header) for line in lines):
             continue  # written by another version; the sweep will write it again
+        name = path.parent.name
         title = (path.parent / "README.md").read_text(encoding="utf-8").partition("\n# ")[2].partition("\n")[0]
-        columns = tuple(Column(f"c{n}", name, left=n < 2) for n, name in enumerate(header))
-        rows = tuple(tuple(text(None if value == DASH else csv_plain(value)) for value in line) for line in lines)
-        svg = "".join(
-            inline(picture.read_text(encoding="utf-8"), path.parent.name, title, {})
-            for picture in sorted(path.parent.glob("*.svg"))[:1]
-        )
-        table = Table(f"sweep-{path.parent.name}", title, columns, rows)
-        found.append({"title": title, "table": table, "figure": Drawn((), title, svg) if svg else None})
+        columns: list[Column[list[str]]] = [
+            Column(title, _cell(n), left=n < 2, key=f"c{n}") for n, title in enumerate(header)
+        ]
+        svg = [inline(path.read_text(encoding="utf-8"), name, title, {}) for path in path.parent.glob("*.svg")]
+        table = table_of(f"sweep-{name}", title, columns, lines)
+        found.append({"title": title, "table": table, "figure": Drawn((), title, svg[0]) if svg else None})
     return found
+
+
+def _cell(place: int) -> Callable[[list[str]], Cell]:
+    return lambda line: text(None if line[place] == tables.DASH else tables.csv_plain(line[place]))

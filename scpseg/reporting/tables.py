@@ -22,20 +22,10 @@ LATEX = {
     "×": r"$\times$", "≥": r"$\ge$", "≤": r"$\le$", "·": r"$\cdot$", "→": r"$\to$", "²": r"$^2$", "↑": r"$\uparrow$",
     "↓": r"$\downarrow$", "<": r"$<$", ">": r"$>$", "|": r"$|$", '"': "''", "[": "{[}", "]": "{]}", "*": "{*}",
 }  # fmt: skip
-"""Escapes for LaTeX; other non-ASCII characters become a question mark."""
+"""Escapes for LaTeX; of other non-ASCII characters, letters of Western languages stay, the rest becomes '?'."""
 FORMULA = re.compile(r"^[=+\-@\t\r](?![\d.]+(\s|$))")
 """First characters of texts that a spreadsheet would evaluate."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column: key (for links and the column picker), title, explanation; `shown` = visible by default."""
-
-    key: str
-    title: str
-    about: str = ""
-    left: bool = False
-    shown: bool = True
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -50,17 +40,37 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Column(Generic[T]):
+    """A column: title, value of an item in it, explanation; `shown` = visible by default, `key` = its name in links.
+
+    A value is a `Cell`, or anything that `text` makes one of.
+    """
+
+    title: str
+    value: Callable[[T], Any] = lambda item: item
+    about: str = ""
+    left: bool = False
+    shown: bool = True
+    key: str = ""
+
+    def __post_init__(self) -> None:
+        """Make the key from the title unless it is set."""
+        made = re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
+        object.__setattr__(self, "key", self.key or made)
+
+
+@dataclass(frozen=True)
 class Table:
-    """Columns and rows; `name` is that of its files and anchor. The flags of its cells are its notes."""
+    """Columns and rows; `name` is that of its files and anchor. `notes` are the flags of its cells in reading order."""
 
     name: str
     caption: str
-    columns: tuple[Column, ...]
+    columns: tuple[Column[Any], ...]
     rows: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...] = field(default=(), init=False)
 
     def __post_init__(self) -> None:
-        """Number the flags in reading order."""
+        """Collect the notes."""
         flags = dict.fromkeys(flag for row in self.rows for cell in row for flag in cell.flags)
         object.__setattr__(self, "notes", tuple(flags))
 
@@ -76,32 +86,37 @@ class Table:
     @property
     def filled(self) -> Table:
         """The table without columns that are empty in all rows; the first column stays."""
-        keep = [
-            place
-            for place in range(len(self.columns))
-            if place == 0 or any(row[place].text != DASH or row[place].flags for row in self.rows)
-        ]
-        return self._only(keep)
+        there = [any(cell != Cell() for cell in cells) for cells in zip(*self.rows, strict=True)]
+        return self._only([place for place, found in enumerate(there) if found or place == 0]) if self.rows else self
 
     def _only(self, keep: Sequence[int]) -> Table:
-        return replace(
-            self,
-            columns=tuple(self.columns[place] for place in keep),
-            rows=tuple(tuple(row[place] for place in keep) for row in self.rows),
-        )
+        rows = tuple(tuple(row[place] for place in keep) for row in self.rows)
+        return replace(self, columns=tuple(self.columns[place] for place in keep), rows=rows)
+
+
+def table_of(name: str, caption: str, columns: Sequence[Column[T]], items: Iterable[T]) -> Table:
+    """One row per item, without empty columns."""
+    rows = [[column.value(item) for column in columns] for item in items]
+    made = (tuple(value if isinstance(value, Cell) else text(value) for value in row) for row in rows)
+    return Table(name, caption, tuple(columns), tuple(made)).filled
+
+
+def words(title: str, value: Callable[[T], Any], about: str = "") -> Column[T]:
+    """A text column, aligned left."""
+    return Column(title, value, about, left=True)
 
 
 def letter(number: int) -> str:
     """0 -> a, 25 -> z, 26 -> aa."""
-    first = "" if number < 26 else letter(number // 26 - 1)
-    return first + string.ascii_lowercase[number % 26]
+    return ("" if number < 26 else letter(number // 26 - 1)) + string.ascii_lowercase[number % 26]
 
 
 def text(value: Any, about: str | None = None) -> Cell:
     """A cell of a plain value; None and '' become a dash."""
+    flags = (about,) if about else ()
     if value is None or value == "":
-        return Cell(flags=(about,) if about else ())
-    return Cell(str(value), value if isinstance(value, (int, float)) else str(value), (about,) if about else ())
+        return Cell(flags=flags)
+    return Cell(str(value), value if isinstance(value, (int, float)) else str(value), flags)
 
 
 def number(value: float | None, digits: int = 1, flags: Iterable[str] = ()) -> Cell:
@@ -109,20 +124,17 @@ def number(value: float | None, digits: int = 1, flags: Iterable[str] = ()) -> C
     return Cell(flags=tuple(flags)) if value is None else Cell(f"{value:.{digits}f}", value, tuple(flags))
 
 
-def share(value: Estimate, flags: Iterable[str] = (), best: bool = False) -> Cell:
+def share(value: Estimate, flags: Iterable[str] = (), best: bool = False, sign: str = "") -> Cell:
     """A share in per cent with its interval: '71.2 ± 0.5' for several seeds."""
     if value.mean is None:
         return Cell(flags=tuple(flags))
     half = "" if value.half is None else f" ± {100 * value.half:.1f}"
-    return Cell(f"{100 * value.mean:.1f}{half}", value.mean, tuple(flags), best)
+    return Cell(f"{100 * value.mean:{sign}.1f}{half}".replace("-", "−"), value.mean, tuple(flags), best)
 
 
 def points(value: Estimate, flags: Iterable[str] = ()) -> Cell:
     """A difference of shares in per cent, with its sign."""
-    if value.mean is None:
-        return Cell(flags=tuple(flags))
-    half = "" if value.half is None else f" ± {100 * value.half:.1f}"
-    return Cell(f"{100 * value.mean:+.1f}{half}".replace("-", "−"), value.mean, tuple(flags))
+    return share(value, flags, sign="+")
 
 
 def mebibytes(value: float | None, flags: Iterable[str] = ()) -> Cell:
@@ -150,12 +162,7 @@ def markdown_text(value: object) -> str:
 def latex_text(value: object) -> str:
     """Escape text for LaTeX."""
     plain = " ".join(str(value).split())
-    return "".join(LATEX.get(sign, sign if sign.isascii() else _letter(sign)) for sign in plain)
-
-
-def _letter(sign: str) -> str:
-    """Keep Latin letters with accents, which LaTeX supports since 2018; replace other characters."""
-    return sign if "À" <= sign <= "ſ" else "?"
+    return "".join(LATEX.get(sign, sign if sign.isascii() or "À" <= sign <= "ſ" else "?") for sign in plain)
 
 
 def csv_field(value: str) -> str:
@@ -204,38 +211,3 @@ def render(template: str, **values: Any) -> str:
 def latex(table: Table) -> str:
     """The table as a LaTeX `table` with booktabs rules."""
     return render("table.tex.j2", table=table.visible)
-
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Field(Generic[T]):
-    """A column and the function for its cells; arguments as in `Column`."""
-
-    title: str
-    cell: Callable[[T], Cell]
-    about: str = ""
-    left: bool = False
-    shown: bool = True
-    key: str = ""
-
-
-def table_of(name: str, caption: str, fields: Sequence[Field[T]], items: Iterable[T]) -> Table:
-    """One row per item, without empty columns; keys are the titles unless set."""
-    columns = tuple(
-        Column(
-            one.key or re.sub(r"[^a-z0-9]+", "-", one.title.lower()).strip("-"),
-            one.title,
-            one.about,
-            one.left,
-            one.shown,
-        )
-        for one in fields
-    )
-    return Table(name, caption, columns, tuple(tuple(one.cell(item) for one in fields) for item in items)).filled
-
-
-def words(title: str, cell: Callable[[T], Any], about: str = "") -> Field[T]:
-    """A text column, aligned left."""
-    return Field(title, lambda item: text(cell(item)), about, left=True)

@@ -8,7 +8,7 @@ import pytest
 
 from scpseg.errors import UserError
 from scpseg.profiling.records import MIB, table
-from scpseg.reporting.computed import computed_table, draw_computed, read_computed
+from scpseg.reporting.reference import computed_table, draw_computed, read_computed
 from scpseg.reporting.tables import csv_text
 
 

@@ -22,7 +22,6 @@ from scpseg.reporting.sweeps import (
     difference,
     finished_sweeps,
     measured_elsewhere,
-    miou,
     published,
     short,
     sweep_page,
@@ -83,7 +82,7 @@ def test_difference_is_taken_seed_by_seed(make: Make) -> None:
     assert found is not None and found.mean == pytest.approx(0.02) and found.n == 3
     # t(2, 0.975) = 4.3027: the differences 0.02, 0.01, 0.03 vary less than the scores.
     assert found.half == pytest.approx(4.3027 * statistics.stdev((0.02, 0.01, 0.03)) / 3**0.5, rel=1e-4)
-    assert found.half < (miou(other).half or 0)
+    assert found.half < (other.miou.half or 0)
     assert difference(base, [base, other]) is None
     elsewhere = make("+ CSM", "a", {5: 0.9})
     assert difference(elsewhere, [base, elsewhere]) == difference(other, [other])  # nothing to compare with
