@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from scpseg.reporting import twins
 from scpseg.reporting.figures import COLUMN, FONT, Drawn, panels, save, style
 from scpseg.reporting.published import title_of
 from scpseg.reporting.statistics import Estimate
-from scpseg.reporting.tables import Field, Table, mebibytes, points, render, share, table_of, words
+from scpseg.reporting.tables import Cell, Column, Table, mebibytes, points, render, share, table_of, words
 from scpseg.reporting.twins import Accuracy, Difference
 
 OURS = "scpseg"
@@ -143,16 +143,17 @@ def shown(value: Accuracy) -> Estimate:
 
 def detail_table(found: Sequence[Sight]) -> Table:
     """Accuracy by side of the cue, by side of the texture's parts, and of both; memory."""
-    fields: list[Field[Sight]] = [words("method", lambda sight: title_of(sight.method))]
-    fields += [Field(f"kind, cue {s} px %", lambda sight, s=s: share(shown(sight.kinds[s]))) for s in found[0].kinds]  # type: ignore[misc]
+
+    def of(name: str, side: int) -> Callable[[Sight], Cell]:
+        return lambda sight: share(shown(getattr(sight, name)[side]))
+
+    fields: list[Column[Sight]] = [words("method", lambda sight: title_of(sight.method))]
+    fields += [Column(f"kind, cue {side} px %", of("kinds", side)) for side in found[0].kinds]
+    fields += [Column(f"texture {side} px %", of("textures", side)) for side in found[0].textures]
     fields += [
-        Field(f"texture {s} px %", lambda sight, s=s: share(shown(sight.textures[s])))  # type: ignore[misc]
-        for s in found[0].textures
-    ]
-    fields += [
-        Field("both %", lambda sight: share(shown(sight.both))),
-        Field(f"{title_of(OURS)} minus this, both, points", lambda sight: points(_estimate(sight.behind))),
-        Field("peak memory MiB", lambda sight: mebibytes(sight.memory)),
+        Column("both %", lambda sight: share(shown(sight.both))),
+        Column(f"{title_of(OURS)} minus this, both, points", lambda sight: points(_estimate(sight.behind))),
+        Column("peak memory MiB", lambda sight: mebibytes(sight.memory)),
     ]
     return table_of("probe-detail", "Kind by side of the cue, texture by side of its parts, both", fields, found)
 
