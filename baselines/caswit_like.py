@@ -72,7 +72,7 @@ class CASWiTLike(Method):
 
     def forward(self, views: Views, state: Any = None) -> Tensor:
         """Logits (B, K, L, L)."""
-        logits, _ = self._run(normalise(views.context, self.weights))
+        logits, _ = self._run(normalise(views.take(), self.weights))
         return logits
 
     def losses(self, views: Views, labels: Labels, progress: float) -> dict[str, Tensor]:

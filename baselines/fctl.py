@@ -94,8 +94,8 @@ class FCtL(Method):
     def forward(self, views: Views, state: Any = None) -> Tensor:
         """Logits (B, K, L, L)."""
         if self.params.views == 1:
-            return self._logits(normalise(views.context, self.weights))
-        window = normalise(views.context, self.weights)
+            return self._logits(normalise(views.take(), self.weights))
+        window = normalise(views.take(), self.weights)
         logits = []
         for flip in (False, True):
             flipped = window.flip(-1) if flip else window

@@ -93,14 +93,15 @@ class ISDNet(Method):
 
     def forward(self, views: Views, state: Any = None) -> Tensor:
         """Logits (B, K, H, W)."""
-        images = normalise(views.context, self.weights)
+        images = normalise(views.take(), self.weights)
+        size = (images.shape[-2], images.shape[-1])
         deep = self._deep(images)[-1]
         detail = torch.cat(residuals(images), dim=1)
         del images  # as large as the whole image, and no longer needed
         fine, coarse = self.shallow(detail)
         fused, _ = self.coarse_fusion(coarse, deep)
         fused, _ = self.fine_fusion(fine, fused)
-        return resize(self.head(fused), (views.context.shape[-2], views.context.shape[-1]))
+        return resize(self.head(fused), size)
 
     def losses(self, views: Views, labels: Labels, progress: float) -> dict[str, Tensor]:
         """Cross-entropy of five outputs, loss of the predicted residuals, and structure distillation loss."""

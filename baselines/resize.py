@@ -43,7 +43,7 @@ class Resize(Method):
 
     def forward(self, views: Views, state: Any = None) -> Tensor:
         """Logits (B, K, L, L): the centre of the reduced window's logits, upsampled bilinearly."""
-        logits: Tensor = self.segmenter(self._reduced(views.context))
+        logits: Tensor = self.segmenter(self._reduced(views.take()))
         share = self.needs.patch / self.needs.context
         centre = torch.tensor([[(1 - share) / 2, (1 - share) / 2, share, share]]).expand(len(logits), 4)
         return enlarge(logits, centre, self.needs.window.patch)

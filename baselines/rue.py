@@ -104,9 +104,10 @@ class RUE(Method):
     def forward(self, views: Views, state: Any = None) -> Tensor:
         """Logits (B, K, H, W)."""
         # A part of an image uses the grid of training, whose patches are smaller.
-        whole = views.context.shape[-1] % multiple(self.params.grid) == 0
-        found = self._run(normalise(views.context, self.weights), self.params.grid if whole else self.params.train_grid)
-        return resize(found.logits, (views.context.shape[-2], views.context.shape[-1]))
+        size = (views.context.shape[-2], views.context.shape[-1])
+        whole = size[1] % multiple(self.params.grid) == 0
+        found = self._run(normalise(views.take(), self.weights), self.params.grid if whole else self.params.train_grid)
+        return resize(found.logits, size)
 
     def losses(self, views: Views, labels: Labels, progress: float) -> dict[str, Tensor]:
         """Cross-entropy weighted by (1 + w)^6, and cross-entropy of the coarse logits and of encoder stage 3.

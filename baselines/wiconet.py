@@ -88,7 +88,7 @@ class WiCoNet(Method):
 
     def forward(self, views: Views, state: Any = None) -> Tensor:
         """Logits (B, K, L, L)."""
-        fused, _ = self._maps(normalise(views.context, self.weights))
+        fused, _ = self._maps(normalise(views.take(), self.weights))
         return self._classify(fused)
 
     def losses(self, views: Views, labels: Labels, progress: float) -> dict[str, Tensor]:

@@ -78,13 +78,35 @@ def whole_table(params: Params, compute: Compute) -> list[Record]:
     for name in KINDS:
         if name != params.values["segmenter"]["name"]:
             requests += requests_of(with_segmenter(params, name), BOTH, common)
-    windows = [name for name in methods if any(one["method"] == name and (one["windows"] or 0) > 1 for one in records)]
+    inference = [one for one in records if one["workload"] == INFERENCE]
+    windows = [
+        name for name in methods if any(one["method"] == name and (one["windows"] or 0) > 1 for one in inference)
+    ]
     for many in WINDOWS:
         requests += requests_of(with_section(params, "inference", batch=many), BOTH, windows, [INFERENCE])
     for side in SIDES:
         swept = [name for name in SWEPT if name in methods]
         requests += requests_of(with_section(params, BOTH[0], patch=side), BOTH[:1], swept)
     return records + compute(requests)
+
+
+def computed_all(requests: Sequence[Request]) -> list[Record]:
+    """Compute requests one after another; what equal inputs of a network need is computed once in a process."""
+    return [computed(request) for request in requests]
+
+
+def grouped(requests: Sequence[Request], compute: Callable[[list[list[Request]]], list[list[Record]]]) -> list[Record]:
+    """Compute requests in groups of one method and segmenter; the records are in the order of the requests."""
+    groups: dict[tuple[str, str], list[int]] = {}
+    for index, request in enumerate(requests):
+        groups.setdefault((request["method"], request["params"]["segmenter"]["name"]), []).append(index)
+    results = compute([[requests[index] for index in indices] for indices in groups.values()])
+    found = {
+        index: record
+        for indices, records in zip(groups.values(), results, strict=True)
+        for index, record in zip(indices, records, strict=True)
+    }
+    return [found[index] for index in range(len(requests))]
 
 
 def _takes_segmenter(records: Sequence[Record], method: str) -> bool:
@@ -117,7 +139,7 @@ def work(given: argparse.Namespace) -> None:
         def compute(requests: Sequence[Request]) -> list[Record]:
             if given.precision:
                 requests = [{**request, "precision": given.precision} for request in requests]
-            return pool.map(computed, requests, chunksize=1)
+            return grouped(requests, lambda groups: pool.map(computed_all, groups, chunksize=1))
 
         if given.declared:
             records = compute(requests_of(params, suite.benchmarks, ("scpseg", *suite.baselines)))

@@ -81,6 +81,13 @@ class Views:
     place: Tensor
     overview: Tensor | None = None
 
+    def take(self) -> Tensor:
+        """The context. In whole-image inference the views then no longer hold it, so a forward calls this once.
+
+        The memory of a window is free as soon as the method has reduced it, before the network runs.
+        """
+        return self.context
+
     def to(self, device: torch.device) -> Views:
         """The same views with their pixels on `device`; copies from pinned memory are asynchronous."""
         return self._each(lambda part: part.to(device, non_blocking=True))

@@ -22,7 +22,7 @@ class Patch(Method):
 
     def forward(self, views: Views, state: Any = None) -> Tensor:
         """Logits (B, K, L, L)."""
-        logits: Tensor = self.segmenter(normalise(views.context, self.weights))
+        logits: Tensor = self.segmenter(normalise(views.take(), self.weights))
         return logits
 
     def losses(self, views: Views, labels: Labels, progress: float) -> dict[str, Tensor]:

@@ -22,6 +22,16 @@ ROWS = 64
 """Number of rows that are labelled at once, to bound the temporary memory."""
 
 
+class Passed(Views):
+    """Views that hand their context over to whoever takes it."""
+
+    def take(self) -> Tensor:
+        """The context, which these views no longer hold."""
+        context = self.context
+        object.__setattr__(self, "context", context.new_empty(0))
+        return context
+
+
 @dataclass(frozen=True)
 class TestImage:
     """One image at test time: `scpseg.contract.ImageViews` over an (H, W, 3) uint8 array."""
@@ -57,7 +67,11 @@ class TestImage:
             cuts = [cut_image(self.pixels, top - above, left - beside, *size) for top, left in part]
             context = torch.from_numpy(cuts[0]).unsqueeze(0) if len(cuts) == 1 else torch.from_numpy(np.stack(cuts))
             boxes = [(top / height, left / width, patch[0] / height, patch[1] / width) for top, left in part]
-            yield Views(context.to(self.device), torch.tensor(boxes, dtype=torch.float32))
+            place = torch.tensor(boxes, dtype=torch.float32)
+            context = context.to(self.device)
+            views = Passed(context, place)
+            del context, cuts  # or this frame would hold the window while the network runs
+            yield views
 
 
 @torch.inference_mode()

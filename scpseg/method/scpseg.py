@@ -35,7 +35,7 @@ class SCPSeg(Method):
 
     def forward(self, views: Views, state: Any = None) -> Tensor:
         """Logits (B, K, L, L) of the patches: squeeze, segment, crop the frame, upsample [ours]."""
-        logits: Tensor = self.segmenter(normalise(squeeze(views.context, self.sizes, self.csm.kernel), self.weights))
+        logits: Tensor = self.segmenter(normalise(squeeze(views.take(), self.sizes, self.csm.kernel), self.weights))
         if self.sizes.frame == 0:
             return logits
         size = (self.sizes.patch, self.sizes.patch)

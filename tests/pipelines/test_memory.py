@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from scpseg.benchmarks import BENCHMARKS
 from scpseg.errors import UserError
 from scpseg.params import Params
 from scpseg.profiling.records import INFERENCE, TRAINING, read_records
+from scpseg.reporting.published import title_of
 from scpseg.segmenters.build import KINDS
 
 ROOT = Path(__file__).parents[2]
@@ -31,6 +33,25 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def test_the_table_in_the_docs_is_the_committed_one() -> None:
+    with (ROOT / memory.TABLE).open(newline="") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["channel"] == "computed"]
+    shown = re.findall(r"^\| ([^|]+) \|((?: *\d+ \|){6})", (ROOT / "docs/memory.md").read_text(), re.MULTILINE)
+    titles = {title_of(name): name for name in METHODS}
+    assert {title for title, _ in shown} == titles.keys()
+    for title, cells in shown:
+        expected = []
+        for workload, benchmarks in ((INFERENCE, PAPER.suite.benchmarks), (TRAINING, ("deepglobe", "inria"))):
+            for name in benchmarks:
+                wanted = {"benchmark": name, "method": titles[title], "workload": workload}
+                wanted |= {"patch": str(PAPER.benchmark(name).patch)}
+                wanted |= {"windows": "1"} if workload == INFERENCE else {}
+                found = [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+                (row,) = [row for row in found if row["segmenter"] in ("deeplabv3plus", "own")]
+                expected.append(round(float(row["mib"])))
+        assert [int(cell) for cell in cells.strip(" |").split("|")] == expected, title
+
+
 def test_cells_have_the_benchmarks_real_sizes() -> None:
     for request in memory.requests_of(PAPER, PAPER.suite.benchmarks, ["patch"]):
         assert request["workload"]["height"] == request["workload"]["width"] == BENCHMARKS[request["benchmark"]].side
@@ -45,7 +66,15 @@ def test_the_whole_table_has_every_method_segmenter_and_size() -> None:
         asked.extend(requests)
         model = {name: {"encoder": "resnet50"} if name == "glnet" else {} for name in METHODS}
         return [
-            {"method": one["method"], "status": "ok", "model": model[one["method"]], "windows": 25} for one in requests
+            {
+                "method": one["method"],
+                "status": "ok",
+                "model": model[one["method"]],
+                "workload": one["kind"],
+                # A training step of a method that tests on the whole image has many windows.
+                "windows": 1 if one["method"] == "isdnet" and one["kind"] == INFERENCE else 25,
+            }
+            for one in requests
         ]
 
     assert len(memory.whole_table(PAPER, compute)) == len(asked)
@@ -55,9 +84,24 @@ def test_the_whole_table_has_every_method_segmenter_and_size() -> None:
         assert {(kind, "scpseg", of, name) for name in KINDS for of in memory.BOTH} <= cells
     assert not any(method == "glnet" and name == "fcn8s" for _, method, _, name in cells)
     assert {one["workload"]["batch"] for one in asked if one["kind"] == INFERENCE} == {1, *memory.WINDOWS}
+    assert {one["workload"]["batch"] for one in asked if (one["kind"], one["method"]) == (INFERENCE, "isdnet")} == {1}
     sides = {one["params"]["deepglobe"]["patch"] for one in asked if one["method"] == "scpseg"}
     assert sides == {512, *memory.SIDES}
     assert len({json.dumps(one, sort_keys=True) for one in asked}) == len(asked)
+
+
+def test_groups_keep_the_order_of_the_requests() -> None:
+    requests = memory.requests_of(PAPER, ["blu", "inria"], ["patch", "scpseg"], [INFERENCE])[::-1]
+    requests.append(memory.requests_of(PAPER, ["potsdam"], ["patch"], [INFERENCE])[0])
+    seen: list[int] = []
+
+    def compute(groups: list[list[memory.Request]]) -> list[list[memory.Record]]:
+        seen.extend(len(group) for group in groups)
+        return [[{"made": (one["method"], one["benchmark"])} for one in group] for group in groups]
+
+    records = memory.grouped(requests, compute)
+    assert [record["made"] for record in records] == [(one["method"], one["benchmark"]) for one in requests]
+    assert seen == [2, 3]
 
 
 def test_a_mistake_in_the_parameters_is_a_record() -> None:
