@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from baselines.parts.fpn import FPN
-from scpseg import IGNORE_INDEX
+from scpseg import IGNORE_INDEX, parallel
 from scpseg.contract import ImageViews, Labels, Method, Needs, Phase, Predictor, Recipe, Setting, Views, Weights, Window
 from scpseg.geometry import enlarge, resize
 from scpseg.losses import cross_entropy, nearest
@@ -158,16 +158,22 @@ class MagNet(Method):
         """Cross-entropy of the segmenter at one of three scales, or of the refiner on hard pixels at one of two."""
         assert views.overview is not None and labels.overview is not None
         size = (self.params.side, self.params.side)
-        levels = [int(torch.randint(3 if self.phase == "base" else 2, ())) for _ in range(len(views.context))]
+        # Drawn for the whole batch, of which this process may have a slice.
+        whole = len(views.context) * parallel.parts()
+        levels = [int(torch.randint(3 if self.phase == "base" else 2, ())) for _ in range(whole)]
+        # The corner of each crop in its window; an overview is used whole.
+        corners = [
+            [int(torch.randint(level * self.crop + 1, ())) for _ in range(2 if level < 2 else 0)] for level in levels
+        ]
         inputs, targets, boxes = [], [], []
-        for index, level in enumerate(levels):
+        for index, position in enumerate(parallel.slice_of(whole)):
+            level = levels[position]
             if level == 2:
                 inputs.append(normalise(views.overview[index, None], self.weights))
                 targets.append(labels.overview[index, None])
                 continue
             # The window itself is a crop at half size; a crop at full size is at a random place in it.
-            side = (2 - level) * self.crop
-            top, left = (int(torch.randint(2 * self.crop - side + 1, ())) for _ in range(2))
+            side, (top, left) = (2 - level) * self.crop, corners[position]
             part = (slice(top, top + side), slice(left, left + side))
             inputs.append(reduced(views.context[index, None, :, *part], self.weights, size))
             targets.append(nearest(labels.context[index, None, *part], size))
@@ -358,11 +364,12 @@ def hard_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     log_likely = logits.gather(1, target).squeeze(1) - torch.logsumexp(logits, dim=1)
     # Ignored pixels are sorted last; the number of valid ones stays on the device.
     likely = torch.where(valid, log_likely.detach().exp(), 2.0)
-    fewest = math.ceil(HARDEST * likely.numel())
-    last = (valid.sum().clamp(max=fewest) - 1).clamp(min=0)
-    limit = likely.flatten().sort().values.gather(0, last[None]).clamp(min=SURE)
+    every = parallel.whole_of(likely)
+    fewest = math.ceil(HARDEST * every.numel())
+    last = (parallel.summed(valid.sum()).clamp(max=fewest) - 1).clamp(min=0)
+    limit = every.flatten().sort().values.gather(0, last[None]).clamp(min=SURE)
     hard = valid & (likely <= limit)
-    return torch.where(hard, -log_likely, 0.0).sum() / hard.sum().clamp(min=1)
+    return torch.where(hard, -log_likely, 0.0).sum() / parallel.denominator(hard.sum())
 
 
 def check(params: Params, benchmark: str) -> None:

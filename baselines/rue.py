@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines.parts.stdc import STDCStem
-from scpseg import IGNORE_INDEX
+from scpseg import IGNORE_INDEX, parallel
 from scpseg.contract import Labels, Method, Needs, Phase, Recipe, Setting, Views, Window
 from scpseg.geometry import resize
 from scpseg.losses import cross_entropy
@@ -125,7 +125,7 @@ class RUE(Method):
         heavy = torch.where(valid, (1 + resize(found.weight.detach(), size).squeeze(1).float()) ** POWER, 0.0)
         pixels = valid.sum() if self.params.recipe == "author" else heavy.sum()
         return {
-            "ce": (heavy * pixel).sum() / pixels.clamp(min=1),
+            "ce": (heavy * pixel).sum() / parallel.denominator(pixels),
             "ce_coarse": cross_entropy(resize(found.coarse, size), truth),
             "ce_stage": AUXILIARY * cross_entropy(resize(self.stage_head(found.stage), size), truth),
         }

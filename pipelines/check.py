@@ -77,6 +77,9 @@ def check(params: Params) -> None:
     for benchmark in suite.benchmarks:
         _check_labels(params, benchmark)
         _check_split(params, benchmark)
+        batch, devices = params.benchmark(benchmark).batch, params.section("machine", MachineParams).devices
+        if batch % devices:
+            raise params.invalid("machine.devices", devices, f"it must divide {benchmark}.batch, which is {batch}")
         for method in ("scpseg", *suite.baselines):
             module_of(method).check(params, benchmark)
 

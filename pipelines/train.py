@@ -20,6 +20,7 @@ from pipelines import paths
 from pipelines.methods import METHODS, build_method, module_of
 from pipelines.runs import add_arguments, revision, write_provenance
 from pipelines.stage import run_stage
+from scpseg import parallel
 from scpseg.benchmarks import get_benchmark
 from scpseg.contract import Predictor, drop_training_parts
 from scpseg.data.overviews import overviews
@@ -32,6 +33,7 @@ from scpseg.evaluation.streaming import segment
 from scpseg.files import read_json, replacing, write_json, write_text
 from scpseg.params import MachineParams, Params
 from scpseg.training import checkpoint
+from scpseg.training.launch import launch
 from scpseg.training.loop import train
 
 FILES = ("weights.safetensors", "history.csv", "training.json")
@@ -44,6 +46,7 @@ SOURCES = (
     "scpseg/evaluation/confusion.py",
     "scpseg/evaluation/streaming.py",
     "scpseg/losses.py",
+    "scpseg/parallel.py",
     "scpseg/geometry.py",
     "scpseg/segmenters",
     "scpseg/training",
@@ -65,10 +68,28 @@ def work(benchmark: str, name: str, seed: int, fold: int | None = None) -> None:
     store.expect_classes([cls.name for cls in get_benchmark(benchmark).classes])
     if fold is not None and not 0 <= fold < store.folds:
         raise UserError(f"--fold {fold}: {benchmark} has folds 0 to {store.folds - 1} (split {store.index['split']})")
-    numbers = range(store.folds) if fold is None else [fold]
-    kept = [train_fold(params, store.in_fold(number), benchmark, name, seed, device) for number in numbers]
     if fold is not None:
+        train_fold(params, store.in_fold(fold), benchmark, name, seed, device)
         return
+    # Another process that makes the same run, as in a sweep, must not delete what this one copies.
+    with checkpoint.alone(scratch_of(params, store, [benchmark, name, seed, "all folds"], device)):
+        folds = [store.in_fold(number) for number in range(store.folds)]
+        keep(
+            params,
+            store,
+            benchmark,
+            name,
+            seed,
+            device,
+            [train_fold(params, each, benchmark, name, seed, device) for each in folds],
+        )
+
+
+def keep(
+    params: Params, store: Store, benchmark: str, name: str, seed: int, device: torch.device, kept: Sequence[Path]
+) -> None:
+    """Write the outputs of the stage from the folders of the folds, and delete these."""
+    machine = params.section("machine", MachineParams)
     folder = paths.run(benchmark, name, seed)
     for number, each in enumerate(kept):
         for file in FILES:
@@ -81,7 +102,9 @@ def work(benchmark: str, name: str, seed: int, fold: int | None = None) -> None:
         write_text(
             folder / "history.csv", joined([(each / "history.csv").read_text(encoding="utf-8") for each in kept])
         )
-    took = {"seconds": round(sum(total.values()), 2), "branch_seconds": total}
+    took: dict[str, Any] = {"seconds": round(sum(total.values()), 2), "branch_seconds": total}
+    if machine.devices > 1:
+        took |= {"devices": machine.devices, "batch_norm": "statistics of the whole batch, of all devices"}
     write_provenance(benchmark, name, seed, "training", device, revision=revision(), **took)
     # Deleted only after everything is stored, so that a full disk does not lose a training.
     for each in kept:
@@ -90,66 +113,86 @@ def work(benchmark: str, name: str, seed: int, fold: int | None = None) -> None:
 
 def train_fold(params: Params, store: Store, benchmark: str, name: str, seed: int, device: torch.device) -> Path:
     """Train on the store's fold, unless that was done; the folder of the result, below the scratch folder."""
-    machine, recipe = params.section("machine", MachineParams), params.training(name)
+    machine = params.section("machine", MachineParams)
     if not store.ids("train"):
         raise UserError(f"{benchmark} has no training image in its store: check {benchmark}.split and data.source")
     store.check("train")
-    torch.manual_seed(seed)
-    method = build_method(params, benchmark, name)
-    sizes = params.benchmark(benchmark)
-    needs = method.needs
     rotates = [store.fold] if store.folds > 1 else []
-    identity = {
-        "run": [benchmark, name, seed, *rotates],
-        "params": {key: params.values[key] for key in ("segmenter", benchmark, *module_of(name).SECTIONS)},
-        "train": asdict(recipe),
-        "store": store.index,
-        "device": [device.type, machine.tf32, machine.deterministic],
-    }
-    scratch = checkpoint.scratch(checkpoint.fingerprint(identity, _sources(name)))
+    scratch = scratch_of(params, store, [benchmark, name, seed, *rotates], device)
     done = scratch / "done"
     with checkpoint.alone(scratch):
         if (done / SECONDS).is_file():  # written last
             return done
-        dataset = WindowDataset(
-            store,
-            "train",
-            needs,
-            seed=seed,
-            batch=sizes.batch,
-            flips=recipe.flips,
-            turns=recipe.turns,
-            overviews=None if needs.overview is None else overviews(store, "train", needs.overview),
-        )
-        parameters = sum(parameter.numel() for parameter in method.parameters())
-        score = validation(store, benchmark, device) if any(phase.checks for phase in method.phases()) else None
-        trained = train(method, dataset, recipe, device, scratch, machine.workers, score)
-        weights = {key: value.contiguous() for key, value in drop_training_parts(method.cpu()).state_dict().items()}
-        with replacing(done / "weights.safetensors") as temporary:
-            temporary.write_bytes(save(weights))  # save_file drops the reason if the disk is full
-        write_text(done / "history.csv", history_text(trained.history))
-        record = {
-            **asdict(recipe),
-            **trained.recipe,
-            # No effect if the authors' epochs apply.
-            "iterations": None
-            if all(phase.recipe and phase.recipe.own_length for phase in method.phases())
-            else recipe.iterations,
-            "steps": trained.steps,
-            "samples": sum(branch["samples"] for branch in trained.branches.values()),
-            "megapixels": round(sum(branch["megapixels"] for branch in trained.branches.values()), 3),
-            "branches": trained.branches,
-            "parameters_training": parameters,
-            "weights_hash": checkpoint.digest(weights),
-            "model": method.describe(),
-            "initial_weights": {"source": method.weights.source, "sha256": method.weights.sha256},
-            "segmenter": params.values["segmenter"],
-        }
-        write_json(done / "training.json", record)
-        write_json(done / SECONDS, {name: round(each, 2) for name, each in trained.seconds.items()})
-        where = f"{benchmark} {name} seed {seed}" + "".join(f" fold {fold}" for fold in rotates)
-        print(f"{where}: loss {trained.history[-1]['total']:.4f} after {trained.steps} steps")
+        launch(machine.devices, device, run_fold, params, benchmark, name, seed, store.fold, done)
     return done
+
+
+def scratch_of(params: Params, store: Store, run: list[Any], device: torch.device) -> Path:
+    """The scratch folder of a run: benchmark, method, seed and, in a rotation, fold.
+
+    machine.devices is not part of its name: a run may resume with another number of processes.
+    """
+    benchmark, name = run[:2]
+    machine = params.section("machine", MachineParams)
+    identity = {
+        "run": run,
+        "params": {key: params.values[key] for key in ("segmenter", benchmark, *module_of(name).SECTIONS)},
+        "train": asdict(params.training(name)),
+        "store": store.index,
+        "device": [device.type, machine.tf32, machine.deterministic],
+    }
+    return checkpoint.scratch(checkpoint.fingerprint(identity, _sources(name)))
+
+
+def run_fold(params: Params, benchmark: str, name: str, seed: int, fold: int, done: Path) -> None:
+    """Train in this process, which may be one of several; the first writes the result to `done`."""
+    machine, recipe = params.section("machine", MachineParams), params.training(name)
+    device = configure(machine)
+    store = Store(paths.store(benchmark)).in_fold(fold)
+    torch.manual_seed(seed)
+    method = build_method(params, benchmark, name)
+    sizes = params.benchmark(benchmark)
+    needs = method.needs
+    dataset = WindowDataset(
+        store,
+        "train",
+        needs,
+        seed=seed,
+        batch=sizes.batch,
+        flips=recipe.flips,
+        turns=recipe.turns,
+        overviews=None if needs.overview is None else overviews(store, "train", needs.overview),
+    )
+    parameters = sum(parameter.numel() for parameter in method.parameters())
+    score = validation(store, benchmark, device) if any(phase.checks for phase in method.phases()) else None
+    trained = train(method, dataset, recipe, device, done.parent, machine.workers, score)
+    if parallel.rank():
+        return
+    weights = {key: value.contiguous() for key, value in drop_training_parts(method.cpu()).state_dict().items()}
+    with replacing(done / "weights.safetensors") as temporary:
+        temporary.write_bytes(save(weights))  # save_file drops the reason if the disk is full
+    write_text(done / "history.csv", history_text(trained.history))
+    record = {
+        **asdict(recipe),
+        **trained.recipe,
+        # No effect if the authors' epochs apply.
+        "iterations": None
+        if all(phase.recipe and phase.recipe.own_length for phase in method.phases())
+        else recipe.iterations,
+        "steps": trained.steps,
+        "samples": sum(branch["samples"] for branch in trained.branches.values()),
+        "megapixels": round(sum(branch["megapixels"] for branch in trained.branches.values()), 3),
+        "branches": trained.branches,
+        "parameters_training": parameters,
+        "weights_hash": checkpoint.digest(weights),
+        "model": method.describe(),
+        "initial_weights": {"source": method.weights.source, "sha256": method.weights.sha256},
+        "segmenter": params.values["segmenter"],
+    }
+    write_json(done / "training.json", record)
+    write_json(done / SECONDS, {name: round(each, 2) for name, each in trained.seconds.items()})
+    where = f"{benchmark} {name} seed {seed}" + (f" fold {fold}" if store.folds > 1 else "")
+    print(f"{where}: loss {trained.history[-1]['total']:.4f} after {trained.steps} steps")
 
 
 def combined(records: Sequence[Any]) -> Any:
@@ -187,9 +230,10 @@ def validation(store: Store, benchmark: str, device: torch.device) -> Callable[[
     def score(method: Predictor) -> float:
         matrices = [
             confusion(store.label("val", name), segment(method, store.image("val", name), classes, device), classes)
-            for name in ids
+            for name in ids[parallel.rank() :: parallel.world()]
         ]
-        return metrics(np.sum(matrices, axis=0), spec.scored).mean_iou or 0.0
+        whole = parallel.total(torch.from_numpy(np.sum([np.zeros((classes, classes), np.int64), *matrices], axis=0)))
+        return metrics(whole.numpy(), spec.scored).mean_iou or 0.0
 
     return score
 

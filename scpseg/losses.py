@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from scpseg import IGNORE_INDEX
+from scpseg import IGNORE_INDEX, parallel
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -24,7 +24,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     target = torch.where(valid, labels, 0).long().unsqueeze(1)
     logits = logits.float()
     pixel = torch.logsumexp(logits, dim=1) - logits.gather(1, target).squeeze(1)
-    return torch.where(valid, pixel, 0.0).sum() / valid.sum().clamp(min=1)
+    return torch.where(valid, pixel, 0.0).sum() / parallel.denominator(valid.sum())
 
 
 def focal(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
@@ -46,7 +46,7 @@ def focal(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
     log_likely = logits.gather(1, target).squeeze(1) - torch.logsumexp(logits, dim=1)
     # expm1 keeps 1 - p exact near p = 1; clamped because rounding can give values below 0, where the gradient is NaN.
     unsure = (-torch.expm1(log_likely)).clamp(min=0)
-    return torch.where(valid, -(unsure**gamma) * log_likely, 0.0).sum() / valid.sum().clamp(min=1)
+    return torch.where(valid, -(unsure**gamma) * log_likely, 0.0).sum() / parallel.denominator(valid.sum())
 
 
 def nearest(labels: Tensor, size: tuple[int, int]) -> Tensor:

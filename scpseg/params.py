@@ -125,13 +125,17 @@ class TrainParams(SharedTrainParams):
 
 @dataclass(frozen=True)
 class MachineParams:
-    """Section `machine`: nothing in it is part of a method. `threads` and `workers` 0 = the library's default."""
+    """Section `machine`: nothing in it is part of a method. `threads` and `workers` 0 = the library's default.
+
+    `devices` is the number of processes, each with its own GPU, that share a training and an evaluation.
+    """
 
     device: Literal["auto", "cpu", "cuda"]
     deterministic: bool
     tf32: bool
     threads: Annotated[int, Range(0, 1024)]
     workers: Annotated[int, Range(0, 256)]
+    devices: Annotated[int, Range(1, 64)] = 1
 
 
 @dataclass(frozen=True)

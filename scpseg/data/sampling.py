@@ -5,7 +5,7 @@ Resuming needs no loader state, and the number of workers does not change the sa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from copy import copy
 from dataclasses import replace
 from typing import Any
@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from scpseg import parallel
 from scpseg.contract import Labels, Needs, Views
 from scpseg.data.overviews import Overview
 from scpseg.data.store import Store
@@ -168,14 +169,30 @@ class ImageDataset(Dataset[tuple[Views, Labels]]):
         )
 
 
+class _Batches(Sampler[list[int]]):
+    """Indices of the samples of each step, at the positions `own` of its batch."""
+
+    def __init__(self, steps: range, batch: int, own: range) -> None:
+        self.steps, self.batch, self.own = steps, batch, own
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return ([step * self.batch + position for position in self.own] for step in self.steps)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+
 def loader(
     dataset: WindowDataset | ImageDataset, first_step: int, last_step: int, workers: int, pin: bool
 ) -> DataLoader[Any]:
-    """The data of steps `first_step`..`last_step - 1` in order: (Views, Labels), or a list of them for images."""
+    """The data of steps `first_step`..`last_step - 1` in order: (Views, Labels), or a list of them for images.
+
+    Of a batch of windows that is split over processes, only the slice of this one.
+    """
+    own, batch = parallel.slice_of(dataset.batch), dataset.batch
     return DataLoader(
         dataset,
-        batch_size=dataset.batch,
-        sampler=range(first_step * dataset.batch, last_step * dataset.batch),
+        batch_sampler=_Batches(range(first_step, last_step), batch, own),
         num_workers=workers,
         collate_fn=collate if isinstance(dataset, WindowDataset) else list,
         pin_memory=pin,

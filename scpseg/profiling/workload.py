@@ -19,8 +19,10 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from scpseg import parallel
 from scpseg.contract import Labels, Method, Phase, Views, drop_training_parts
 from scpseg.data.windows import Bytes, starts
+from scpseg.errors import UserError
 from scpseg.evaluation.streaming import segment
 from scpseg.params import TrainParams
 from scpseg.profiling.cuda import CudaMeter, Gpu
@@ -184,6 +186,11 @@ class TrainingStep:
         draw: Draw | None = None,
     ) -> None:
         """Let `method` enter the phase; `draw(high, *shape)` makes the bytes of windows, at random by default."""
+        if parallel.world() > 1:
+            raise UserError(
+                f"training memory cannot be measured in {parallel.world()} processes: each holds a slice of the batch; "
+                "measure it in a single process"
+            )
         recipe = phase.recipe or shared(train, workload.batch if phase.unit == "window" else 1)
         self.device = device
         self.stepper = Stepper(method, train, device)

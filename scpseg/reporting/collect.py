@@ -48,7 +48,7 @@ _METRICS: Shape = {
         "absent": [str],
     },
 }  # fmt: skip
-_TRAINING: Shape = {"seconds": float, "revision": _TEXT, "environment": dict}
+_TRAINING: Shape = {"seconds": float, "revision": _TEXT, "environment": dict, "devices?": int, "batch_norm?": str}
 _EVALUATION: Shape = {"environment": dict}
 NO_METRICS = "no metrics: the run was not trained and evaluated"
 NO_PROFILE = "no profile: it was not measured"
@@ -154,7 +154,7 @@ def read_run(results: Path, benchmark: str, method: str, seed: int, available: b
     evaluation = read_result(results / "provenance" / place / "evaluation.json", _EVALUATION, identity, available)
     if scores is None or training is None or evaluation is None:
         return None
-    measured = {name: training[name] for name in ("seconds", "revision")}
+    measured = {name: training[name] for name in ("seconds", "revision", "devices", "batch_norm") if name in training}
     environments = {"environment": training["environment"], "evaluation_environment": evaluation["environment"]}
     return {**scores, "training": {**scores["training"], **measured}, **environments}
 

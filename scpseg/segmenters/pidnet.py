@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scpseg import IGNORE_INDEX
+from scpseg import IGNORE_INDEX, parallel
 from scpseg.contract import Weights
 from scpseg.geometry import resize
 from scpseg.losses import cross_entropy
@@ -231,8 +231,8 @@ def balanced(scores: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
     Returns:
         Scalar; 0 if only one class occurs.
     """
-    count = valid.sum().clamp(min=1)
-    share = truth.sum() / count
+    count = parallel.denominator(valid.sum())
+    share = parallel.summed(truth.sum()) / (count * parallel.parts())
     weight = torch.where(truth, 1 - share, share) * valid
     pixel = F.binary_cross_entropy_with_logits(scores.float(), truth.float(), reduction="none")
     return (weight * pixel).sum() / count

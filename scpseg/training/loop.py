@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scpseg import parallel
 from scpseg.contract import Labels, Method, Phase, Predictor, Recipe, Views
 from scpseg.data.sampling import ImageDataset, WindowDataset, loader
 from scpseg.errors import UserError
@@ -108,6 +109,9 @@ class _Run:
         self.seen: dict[str, dict[str, int]] = {}
         self.history: list[dict[str, Any]] = []
         self.stepper = Stepper(method, params, device)
+        self.processes = parallel.world()
+        if self.processes > 1:
+            parallel.join_modules(method, device)
         self.pending: dict[str, Tensor] = {}
         self.plan: list[_Stretch] = []
         phases, last = method.phases(), 0
@@ -116,6 +120,11 @@ class _Run:
             first, last = last, last + length
             # In units of images, one image is one step.
             recipe = phase.recipe or shared(params, dataset.batch if phase.unit == "window" else 1)
+            if phase.unit == "window" and recipe.batch % self.processes:
+                raise UserError(
+                    f"params.yaml: machine.devices is {self.processes}, which does not divide the {recipe.batch} "
+                    f"windows of a training step (phase {phase.name}); set it to a divisor of {recipe.batch}"
+                )
             self.plan.append(_Stretch(phase, recipe, first, last))
         self.iterations = last
         self.resumed = checkpoint.load(folder)
@@ -144,12 +153,14 @@ class _Run:
         for stretch in self.plan:
             if self.step >= stretch.last:
                 continue
-            windows = self.dataset.batches_of(stretch.recipe.batch)
+            windows, first = self.dataset.batches_of(stretch.recipe.batch), max(self.step, stretch.first)
             if stretch.phase.unit == "window":
-                for batch in loader(windows, max(self.step, stretch.first), stretch.last, self.workers, pin):
+                with parallel.split(self.processes):
+                    batches = loader(windows, first, stretch.last, self.workers, pin)
+                for batch in batches:
                     yield [batch]
             else:
-                yield from loader(ImageDataset(windows), max(self.step, stretch.first), stretch.last, self.workers, pin)
+                yield from loader(ImageDataset(windows), first, stretch.last, self.workers, pin)
 
     def _begin(self, stretch: _Stretch) -> None:
         self.stepper.begin(stretch.phase, stretch.recipe, fresh=self.step == stretch.first)
@@ -186,12 +197,13 @@ class _Run:
             now = time.monotonic()
             name = stretch.phase.name
             self.seconds[name] = self.seconds.get(name, 0.0) + now - start
-            if interrupted():
-                self.save()
-                raise KeyboardInterrupt
-            if now - saved > CHECKPOINT_SECONDS and self.step < self.iterations:
+            due = now - saved > CHECKPOINT_SECONDS and self.step < self.iterations
+            stop, due = parallel.any_of([interrupted(), due])
+            if stop or due:
                 self.save()
                 saved = now
+            if stop:
+                raise KeyboardInterrupt
 
     def _check(self, stretch: _Stretch) -> None:
         """Score the method and store the best state; at the end of the phase, restore it."""
@@ -215,8 +227,8 @@ class _Run:
         for views, _ in batches:
             parts = {"window": views.context, "overview": views.overview}
             looked = [part for name in phase.sees if (part := parts[name]) is not None]
-            seen["samples"] += len(looked[0])
-            seen["pixels"] += sum(len(part) * part.shape[-2] * part.shape[-1] for part in looked)
+            seen["samples"] += len(looked[0]) * self.stepper.parts
+            seen["pixels"] += sum(len(part) * part.shape[-2] * part.shape[-1] for part in looked) * self.stepper.parts
 
     def branches(self) -> dict[str, dict[str, Any]]:
         """Counts and losses of each phase, see `Trained`."""
@@ -239,7 +251,14 @@ class _Run:
         for key, value in {**means, "steps": torch.ones((), device=self.device)}.items():
             self.pending[key] = self.pending[key] + value if key in self.pending else value
 
+    def _average(self) -> None:
+        """Replace the sums of losses by their mean over the processes."""
+        if self.processes > 1 and self.pending:
+            means = parallel.total(torch.stack(list(self.pending.values()))) / self.processes
+            self.pending = dict(zip(self.pending, means.unbind(), strict=True))
+
     def _log(self, phase: str, rate: float) -> None:
+        self._average()
         sums = {key: float(value) for key, value in self.pending.items()}
         self.pending = {}
         means = {key: value / sums["steps"] for key, value in sums.items() if key != "steps"}
@@ -254,6 +273,7 @@ class _Run:
         """Write a checkpoint to resume from."""
         if self.stepper.optimizer is None:
             return
+        self._average()
         state = {
             "method": self.method.state_dict(),
             "optimizer": self.stepper.optimizer.state_dict(),
@@ -265,7 +285,9 @@ class _Run:
             "history": self.history,
             "pending": self.pending,
         }
-        checkpoint.save(self.folder, state)
+        if parallel.rank() == 0:
+            checkpoint.save(self.folder, state)
+        parallel.wait()  # until it is written
 
 
 def _portions(batches: list[tuple[Views, Labels]], phase: Phase) -> Iterator[Portion]:

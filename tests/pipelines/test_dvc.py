@@ -30,8 +30,9 @@ def test_every_parameter_is_used_by_a_stage() -> None:
     """A parameter that no stage lists could be changed without anything rerunning."""
     used = {entry for stage in STAGES.values() for entry in stage.get("params", []) if isinstance(entry, str)}
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    # Where archives lie and come from (a manifest says what came), how many processes cut windows: no result depends.
-    free = {"data.cache", "machine.workers"} | {f"upstream.{key}" for key in params["upstream"]}
+    # Where archives lie and come from (a manifest says what came), how many processes cut
+    # windows or train together: no result depends.
+    free = {"data.cache", "machine.devices", "machine.workers"} | {f"upstream.{key}" for key in params["upstream"]}
     generic = {entry.removeprefix("${item.benchmark}") for entry in used if entry.startswith("${item.benchmark}")}
     for section, values in params.items():
         for key in values:
@@ -72,6 +73,7 @@ NOT_NEEDED = {
     "scpseg/losses.py": ("check|evaluate|profile", "training alone uses it"),
     "scpseg/method/lfa.py": ("profile", "training alone uses it"),
     "scpseg/method/srd.py": ("profile", "training alone uses it"),
+    "scpseg/parallel.py": ("check|evaluate|profile", "training alone splits batches"),
     "scpseg/params.py": ("(?!check)", "reading of values: these are dependencies themselves"),
     "scpseg/processes.py": (EVERY, "the end of processes"),
     "scpseg/progress.py": (EVERY, "the line that tells of progress"),

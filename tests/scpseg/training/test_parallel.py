@@ -1,0 +1,111 @@
+"""Two processes on a CPU train like one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from pipelines.methods import METHODS
+from scpseg import parallel
+from scpseg.losses import cross_entropy
+from scpseg.training.step import ending
+
+ROOT = Path(__file__).parents[3]
+SCRIPT = (sys.executable, str(Path(__file__).with_name("together.py")))
+
+
+def together(folder: Path, processes: int, steps: int, *names: str) -> None:
+    command = [*SCRIPT, str(folder), str(processes), str(steps), *names]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def differences(first: Path, second: Path, name: str) -> tuple[float, float]:
+    """Largest differences of the losses and of the weights."""
+    (one, seen), (two, also_seen) = (json.loads((folder / f"{name}.json").read_text()) for folder in (first, second))
+    losses = [abs(a[key] - b[key]) for a, b in zip(one, two, strict=True) for key in a if key != "phase"]
+    for key in ("steps", "samples", "megapixels"):
+        assert {phase: row[key] for phase, row in seen.items()} == {phase: row[key] for phase, row in also_seen.items()}
+    weights = [torch.load(folder / f"{name}.pt") for folder in (first, second)]
+    return max(losses), max(float((weights[0][key] - weights[1][key]).abs().max()) for key in weights[0])
+
+
+def test_two_processes_train_like_one(tmp_path: Path) -> None:
+    """Methods with dropout and several losses, and with draws of their own and a loss of the hardest pixels."""
+    names = ("scpseg", "magnet")
+    for processes in (1, 2):
+        together(tmp_path / str(processes), processes, 2, *names)
+    for name in names:
+        losses, weights = differences(tmp_path / "1", tmp_path / "2", name)
+        assert losses < 1e-7 and weights < 1e-6, (name, losses, weights)
+
+
+@pytest.mark.soak
+def test_every_method_trains_in_two_processes_like_in_one(tmp_path: Path) -> None:
+    for processes in (1, 2):
+        together(tmp_path / str(processes), processes, 50, *METHODS)
+    found = {name: differences(tmp_path / "1", tmp_path / "2", name) for name in METHODS}
+    print(found)
+    assert all(losses < 1e-5 for losses, _ in found.values()), found
+
+
+def test_an_interrupt_saves_the_state_and_another_number_of_processes_resumes(tmp_path: Path) -> None:
+    together(tmp_path / "whole", 1, 12, "patch")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "STOP_AT": "3"}
+    command = [*SCRIPT, str(tmp_path / "broken"), "2", "12", "patch"]
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert process.returncode == -signal.SIGINT
+    assert (tmp_path / "broken/scratch-patch/checkpoint.pt").exists()
+    together(tmp_path / "broken", 1, 12, "patch")
+    losses, _ = differences(tmp_path / "whole", tmp_path / "broken", "patch")
+    assert losses < 1e-6
+
+
+def test_what_a_process_raises_ends_all_and_is_raised_by_the_first(tmp_path: Path) -> None:
+    code = (
+        "import sys, torch\nfrom scpseg import parallel\nfrom scpseg.errors import UserError\n"
+        "from scpseg.training.launch import launch\n"
+        "def work():\n"
+        "    if parallel.rank() == 1:\n        raise UserError('image 7 is damaged')\n"
+        "    parallel.wait()\n"
+        "if __name__ == '__main__':\n"
+        "    try:\n        launch(2, torch.device('cpu'), work)\n"
+        "    except UserError as error:\n        print('raised', str(error).splitlines()[-1])\n"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, str(script)], env=environment, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.stdout.strip() == "raised scpseg.errors.UserError: image 7 is damaged", done.stderr
+
+
+def test_one_process_is_left_as_it_is() -> None:
+    count = torch.tensor(0)
+    assert parallel.world() == parallel.parts() == 1 and parallel.rank() == 0
+    assert parallel.summed(count) is count and parallel.whole_of(count) is count
+    assert parallel.denominator(count).dtype == torch.int64 and int(parallel.denominator(count)) == 1
+    assert parallel.any_of([True, False]) == [True, False] and parallel.slice_of(8) == range(8)
+    logits, labels = torch.randn(2, 3, 4, 4), torch.randint(3, (2, 4, 4), dtype=torch.uint8)
+    expected = nn.functional.cross_entropy(logits, labels.long())
+    torch.testing.assert_close(cross_entropy(logits, labels), expected)
+
+
+def test_a_slice_of_a_batch_is_contiguous(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "rank", lambda: 2)
+    with parallel.split(4):
+        assert parallel.slice_of(8) == range(4, 6)
+    assert parallel.slice_of(8) == range(8)  # every process computes the whole batch
+
+
+def test_the_last_portion_is_known() -> None:
+    assert list(ending([])) == []  # type: ignore[list-item]
+    assert [last for _, last in ending("abc")] == [False, False, True]  # type: ignore[arg-type]
