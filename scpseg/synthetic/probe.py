@@ -4,11 +4,11 @@ A scene contains one cue, a square chequered in two colours; every disc of the s
 can be nearer. A disc also has a texture of its own, striped or chequered. A class is a kind and a texture. Cues have
 sides of 16, 8 or 4 pixels, the bars and squares of textures sides of 1, 2 or 4: a reduction loses the small ones.
 
-No mean colour carries information: both kinds of cue have the same number of pixels of each colour in every row and
-column, and every texture has the same mean. Scenes come in fours, all kinds of cue with all textures swapped and not,
-otherwise equal to the pixel. A method that does not see the cue gives the same kinds to twins, and is correct in
-exactly one; one that does not see the textures gives them the same textures: chance level is exactly 1/2 for each, not
-an estimate.
+No mean colour carries information: the centre of a cue has one of two opposite colours, its ring the other one, so much
+weaker that the mean of the whole cue is the ground's; every texture has the same mean. Scenes come in fours, all kinds
+of cue with all textures swapped and not, otherwise equal to the pixel. A method that does not see the cue gives the
+same kinds to twins, and is correct in exactly one; one that does not see the textures gives them the same textures:
+chance level is exactly 1/2 for each, not an estimate.
 
 The distance of a disc is the Chebyshev distance of its centre to the cue's. Distances are odd multiples of half a
 cue's greatest side, so that the rings that cues can cover tile the plane: a cue at distance d is completely inside a
@@ -40,14 +40,14 @@ REACH = 0.55
 """Maximum distance relative to the side of a scene: more would leave few positions for the cue."""
 TRIES = 60
 """Positions tried for a disc before the scene is started again."""
-CUE_COLOURS = ((214, 120, 32), (40, 112, 214))
-"""Colours of the corners and the centre of the two kinds; the rest of a cue has the other colour."""
-BARS = np.array([1, -1, -1, 1])
-"""Quarters of a cue's side: a part has the kind's own colour where the product of its row's and column's is 1."""
-DISC_COLOUR = (166, 162, 150)
+TINT = (72, 0, -72)
+"""What is added to the ground's colour in the centre of an orange cue, and taken away in that of a blue one."""
+RING = -1 / 3
+"""Share of the tint in the ring, which has three times as many pixels as the centre, half as wide as the cue."""
+DISC_COLOUR = (166, 166, 166)
 CONTRAST = 40.0
 """Of a texture to the disc's colour, on both sides."""
-GROUND_COLOUR = (104, 112, 92)
+GROUND_COLOUR = (112, 112, 112)
 NOISE = 7.0
 GRAINS = (0.7, 12.0)
 """Pixels."""
@@ -121,10 +121,11 @@ def probe_scene(side: int, seed: int, number: int) -> ProbeScene:
         inside = (down + 0.5) ** 2 + (right + 0.5) ** 2 < (DIAMETERS[disc.detail] / 2) ** 2
         label[inside] = DISCS[kind][disc.texture]
         picture[inside] = (np.array(DISC_COLOUR) + CONTRAST * _texture(disc, down, right)[..., None])[inside]
-    own = np.kron(np.outer(BARS, BARS), np.ones((size // 4, size // 4))) > 0
-    place = tuple(slice(middle - size // 2, middle + size // 2) for middle in cue)
-    picture[place] = np.where(own[..., None], CUE_COLOURS[kind], CUE_COLOURS[1 - kind])
-    label[place] = CUES[kind]
+    tint = (1 - 2 * kind) * np.array(TINT)
+    for width, share in ((size, RING), (size // 2, 1)):
+        place = tuple(slice(middle - width // 2, middle + width // 2) for middle in cue)
+        picture[place] = GROUND_COLOUR + share * tint
+        label[place] = CUES[kind]
     picture += _noise(side, rng)[..., None]
     return ProbeScene(np.clip(picture, 0, 255).astype(np.uint8), label, kind, cue, size, discs)
 

@@ -4,7 +4,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 from scpseg.benchmarks.probe import CUES, DISCS
@@ -42,19 +41,15 @@ class Oracle(Method):
 
 
 def kind_of(window: Tensor, whole: bool) -> int:
-    """Of the largest piece of a cue in (3, H, W): by its centre where all of it is there, else by its corners.
+    """Of the cue in (3, H, W): its centre has a strong tint, its ring a weak one of the other sign.
 
     The noise is grey, so that red minus blue is free of it. Pieces are cut by the window, or mirrored at the border.
     """
     redder = (window[0].int() - window[2].int()).numpy()
-    pieces = ndimage.find_objects(ndimage.label(abs(redder) > 60)[0])
-    if not pieces:
-        return 0
-    rows, columns = max(pieces, key=lambda place: redder[place].size)
-    if whole:
-        return int(redder[(rows.start + rows.stop) // 2, (columns.start + columns.stop) // 2] < 0)
-    corners = redder[np.ix_((rows.start, rows.stop - 1), (columns.start, columns.stop - 1))]
-    return int(np.sign(corners).sum() < 0)
+    if whole:  # reduced, so blurred
+        return int(redder.flat[abs(redder).argmax()] < 0)
+    centre, ring = (redder[(abs(redder) > low) & (abs(redder) < high)] for low, high in ((96, 300), (24, 96)))
+    return int(centre[0] < 0) if len(centre) else int(ring[0] > 0) if len(ring) else 0
 
 
 def asked(method: Method, number: int, overlap: float = 0.0, side: int = 192) -> list[Answer]:
