@@ -48,7 +48,7 @@ def requests_of(
     params: Params, benchmarks: Sequence[str], methods: Sequence[str], workloads: Sequence[str] = tuple(WORKLOADS)
 ) -> list[Request]:
     """The requests of all cells, at the benchmarks' real sizes and with the segmenter of the parameters."""
-    real = with_section(params, "profile", size="real", repeats=1)
+    real = with_section(params, "profile", side="real", repeats=1)
     cells = [(benchmark, method, workload) for method in methods for benchmark in benchmarks for workload in workloads]
     return [WORKLOADS[workload](real, benchmark, method) for benchmark, method, workload in cells]
 

@@ -32,7 +32,7 @@ def request_of(params: Params, benchmark: str, method: str) -> dict[str, Any]:
     spec = get_benchmark(benchmark)
     profile = params.section("profile", ProfileParams)
     inference = params.section("inference", InferenceParams)
-    side = spec.side if profile.size == "real" else profile.size
+    side = spec.side if profile.side == "real" else profile.side
     # Memory and speed do not depend on the weights: random ones need no download.
     values = {**params.values, "segmenter": {**params.values["segmenter"], "weights": "random"}}
     return {

@@ -156,9 +156,13 @@ class EvaluationParams:
 
 @dataclass(frozen=True)
 class ProfileParams:
-    """Section `profile`: side of the measured image ('real' = the benchmark's size), and images after one warm-up."""
+    """Section `profile`: side of the measured image ('real' = the benchmark's), and images after one warm-up.
 
-    size: Annotated[int, Range(64)] | Literal["real"]
+    No parameter may be called `size` or `nfiles`: DVC's run cache ignores these keys, so it would restore a result of
+    another value.
+    """
+
+    side: Annotated[int, Range(64)] | Literal["real"]
     repeats: Positive
 
 

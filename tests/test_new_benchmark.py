@@ -70,7 +70,7 @@ def test_it_goes_from_its_one_file_to_a_row_of_the_report(project: Path) -> None
         project,
         mirror={"side": 128, "train": 2, "val": 1, "test": 1},
         train={"iterations": 2, "log_every": 1},
-        profile={"size": 128, "repeats": 1},
+        profile={"side": 128, "repeats": 1},
     )
     data = [["check"], *([stage, "islands"] for stage in ("mirror", "download", "prepare"))]
     method = [

@@ -199,3 +199,16 @@ def test_what_is_not_needed_exists_and_is_imported() -> None:
         everything |= {path.as_posix() for path in reached(run)}
     for path in NOT_NEEDED:
         assert any(within(file, path) for file in everything), path
+
+
+def test_no_parameter_has_a_name_that_the_run_cache_ignores() -> None:
+    """DVC leaves `size` and `nfiles` out of the identity of a run, so another value would restore its result."""
+    from dvc.stage.cache import _get_cache_hash
+
+    def of(key: str, value: int) -> str:
+        return _get_cache_hash({"cmd": "run", "params": {"params.yaml": {"profile": {key: value}}}})
+
+    for section, values in yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")).items():
+        for key in values:
+            assert of(key, 1) != of(key, 2), f"{section}.{key}"
+    assert of("size", 1) == of("size", 2)  # if this fails, DVC has changed and the names are free

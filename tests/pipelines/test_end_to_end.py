@@ -50,7 +50,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     values["suite"] = {"benchmarks": ["deepglobe"], "baselines": METHODS, "seeds": [0]}
     values["mirror"] |= {"side": 128, "train": 2, "val": 1, "test": 1}
     values["train"] |= {"iterations": 4, "log_every": 2}
-    values["profile"] = {"size": 128, "repeats": 1}
+    values["profile"] = {"side": 128, "repeats": 1}
     (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     run(folder, "git", "init", "-q")
     run(folder, "git", "add", "-A")

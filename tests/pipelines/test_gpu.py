@@ -328,7 +328,7 @@ def test_one_cell_of_each_kind_on_a_real_gpu(tmp_path: Path, monkeypatch: pytest
         pytest.skip("no NVIDIA GPU here")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     params = Params.load(PAPER)
-    values = {**params.values, "profile": {"size": 512, "repeats": 1}}
+    values = {**params.values, "profile": {"side": 512, "repeats": 1}}
     values["suite"] = {**values["suite"], "benchmarks": ["blu"], "baselines": ["patch"]}
     file = tmp_path / "small.yaml"
     file.write_text(yaml.safe_dump(values))

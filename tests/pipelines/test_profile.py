@@ -48,7 +48,7 @@ def with_values(params: Params, section: str, **values: object) -> Params:
 def test_the_request_has_real_or_given_sizes_and_random_weights(workspace: Path) -> None:
     params = with_values(Params.load(), "segmenter", weights="imagenet")
     for benchmark, spec in BENCHMARKS.items():
-        request = profile.request_of(with_values(params, "profile", size="real", repeats=2), benchmark, "patch")
+        request = profile.request_of(with_values(params, "profile", side="real", repeats=2), benchmark, "patch")
         assert request["workload"]["height"] == request["workload"]["width"] == spec.side
         assert request["workload"]["classes"] == len(spec.classes)
         assert request["workload"]["repeats"] == 2

@@ -26,7 +26,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     values = yaml.safe_load((tmp_path / "params.yaml").read_text())
     values["mirror"] |= {"side": 128, "train": 2, "val": 1, "test": 1}
     values["train"] |= {"iterations": 4, "log_every": 2}
-    values["profile"] = {"size": 128, "repeats": 1}
+    values["profile"] = {"side": 128, "repeats": 1}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SCPSEG_CACHE", str(tmp_path / ".scratch/cache"))

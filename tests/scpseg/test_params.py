@@ -85,9 +85,9 @@ def test_lists_unions_and_literals() -> None:
     assert "at least one entry" in sentence(SuiteParams, base | {"seeds": []}, "suite")
     assert "duplicated" in sentence(SuiteParams, base | {"seeds": [1, 1]}, "suite")
     assert "whole number" in sentence(SuiteParams, base | {"seeds": ["a"]}, "suite")
-    assert build(ProfileParams, {"size": "real", "repeats": 1}, "profile").size == "real"
-    assert build(ProfileParams, {"size": 512, "repeats": 1}, "profile").size == 512
-    small = sentence(ProfileParams, {"size": 5, "repeats": 1}, "profile")
+    assert build(ProfileParams, {"side": "real", "repeats": 1}, "profile").side == "real"
+    assert build(ProfileParams, {"side": 512, "repeats": 1}, "profile").side == 512
+    small = sentence(ProfileParams, {"side": 5, "repeats": 1}, "profile")
     assert "at least 64" in small and "or real" not in small
     segmenter = {"name": "x", "encoder": "y", "output_stride": 12, "weights": "random", "auxiliary": True}
     assert "the nearest is 8" in sentence(SegmenterParams, segmenter, "segmenter")
@@ -105,7 +105,7 @@ def test_lists_unions_and_literals() -> None:
         (MachineParams, "machine", "workers", 256),
         (InferenceParams, "inference", "batch", 4096),
         (EvaluationParams, "evaluation", "pictures", 65536),
-        (ProfileParams, "profile", "size", 65536),
+        (ProfileParams, "profile", "side", 65536),
         (ProfileParams, "profile", "repeats", 65536),
         (BenchmarkParams, "deepglobe", "patch", 65536),
         (BenchmarkParams, "deepglobe", "batch", 4096),
@@ -136,7 +136,7 @@ def test_errors_are_complete_sentences() -> None:
         SuiteParams, base | {"seeds": [0, "a"]}, "suite"
     )
     assert "but it must be a whole number, or real (did you mean real?)" in sentence(
-        ProfileParams, {"size": "rael", "repeats": 1}, "profile"
+        ProfileParams, {"side": "rael", "repeats": 1}, "profile"
     )
     assert "unknown parameter patch.side (none are known)" in sentence(PatchParams, {"side": 1}, "patch")
 
