@@ -53,7 +53,7 @@ def test_the_request_has_real_or_given_sizes_and_random_weights(workspace: Path)
         assert request["workload"]["classes"] == len(spec.classes)
         assert request["workload"]["repeats"] == 2
         assert request["params"]["segmenter"]["weights"] == "random"
-    request = profile.request_of(with_values(params, "profile", size=96), "inria", "patch")
+    request = profile.request_of(with_values(params, "profile", side=96), "inria", "patch")
     assert request["workload"]["height"] == request["workload"]["width"] == 96
     assert params.values["segmenter"]["weights"] == "imagenet"  # the caller's are left alone
 
@@ -110,7 +110,7 @@ def test_whole_stage(workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     """A miniature, in a real fresh process, which has the allocator's settings."""
     text = (ROOT / "params.yaml").read_text()
     (workspace / "params.yaml").write_text(
-        text.replace("  size: 384\n", "  size: 100\n").replace("device: auto", "device: cpu")
+        text.replace("  side: 384\n", "  side: 100\n").replace("device: auto", "device: cpu")
     )
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     profile.work("inria", "patch")
@@ -135,7 +135,7 @@ def test_a_training_step_takes_more_than_inference(workspace: Path, monkeypatch:
     """Both on the CPU with the tiny encoder, in real fresh processes, one window at a time."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     params = with_values(Params.load(), "segmenter", encoder="tu-test_resnet.r160_in1k")
-    params = with_values(with_values(params, "profile", size=128, repeats=1), "machine", device="cpu", threads=1)
+    params = with_values(with_values(params, "profile", side=128, repeats=1), "machine", device="cpu", threads=1)
     params = with_values(params, "inria", patch=128, batch=2)
     request = profile.request_of(params, "inria", "patch")
     inference = profile.record_of(request, profile.ask(request))
