@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
-import io
+import json
 from pathlib import Path
 
 from pipelines import experiments
@@ -54,18 +54,23 @@ def side(name: str) -> compare.Side:
     Raises:
         UserError: the run does not exist, or its results are not in the cache.
     """
+    table, metrics = RESULTS / "summary.csv", RESULTS / "summary.json"
     if name == WORKSPACE:
-        if not (RESULTS / "summary.csv").is_file():
-            raise UserError(f"{RESULTS / 'summary.csv'} is missing; run `make repro`, or compare two other runs")
-        text = (RESULTS / "summary.csv").read_text(encoding="utf-8")
-        rows = [{key: value or None for key, value in row.items()} for row in csv.DictReader(io.StringIO(text))]
-        return compare.Side(name, compare.flat(Params.load().values), rows)
+        if not table.is_file() or not metrics.is_file():
+            raise UserError(f"{table} is missing; run `make repro`, or compare two other runs")
+        with table.open(encoding="utf-8", newline="") as stream:
+            rows = [{key: value or None for key, value in row.items()} for row in csv.DictReader(stream)]
+        summary = json.loads(metrics.read_text(encoding="utf-8"))
+        return compare.Side(name, compare.flat(Params.load().values), rows, summary)
     values, found = experiments.params_of(name), experiments.summary_of(name)
     if values is None:
         raise UserError(f"--compare {name}: unknown revision or experiment; `dvc exp show` lists them")
     if found is None:
-        raise UserError(f"--compare {name}: its results/summary.csv is not in the cache; run it again with `dvc repro`")
-    return compare.Side(name, compare.flat(values), found)
+        raise UserError(f"--compare {name}: its {table} is not in the cache; run it again with `dvc repro`")
+    import dvc.api
+
+    summary = dvc.api.metrics_show(metrics.as_posix(), rev=name)
+    return compare.Side(name, compare.flat(values), found, summary)
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from scpseg.benchmarks import BENCHMARKS
@@ -13,23 +13,44 @@ from scpseg.reporting.tables import Cell, Column, Table, mebibytes, points, rend
 
 Key = tuple[str, str]
 """Benchmark and method."""
+CODE = "code: git revision of the training"
 
 
 @dataclass(frozen=True)
 class Side:
-    """A run: its name, parameters by 'section.key', rows of results/summary.csv (as texts, None if empty)."""
+    """A run: name, parameters by 'section.key', rows of results/summary.csv (as texts, None if empty), summary.json."""
 
     name: str
     params: Mapping[str, Any]
     rows: Sequence[Mapping[str, Any]]
+    summary: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Parameters and code as texts."""
+        revisions = ", ".join(dict.fromkeys(row["revision"] for row in self.rows if row.get("revision")))
+        return {CODE: revisions} | {key: str(value) for key, value in self.params.items()}
+
+    def of(self, key: Key) -> list[Mapping[str, Any]]:
+        """Rows of a benchmark and method."""
+        return [row for row in self.rows if (row["benchmark"], row["method"]) == key]
 
     def scores(self, key: Key) -> dict[str, float]:
         """Mean IoU by seed."""
         return {row["seed"]: float(row["mean_iou"]) for row in self.of(key) if row.get("mean_iou")}
 
-    def of(self, key: Key) -> list[Mapping[str, Any]]:
-        """Rows of a benchmark and method."""
-        return [row for row in self.rows if (row["benchmark"], row["method"]) == key]
+    def score(self, key: Key) -> Cell:
+        """Mean over the seeds, and why runs have no score."""
+        gone = [f"{row['status']}: {row['reason']}" for row in self.of(key) if row.get("status") not in (None, "ok")]
+        return share(estimate(self.scores(key).values()), dict.fromkeys(gone))
+
+    def profiled(self, key: Key) -> Cell:
+        """Memory of stage profile in MiB."""
+        return mebibytes(next((float(row["memory_mib"]) for row in self.of(key) if row.get("memory_mib")), None))
+
+    def memory(self, key: Key) -> Cell:
+        """Memory at real size in MiB."""
+        return mebibytes(self.summary.get(key[0], {}).get(key[1], {}).get("memory_mib"))
 
 
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,54 +64,47 @@ def flat(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def page(sides: Sequence[Side]) -> str:
     """The comparison in Markdown; differences are to the first run."""
-    return render("compare.md.j2", names=[side.name for side in sides], changed=changed(sides), results=results(sides))
+    n = max((estimate(side.scores(key).values()).n for side in sides for key in _keys(sides)), default=0)
+    names = [side.name for side in sides]
+    return render("compare.md.j2", names=names, changed=changed(sides), results=results(sides), one_seed=n < 2)
+
+
+def _keys(sides: Sequence[Side]) -> list[Key]:
+    return list(dict.fromkeys((row["benchmark"], row["method"]) for side in sides for row in side.rows))
 
 
 def changed(sides: Sequence[Side]) -> Table:
     """Parameters that differ, one per line."""
+    settings = {side.name: side.settings for side in sides}
 
-    def of(side: Side) -> Callable[[str], Any]:
-        return lambda key: str(side.params[key]) if key in side.params else None
+    def of(name: str) -> Callable[[str], str | None]:
+        return lambda key: settings[name].get(key)
 
-    keys = dict.fromkeys(key for side in sides for key in side.params)
-    differing = [key for key in keys if len({str(side.params.get(key)) for side in sides}) > 1]
-    fields: list[Column[str]] = [words("parameter", str), *(words(side.name, of(side)) for side in sides)]
-    return table_of("changed", "Changed parameters", fields, differing)
+    keys = dict.fromkeys(key for found in settings.values() for key in found)
+    differing = [key for key in keys if len({found.get(key) for found in settings.values()}) > 1]
+    columns: list[Column[str]] = [words("parameter", str), *(words(name, of(name)) for name in settings)]
+    return table_of("changed", "Changed parameters", columns, differing)
 
 
 def results(sides: Sequence[Side]) -> Table:
-    """Scores and profiled memory of all benchmarks and methods in any run."""
+    """Scores and memory of all benchmarks and methods in any run."""
     first = sides[0]
-
-    def score(side: Side) -> Callable[[Key], Cell]:
-        return lambda key: share(estimate(side.scores(key).values()), _why(side, key))
 
     def change(side: Side) -> Callable[[Key], Cell]:
         def cell(key: Key) -> Cell:
-            mine, base = side.scores(key), first.scores(key)
-            return points(estimate(mine[seed] - base[seed] for seed in mine if seed in base))
+            base = first.scores(key)
+            found = [score - base[seed] for seed, score in side.scores(key).items() if seed in base]
+            return points(estimate(found))
 
         return cell
 
-    def memory(side: Side) -> Callable[[Key], Cell]:
-        def cell(key: Key) -> Cell:
-            found = next((row["memory_mib"] for row in side.of(key) if row.get("memory_mib")), None)
-            return mebibytes(None if found is None else float(found))
-
-        return cell
-
-    fields: list[Column[Key]] = [
+    columns: list[Column[Key]] = [
         words("benchmark", lambda key: BENCHMARKS[key[0]].title if key[0] in BENCHMARKS else key[0]),
         words("method", lambda key: title_of(key[1])),
     ]
     for side in sides:
-        fields.append(Column(f"{side.name}: mean IoU %", score(side)))
-        fields += [] if side is first else [Column(f"{side.name} − {first.name}", change(side), key=f"to-{side.name}")]
-    fields += [Column(f"{side.name}: profiled MiB", memory(side)) for side in sides]
-    keys = dict.fromkeys((row["benchmark"], row["method"]) for side in sides for row in side.rows)
-    return table_of("results", "Scores and memory", fields, keys)
-
-
-def _why(side: Side, key: Key) -> tuple[str, ...]:
-    reasons = (f"{row['status']}: {row['reason']}" for row in side.of(key) if row.get("status") not in (None, "ok"))
-    return tuple(dict.fromkeys(reasons))
+        columns.append(Column(f"{side.name}: mean IoU %", side.score))
+        columns += [] if side is first else [Column(f"{side.name} − {first.name}", change(side), key=f"to-{side.name}")]
+    columns += [Column(f"{side.name}: MiB", side.memory) for side in sides]
+    columns += [Column(f"{side.name}: profiled MiB", side.profiled) for side in sides]
+    return table_of("results", "Scores and memory", columns, _keys(sides))
