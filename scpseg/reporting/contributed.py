@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from scpseg.benchmarks import BENCHMARKS
 from scpseg.errors import UserError
 from scpseg.files import write_text
-from scpseg.reporting.tables import Column, Table, mebibytes, number, table_of, text, words
+from scpseg.reporting.tables import Cell, Column, Table, mebibytes, number, table_of, text, words
 from scpseg.validation import nearest
 
 MAPS, REPORTED, MEASURED = "label maps handed in", "reported by its authors", "measured around a command"
@@ -140,17 +140,25 @@ def contributed_table(folder: Path) -> Table | None:
     Raises:
         UserError: see `read_contributed`.
     """
-    fields: list[Column[Row]] = [
+
+    def of(name: str) -> Callable[[Row], str]:
+        return lambda row: row[name]
+
+    def per_cent(name: str) -> Callable[[Row], Cell | None]:
+        return lambda row: number(100 * float(row[name]), 2) if row[name] else None
+
+    columns: list[Column[Row]] = [
         words("benchmark", lambda row: BENCHMARKS[row["benchmark"]].title),
         Column("method", lambda row: text(row["method"], row["note"]), left=True),
-        words("what was handed in", lambda row: row["kind"]),
-        *(Column(title, lambda row, name=name: number(100 * float(row[name]) if row[name] else None, 2))  # type: ignore[misc]
-          for title, name in zip(("mean IoU %", "mean F1 %", "accuracy %"), SHARES, strict=True)),
-        Column("memory MiB", lambda row: mebibytes(float(row["memory_mib"]) if row["memory_mib"] else None)),
-        words("measured by", lambda row: row["memory_kind"]),
-        Column("images", lambda row: text(row["images"])),
+        words("what was handed in", of("kind")),
+        Column("mean IoU %", per_cent("mean_iou")),
+        Column("mean F1 %", per_cent("mean_f1")),
+        Column("accuracy %", per_cent("accuracy")),
+        Column("memory MiB", lambda row: mebibytes(float(row["memory_mib"])) if row["memory_mib"] else None),
+        words("measured by", of("memory_kind")),
+        Column("images", of("images")),
         words("split", lambda row: f"{row['split_list']} {row['split']}".strip()),
-        *(words(name, lambda row, name=name: row[name]) for name in ("hardware", "code", "revision")),  # type: ignore[misc]
-    ]  # fmt: skip
+        *(words(name, of(name)) for name in ("hardware", "code", "revision")),
+    ]
     rows = read_contributed(folder)
-    return table_of("contributed", "Contributed results", fields, rows) if rows else None
+    return table_of("contributed", "Contributed results", columns, rows) if rows else None
