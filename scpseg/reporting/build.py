@@ -124,6 +124,7 @@ def _context(
             "main": views.main_table(part),
             "pairs": views.pair_table(part),
             "classes": views.class_table(part),
+            "folds": views.fold_table(part),
             "networks": views.network_table(part),
             "published": views.published_table(part),
             "settings": views.settings_table(part, common),

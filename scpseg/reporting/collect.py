@@ -39,6 +39,7 @@ _METRICS: Shape = {
     "training": {**dict.fromkeys(("iterations?", "steps?", "samples?"), _COUNT), "megapixels?": _SHARE,
                  "branches": {str: {str: _SHARE}}, str: object},
     "branches": {str: _SHARE},
+    "folds?": [{"mean_iou": _SHARE, str: object}],
     "inference": dict,
     "warnings": [str],
     "metrics": {
@@ -101,6 +102,7 @@ def _metrics_columns(found: dict[str, Any] | None, state: State) -> dict[str, An
     row |= {"absent": "; ".join(scores["absent"]), "warnings": SEPARATOR.join(found["warnings"])}
     parts = {name: found[name] for name in ("model", "environment", "evaluation_environment", "inference")}
     parts |= {"segmenter": _segmenter(found["segmenter"], found["model"]), "branch": found["branches"]}
+    parts["fold"] = {str(number): fold["mean_iou"] for number, fold in enumerate(found.get("folds", ()), 1)}
     return row | _flat(
         parts | {"iou": scores["iou"], "f1": scores["f1"], "trained": training.pop("branches"), "training": training}
     )

@@ -52,6 +52,7 @@ LAST: dict[str, tuple[str, str]] = {
 FAMILIES: dict[str, tuple[str, str]] = {
     "iou:": ("share 0..1", "IoU of the class; empty where it is in neither ground truth nor prediction"),
     "f1:": ("share 0..1", "F1 of the class, likewise"),
+    "fold:": ("share 0..1", "mean IoU of the test images of one fold, of a benchmark that is evaluated by rotation"),
     "branch:": ("share 0..1", "mean IoU of one branch of the method alone"),
     "environment:": ("text", "of the training: versions, device, threads, flags"),
     "evaluation_environment:": ("text", "of the evaluation, likewise"),

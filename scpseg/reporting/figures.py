@@ -351,7 +351,7 @@ def _pareto(
 
 
 def draw_curves(lines: Sequence[Line], results: Path, methods: Sequence[str], path: Path) -> Drawn | None:
-    """Training loss of every method on one benchmark, one line per seed and phase; None without histories."""
+    """Training loss of every method on one benchmark, one line per seed, fold and phase; None without histories."""
     found = [(line, curve(results, row)) for line in lines for row in line.done]
     found = [(line, records) for line, records in found if len(records) > 1]
     if not found:
@@ -361,7 +361,7 @@ def draw_curves(lines: Sequence[Line], results: Path, methods: Sequence[str], pa
         figure, (axes,) = panels(1.3 * COLUMN, 0.75 * COLUMN)
         for line, records in found:
             look = looks_of(methods)[line.method]
-            for _, phase in itertools.groupby(records, lambda record: record.get("phase")):  # a loss of its own
+            for _, phase in itertools.groupby(records, lambda record: (record.get("fold"), record.get("phase"))):
                 steps, losses = zip(*((int(r["iteration"]), float(r["total"] or "nan")) for r in phase), strict=True)
                 axes.plot(steps, losses, color=look.colour, lw=0.9, ls="--" if look.marker == "X" else "-", alpha=0.85,
                           marker="." if len(steps) == 1 else "", label=line.title)  # fmt: skip

@@ -14,7 +14,17 @@ from scpseg.benchmarks import get_benchmark
 from scpseg.benchmarks.base import Benchmark
 from scpseg.reporting.memory import one_source
 from scpseg.reporting.published import Published, elsewhere, published, published_row, title_of
-from scpseg.reporting.statistics import LEVEL, Counts, Difference, Estimate, corrected, differences, dominators, ranks
+from scpseg.reporting.statistics import (
+    LEVEL,
+    Counts,
+    Difference,
+    Estimate,
+    corrected,
+    differences,
+    dominators,
+    estimate,
+    ranks,
+)
 from scpseg.reporting.summary import Line, Row, is_setting, read_matrices
 from scpseg.reporting.tables import (
     Cell,
@@ -149,8 +159,10 @@ class Part:
             "notes": list(dict.fromkeys([*warnings, *self.spec.notes])),
             "detectable": self.detectable,
             "candidates": ", ".join(GRID) if self.at_edge else "",
+            "folds": max((sum(key.startswith("fold:") and row[key] is not None for key in row) for row in self.done),
+                         default=0),
             "n": max((line.mean_iou.n for line in self.lines), default=0),
-        }
+        }  # fmt: skip
 
 
 def invented(row: Row) -> bool:
@@ -284,6 +296,19 @@ def class_table(part: Part) -> Table:
     for n, cls in enumerate(part.spec.classes):
         columns.append(Column(cls.name if cls.scored else f"({cls.name})", tinted(cls.name), key=f"class{n}"))
     return table_of(f"classes-{part.name}", f"{part.spec.title}: IoU of every class in per cent", columns, part.lines)
+
+
+def fold_table(part: Part) -> Table:
+    """Score of every method on the test images of each fold, for benchmarks that are evaluated by rotation."""
+
+    def of(column: str) -> Callable[[Line], Cell]:
+        return lambda line: share(estimate(row.get(column) for row in line.done))
+
+    folds = sorted({key for row in part.done for key in row if key.startswith("fold:") and row[key] is not None})
+    columns: list[Column[Line]] = [words("method", lambda line: line.title)]
+    columns += [Column(key.replace(":", " "), of(key)) for key in folds]
+    title = f"{part.spec.title}: {part.spec.mean_name} of each fold in per cent"
+    return table_of(f"folds-{part.name}", title, columns, part.lines if folds else ())
 
 
 def network_table(part: Part) -> Table:

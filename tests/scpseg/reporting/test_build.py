@@ -124,6 +124,21 @@ def test_real_benchmarks_come_before_synthetic_ones(tmp_path: Path, invented: An
     assert NOTE in readme.partition("## What is not verified")[2]
 
 
+def test_scores_of_a_rotation_are_shown_by_fold(tmp_path: Path, invented: Any, suite: Any) -> None:
+    chosen = invented.fill(tmp_path / "results", suite(("dubai", "blu"), ("patch",), (0, 1)))
+    for seed in (0, 1):
+        folds = [{"test": ["1", "2"], "mean_iou": 0.5 + fold / 10 + seed / 100} for fold in range(3)]
+        folds.append({"test": ["3"], "mean_iou": None})
+        record = invented.metrics("dubai", "scpseg", seed, synthetic=False, folds=folds)
+        invented.put(tmp_path / "results", record)
+        invented.put(tmp_path / "results", invented.metrics("dubai", "patch", seed, synthetic=False))
+    readme = build(tmp_path, chosen)
+    rows = table(tmp_path, "folds-dubai")
+    assert rows["SCPSeg"]["fold 2"].startswith("60.5 ± ") and "fold 4" not in rows["SCPSeg"]
+    assert rows["Patch"]["fold 2"] == "–" and not (tmp_path / "reports/tables/folds-blu.csv").exists()
+    assert "by rotation (3 networks" in readme and readme.count("by rotation") == 1
+
+
 def test_rates_at_the_edge_of_the_grid_are_said_once_if_all_are(tmp_path: Path, invented: Any, suite: Any) -> None:
     chosen = invented.fill_whole(tmp_path / "results", suite(("blu",), ("patch",), (0,)))
     for method in (None, "scpseg", "patch"):
