@@ -208,11 +208,11 @@ def unverified(parts: Sequence[Part], rows: Sequence[Row]) -> list[str]:
     found = {
         "No memory figure at real size was measured on an NVIDIA GPU.": "nvml" not in sources,
         "Computed memory leaves out the CUDA context, cuDNN workspaces and fragmentation.": "computed" in sources,
-        f"One seed per method on {', '.join(few)}: no difference there is a statement about methods.": few,
+        f"One seed per method on {', '.join(few)}: differences there are not conclusions about methods.": few,
         f"Not all images of the split were scored on {partial}.": partial,
         f"No paired comparison on {', '.join(unpaired)}: matrices of the same single images are missing.": unpaired,
         NOTE: any(part.real for part in parts) and _landscapes([row for row in done if invented(row)]),
-        "Published figures are as printed; nobody measured them again here.": any(part.hollow for part in parts),
+        "Published figures are as printed; they were not measured again here.": any(part.hollow for part in parts),
     }
     return [sentence for sentence, holds in found.items() if holds]
 

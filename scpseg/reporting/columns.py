@@ -27,9 +27,9 @@ FIRST: dict[str, tuple[str, str]] = {
                  "empty where no scored class occurs"),
     "mean_f1": ("share 0..1", "likewise F1"),
     "accuracy": ("share 0..1", "correctly classified share of all labelled pixels, scored class or not"),
-    "chance": ("share 0..1", "mean IoU of the best answer that is one class everywhere"),
+    "chance": ("share 0..1", "mean IoU of the best prediction that is one class everywhere"),
     "memory_mib": ("MiB", "peak memory of stage profile on its own image size, of the backend in memory_backend"),
-    "memory_backend": ("name", "which meter memory_mib comes from; figures of two backends are not comparable"),
+    "memory_backend": ("name", "meter of memory_mib; figures of two backends are not comparable"),
     "profile_status": ("word", "ok, oom = out of memory, failed, missing"),
     "profile_reason": ("text", "why profile_status is not ok, or why there is no memory"),
     "height": ("pixels", "of the profiled image"),
@@ -47,7 +47,7 @@ FIRST: dict[str, tuple[str, str]] = {
 """Fixed columns in order, with unit and meaning."""
 LAST: dict[str, tuple[str, str]] = {
     "absent": ("text", "scored classes that are in neither ground truth nor prediction, left out of the means"),
-    "warnings": ("text", "what the preparation of the data found"),
+    "warnings": ("text", "warnings of the data preparation"),
 }
 FAMILIES: dict[str, tuple[str, str]] = {
     "iou:": ("share 0..1", "IoU of the class; empty where it is in neither ground truth nor prediction"),
@@ -60,7 +60,7 @@ FAMILIES: dict[str, tuple[str, str]] = {
     "inference:": ("number", "overlap of windows and windows per forward pass when the images were scored"),
     "memory:": ("bytes", "peak by channel of the meter; empty with the reason in unavailable:"),
     "unavailable:": ("text", "why a channel of the meter has no figure"),
-    "model:": ("text", "what the method says of itself: sides in pixels, weights of losses, recipe"),
+    "model:": ("text", "what the method reports: sides in pixels, weights of losses, recipe"),
     "profile_model:": ("text", "likewise of the profiled model; it must agree with model:"),
     "profile_segmenter:": ("text", "segmenter of the profiled model"),
     "profile:": ("text", "how memory and speed were measured"),

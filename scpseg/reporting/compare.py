@@ -8,7 +8,7 @@ from typing import Any
 
 from scpseg.benchmarks import BENCHMARKS
 from scpseg.reporting.published import title_of
-from scpseg.reporting.statistics import estimate
+from scpseg.reporting.statistics import estimate, paired
 from scpseg.reporting.tables import Cell, Column, Table, mebibytes, points, render, share, table_of, words
 
 Key = tuple[str, str]
@@ -91,12 +91,7 @@ def results(sides: Sequence[Side]) -> Table:
     first = sides[0]
 
     def change(side: Side) -> Callable[[Key], Cell]:
-        def cell(key: Key) -> Cell:
-            base = first.scores(key)
-            found = [score - base[seed] for seed, score in side.scores(key).items() if seed in base]
-            return points(estimate(found))
-
-        return cell
+        return lambda key: points(paired(side.scores(key), first.scores(key)))
 
     columns: list[Column[Key]] = [
         words("benchmark", lambda key: BENCHMARKS[key[0]].title if key[0] in BENCHMARKS else key[0]),

@@ -35,7 +35,7 @@ COLUMNS = {
     "hardware": "GPU or CPU",
     "code": "https address of the code",
     "revision": "of that code",
-    "note": "what a reader must know",
+    "note": "remark for the reader",
 }
 """Columns of a contributed file, all required, in this order; only the first three need a value in every row."""
 SHARES, POSITIVE = ("mean_iou", "mean_f1", "accuracy"), ("images", "memory_mib", "seconds")

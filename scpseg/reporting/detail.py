@@ -14,7 +14,7 @@ from scpseg.reporting.figures import COLUMN, FONT, Drawn, panels, save, style
 from scpseg.reporting.published import title_of
 from scpseg.reporting.statistics import Estimate
 from scpseg.reporting.tables import Cell, Column, Table, mebibytes, points, render, share, table_of, words
-from scpseg.reporting.twins import Accuracy, Difference
+from scpseg.reporting.twins import Accuracy, Difference, shown
 
 OURS = "scpseg"
 ACROSS = 6
@@ -66,23 +66,14 @@ def sights(answers: pd.DataFrame, memory: Mapping[str, float | None]) -> list[Si
         if mine.empty:
             continue
         sides, details = (sorted({int(side) for side in mine[key]}, reverse=True) for key in ("cue_side", "detail"))
-        found.append(
-            Sight(
-                method=method,
-                memory=mib,
-                kinds={side: _of(mine[mine["cue_side"] == side], "centred") for side in sides},
-                textures={side: _of(mine[mine["detail"] == side], "centred_texture") for side in details},
-                classes={
-                    (cue, detail): _of(mine[(mine["cue_side"] == cue) & (mine["detail"] == detail)], "centred_both")
-                    for cue in sides
-                    for detail in details
-                },
-                both=_of(mine, "centred_both"),
-                behind=None
-                if method == OURS
-                else twins.difference(answers[answers["method"] == OURS], mine, "centred_both"),
-            )
-        )
+        cue, detail = mine["cue_side"], mine["detail"]
+        kinds = {side: _of(mine[cue == side], "centred") for side in sides}
+        textures = {side: _of(mine[detail == side], "centred_texture") for side in details}
+        pairs = [(one, other) for one in sides for other in details]
+        classes = {pair: _of(mine[(cue == pair[0]) & (detail == pair[1])], "centred_both") for pair in pairs}
+        ours = answers[answers["method"] == OURS]
+        behind = None if method == OURS else twins.difference(ours, mine, "centred_both")
+        found.append(Sight(method, mib, kinds, textures, classes, _of(mine, "centred_both"), behind))
     return found
 
 
@@ -135,12 +126,6 @@ def _listed(numbers: Sequence[int]) -> str:
     return " and ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
 
 
-def shown(value: Accuracy) -> Estimate:
-    """With half of its interval; none for identities and single seeds."""
-    half = None if value.identity or value.seeds < 2 else (value.high - value.low) / 2
-    return Estimate(value.share, half, value.seeds)
-
-
 def detail_table(found: Sequence[Sight]) -> Table:
     """Accuracy by side of the cue, by side of the texture's parts, and of both; memory."""
 
@@ -152,16 +137,10 @@ def detail_table(found: Sequence[Sight]) -> Table:
     fields += [Column(f"texture {side} px %", of("textures", side)) for side in found[0].textures]
     fields += [
         Column("both %", lambda sight: share(shown(sight.both))),
-        Column(f"{title_of(OURS)} minus this, both, points", lambda sight: points(_estimate(sight.behind))),
+        Column(f"{title_of(OURS)} minus this, both, points", lambda sight: points(shown(sight.behind))),
         Column("peak memory MiB", lambda sight: mebibytes(sight.memory)),
     ]
     return table_of("probe-detail", "Kind by side of the cue, texture by side of its parts, both", fields, found)
-
-
-def _estimate(value: Difference | None) -> Estimate:
-    if value is None:
-        return Estimate(None, None, 0)
-    return Estimate(value.share, None if value.seeds < 2 else (value.high - value.low) / 2, value.seeds)
 
 
 def draw_detail(found: Sequence[Sight], folder: Path) -> Drawn:

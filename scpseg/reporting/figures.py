@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import Bbox
+from numpy.typing import ArrayLike
 
 from scpseg.benchmarks import get_benchmark
 from scpseg.files import replacing
@@ -172,7 +173,7 @@ def inline(svg: str, name: str, about: str, tips: Mapping[str, str]) -> str:
     return svg.replace("<svg", f'<svg class="figure" role="img" aria-label="{html.escape(about)}"', 1).strip()
 
 
-def arms(values: Sequence[float], halves: Sequence[float]) -> np.ndarray[Any, Any]:
+def arms(values: ArrayLike, halves: ArrayLike) -> np.ndarray[Any, Any]:
     """(2, n) lengths of the error bars below and above scores in per cent, clipped to 0..100."""
     score, half = np.asarray(values, float), np.asarray(halves, float)
     return np.stack([np.minimum(half, score), np.minimum(half, 100 - score)])

@@ -16,9 +16,10 @@ from PIL import Image
 
 from scpseg.errors import UserError
 from scpseg.reporting import detail, twins
-from scpseg.reporting.figures import COLUMN, FONT, MUTED, Drawn, arms, looks_of, panels, save, style
+from scpseg.reporting.figures import COLUMN, FONT, MUTED, Drawn, Look, arms, legend, looks_of, panels, save, style
+from scpseg.reporting.pictures import Pixels
 from scpseg.reporting.published import title_of
-from scpseg.reporting.statistics import Estimate, estimate
+from scpseg.reporting.statistics import Estimate, paired
 from scpseg.reporting.summary import Line, records
 from scpseg.reporting.tables import Column, Table, mebibytes, points, render, share, table_of, words
 
@@ -84,7 +85,7 @@ def probe_part(
     if answers.empty:
         return None
     large = answers[answers["cue_side"] == answers["cue_side"].max()]
-    found = curves(large, frame, lines)
+    found = curves(large, lines)
     halves = {curve.method: curve.reach for curve in found}
     counted = detail.between(answers, min(halves.values()), halves.get(detail.OURS, math.inf))
     sights = detail.sights(counted, {curve.method: curve.memory for curve in found})
@@ -121,67 +122,47 @@ def read_answers(results: Path, frame: pd.DataFrame) -> pd.DataFrame:
     return answers.assign(pair=twins.pairs(answers))
 
 
-def curves(answers: pd.DataFrame, frame: pd.DataFrame, lines: Sequence[Line]) -> list[Curve]:
+def curves(answers: pd.DataFrame, lines: Sequence[Line]) -> list[Curve]:
     """A curve per method with results, in the order of `lines`."""
-    found = []
-    scores = {(row["method"], row["seed"]): row["mean_iou"] for row in records(frame[frame["benchmark"] == PROBE])}
-    for line in (line for line in lines if line.benchmark == PROBE and len(answers)):
+    found, known = [], [line for line in lines if line.benchmark == PROBE and len(answers)]
+    base = next((line.scores for line in known if line.method == BASE), {})
+    for line in known:
         mine = answers[answers["method"] == line.method]
         if mine.empty:
             continue
-        mine = mine.assign(seen=mine["visible"] > 0)
-        patch, context, overview = (line.first.get(f"model:{name}") for name in ("patch", "context", "overview"))
-        assert patch is not None and context is not None
+        parts = {int(str(distance)): part for distance, part in mine.groupby("distance", sort=True)}
+        patch, context, overview = (line[f"model:{name}"] for name in ("patch", "context", "overview"))
         reach = math.inf if overview is not None else context / 2
-        allowed = {distance: _allowed(part) for distance, part in _by_distance(mine)}
+        whole = f"the whole image, reduced to {overview} × {overview}"
         found.append(
             Curve(
                 method=line.method,
                 patch=patch,
                 reach=reach,
-                looks=f"{context} × {context} pixels"
-                if overview is None
-                else f"the whole image, reduced to {overview} × {overview}",
-                centred={distance: _accuracy(part, "centred") for distance, part in _by_distance(mine)},
-                grid={distance: _accuracy(part, "grid") for distance, part in _by_distance(mine)},
-                allowed=allowed,
+                looks=f"{context} × {context} pixels" if overview is None else whole,
+                centred={distance: _accuracy(part, "centred") for distance, part in parts.items()},
+                grid={distance: _accuracy(part, "grid") for distance, part in parts.items()},
+                allowed={distance: _allowed(part) for distance, part in parts.items()},
                 within=_accuracy(mine[mine["distance"] < reach], "centred"),
                 beyond=_accuracy(mine[mine["distance"] >= reach], "centred"),
                 all_grid=_accuracy(mine, "grid"),
                 all_allowed=_allowed(mine),
-                visible=float(mine["seen"].mean()),
+                visible=float((mine["visible"] > 0).mean()),
                 missed=float(mine["centred"].isna().mean()),
                 mean_iou=line.mean_iou,
-                gain=_gain(scores, line.method),
-                memory=line.memory.mib if line.memory else line.first["memory_mib"],
+                gain=paired(line.scores, {} if line.method == BASE else base),
+                memory=line.memory.mib if line.memory else line["memory_mib"],
             )
         )
     return found
 
 
-def _by_distance(answers: pd.DataFrame) -> list[tuple[int, pd.DataFrame]]:
-    return [(int(str(distance)), part) for distance, part in answers.groupby("distance", sort=True)]
-
-
 def _accuracy(answers: pd.DataFrame, look: str) -> Estimate:
-    """With half of the bootstrap interval over twin scenes and seeds; none for identities and single seeds."""
-    found = twins.accuracy(answers, look)
-    if found is None:
-        return Estimate(None, None, 0)
-    half = None if found.identity or found.seeds < 2 else (found.high - found.low) / 2
-    return Estimate(found.share, half, found.seeds)
+    return twins.shown(twins.accuracy(answers, look))
 
 
 def _allowed(answers: pd.DataFrame) -> float:
-    return CHANCE + (1 - CHANCE) * float(answers["seen"].mean())
-
-
-def _gain(scores: dict[tuple[str, int], float | None], method: str) -> Estimate:
-    """Differences to plain patches for the seeds that both have."""
-    if method == BASE:
-        return Estimate(None, None, 0)
-    pairs = [(score, scores.get((BASE, seed))) for (name, seed), score in scores.items() if name == method]
-    return estimate(mine - base for mine, base in pairs if mine is not None and base is not None)
+    return CHANCE + (1 - CHANCE) * float((answers["visible"] > 0).mean())
 
 
 def above_chance(value: Estimate) -> bool:
@@ -262,61 +243,47 @@ def draw_probe(
 
     The scene is omitted if stage `evaluate` wrote no pictures.
     """
-    example = _example(found, answers, results)
-    colours = {method: look.colour for method, look in looks_of(methods).items()}
+    example, looks = _example(found, answers, results), looks_of(methods)
     ratios = ([0.8] if example else []) + [1.0, 1.0]
     with style():
         figure, grid = panels(2.2 * COLUMN, HEIGHT, len(ratios), 1, width_ratios=ratios)
         if example:
-            _scene(grid[0], found, colours, *example)
+            _scene(grid[0], found, looks, *example)
         centred, whole = grid[-2:]
-        _curves(centred, found, methods, {curve.method: curve.centred for curve in found})
-        _ends(centred, found, colours)
+        _curves(centred, found, looks, [curve.centred for curve in found])
+        _ends(centred, found, looks)
         centred.set_title("centred windows")
         centred.set_ylabel("correctly classified discs (%)")
-        _curves(whole, found, methods, {curve.method: curve.grid for curve in found})
+        _curves(whole, found, looks, [curve.grid for curve in found])
         for index, curve in enumerate(found):
             xs = [distance + _shift(index, found) for distance in curve.allowed]
             shares = [100 * allowed for allowed in curve.allowed.values()]
-            whole.plot(xs, shares, color=colours[curve.method], lw=0.9, ls=DASHES, zorder=1)
+            whole.plot(xs, shares, color=looks[curve.method].colour, lw=0.9, ls=DASHES, zorder=1)
         (allowed,) = whole.plot([], [], color=MUTED, lw=0.9, ls=DASHES)
         whole.legend([allowed], ["what geometry allows"], loc="lower left", handlelength=2.2, borderaxespad=0.2)
         whole.set_title("grid windows")
         whole.tick_params(labelleft=False)
-        handles, labels = centred.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper right", ncols=min(5, len(labels)), columnspacing=1.6)
+        legend(figure, [centred], "outside upper right", 5)
         return save(figure, folder / "probe-distance", "Accuracy against the distance of the cue, by method")
 
 
 def _curves(
-    axes: Axes, found: Sequence[Curve], methods: Sequence[str], values: Mapping[str, Mapping[int, Estimate]]
+    axes: Axes, found: Sequence[Curve], looks: Mapping[str, Look], values: Sequence[Mapping[int, Estimate]]
 ) -> None:
     """One line per method with intervals, and the line of chance."""
     axes.axhline(100 * CHANCE, color=MUTED, lw=0.8, ls=":", zorder=0)
-    for index, curve in enumerate(found):
-        found_points = [(distance, one) for distance, one in values[curve.method].items() if one.mean is not None]
+    for index, (curve, accuracies) in enumerate(zip(found, values, strict=True)):
+        known = [(distance, one.mean, one.half or 0.0) for distance, one in accuracies.items() if one.mean is not None]
+        xs, shares, halves = ([row[place] for row in known] for place in range(3))
+        percent, half = 100 * np.array(shares), 100 * np.array(halves)
         memory = "" if curve.memory is None else f", {mebibytes(curve.memory).text} MiB"
-        axes.errorbar(
-            [distance + _shift(index, found) for distance, _ in found_points],
-            [100 * (one.mean or 0.0) for _, one in found_points],
-            yerr=arms(
-                [100 * (one.mean or 0.0) for _, one in found_points],
-                [100 * (one.half or 0.0) for _, one in found_points],
-            ),
-            color=looks_of(methods)[curve.method].colour,
-            marker=looks_of(methods)[curve.method].marker,
-            markersize=4.2,
-            markeredgecolor="white",
-            markeredgewidth=0.4,
-            lw=1.1,
-            elinewidth=0.8,
-            capsize=1.8,
-            label=f"{title_of(curve.method)}{memory}",
-            zorder=4 - index / len(found),
-        )
+        look = looks[curve.method]
+        axes.errorbar(np.array(xs) + _shift(index, found), percent, yerr=arms(percent, half), color=look.colour,
+                      marker=look.marker, ms=4.2, mec="white", mew=0.4, lw=1.1, elinewidth=0.8, capsize=1.8,
+                      label=f"{title_of(curve.method)}{memory}", zorder=4 - index / len(found))  # fmt: skip
     distances = list(found[0].centred)
-    axes.set_xticks(distances)
     step = distances[1] - distances[0] if len(distances) > 1 else 16
+    axes.set_xticks(distances)
     axes.set_xlim(distances[0] - step * 0.75, distances[-1] + step * 0.75)
     axes.set_ylim(42, 106)
     axes.set_yticks([50, 60, 70, 80, 90, 100])
@@ -327,39 +294,25 @@ def _shift(index: int, found: Sequence[Curve]) -> float:
     return DODGE * (index - (len(found) - 1) / 2)
 
 
-def _ends(axes: Axes, found: Sequence[Curve], colours: Mapping[str, str]) -> None:
+def _ends(axes: Axes, found: Sequence[Curve], looks: Mapping[str, Look]) -> None:
     """Mark the ends of the windows, and label chance."""
     axes.text(axes.get_xlim()[0] + 1.5, 100 * CHANCE - 1.2, "chance", va="top", color=MUTED, fontsize=FONT - 1.5)
-    ends: dict[float, Curve] = {}
-    for curve in reversed(found):
-        if math.isfinite(curve.reach):
-            ends[curve.reach] = curve
+    ends = {curve.reach: curve for curve in reversed(found) if math.isfinite(curve.reach)}
     for reach, curve in ends.items():
-        name = "L/2" if reach == curve.patch / 2 else "G/2"
-        axes.axvline(reach, color=colours[curve.method], lw=0.9, ls=(0, (1, 1.2)), zorder=0)
-        axes.annotate(
-            f"{name} = {reach:g}",
-            (reach, 44),
-            xytext=(2.5, 0),
-            textcoords="offset points",
-            color=colours[curve.method],
-            fontsize=FONT - 1.5,
-        )
+        colour, name = looks[curve.method].colour, "L/2" if reach == curve.patch / 2 else "G/2"
+        axes.axvline(reach, color=colour, lw=0.9, ls=(0, (1, 1.2)), zorder=0)
+        axes.annotate(f"{name} = {reach:g}", (reach, 44), xytext=(2.5, 0), textcoords="offset points", color=colour,
+                      fontsize=FONT - 1.5)  # fmt: skip
 
 
-def _example(
-    found: Sequence[Curve], answers: pd.DataFrame, results: Path
-) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.uint8]], tuple[int, int]] | None:
+def _example(found: Sequence[Curve], answers: pd.DataFrame, results: Path) -> tuple[Pixels, tuple[int, int]] | None:
     """A scene with a picture, and a disc in it whose cue is outside the smallest window only."""
     reaches = sorted({curve.reach for curve in found})
-    for name in dict.fromkeys(answers["image"]):
-        for method, seed in dict.fromkeys(zip(answers["method"], answers["seed"], strict=True)):
-            path = results / "metrics" / PROBE / str(method) / str(seed) / "pictures" / f"{name}.image.png"
-            if not path.is_file():
-                continue
+    for (name, method, seed), mine in answers.groupby(["image", "method", "seed"], sort=False):
+        path = results / "metrics" / PROBE / str(method) / str(seed) / "pictures" / f"{name}.image.png"
+        if path.is_file():
             with Image.open(path) as picture:
                 pixels = np.asarray(picture.convert("RGB"))
-            mine = answers[(answers["image"] == name) & (answers["method"] == method) & (answers["seed"] == seed)]
             between = mine[(mine["distance"] >= reaches[0]) & (mine["distance"] < reaches[-1])]
             rows = (between if len(between) else mine)[["row", "column"]].to_numpy()
             # The disc nearest to the centre of the picture, so that its windows are inside.
@@ -369,11 +322,7 @@ def _example(
 
 
 def _scene(
-    axes: Axes,
-    found: Sequence[Curve],
-    colours: Mapping[str, str],
-    pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]],
-    disc: tuple[int, int],
+    axes: Axes, found: Sequence[Curve], looks: Mapping[str, Look], pixels: Pixels, disc: tuple[int, int]
 ) -> None:
     """A scene with a ring around one disc, and the reach of each method around it."""
     height, width = pixels.shape[:2]
@@ -385,7 +334,7 @@ def _scene(
         # Clipped here, so that the edge of a window stays visible where it leaves the scene.
         left, top = max(column - reach, 1.0), max(row - reach, 1.0)
         right, bottom = min(column + reach, width - 1.0), min(row + reach, height - 1.0)
-        colour = colours[curve.method]
+        colour = looks[curve.method].colour
         axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, lw=1.5, edgecolor=colour))
     axes.set_anchor("N")
     axes.set_axis_off()

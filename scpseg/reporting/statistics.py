@@ -15,6 +15,7 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,6 +84,14 @@ def estimate(values: Iterable[float | None]) -> Estimate:
         return Estimate(present[0], None, 1)
     half = _quantile(n - 1, 1 - LEVEL / 2) * statistics.stdev(present) / math.sqrt(n)
     return Estimate(statistics.fmean(present), half, n)
+
+
+def paired(scores: Mapping[Any, float], base: Mapping[Any, float]) -> Estimate:
+    """Mean difference of scores by seed, over the seeds that both have.
+
+    Equal seeds start from equal weights and use equal windows, so their differences vary less than the scores.
+    """
+    return estimate(score - base[seed] for seed, score in scores.items() if seed in base)
 
 
 def mean_iou(matrices: NDArray[np.number], scored: Sequence[int]) -> Floats:

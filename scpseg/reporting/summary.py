@@ -85,6 +85,11 @@ class Line:
         """Mean IoU, 0..1, mean over the seeds."""
         return self.mean_iou.mean
 
+    @property
+    def scores(self) -> dict[int, float]:
+        """Mean IoU, 0..1, by seed."""
+        return {row["seed"]: row["mean_iou"] for row in self.done if row["mean_iou"] is not None}
+
     def mean(self, *columns: str) -> float | None:
         """Mean over seeds of the first of these columns with numbers, None if none has any."""
         found = ([float(row[name]) for row in self.rows if is_number(row.get(name))] for name in columns)
@@ -188,7 +193,7 @@ def _settings(rows: Sequence[Row]) -> Iterator[Flag]:
             yield "seconds", f"profile of other settings: {name} {first[other]} against {run[0].get(key)}"
     recipe = run[0].get("model:recipe") if run else None
     if recipe not in (None, "suite"):
-        yield "method", f"recipe {recipe}: not the common one, so it takes no part in the ranking"
+        yield "method", f"recipe {recipe}: not the common one, so it is not ranked"
 
 
 def _hardware(rows: Sequence[Row], usual: dict[str, str | None]) -> Iterator[Flag]:

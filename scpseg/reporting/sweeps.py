@@ -16,7 +16,7 @@ from scpseg.files import write_text
 from scpseg.reporting import tables
 from scpseg.reporting.figures import Drawn, inline
 from scpseg.reporting.published import PAPER, read_table, title_of
-from scpseg.reporting.statistics import Estimate, estimate
+from scpseg.reporting.statistics import Estimate, estimate, paired
 from scpseg.reporting.summary import common, device
 from scpseg.reporting.tables import Cell, Column, Table, mebibytes, number, points, share, table_of, text, words
 from scpseg.reporting.views import environments
@@ -129,14 +129,10 @@ def short(value: float) -> str:
 
 
 def difference(row: Row, rows: Sequence[Row]) -> Estimate | None:
-    """Mean IoU minus that of the reference row, by seed; None for the reference itself, n = 0 if one is missing.
-
-    Equal seeds start from equal weights and use equal windows, so their differences vary less than the scores.
-    """
+    """Mean IoU minus that of the reference row, by seed; None for the reference itself, n = 0 if one is missing."""
     if row.reference is None or row.key == row.reference:
         return None
-    base: dict[str, float] = next((other.scores for other in rows if other.key == row.reference), {})
-    return estimate(score - base[seed] for seed, score in row.scores.items() if seed in base)
+    return paired(row.scores, next((other.scores for other in rows if other.key == row.reference), {}))
 
 
 def measured_elsewhere(rows: Sequence[Row]) -> list[Row]:

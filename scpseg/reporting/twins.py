@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from scpseg.reporting.statistics import Estimate
+
 DRAWS = 2000
 LEVEL = 0.95
-
-
 FACTORS = ("kind", "texture")
 LOOKS = {
     "centred": {"kind": "centred"},
@@ -55,6 +55,15 @@ class Difference(NamedTuple):
     low: float
     high: float
     seeds: int
+    identity: bool = False
+
+
+def shown(value: Accuracy | Difference | None) -> Estimate:
+    """With half of its interval; none for identities and single seeds, n = 0 without a value."""
+    if value is None:
+        return Estimate(None, None, 0)
+    half = None if value.identity or value.seeds < 2 else (value.high - value.low) / 2
+    return Estimate(value.share, half, value.seeds)
 
 
 def accuracy(answers: pd.DataFrame, look: str) -> Accuracy | None:

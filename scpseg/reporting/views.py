@@ -50,7 +50,7 @@ STAGES = {
     "profile_environment:": "memory and speed",
 }
 EMPTY = (None, "")
-ONE_SEED = ("one seed: the interval is over images alone, and a difference of two trainings, not of methods",)
+ONE_SEED = ("one seed: the interval covers images only; the difference is between two trainings, not between methods",)
 
 
 @dataclass(frozen=True)
@@ -214,7 +214,7 @@ def main_table(part: Part) -> Table:
     paired = f"difference to {base} in points, paired, 95 % interval"
     columns = [
         Column("method", lambda line: text(line.title, "; ".join(line.of("method"))), left=True),
-        Column("place", place, "what the paired tests leave open; a range is a tie"),
+        Column("place", place, "places that the paired tests leave open; a range is a tie"),
         Column(f"{mean} %", score, "over seeds, with half the 95 % t interval", key="score"),
         Column(f"to {base}", difference, paired, key="difference"),
         Column(f"memory MiB ({SOURCES[part.source]})", Line.memory_cell, at_real_size, key="memory"),

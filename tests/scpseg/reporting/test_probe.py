@@ -72,7 +72,7 @@ def fill(tmp_path: Path, invented: Any, suite: Any) -> Any:
                 for kind in ("image", "truth", "prediction"):
                     Image.fromarray(np.full((side, side, 3), 90, np.uint8)).save(folder / f"pictures/s0.{kind}.png")
         frame = collect(results, chosen, True)
-        return chosen, curves(read_answers(results, frame), frame, summarise(frame))
+        return chosen, curves(read_answers(results, frame), summarise(frame))
 
     return make
 
@@ -122,7 +122,7 @@ def test_other_numbers_make_other_sentences(fill: Any) -> None:
     answers = {"scpseg": objects(40), "patch": objects(60)}
     found = fill(answers=answers, gains=(-0.5, 0.3, 0.0))[1]
     assert "less far than it looks" in said(found, "SCPSeg")
-    assert "not as its window would have it" in said(found, "Patch")
+    assert "not what its window suggests" in said(found, "Patch")
     assert "includes zero" in said(found, "Whole images,")
 
 

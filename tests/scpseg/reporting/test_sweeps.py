@@ -144,7 +144,7 @@ def test_page_names_noise_meter_and_commands(steps: list[Row]) -> None:
     text = page(STEPS, steps)
     assert "0.6 mIoU" in text and "resident memory" in text and "table 6" in text
     assert all(row.command in text for row in steps)
-    assert "Differences are of unrounded figures" in text and "[runs.csv](runs.csv)" in text
+    assert "Differences are computed before rounding" in text and "[runs.csv](runs.csv)" in text
     assert "paper" not in page(DOTS, [row for row in steps if row.series == "FCN-8s"])
 
 
@@ -192,7 +192,7 @@ def test_without_a_result_nothing_is_drawn_and_an_old_picture_goes(make: Make, t
     write_sweep(GRID, grid_rows(make), tmp_path)
     assert (tmp_path / "sizes.png").exists()
     write_sweep(GRID, grid_rows(make, without=9), tmp_path)
-    assert not list(tmp_path.glob("*.png")) and "No run is there yet" in (tmp_path / "README.md").read_text()
+    assert not list(tmp_path.glob("*.png")) and "No run is finished yet" in (tmp_path / "README.md").read_text()
 
 
 def test_methods_keep_their_looks_and_segmenters_have_others(make: Make, steps: list[Row]) -> None:
