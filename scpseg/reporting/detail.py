@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.axes import Axes
 
 from scpseg.reporting import twins
-from scpseg.reporting.figures import COLUMN, FONT, Drawn, panels, save, style
+from scpseg.reporting.figures import COLUMN, Drawn, draw_cells, panels, save, style
 from scpseg.reporting.published import title_of
 from scpseg.reporting.statistics import Estimate
 from scpseg.reporting.tables import Cell, Column, Table, mebibytes, points, render, share, table_of, words
@@ -161,13 +162,11 @@ def draw_detail(found: Sequence[Sight], folder: Path) -> Drawn:
 def _map(axes: Axes, sight: Sight) -> None:
     cues, details = list(sight.kinds), list(sight.textures)
     values = [[sight.classes[cue, detail].share for cue in cues] for detail in details]
-    axes.imshow(values, cmap="cividis", vmin=CHANCE["both"], vmax=1.0, aspect="auto")
-    for row, line in enumerate(values):
-        for column, value in enumerate(line):
-            ink = "white" if value < 0.65 else "black"
-            axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", color=ink, fontsize=FONT)
-    axes.set_xticks(range(len(cues)), [str(cue) for cue in cues])
-    axes.set_yticks(range(len(details)), [str(detail) for detail in details])
+    texts = [[f"{100 * value:.0f}" for value in line] for line in values]
+    drawn = draw_cells(axes, values, texts, list(map(str, cues)), list(map(str, details)), cmap="cividis",
+                       vmin=CHANCE["both"], vmax=1.0)  # fmt: skip
+    for text, value in zip(chain(*drawn), chain(*values), strict=True):
+        text.set_color("white" if value < 0.65 else "black")
     axes.set_xlabel("cue (pixels)")
     memory = "" if sight.memory is None else f"\n{mebibytes(sight.memory).text} MiB"
     axes.set_title(f"{title_of(sight.method)}{memory}")

@@ -20,6 +20,7 @@ from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import Bbox
 from numpy.typing import ArrayLike
@@ -262,6 +263,25 @@ def legend(figure: Figure, grid: Sequence[Axes], loc: Any, ncols: int) -> None:
     for handle in made.legend_handles:
         if isinstance(handle, Line2D) and handle.get_markersize() > 5:
             handle.set_markersize(6.5)
+
+
+def draw_cells(
+    axes: Axes,
+    shades: ArrayLike,
+    texts: Sequence[Sequence[str]],
+    across: Sequence[str],
+    down: Sequence[str],
+    **more: Any,
+) -> list[list[Text]]:
+    """A map of cells with a text each, and their names on both axes; `more` is for the shades. Returns the texts."""
+    axes.imshow(shades, aspect="auto", interpolation="nearest", **more)
+    axes.set_xticks(range(len(across)), across)
+    axes.set_yticks(range(len(down)), down)
+    axes.tick_params(length=0)
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    where: Any = {"ha": "center", "va": "center", "fontsize": FONT - 0.5}
+    return [[axes.text(x, y, text, **where) for x, text in enumerate(line)] for y, line in enumerate(texts)]
 
 
 def mark_synthetic(axes: Axes) -> None:

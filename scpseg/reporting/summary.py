@@ -8,6 +8,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -46,7 +47,6 @@ class Line:
         benchmark: name of the benchmark.
         method: name of the method.
         rows: rows of `collect`, one per declared seed.
-        mean_iou: share 0..1, estimated over seeds; also `mean_f1`, `accuracy` and `iou` (by class).
         memory: peak at the benchmark's real size, None if unknown.
         flags: remarks on numbers.
     """
@@ -54,10 +54,6 @@ class Line:
     benchmark: str
     method: str
     rows: tuple[Row, ...]
-    mean_iou: Estimate
-    mean_f1: Estimate
-    accuracy: Estimate
-    iou: dict[str, Estimate]
     memory: Peak | None
     flags: tuple[Flag, ...]
 
@@ -79,6 +75,15 @@ class Line:
     def title(self) -> str:
         """The method's display name."""
         return title_of(self.method)
+
+    def estimate(self, column: str) -> Estimate:
+        """Mean over seeds of a column with shares 0..1, and its interval."""
+        return estimate(row.get(column) for row in self.rows)
+
+    @cached_property
+    def mean_iou(self) -> Estimate:
+        """Mean IoU, 0..1."""
+        return self.estimate("mean_iou")
 
     @property
     def score(self) -> float | None:
@@ -139,12 +144,9 @@ def summarise(
     for (benchmark, method), mine in groups.items():
         found = [*_gaps(mine), *_settings(mine), *_hardware(mine, usual), *doubts(mine)]
         why = (unknown or {}).get((benchmark, method))
-        score, f1, accuracy = (estimate(row[name] for row in mine) for name in ("mean_iou", "mean_f1", "accuracy"))
-        classes = [cls.name for cls in get_benchmark(benchmark).classes]
-        iou = {name: estimate(row.get(f"iou:{name}") for row in mine) for name in classes}
         flags = tuple(dict.fromkeys([*found, *([("memory", why)] if why else [])]))
         peak = (peaks or {}).get((benchmark, method))
-        lines.append(Line(benchmark, method, tuple(mine), score, f1, accuracy, iou, peak, flags))
+        lines.append(Line(benchmark, method, tuple(mine), peak, flags))
     return lines
 
 

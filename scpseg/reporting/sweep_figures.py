@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from scpseg.reporting.figures import (
     Drawn,
     Look,
     arms,
+    draw_cells,
     legend,
     looks_of,
     mark_synthetic,
@@ -43,6 +45,11 @@ class Mark(NamedTuple):
 
     score: float
     half: float = 0.0
+
+    @property
+    def text(self) -> str:
+        """'71.2 ± 0.5' for several seeds."""
+        return f"{self.score:.1f}" + (f" ± {self.half:.1f}" if self.half else "")
 
 
 Marks = Mapping[Key, Mark]
@@ -105,7 +112,8 @@ def _series(
 ) -> None:
     """Marks and error bars of every series: 'steps' with scores upwards and a line, others in rows."""
     upright = sweep.figure == "steps"
-    apart = (APART / (1 + upright)) * any(mark.half for mark in marks.values())
+    spread = sweep.figure == "pairs" or any(mark.half for mark in marks.values())
+    apart = spread * APART / (1 + upright)
     shift = {
         name: apart * (place / max(len(series) - 1, 1) - 0.5) * (len(series) > 1) for place, name in enumerate(series)
     }
@@ -152,19 +160,11 @@ def _heat_map(axes: Axes, marks: Marks, xs: Sequence[str], series: Sequence[str]
     shade = 0.05 + 0.5 * (values - (middle - span / 2)) / span
     empty = (0.95, 0.95, 0.95, 1.0)
     shades = np.where(np.isnan(values)[..., None], empty, colormaps["YlGnBu"](np.nan_to_num(shade)))
-    axes.imshow(shades, aspect="auto", interpolation="nearest")
-    for row, name in enumerate(series):
-        for column, x in enumerate(xs):
-            mark = marks.get((name, x))
-            text = "–" if mark is None else f"{mark.score:.1f}" + (f" ± {mark.half:.1f}" if mark.half else "")
-            axes.text(column, row, text, ha="center", va="center", fontsize=FONT - 0.5,
-                      fontweight="bold" if mark and mark.score == high else "normal",
-                      color="black" if mark else MUTED)  # fmt: skip
-    axes.set_xticks(range(len(xs)), xs)
-    axes.set_yticks(range(len(series)), series)
-    axes.tick_params(length=0)
-    axes.grid(visible=False)
-    axes.spines[:].set_visible(False)
+    known = [[marks.get((name, x)) for x in xs] for name in series]
+    texts = [[mark.text if mark else "–" for mark in row] for row in known]
+    drawn = draw_cells(axes, shades, texts, xs, series)
+    for text, mark in zip(chain(*drawn), chain(*known), strict=True):
+        text.set(color="black" if mark else MUTED, fontweight="bold" if mark and mark.score == high else "normal")
 
 
 def _ends(marks: Marks) -> tuple[float, float]:

@@ -55,14 +55,14 @@ class Difference(NamedTuple):
     low: float
     high: float
     seeds: int
-    identity: bool = False
 
 
 def shown(value: Accuracy | Difference | None) -> Estimate:
     """With half of its interval; none for identities and single seeds, n = 0 without a value."""
     if value is None:
         return Estimate(None, None, 0)
-    half = None if value.identity or value.seeds < 2 else (value.high - value.low) / 2
+    identity = isinstance(value, Accuracy) and value.identity
+    half = None if identity or value.seeds < 2 else (value.high - value.low) / 2
     return Estimate(value.share, half, value.seeds)
 
 

@@ -22,7 +22,6 @@ from scpseg.reporting.statistics import (
     corrected,
     differences,
     dominators,
-    estimate,
     ranks,
 )
 from scpseg.reporting.summary import Line, Row, is_setting, read_matrices
@@ -221,9 +220,11 @@ def main_table(part: Part) -> Table:
         Column(f"paper {mean} %", printed("miou", 1), elsewhere, key="paper-score"),
         Column("paper MB", printed("memory", 0), elsewhere),
         Column(
-            "mF1 %" if mean == "mIoU" else f"{mean.replace('IoU', 'F1')} %", lambda line: share(line.mean_f1), key="f1"
+            "mF1 %" if mean == "mIoU" else f"{mean.replace('IoU', 'F1')} %",
+            lambda line: share(line.estimate("mean_f1")),
+            key="f1",
         ),
-        Column("accuracy %", lambda line: share(line.accuracy), "of all labelled pixels"),
+        Column("accuracy %", lambda line: share(line.estimate("accuracy")), "of all labelled pixels"),
         Column("s / image", lambda line: seconds(line["seconds_per_image"], line.of("seconds")), ours),
         Column("MPx / s", lambda line: seconds(line["megapixels_per_second"]), ours),
         Column(
@@ -288,27 +289,26 @@ def pair_table(part: Part) -> Table:
 
 def class_table(part: Part) -> Table:
     """IoU of every class, tinted; classes that are not in the mean are in brackets."""
-
-    def tinted(name: str) -> Callable[[Line], Cell]:
-        return lambda line: replace(share(line.iou[name]), shade=line.iou[name].mean)
-
-    columns: list[Column[Line]] = [words("method", lambda line: line.title)]
-    for n, cls in enumerate(part.spec.classes):
-        columns.append(Column(cls.name if cls.scored else f"({cls.name})", tinted(cls.name), key=f"class{n}"))
-    return table_of(f"classes-{part.name}", f"{part.spec.title}: IoU of every class in per cent", columns, part.lines)
+    shown = {f"iou:{cls.name}": cls.name if cls.scored else f"({cls.name})" for cls in part.spec.classes}
+    return _shares(part, f"classes-{part.name}", "IoU of every class in per cent", shown)
 
 
 def fold_table(part: Part) -> Table:
     """Score of every method on the test images of each fold, for benchmarks that are evaluated by rotation."""
+    folds = sorted({key for row in part.done for key in row if key.startswith("fold:") and row[key] is not None})
+    shown = {key: key.replace(":", " ") for key in folds}
+    return _shares(part, f"folds-{part.name}", f"{part.spec.mean_name} of each fold in per cent", shown)
+
+
+def _shares(part: Part, name: str, title: str, shown: Mapping[str, str]) -> Table:
+    """Tinted shares: column of the frame -> title."""
 
     def of(column: str) -> Callable[[Line], Cell]:
-        return lambda line: share(estimate(row.get(column) for row in line.done))
+        return lambda line: replace(share(line.estimate(column)), shade=line.estimate(column).mean)
 
-    folds = sorted({key for row in part.done for key in row if key.startswith("fold:") and row[key] is not None})
     columns: list[Column[Line]] = [words("method", lambda line: line.title)]
-    columns += [Column(key.replace(":", " "), of(key)) for key in folds]
-    title = f"{part.spec.title}: {part.spec.mean_name} of each fold in per cent"
-    return table_of(f"folds-{part.name}", title, columns, part.lines if folds else ())
+    columns += [Column(title, of(column), key=f"c{n}") for n, (column, title) in enumerate(shown.items())]
+    return table_of(name, f"{part.spec.title}: {title}", columns, part.lines if shown else ())
 
 
 def network_table(part: Part) -> Table:

@@ -22,7 +22,7 @@ def test_line_averages_the_seeds_of_its_own_method(tmp_path: Path, invented: Any
     for line in (scpseg, patch):
         records = [invented.metrics("potsdam", line.method, seed)["metrics"] for seed in (0, 1, 2)]
         assert line.mean_iou.mean == pytest.approx(sum(record["mean_iou"] for record in records) / 3)
-        assert line.iou["tree"].mean == pytest.approx(sum(record["iou"]["tree"] for record in records) / 3)
+        assert line.estimate("iou:tree").mean == pytest.approx(sum(record["iou"]["tree"] for record in records) / 3)
 
 
 def test_other_hardware_is_noticed_where_it_differs(tmp_path: Path, invented: Any, suite: Any) -> None:
