@@ -12,23 +12,8 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from scpseg.reporting.figures import (
-    COLUMN,
-    FONT,
-    MUTED,
-    OTHERS,
-    PAPER,
-    Drawn,
-    Look,
-    arms,
-    draw_cells,
-    legend,
-    looks_of,
-    mark_synthetic,
-    panels,
-    save,
-    style,
-)
+from scpseg.reporting import figures
+from scpseg.reporting.figures import COLUMN, FONT, MUTED, Drawn, Look, arms, draw_cells, legend, panels, save, style
 from scpseg.reporting.published import title_of
 from scpseg.reporting.sweeps import Key, Row, Sweep, published
 
@@ -85,7 +70,7 @@ def draw_sweep(sweep: Sweep, rows: Sequence[Row], folder: Path) -> Drawn | None:
                     axes.set_yticklabels([])
             axes.set_title(title)
             if first["synthetic"] == "True" and place == 0:
-                mark_synthetic(axes)
+                figures.mark_synthetic(axes)
         if sweep.figure != "grid" and len(series) > 1:
             legend(figure, grid[:1], "outside lower center", 4)
         return save(figure, folder / sweep.name, f"{sweep.title}: {first['mean_name']} of every point")
@@ -93,10 +78,10 @@ def draw_sweep(sweep: Sweep, rows: Sequence[Row], folder: Path) -> Drawn | None:
 
 def _looks(rows: Sequence[Row]) -> dict[str, Look]:
     """Look by series: a method's own, as in all figures; another set for segmenters and others."""
-    methods, found = looks_of({row.method for row in rows}), dict[str, Look]()
+    methods, found = figures.looks_of({row.method for row in rows}), dict[str, Look]()
     others = list(dict.fromkeys(row.series for row in rows if row.series != title_of(row.method)))
     for row in rows:
-        other = OTHERS[others.index(row.series) % len(OTHERS)] if row.series in others else None
+        other = figures.OTHERS[others.index(row.series) % len(figures.OTHERS)] if row.series in others else None
         found[row.series] = other or methods[row.method]
     return found
 
@@ -136,7 +121,7 @@ def _series(
             bars = arms(level, half)
             axes.errorbar(*points, yerr=bars if upright else None, xerr=None if upright else bars, fmt="none",
                           ecolor=look.colour, elinewidth=0.8, capsize=2)  # fmt: skip
-        axes.plot(*points, label=name, color=look.colour, marker=look.marker, ms=5.5, mec=PAPER, mew=0.5, lw=1.0,
+        axes.plot(*points, label=name, color=look.colour, marker=look.marker, ms=5.5, mec=figures.PAPER, mew=0.5, lw=1.0,
                   ls="-" if upright else "none", zorder=3)  # fmt: skip
     across, along = (axes.xaxis, axes.yaxis) if upright else (axes.yaxis, axes.xaxis)
     across.grid(visible=False)

@@ -14,16 +14,7 @@ from scpseg.benchmarks import get_benchmark
 from scpseg.benchmarks.base import Benchmark
 from scpseg.reporting.memory import one_source
 from scpseg.reporting.published import Published, elsewhere, published, published_row, title_of
-from scpseg.reporting.statistics import (
-    LEVEL,
-    Counts,
-    Difference,
-    Estimate,
-    corrected,
-    differences,
-    dominators,
-    ranks,
-)
+from scpseg.reporting.statistics import LEVEL, Counts, Difference, Estimate, corrected, differences, dominators, ranks
 from scpseg.reporting.summary import Line, Row, is_setting, read_matrices
 from scpseg.reporting.tables import (
     Cell,
