@@ -121,8 +121,8 @@ def _series(
             bars = arms(level, half)
             axes.errorbar(*points, yerr=bars if upright else None, xerr=None if upright else bars, fmt="none",
                           ecolor=look.colour, elinewidth=0.8, capsize=2)  # fmt: skip
-        axes.plot(*points, label=name, color=look.colour, marker=look.marker, ms=5.5, mec=figures.PAPER, mew=0.5, lw=1.0,
-                  ls="-" if upright else "none", zorder=3)  # fmt: skip
+        axes.plot(*points, label=name, color=look.colour, marker=look.marker, ms=5.5, mec=figures.PAPER, mew=0.5,
+                  lw=1.0, ls="-" if upright else "none", zorder=3)  # fmt: skip
     across, along = (axes.xaxis, axes.yaxis) if upright else (axes.yaxis, axes.xaxis)
     across.grid(visible=False)
     across.set_ticks(range(len(xs)), xs)

@@ -12,23 +12,12 @@ from typing import Any
 
 from scpseg.benchmarks import get_benchmark
 from scpseg.benchmarks.base import Benchmark
+from scpseg.reporting import tables
 from scpseg.reporting.memory import one_source
 from scpseg.reporting.published import Published, elsewhere, published, published_row, title_of
 from scpseg.reporting.statistics import LEVEL, Counts, Difference, Estimate, corrected, differences, dominators, ranks
 from scpseg.reporting.summary import Line, Row, is_setting, read_matrices
-from scpseg.reporting.tables import (
-    Cell,
-    Column,
-    Table,
-    mebibytes,
-    number,
-    points,
-    seconds,
-    share,
-    table_of,
-    text,
-    words,
-)
+from scpseg.reporting.tables import Cell, Column, Table, mebibytes, number, points, share, table_of, text, words
 from scpseg.tuning import GRID
 
 SCORED = ("split", "images", "images_of", "train_images", "train_images_of", "split_list", "labels")
@@ -195,10 +184,14 @@ def main_table(part: Part) -> Table:
     def profiled(line: Line) -> Cell:
         return Cell("OOM") if line["profile_status"] == "oom" else mebibytes(line["memory_mib"])
 
+    def parameters(line: Line) -> Cell | None:
+        return number(line["parameters"] / 1e6, 2) if line["parameters"] else None
+
     def count(*names: str) -> Callable[[Line], Cell]:
         return lambda line: number(line.mean(*names), 0)
 
     mean, side, ours = part.spec.mean_name, part.spec.side, "of the profiled image"
+    f1 = "mF1" if mean == "mIoU" else mean.replace("IoU", "F1")
     elsewhere = "as published: other machines, often another encoder"
     at_real_size = f"peak of inference on one image of {side} × {side} pixels"
     paired = f"difference to {base} in points, paired, 95 % interval"
@@ -210,19 +203,11 @@ def main_table(part: Part) -> Table:
         Column(f"memory MiB ({SOURCES[part.source]})", Line.memory_cell, at_real_size, key="memory"),
         Column(f"paper {mean} %", printed("miou", 1), elsewhere, key="paper-score"),
         Column("paper MB", printed("memory", 0), elsewhere),
-        Column(
-            "mF1 %" if mean == "mIoU" else f"{mean.replace('IoU', 'F1')} %",
-            lambda line: share(line.estimate("mean_f1")),
-            key="f1",
-        ),
+        Column(f"{f1} %", lambda line: share(line.estimate("mean_f1")), key="f1"),
         Column("accuracy %", lambda line: share(line.estimate("accuracy")), "of all labelled pixels"),
-        Column("s / image", lambda line: seconds(line["seconds_per_image"], line.of("seconds")), ours),
-        Column("MPx / s", lambda line: seconds(line["megapixels_per_second"]), ours),
-        Column(
-            "parameters M",
-            lambda line: line["parameters"] and number(line["parameters"] / 1e6, 2),
-            "that inference needs",
-        ),
+        Column("s / image", lambda line: tables.seconds(line["seconds_per_image"], line.of("seconds")), ours),
+        Column("MPx / s", lambda line: tables.seconds(line["megapixels_per_second"]), ours),
+        Column("parameters M", parameters, "that inference needs"),
         Column("seeds", seeds),
         words("dominated by", dominators_of, "at least the score at no more memory"),
         Column("training step MiB", lambda line: mebibytes(line.memory and line.memory.training), shown=False),
@@ -265,13 +250,9 @@ def pair_table(part: Part) -> Table:
         words("compared with", lambda pair: title_of(pair[1])),
         Column("difference", change, "points, 95 % interval"),
         Column("p", lambda pair: p(found[pair].p)),
-        Column(
-            "p (Holm)", lambda pair: p(part.p_values[pair]), "corrected for all pairs of this benchmark", key="holm"
-        ),
+        Column("p (Holm)", lambda pair: p(part.p_values[pair]), "corrected for all pairs shown here", key="holm"),
         words("verdict", verdict, f"at {100 * LEVEL:.0f} %"),
-        Column(
-            "detectable", lambda pair: number(100 * found[pair].detectable), "smallest difference shown with 80 % power"
-        ),
+        Column("detectable", lambda pair: number(100 * found[pair].detectable), "points, with 80 % power"),
         Column("seeds", lambda pair: found[pair].seeds),
         Column("images", lambda pair: found[pair].images),
     ]
