@@ -15,11 +15,11 @@ from pipelines.preflight import check_surroundings
 from pipelines.stage import run_stage
 from scpseg.benchmarks import BENCHMARKS
 from scpseg.benchmarks.checks import check_benchmark
-from scpseg.data.acquire.manifest import MIRROR, UPSTREAM, cache_folder, from_network, root
+from scpseg.data.acquire.manifest import MIRROR, UPSTREAM, cache_folder, from_network
 from scpseg.data.acquire.sources import check_upstream, is_address
 from scpseg.data.splits import read_folds
 from scpseg.errors import UserError
-from scpseg.files import write_text
+from scpseg.files import root, write_text
 from scpseg.params import (
     GENERAL,
     BenchmarkParams,

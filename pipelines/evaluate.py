@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +16,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from pipelines import paths
-from pipelines.methods import build_method
+from pipelines.methods import build_method, module_of, source_files
 from pipelines.runs import arguments, revision, write_provenance
 from pipelines.stage import run_stage
-from scpseg import IGNORE_INDEX
+from scpseg import IGNORE_INDEX, parallel
 from scpseg.benchmarks import get_benchmark
 from scpseg.benchmarks.base import Benchmark
-from scpseg.contract import Method, drop_training_parts
+from scpseg.contract import Method, Predictor, drop_training_parts
 from scpseg.data.store import Store
 from scpseg.data.windows import Bytes
 from scpseg.environment import configure
@@ -30,8 +33,20 @@ from scpseg.evaluation.streaming import segment
 from scpseg.files import damaged, read_json, replacing, write_json, write_text
 from scpseg.params import EvaluationParams, InferenceParams, MachineParams, Params
 from scpseg.progress import progress
+from scpseg.training import checkpoint
 from scpseg.training.checkpoint import digest
+from scpseg.training.launch import launch
 
+SOURCES = (
+    "pipelines/evaluate.py",
+    "scpseg/benchmarks",
+    "scpseg/contract.py",
+    "scpseg/data",
+    "scpseg/evaluation",
+    "scpseg/geometry.py",
+    "scpseg/segmenters",
+)
+"""Code that decides the scores, next to the method's own; if it changes, images are segmented again."""
 PICTURE_SIDE = 1024
 """Longest side of a picture in pixels; larger images are subsampled."""
 TRAINED = {
@@ -43,10 +58,51 @@ TRAINED = {
 """What is read of training.json."""
 
 
+@dataclass(frozen=True)
+class Scored:
+    """What is kept of one image.
+
+    Attributes:
+        matrix: its confusion matrix.
+        alone: the confusion matrix of each branch that labels alone.
+        thin: the prediction as in its picture, see `step_of`.
+        answers: of the probe's discs, or none.
+    """
+
+    matrix: Matrix
+    alone: dict[str, Matrix]
+    thin: Bytes
+    answers: list[probe.Answer]
+
+    def write(self, path: Path) -> None:
+        """Write it atomically."""
+        parts: dict[str, Any] = {f"alone-{name}": matrix for name, matrix in self.alone.items()}
+        parts |= {"matrix": self.matrix, "thin": self.thin}
+        parts["answers"] = np.array(json.dumps([asdict(answer) for answer in self.answers]))
+        with replacing(path) as temporary, temporary.open("wb") as stream:
+            np.savez_compressed(stream, **parts)
+
+    @staticmethod
+    def read(path: Path) -> Scored | None:
+        """Read it; None if it is missing or damaged (the parts of the file have checksums)."""
+        try:
+            with path.open("rb") as stream, np.load(stream) as found:
+                parts = dict(found)
+            answers = [probe.Answer(**answer) for answer in json.loads(str(parts["answers"]))]
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
+            return None
+        alone = {key.removeprefix("alone-"): value for key, value in parts.items() if key.startswith("alone-")}
+        return Scored(parts["matrix"], alone, parts["thin"], answers)
+
+
 def work(benchmark: str, name: str, seed: int) -> None:
-    """Evaluate and write results/metrics/BENCHMARK/METHOD/SEED and its provenance."""
+    """Evaluate and write results/metrics/BENCHMARK/METHOD/SEED and its provenance.
+
+    Images that an interrupted run has scored are not segmented again.
+    """
     params = Params.load()
-    device = configure(params.section("machine", MachineParams))
+    machine = params.section("machine", MachineParams)
+    device = configure(machine)
     evaluation = params.section("evaluation", EvaluationParams)
     inference = params.section("inference", InferenceParams)
     spec, store = get_benchmark(benchmark), Store(paths.store(benchmark))
@@ -58,56 +114,39 @@ def work(benchmark: str, name: str, seed: int) -> None:
         raise UserError(f"{benchmark} has no {split} image in its store: change evaluation.split, or check data.source")
     folder = paths.run(benchmark, name, seed)
     method = drop_training_parts(build_method(without_download(params), benchmark, name))
-    places = [paths.fold(folder, part.fold, part.folds) for part in stores]
-    for place in places:  # all of them, before the first image
-        read_trained(place, method, params.values["segmenter"])
+    # All folds are read before the first image.
+    hashes = [
+        read_trained(paths.fold(folder, part.fold, part.folds), method, params.values["segmenter"])["weights_hash"]
+        for part in stores
+    ]
     training = read_record(folder)
-    folds: list[dict[str, Any]] = []
     out = paths.scores(benchmark, name, seed)
-    classes = len(spec.classes)
-    matrices: list[Matrix] = []
-    branches = method.branches()
-    alone: dict[str, Matrix] = {name: np.zeros((classes, classes), dtype=np.int64) for name in branches}
-    answers: dict[str, list[probe.Answer]] = {}
-    kept: dict[str, bytes] = {}  # pictures of images that may be the worst, the median or the best
-
-    def each() -> Iterator[str]:
-        for part, place in zip(stores, places, strict=True):
-            trained = read_trained(place, method.cpu(), params.values["segmenter"])
-            method.to(device)
-            for image_id in part.ids(split):
-                yield one(image_id, part.image(split, image_id), part.label(split, image_id))
-            if part.folds == 1:
-                continue
-            mean = metrics(np.sum(matrices[-len(part.ids(split)) :], axis=0), spec.scored).mean_iou
-            hashed = trained["weights_hash"]
+    identity = {
+        "run": [benchmark, name, seed, split, hashes],
+        "params": {key: params.values[key] for key in ("segmenter", "inference", benchmark, *module_of(name).SECTIONS)},
+        "store": store.index,
+        "device": [device.type, machine.tf32, machine.deterministic, machine.threads],
+    }
+    scratch = checkpoint.scratch(checkpoint.fingerprint(identity, source_files(name, SOURCES)))
+    with checkpoint.alone(scratch):
+        launch(machine.devices, device, segment_all, params, benchmark, name, seed, scratch)
+        records = [found for number in range(len(ids)) if (found := Scored.read(record_of(scratch, number)))]
+    assert len(records) == len(ids)
+    matrices = [record.matrix for record in records]
+    alone = {name: np.sum([record.alone[name] for record in records], axis=0) for name in records[0].alone}
+    answers = {image_id: record.answers for image_id, record in zip(ids, records, strict=True)} if spec.discs else {}
+    folds: list[dict[str, Any]] = []
+    for part, hashed in zip(stores, hashes, strict=True):
+        if part.folds > 1:
+            own = [matrices[ids.index(image_id)] for image_id in part.ids(split)]
+            mean = metrics(np.sum(own, axis=0), spec.scored).mean_iou
             folds.append({split: list(part.ids(split)), "mean_iou": mean, "weights_hash": hashed})
-
-    def one(image_id: str, image: Bytes, truth: Bytes) -> str:
-        prediction = segment(method, image, classes, device, inference.overlap, inference.batch)
-        number = len(matrices)
-        matrices.append(confusion(truth, prediction, classes))
-        for branch, part in branches.items():
-            labels = segment(part, image, classes, device, inference.overlap, inference.batch)
-            alone[branch] += confusion(truth, labels, classes)
-        if spec.discs:
-            answers[image_id] = probe.answers(method, image, truth, prediction, device, inference.overlap)
-        if number < evaluation.pictures:
-            write_pictures(out / "pictures", image_id, spec, image, truth, prediction)
-        elif evaluation.pictures:
-            step = step_of(prediction)
-            kept[image_id] = zlib.compress(prediction[::step, ::step].tobytes(), 1)
-        return image_id
-
     (out / "pictures").mkdir(parents=True, exist_ok=True)
-    for _ in progress(each(), len(ids), f"evaluating {benchmark} {name}"):
-        pass
-    for image_id in ends(ids, matrices, spec) & kept.keys():
-        part = next(part for part in stores if image_id in part.ids(split))
-        image, truth = part.image(split, image_id), part.label(split, image_id)
-        step = step_of(truth)
-        thin = np.frombuffer(zlib.decompress(kept[image_id]), np.uint8).reshape(truth[::step, ::step].shape)
-        write_pictures(out / "pictures", image_id, spec, image, truth, thin)
+    shown = {*ids[: evaluation.pictures], *(ends(ids, matrices, spec) if evaluation.pictures else ())}
+    for part in stores:
+        for image_id in [image_id for image_id in part.ids(split) if image_id in shown]:
+            image, truth = part.image(split, image_id), part.label(split, image_id)
+            write_pictures(out / "pictures", image_id, spec, image, truth, records[ids.index(image_id)].thin)
     result = metrics(np.sum(matrices, axis=0), spec.scored)
     with replacing(out / "confusion.npz") as temporary:
         np.savez_compressed(temporary, ids=np.array(ids), matrices=np.stack(matrices))
@@ -148,8 +187,48 @@ def work(benchmark: str, name: str, seed: int) -> None:
         },
     )
     write_provenance(benchmark, name, seed, "evaluation", device, revision=revision())
-    mean = "none (no scored class in truth or prediction)" if result.mean_iou is None else f"{result.mean_iou:.4f}"
-    print(f"{benchmark} {name} seed {seed}: {spec.mean_name} {mean} on {len(ids)} {split} images")
+    checkpoint.discard(scratch)
+    score = "none (no scored class in truth or prediction)" if result.mean_iou is None else f"{result.mean_iou:.4f}"
+    print(f"{benchmark} {name} seed {seed}: {spec.mean_name} {score} on {len(ids)} {split} images")
+
+
+def record_of(scratch: Path, number: int) -> Path:
+    """The file of image `number`, in the order of the folds and their images."""
+    return scratch / f"{number:06}.npz"
+
+
+def segment_all(params: Params, benchmark: str, name: str, seed: int, scratch: Path) -> None:
+    """Score the images that are not scored yet; in one of several processes, its share of all images."""
+    device = configure(params.section("machine", MachineParams))
+    inference = params.section("inference", InferenceParams)
+    split = params.section("evaluation", EvaluationParams).split
+    spec, stores = get_benchmark(benchmark), Store(paths.store(benchmark)).all_folds()
+    classes = len(spec.classes)
+    method = drop_training_parts(build_method(without_download(params), benchmark, name))
+    branches = method.branches()
+    images = [(part, image_id) for part in stores for image_id in part.ids(split)]
+    own = range(parallel.rank(), len(images), parallel.world())
+    missing = [number for number in own if Scored.read(record_of(scratch, number)) is None]
+    if len(missing) < len(own):
+        print(f"{len(own) - len(missing)} of {len(own)} images are scored already", flush=True)
+    loaded: Store | None = None
+    for number in progress(missing, len(missing), f"evaluating {benchmark} {name}"):
+        part, image_id = images[number]
+        if part is not loaded:
+            place = paths.fold(paths.run(benchmark, name, seed), part.fold, part.folds)
+            read_trained(place, method.cpu(), params.values["segmenter"])
+            method.to(device)
+            loaded = part
+        image, truth = part.image(split, image_id), part.label(split, image_id)
+
+        def labels_of(predictor: Predictor, image: Bytes = image) -> Bytes:
+            return segment(predictor, image, classes, device, inference.overlap, inference.batch)
+
+        prediction, step = labels_of(method), step_of(truth)
+        alone = {key: confusion(truth, labels_of(branch), classes) for key, branch in branches.items()}
+        found = probe.answers(method, image, truth, prediction, device, inference.overlap) if spec.discs else []
+        record = Scored(confusion(truth, prediction, classes), alone, prediction[::step, ::step], found)
+        record.write(record_of(scratch, number))
 
 
 def read_trained(folder: Path, method: Method, segmenter: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -61,3 +63,11 @@ def build_method(params: Params, benchmark: str, name: str) -> Method:
     )
     method: Method = module.build(setting)
     return method
+
+
+def source_files(name: str, common: Sequence[str]) -> list[Path]:
+    """Files with the code of a method, and those in the files and folders `common`."""
+    module = Path(METHODS[name].replace(".", "/") + ".py")
+    # SCPSeg is a folder; a rival is a file, and parts that rivals share.
+    own = [module.parent] if module.parts[0] == "scpseg" else [module, Path("baselines/parts")]
+    return [path for root in (*map(Path, common), *own) for path in ([root] if root.is_file() else root.rglob("*.py"))]

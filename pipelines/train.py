@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save
 
 from pipelines import paths
-from pipelines.methods import METHODS, build_method, module_of
+from pipelines.methods import build_method, module_of, source_files
 from pipelines.runs import add_arguments, revision, write_provenance
 from pipelines.stage import run_stage
 from scpseg import parallel
@@ -141,7 +141,7 @@ def scratch_of(params: Params, store: Store, run: list[Any], device: torch.devic
         "store": store.index,
         "device": [device.type, machine.tf32, machine.deterministic],
     }
-    return checkpoint.scratch(checkpoint.fingerprint(identity, _sources(name)))
+    return checkpoint.scratch(checkpoint.fingerprint(identity, source_files(name, SOURCES)))
 
 
 def run_fold(params: Params, benchmark: str, name: str, seed: int, fold: int, done: Path) -> None:
@@ -247,15 +247,6 @@ def history_text(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
     return stream.getvalue()
-
-
-def _sources(name: str) -> list[Path]:
-    """Source files that affect a training; if one changes, checkpoints are not used."""
-    module = Path(METHODS[name].replace(".", "/") + ".py")
-    # SCPSeg is a folder; a rival is a file, and parts that rivals share.
-    own = [module.parent] if module.parts[0] == "scpseg" else [module, Path("baselines/parts")]
-    roots = [*map(Path, SOURCES), *own]
-    return [path for root in roots for path in ([root] if root.is_file() else root.rglob("*.py"))]
 
 
 def parse() -> argparse.Namespace:

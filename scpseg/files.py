@@ -32,6 +32,14 @@ _LARGEST = 2**63
 """Integers below it are sizes and counts; larger ones do not fit into arrays."""
 
 
+def root() -> Path:
+    """The root of the repository; in an experiment, the repository that it belongs to.
+
+    SCPSEG_ROOT names it for a sweep, whose experiments run in clones, and DVC_ROOT for `dvc exp run --temp`.
+    """
+    return Path(os.environ.get("SCPSEG_ROOT") or os.environ.get("DVC_ROOT") or ".")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path next to `path` that replaces it if the block succeeds and is deleted otherwise.

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import os
 import re
 from collections.abc import Iterable
 from dataclasses import replace
@@ -23,6 +22,7 @@ from pathlib import Path
 
 from scpseg.benchmarks.base import Benchmark, Class, Colour, Ids, Layout
 from scpseg.errors import UserError
+from scpseg.files import root
 from scpseg.validation import parse_yaml
 
 NAME, FILE = "custom", "classes.csv"
@@ -39,7 +39,7 @@ def custom_folder() -> Path | None:
     try:
         values = parse_yaml(Path("params.yaml").read_text(encoding="utf-8"), "params.yaml")
         source = values["data"]["source"]
-        folder = Path(os.environ.get("DVC_ROOT") or ".") / Path(source).expanduser() / NAME
+        folder = root() / Path(source).expanduser() / NAME
         return folder if (folder / FILE).is_file() else None
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, UserError):  # reported when parameters are read
         return None

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from scpseg.benchmarks.base import Benchmark, Ids
 from scpseg.errors import UserError
+from scpseg.files import root
 
 PARTS = ("train", "val", "test")
 FOLD, MOST_FOLDS = "fold", 100
@@ -76,7 +77,7 @@ def _rotation(folds: list[Ids], where: str) -> tuple[Ids, ...]:
 
 def _own_folder(spec: Benchmark, name: str) -> Path:
     """The user's folder; a relative path can also start at the root of the repository of a queued experiment."""
-    for folder in (Path(name).expanduser(), Path(os.environ.get("DVC_ROOT", ".")) / name):
+    for folder in (Path(name).expanduser(), root() / name):
         if name and folder.is_dir():
             if not (any((folder / f"{part}.txt").is_file() for part in PARTS) or (folder / f"{FOLD}0").is_dir()):
                 raise UserError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +14,10 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from scpseg.files import replacing, sha256
+from scpseg.files import replacing, root, sha256
+
+KEPT = ("checkpoint.pt", "checkpoint-before.pt")
+"""Files of a scratch folder: the last state and the one before it."""
 
 
 def fingerprint(settings: Any, sources: Iterable[Path]) -> str:
@@ -27,8 +29,8 @@ def fingerprint(settings: Any, sources: Iterable[Path]) -> str:
 
 
 def scratch(name: str) -> Path:
-    """Folder for files that must survive a killed run; in a queued DVC experiment, below the parent repository."""
-    return Path(os.environ.get("DVC_ROOT", ".")) / ".scratch" / name
+    """Folder for files that must survive a killed run; in an experiment, in the repository that it belongs to."""
+    return root() / ".scratch" / name
 
 
 @contextmanager
@@ -51,29 +53,31 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def save(folder: Path, state: Mapping[str, Any]) -> None:
-    """Write the state atomically, followed by its checksum, which torch.load ignores."""
-    with replacing(folder / "checkpoint.pt") as temporary:
+    """Write the state atomically, followed by its checksum, which torch.load ignores; keep the one before it."""
+    newest, older = (folder / name for name in KEPT)
+    with replacing(newest) as temporary:
         with temporary.open("wb") as stream:  # torch's own writer loses the error if the disk is full
             torch.save(dict(state), stream)
         digest = bytes.fromhex(sha256(temporary))
         with temporary.open("ab") as stream:
             stream.write(digest)
+        if newest.exists():
+            newest.replace(older)
 
 
 def load(folder: Path) -> dict[str, Any] | None:
-    """The saved state in host memory, or None if there is none or it is damaged (which is printed).
+    """The last saved state in host memory; if it is damaged (which is printed), the one before it, or None.
 
     The caller moves each part: the device never holds two copies, and Adam's step counts stay on the host, where they
     were; on a GPU, each of them would cause a synchronisation in every step.
     """
-    path = folder / "checkpoint.pt"
-    if not path.exists():
-        return None
-    if not _whole(path):
-        print(f"{path} is damaged (wrong checksum) and not used: training restarts from iteration 0", flush=True)
-        return None
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return state
+    for path in (folder / name for name in KEPT):
+        if path.exists() and _whole(path):
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            return state
+        if path.exists():
+            print(f"{path} is damaged (wrong checksum) and not used", flush=True)
+    return None
 
 
 def _whole(path: Path) -> bool:

@@ -27,6 +27,9 @@ from scpseg.training.phases import checked, described, factor, lengths, shared
 from scpseg.training.step import Portion, Stepper
 
 CHECKPOINT_SECONDS = 60.0
+"""Shortest time between two checkpoints."""
+CHECKPOINT_SHARE = 0.02
+"""Largest share of the time that checkpoints may take: after a slow one, the next comes later."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +180,7 @@ class _Run:
         interrupted: Callable[[], bool],
     ) -> None:
         assert self.stepper.optimizer is not None
-        saved = time.monotonic()
+        saved, pause = time.monotonic(), CHECKPOINT_SECONDS
         length = stretch.last - stretch.first
         while self.step < stretch.last:
             start = time.monotonic()
@@ -197,11 +200,12 @@ class _Run:
             now = time.monotonic()
             name = stretch.phase.name
             self.seconds[name] = self.seconds.get(name, 0.0) + now - start
-            due = now - saved > CHECKPOINT_SECONDS and self.step < self.iterations
+            due = now - saved > pause and self.step < self.iterations
             stop, due = parallel.any_of([interrupted(), due])
             if stop or due:
                 self.save()
-                saved = now
+                saved = time.monotonic()
+                pause = max(CHECKPOINT_SECONDS, (saved - now) / CHECKPOINT_SHARE)
             if stop:
                 raise KeyboardInterrupt
 

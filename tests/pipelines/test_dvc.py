@@ -78,6 +78,8 @@ NOT_NEEDED = {
     "scpseg/processes.py": (EVERY, "the end of processes"),
     "scpseg/progress.py": (EVERY, "the line that tells of progress"),
     "scpseg/synthetic": ("(?!mirror)", "drawing, which the mirror alone does"),
+    "scpseg/training/interrupt.py": ("evaluate", "the end of processes"),
+    "scpseg/training/launch.py": ("evaluate", "the start of processes"),
     "scpseg/training": ("profile", "the same process can measure a training step; the stage measures inference"),
     "scpseg/tuning.py": (EVERY, "how a value of section `tuned` is written; values are dependencies themselves"),
     "scpseg/validation.py": ("(?!check)", "messages about values"),

@@ -1,4 +1,5 @@
 import csv
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,10 @@ from pipelines.download import download
 from pipelines.methods import build_method
 from pipelines.mirror import mirror
 from pipelines.prepare import prepare
-from scpseg.contract import drop_training_parts
+from scpseg.contract import Method, drop_training_parts
 from scpseg.data.store import Store, label_path, save_array
 from scpseg.errors import UserError
-from scpseg.evaluation.probe import read_scene
+from scpseg.evaluation.probe import Answer, read_scene
 from scpseg.files import read_json, write_json
 from scpseg.params import Params
 from scpseg.training.checkpoint import digest
@@ -137,3 +138,54 @@ def test_a_set_without_a_scored_class_has_no_mean(params: Params, capsys: pytest
     assert found["metrics"]["iou"]["road"] is None and len(found["metrics"]["absent"]) == 6
     assert found["image_sizes"] == "64 x 64"
     assert "mIoU none (no scored class" in capsys.readouterr().out
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_an_interrupted_evaluation_goes_on_with_the_next_image(
+    params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepared("probe", params)
+    out, seen = paths.scores("probe", "patch", 0), list[np.ndarray]()
+    segment = evaluate.segment
+
+    def counted(method: Method, image: np.ndarray, *rest: object) -> np.ndarray:
+        if len(seen) == stop:
+            raise KeyboardInterrupt
+        seen.append(np.array(image))
+        return segment(method, image, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(evaluate, "segment", counted)
+    stop = -1
+    evaluate.work("probe", "patch", 0)
+    whole = contents(out)
+    assert len(seen) == 2 and not list(Path(".scratch").rglob("*.npz"))
+    shutil.rmtree(out)
+    seen.clear()
+    stop = 1
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.work("probe", "patch", 0)
+    assert len(seen) == 1 and not (out / "metrics.json").exists()
+    stop = -1
+    evaluate.work("probe", "patch", 0)
+    assert len(seen) == 2 and not np.array_equal(*seen) and contents(out) == whole
+    assert "1 of 2 images are scored already" in capsys.readouterr().out
+
+
+def test_what_is_kept_of_an_image_comes_back_or_is_made_again(tmp_path: Path) -> None:
+    answer = Answer(1, 2, 0, 1, 4, 30, 8, None, 1, 0, None, 0.1)
+    alone = {"wide": np.ones((3, 3), np.int64)}
+    record = evaluate.Scored(np.eye(3, dtype=np.int64), alone, np.zeros((2, 2), np.uint8), [answer])
+    path = tmp_path / "000000.npz"
+    assert evaluate.Scored.read(path) is None
+    record.write(path)
+    found = evaluate.Scored.read(path)
+    assert found is not None and found.answers == [answer] and list(found.alone) == ["wide"]
+    assert np.array_equal(found.matrix, record.matrix) and np.array_equal(found.thin, record.thin)
+    whole = path.read_bytes()
+    middle = whole.index(b"thin.npy") + 40
+    for content in (b"", whole[:-30], whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]):
+        path.write_bytes(content)
+        assert evaluate.Scored.read(path) is None

@@ -18,7 +18,7 @@ from scpseg.data.acquire.archives import Group, Listing, group_archives, holds_w
 from scpseg.data.acquire.layout import role_of
 from scpseg.data.acquire.sources import chosen, is_address
 from scpseg.errors import CONTROL, UserError
-from scpseg.files import damaged, read_json, sha256, write_json
+from scpseg.files import damaged, read_json, root, sha256, write_json
 from scpseg.params import DataParams, UpstreamParams
 from scpseg.progress import progress
 
@@ -219,11 +219,6 @@ def _readable(pattern: str) -> str:
     """A readable layout pattern: train/images/<id>.tif."""
     plain = re.sub(r"\(\?P<id>[^)]*\)", "<id>", pattern.removeprefix("(^|/)").removesuffix("$"))
     return re.sub(r"\(\?P<split>([^)]*)\)", r"(\1)", plain).replace("s?/", "/").replace("\\", "")
-
-
-def root() -> Path:
-    """The root of the repository; in a queued experiment, the repository where it was queued."""
-    return Path(os.environ.get("DVC_ROOT") or ".")
 
 
 def cache_folder(benchmark: str, data: DataParams) -> Path:

@@ -28,9 +28,7 @@ def test_comes_back_as_it_was(path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.parametrize("damage", ["emptied", "halved", "cut at the end", "changed", "other"])
-def test_a_damaged_one_is_told_and_training_starts_anew(
-    damage: str, path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_damaged_one_is_told_and_not_used(damage: str, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole = path.read_bytes()
     place = whole.index(torch.arange(600.0).numpy().tobytes()) + 1000
     path.write_bytes(
@@ -43,10 +41,27 @@ def test_a_damaged_one_is_told_and_training_starts_anew(
         }[damage]
     )
     assert checkpoint.load(path.parent) is None
-    (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith(f"{path} is damaged (") and line.endswith("training restarts from iteration 0")
+    assert capsys.readouterr().out == f"{path} is damaged (wrong checksum) and not used\n"
     checkpoint.save(path.parent, STATE)
     assert checkpoint.load(path.parent) is not None
+
+
+def test_the_state_before_is_kept_and_used_if_the_last_one_is_damaged(path: Path) -> None:
+    checkpoint.save(path.parent, {**STATE, "step": 4})
+    checkpoint.save(path.parent, {**STATE, "step": 5})
+    assert len(list(path.parent.iterdir())) == 2
+
+    def step() -> int:
+        found = checkpoint.load(path.parent)
+        assert found is not None
+        return int(found["step"])
+
+    assert step() == 5
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-40])
+    assert step() == 4
+    path.unlink()  # as after a kill between the two renames
+    assert step() == 4
 
 
 def test_no_wrong_byte_passes(path: Path) -> None:
