@@ -18,6 +18,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
@@ -239,14 +240,18 @@ def label_points(
     return written
 
 
-def nest(axes: Axes, marks: Sequence[Line2D]) -> None:
-    """Make marks that overlap visible without moving them: each is smaller than those below it."""
+def nest(axes: Axes, marks: Sequence[Line2D], bars: Sequence[LineCollection | None] = ()) -> None:
+    """Make overlapping marks and vertical bars visible without moving them: each is smaller than those below it."""
     to_panel = axes.transScale + axes.transLimits  # 0..1, whatever the layout will be
     at = [to_panel.transform(np.asarray(mark.get_xydata())[0]) for mark in marks]
     near = [[bool((abs(one - other) < OVERLAP).all()) for other in at] for one in at]
     for place, mark in enumerate(marks):
         if sum(near[place]) > 1:
             mark.set_markersize(max(9.0 - 3.0 * sum(near[place][:place]), 2.5))
+    for place, bar in enumerate(bars):
+        if bar is not None:
+            above = sum(abs(other[0] - at[place][0]) < OVERLAP[0] for other in at[place + 1 :])
+            bar.set_linewidth(min(0.8 + 1.2 * above, 4.4))
 
 
 def legend(figure: Figure, grid: Sequence[Axes], loc: Any, ncols: int) -> None:
@@ -339,12 +344,14 @@ def _pareto(
 ) -> dict[str, str]:
     """Draw a panel without names of published points; return the hover texts of its marks by group id."""
     spec, points, tips, marks = get_benchmark(lines[0].benchmark), _measured(lines), dict[str, str](), list[Line2D]()
+    bars: list[LineCollection | None] = []
     ends, sizes = [y for _, y in map(_printed, hollow)], [x for x, _ in map(_printed, hollow)]
     for index, (x, y, line) in enumerate(points):
         look, half, name = looks[line.method], 100 * (line.mean_iou.half or 0.0), f"{prefix}{index}"
         if half:
-            axes.errorbar([x], [y], yerr=arms([y], [half]), fmt="none", ecolor=look.colour, elinewidth=0.8,
-                          capthick=0.8, capsize=2 + index % 3, zorder=2)  # fmt: skip
+            drawn = axes.errorbar([x], [y], yerr=arms([y], [half]), fmt="none", ecolor=look.colour, elinewidth=0.8,
+                                  capthick=0.8, capsize=2 + index % 3, zorder=2)  # fmt: skip
+        bars.append(drawn[2][0] if half else None)
         marks += axes.plot([x], [y], color=look.colour, marker=look.marker, ms=6.5, mec=PAPER, mew=0.6, ls="none",
                            label=line.title, zorder=3 + index / len(points), gid=name)  # fmt: skip
         tips[name] = f"{line.title}: {y:.1f}{f' ± {half:.1f}' if half else ''} %, {x:.0f} MiB"
@@ -356,7 +363,7 @@ def _pareto(
         tips[name] = f"{row.method}, published: {y:.1f} %, {x:.0f} MB"
     memory_axis(axes, sizes)
     axes.set_ylim(*room(min(ends), max(ends), 4.0))
-    nest(axes, marks)
+    nest(axes, marks, bars)
     # Right and up: the best score for at most this memory.
     worse = dominators({line.method: (x, y) for x, y, line in points})
     xs, ys = zip(*sorted((x, y) for x, y, line in points if not worse[line.method]), strict=True)

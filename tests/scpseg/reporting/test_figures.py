@@ -138,6 +138,9 @@ def test_marks_that_overlap_are_nested_and_stay_where_they_are() -> None:
     first, alone, second, above, third = (mark.get_markersize() for mark in marks)
     assert first > second > third and alone == above == 6.5
     assert [float(mark.get_xdata()[0]) for mark in marks] == [20, 80, 21, 80, 20]
+    bars = [axes.errorbar([x], [50], yerr=[5], fmt="none", elinewidth=0.8)[2][0] for x in (20, 80, 21, 80, 20)]
+    nest(axes, marks, [*bars[:4], None])
+    assert [bar.get_linewidth() for bar in bars] == pytest.approx([3.2, 2.0, 2.0, 0.8, 0.8])
 
 
 def test_phases_with_losses_of_their_own_are_not_joined(tmp_path: Path, lines: list[Line], invented: Any) -> None:
