@@ -31,7 +31,7 @@ def build(suite: SuiteParams, available: bool, reference: str = BASE, publish: s
         suite: the declared runs.
         available: use the results that are current; otherwise all must exist, as after every stage of DVC.
         reference: method to which differences are computed.
-        publish: name of a folder in reports/published, for a report without real images.
+        publish: name of a folder in reports/published, for a report without pictures that must not be redistributed.
 
     Raises:
         UserError: a result is missing (with `available`, all are), a file is damaged, or a name is not valid.
@@ -78,7 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--available", action="store_true", help="use the existing results; list what is missing")
     parser.add_argument("--reference", default=BASE, metavar="METHOD", help="method to which differences are computed")
-    parser.add_argument("--publish", metavar="NAME", help="write to reports/published/NAME, without real images")
+    parser.add_argument("--publish", metavar="NAME", help="write to reports/published/NAME, without protected pictures")
     parser.add_argument(
         "--compare", nargs="+", metavar="RUN", help=f"compare runs side by side: revisions, experiments, or {WORKSPACE}"
     )

@@ -31,6 +31,8 @@ from scpseg.reporting.views import Part, invented
 
 BASE = "patch"
 """Default reference of differences, if the suite has it."""
+PUBLIC_DOMAIN = ("dubai",)
+"""Benchmarks whose images anyone may redistribute."""
 PICTURE_BUDGET = 1_600_000
 """Maximum bytes of pictures in the page."""
 T = TypeVar("T")
@@ -54,7 +56,7 @@ def build_report(
         available: use the results that exist; otherwise a missing file is an error.
         states: states of runs that are not current.
         reference: method to which differences are computed; if it is not in the suite, the first method.
-        public: omit pictures of real images, which the terms of the benchmarks do not allow to redistribute.
+        public: omit pictures of real images that the terms of the benchmark do not allow to redistribute.
 
     Returns what is missing, as one sentence for runs and one for profiles.
 
@@ -107,7 +109,7 @@ def _context(
 ) -> dict[str, Any]:
     """Variables of the templates; also writes the figures."""
     methods = list(dict.fromkeys(line.method for line in lines))
-    shown = [part for part in parts if part.synthetic or not public]
+    shown = [part for part in parts if part.synthetic or not public or part.name in PUBLIC_DOMAIN]
     chosen = {part.name: [(line, examples(line, results)) for line in part.lines] for part in shown}
     specs = {part.name: part.spec for part in parts}
     made, pictures = album(chosen, specs, PICTURE_BUDGET)

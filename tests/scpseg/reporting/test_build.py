@@ -113,6 +113,8 @@ def test_real_images_are_shown_at_home_and_left_out_of_what_is_published(
     readme = build(tmp_path, chosen, public=True)
     assert "data:image/webp" not in page(tmp_path) and "examples.png" not in readme
     assert not list((tmp_path / "reports/figures").glob("*-examples.png"))
+    chosen = invented.fill_whole(tmp_path / "results", suite(("dubai",), (), (0,)), synthetic=False)
+    assert "examples.png" in build(tmp_path, chosen, public=True)  # in the public domain
 
 
 def test_real_benchmarks_come_before_synthetic_ones(tmp_path: Path, invented: Any, suite: Any) -> None:
