@@ -14,7 +14,7 @@ help:
 	@echo "make profile  measure memory and speed again, then build the report"
 	@echo "make memory   memory of every method and segmenter at the paper's sizes, computed without a GPU, no DVC, no data"
 	@echo "make gpu      memory and speed of every method at the paper's sizes on an NVIDIA GPU, no DVC, no data"
-	@echo "make test     the tests; make soak: long tests; make lint: ruff and mypy; make bench: speed of the core parts"
+	@echo "make test     the tests; make soak: long tests; make lint: ruff and mypy; make bench: speed beside other tools, in results/bench.csv"
 	@echo "make lock     renew requirements.txt, the pinned set with hashes"
 
 .venv/installed: pyproject.toml requirements.txt

@@ -20,9 +20,11 @@ from scpseg import parallel
 from scpseg.contract import Labels, Needs, Views
 from scpseg.data.overviews import Overview
 from scpseg.data.store import Store
-from scpseg.data.windows import Bytes, cut_image, cut_label, starts
+from scpseg.data.windows import Bytes, cut_label, starts, window_of
 
 Box = tuple[float, float, float, float]
+STRIP = 64
+"""Columns that are written at a time when a window is turned by an odd number of quarters."""
 
 
 class WindowDataset(Dataset[dict[str, Any]]):
@@ -48,8 +50,8 @@ class WindowDataset(Dataset[dict[str, Any]]):
         self.seed, self.batch, self.flips, self.turns = seed, batch, flips, turns
         self.overviews = overviews
         self.ids = store.ids(split)
-        shapes = [store.label(split, name).shape for name in self.ids]
-        self.ends = np.cumsum([height * width for height, width in shapes])
+        self.shapes = {name: store.label(split, name).shape for name in self.ids}
+        self.ends = np.cumsum([height * width for height, width in self.shapes.values()])
 
     def batches_of(self, batch: int) -> WindowDataset:
         """The same windows with another batch size."""
@@ -60,10 +62,9 @@ class WindowDataset(Dataset[dict[str, Any]]):
     def covering(self) -> int:
         """Number of windows that cover all images, as in inference."""
         needs = self.needs
-        shapes = [self.store.label(self.split, name).shape for name in self.ids]
         return sum(
             len(starts(height, needs.patch, 0.0, needs.overlap)) * len(starts(width, needs.patch, 0.0, needs.overlap))
-            for height, width in shapes
+            for height, width in self.shapes.values()
         )
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -79,7 +80,7 @@ class WindowDataset(Dataset[dict[str, Any]]):
 
     def sample(self, name: str, shares: NDArray[np.float64], flip: bool, turns: int) -> dict[str, Any]:
         """The window of image `name` whose patch is at `shares` (0..1) of the possible rows and columns."""
-        free = [max(size - self.needs.patch, 0) for size in self.store.label(self.split, name).shape]
+        free = [max(size - self.needs.patch, 0) for size in self.shapes[name]]
         top, left = (int(share * (size + 1)) for share, size in zip(shares, free, strict=True))
         return self.cut(name, top, left, flip, turns) | self.whole(name, flip, turns)
 
@@ -88,14 +89,12 @@ class WindowDataset(Dataset[dict[str, Any]]):
         image, label = self.store.image(self.split, name), self.store.label(self.split, name)
         height, width = label.shape
         patch, side = self.needs.patch, self.needs.context
-        margin = (side - patch) // 2
+        place = turned_box((top / height, left / width, patch / height, patch / width), flip, turns)
+        top, left = top - (side - patch) // 2, left - (side - patch) // 2
         return {
-            "context": turned(cut_image(image, top - margin, left - margin, side, side), flip, turns),
-            "label": turned(cut_label(label, top - margin, left - margin, side), flip, turns),
-            "place": torch.tensor(
-                turned_box((top / height, left / width, patch / height, patch / width), flip, turns),
-                dtype=torch.float32,
-            ),
+            "context": turned(window_of(image, top, left, side, side).transpose(2, 0, 1), flip, turns),
+            "label": turned(cut_label(label, top, left, side), flip, turns),
+            "place": torch.tensor(place, dtype=torch.float32),
         }
 
     def whole(self, name: str, flip: bool, turns: int) -> dict[str, Any]:
@@ -111,9 +110,14 @@ class WindowDataset(Dataset[dict[str, Any]]):
 
 def turned(array: Bytes, flip: bool, turns: int) -> Tensor:
     """Flip the last two axes left to right, then rotate counter-clockwise by `turns` quarters; as a tensor."""
-    if flip:
-        array = array[..., ::-1]
-    return torch.from_numpy(np.ascontiguousarray(np.rot90(array, turns, axes=(-2, -1))))
+    view = np.rot90(array[..., ::-1] if flip else array, turns, axes=(-2, -1))
+    if turns % 2 == 0:
+        return torch.from_numpy(np.ascontiguousarray(view))
+    # Rows become columns: strips of them stay in the processor's cache, whole columns do not.
+    result = np.empty(view.shape, dtype=np.uint8)
+    for first in range(0, view.shape[-1], STRIP):
+        result[..., first : first + STRIP] = view[..., first : first + STRIP]
+    return torch.from_numpy(result)
 
 
 def turned_box(box: Box, flip: bool, turns: int) -> Box:
@@ -153,7 +157,7 @@ class ImageDataset(Dataset[tuple[Views, Labels]]):
         flip = bool(random.integers(2)) and windows.flips
         turns = int(random.integers(4)) if windows.turns else 0
         name = windows.ids[order[position]]
-        height, width = windows.store.label(windows.split, name).shape
+        height, width = windows.shapes[name]
         patch, least = windows.needs.patch, windows.needs.overlap
         views, labels = collate(
             [

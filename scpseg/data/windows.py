@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,18 +12,41 @@ from scpseg import IGNORE_INDEX
 Bytes = NDArray[np.uint8]
 
 
-def mirror_index(start: int, length: int, size: int) -> NDArray[np.int64]:
-    """Indices `start`..`start + length - 1` reflected into 0..size-1 without repeating the edge, as often as needed."""
-    if size == 1:
-        return np.zeros(length, dtype=np.int64)
-    period = 2 * (size - 1)
-    index = np.arange(start, start + length) % period
-    return np.minimum(index, period - index)
+def mirrored(start: int, length: int, size: int) -> Iterator[tuple[slice, slice]]:
+    """Indices `start`..`start + length - 1` reflected into 0..size-1 without repeating the edge, as often as needed.
+
+    Yields them in runs: the slice of the `length` that a run fills, and the slice of `size`, forwards or backwards.
+    """
+    period, done = 2 * (size - 1), 0
+    while done < length:
+        phase = (start + done) % period if period else 0
+        if phase < size - 1 or not period:
+            run = slice(phase, min(phase + length - done, size))
+            many = run.stop - phase
+        else:
+            first = period - phase  # size - 1 to 1, backwards
+            many = min(first, length - done)
+            run = slice(first, first - many, -1)
+        yield slice(done, done + many), run
+        done += many
 
 
 def cut_image(image: Bytes, top: int, left: int, height: int, width: int) -> Bytes:
     """A (3, height, width) copy of (H, W, 3) `image` from row `top`, column `left`; mirrored outside the image."""
-    return np.ascontiguousarray(_cut(image, top, left, (height, width)).transpose(2, 0, 1))
+    # Copied to one block first: rows of the image are far apart, and each would be read once per channel.
+    return np.ascontiguousarray(np.ascontiguousarray(window_of(image, top, left, height, width)).transpose(2, 0, 1))
+
+
+def window_of(image: Bytes, top: int, left: int, height: int, width: int) -> Bytes:
+    """A (height, width, 3) window as in `cut_image`; a view of `image` if it is inside."""
+    rows, columns = image.shape[:2]
+    if top >= 0 and left >= 0 and top + height <= rows and left + width <= columns:
+        return image[top : top + height, left : left + width]
+    window = np.empty((height, width, 3), dtype=np.uint8)
+    for down, source in mirrored(top, height, rows):
+        for across, line in mirrored(left, width, columns):
+            window[down, across] = image[source, line]
+    return window
 
 
 def cut_label(label: Bytes, top: int, left: int, side: int) -> Bytes:
@@ -33,16 +58,6 @@ def cut_label(label: Bytes, top: int, left: int, side: int) -> Bytes:
     if rows.start < rows.stop and columns.start < columns.stop:
         window[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = label[rows, columns]
     return window
-
-
-def _cut(image: Bytes, top: int, left: int, size: tuple[int, int]) -> Bytes:
-    height, width = image.shape[:2]
-    if top >= 0 and left >= 0 and top + size[0] <= height and left + size[1] <= width:
-        return image[top : top + size[0], left : left + size[1]]
-    rows, columns = mirror_index(top, size[0], height), mirror_index(left, size[1], width)
-    # Read a contiguous block first: fancy indexing into a memory-mapped file reads pixels one by one.
-    block = np.asarray(image[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1])
-    return block[np.ix_(rows - rows.min(), columns - columns.min())]
 
 
 def starts(length: int, side: int, overlap: float, least: int = 0) -> list[int]:

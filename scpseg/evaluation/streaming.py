@@ -83,6 +83,7 @@ def segment(
     overlap: float = 0.0,
     batch: int = 1,
     tick: Callable[[int], None] | None = None,
+    out: Bytes | None = None,
 ) -> Bytes:
     """Label every pixel of an image.
 
@@ -94,6 +95,7 @@ def segment(
         overlap: minimum overlap of neighbouring patches, relative to their side, 0..0.9.
         batch: windows per forward pass.
         tick: called with the number of windows that were just processed.
+        out: (H, W) uint8 array for the result; if it is memory-mapped, memory grows with the image's width only.
 
     Returns:
         (H, W) uint8 training ids.
@@ -102,7 +104,8 @@ def segment(
     window = method.needs_at(height, width)
     views_of = TestImage(image, window, device, overlap, batch)
     state = method.begin_image(views_of)
-    band = _Band(classes, window.patch[0], height, width)
+    labels = np.empty((height, width), dtype=np.uint8) if out is None else out
+    band = _Band(labels, classes, window.patch[0])
     corners = iter(views_of.corners())
     for views in views_of.windows():
         logits = method(views, state).float().cpu()
@@ -116,11 +119,11 @@ def segment(
 class _Band:
     """Sums of the logits of rows that later windows may still change; finished rows are converted to labels."""
 
-    def __init__(self, classes: int, rows: int, height: int, width: int) -> None:
-        self.height, self.width = height, width
+    def __init__(self, labels: Bytes, classes: int, rows: int) -> None:
+        self.height, self.width = labels.shape
         self.top = 0
-        self.sums = torch.zeros(classes, min(rows, height), width)
-        self.labels = np.empty((height, width), dtype=np.uint8)
+        self.sums = torch.zeros(classes, min(rows, self.height), self.width)
+        self.labels = labels
 
     def add(self, scores: Tensor, top: int, left: int) -> None:
         """Add the logits (K, h, w) of one window; windows come in rows from top to bottom."""

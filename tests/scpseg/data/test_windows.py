@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from scpseg.data.windows import cut_image, cut_label, mirror_index, starts
+from scpseg.data.windows import cut_image, cut_label, mirrored, starts
 
 
 def mirrored_slowly(index: int, size: int) -> int:
@@ -15,11 +15,15 @@ def mirrored_slowly(index: int, size: int) -> int:
     return index
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 7])
-def test_mirror_index_walks_back_and_forth(size: int) -> None:
-    start, length = -9, 25
-    expected = [mirrored_slowly(index, size) for index in range(start, start + length)]
-    assert mirror_index(start, length, size).tolist() == expected
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 40])
+@pytest.mark.parametrize("start", range(-9, 10))
+def test_mirrored_indices_walk_back_and_forth(size: int, start: int) -> None:
+    length = 25
+    found = np.full(length, -1)
+    for filled, source in mirrored(start, length, size):
+        assert (found[filled] == -1).all()
+        found[filled] = np.arange(size)[source]
+    assert found.tolist() == [mirrored_slowly(index, size) for index in range(start, start + length)]
 
 
 @pytest.mark.parametrize(("top", "left"), [(0, 0), (-3, 2), (4, -5), (6, 7), (-20, 30)])
