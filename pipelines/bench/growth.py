@@ -25,7 +25,7 @@ from scpseg.files import sha256, write_text
 from scpseg.reporting.speed import GROWTH, draw_growth
 
 SIDES = (1000, 2000, 5000, 10000, 20000)
-BATCHES = (1, 2, 4, 8, 16)
+BATCHES = (2, 4, 8, 16)
 IMAGES = (1, 2, 4, 8)
 PATCH, SMALL_SIDE = 64, 1000
 """Patch of the training step, with the sample's network; side of the images that are prepared."""
@@ -62,7 +62,7 @@ def ready_inference(side: int) -> Work:
 def ready_step(batch: int) -> Work:
     """For a fresh process: a training step of the sample's network."""
     torch.set_num_threads(1)
-    step(1)()
+    step(2)()
     return step(batch)
 
 

@@ -33,7 +33,7 @@ DENSE = LFAParams(weight=0.5, window=7, stride=1, detach=True)
 SEGMENTER = SegmenterParams("deeplabv3plus", "resnet18", 8, "random", True)
 SMALL = SegmenterParams("deeplabv3plus", "tu-test_resnet.r160_in1k", 8, "random", True)
 CPU = torch.device("cpu")
-CELLS = {256: 24, 512: 48}
+CELLS = {256: 48, 512: 96}
 """Side of the feature map of the squeezed patch, by L."""
 LOOP, LOOP_SIDE = 10, 400
 """Steps per repeat of the loop, and the side of its images."""

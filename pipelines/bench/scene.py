@@ -51,4 +51,4 @@ def write_store(folder: Path, image: Bytes, label: Bytes, copies: int = 1) -> No
         "source": "bench",
     }
     index |= {"labels": None, "synthetic": True, "expected": {"train": copies}, "warnings": [], "images": images}
-    write_json(folder / "index.json", {**index, "ids": {"train": names, "val": [], "test": []}})
+    write_json(folder / "index.json", {**index, "folds": [], "ids": {"train": names, "val": [], "test": []}})
