@@ -12,8 +12,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]
-
 from pipelines.check import check
 from pipelines.freshness import Key, states
 from pipelines.preflight import check_surroundings
@@ -21,6 +19,7 @@ from pipelines.report import PAGE, build
 from pipelines.stage import run_stage
 from scpseg.errors import UserError
 from scpseg.params import Params, SuiteParams
+from scpseg.processes import end_tree
 
 GRACE = 60.0
 """Seconds that an interrupted stage gets to save its state."""
@@ -71,30 +70,11 @@ def run_dvc() -> int:
     try:
         return process.wait()
     except KeyboardInterrupt:
-        _end(process)
+        # DVC ignores Ctrl-C during a stage and would start the next one; a SIGTERM to it ends the stage as well.
+        end_tree(process, GRACE)
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End dvc, which ignores Ctrl-C during a stage and would start the next one; wait for the stage to end."""
-    try:
-        stages = psutil.Process(process.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        stages = []
-    try:
-        process.wait(timeout=0.5)
-    except subprocess.TimeoutExpired:
-        process.terminate()  # the kernel then signals its stage, see scpseg.processes
-    process.wait()
-    try:
-        _, alive = psutil.wait_procs(stages, timeout=GRACE)
-    except KeyboardInterrupt:
-        alive = stages
-    for stage in alive:
-        if stage.is_running():
-            stage.kill()
 
 
 if __name__ == "__main__":

@@ -1,17 +1,20 @@
 """Change one or a few parameters and see the effect: runs a set of experiments and writes reports/sweeps/NAME.
 
 NAME is components, segmenters, sizes, choices or tuning; any other name runs the grid given by -S. If it is started
-again, only the missing runs are made. Uncommitted changes of tracked files are included, as in any DVC experiment;
-params.yaml and results/ do not change.
+again, only the missing runs are made. Uncommitted changes of tracked files are included, as they are when the sweep
+starts; params.yaml and results/ do not change. --on slurm submits the runs to a cluster that shares this folder:
+
+    python -m pipelines.sweep components --on slurm --slurm partition=gpu,gres=gpu:1,time=240
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +40,9 @@ Found = dict[str, tuple[str, list[dict[str, Any]]]]
 
 @dataclass(frozen=True)
 class Job:
-    """A point with its parameters.
+    """A point with all its parameters, and the name and `section.key=value` settings of its experiment.
 
-    Attributes:
-        point: the point of the sweep.
-        params: all parameters.
-        identity: equal for points that are the same experiment; '' if the parameters are not valid.
-        name: of the experiment, if this point is run.
-        settings: `section.key=value` that differ from params.yaml.
-        error: why the parameters of the point are not valid; empty if they are.
+    `identity` is equal for points that are the same experiment; `error` says why the parameters are not valid.
     """
 
     point: grids.Point
@@ -65,25 +62,24 @@ def main() -> None:
     parser.add_argument("--split", default="val", choices=("val", "test"), help="images to score (default val)")
     parser.add_argument("--seeds", help="such as 0,1,2 (default: those of params.yaml)")
     parser.add_argument("--methods", help="methods whose results are shown, such as scpseg,patch (own grids)")
+    parser.add_argument("--on", default="local", choices=("local", "slurm"), help="this machine (default) or a cluster")
+    parser.add_argument("--workers", type=int, metavar="N", help="runs at the same time (default 1; slurm: 256)")
+    parser.add_argument("--slurm", action="append", default=[], metavar="KEY=VALUE,...", help="parameters of sbatch")
     parser.add_argument("--dry", action="store_true", help="only list the runs and their expected time")
     asked = parser.parse_args()
+    if asked.workers is not None and asked.workers < 1:
+        raise UserError(f"--workers {asked.workers}: it must be 1 or more")
     base = Params.load()
     if not asked.dry:
         check_repository()
         check_experiments()
-    before = state()
     params = with_suite(base, asked)
     params, sweep, points = points_of(params, asked)
     jobs = [job_of(sweep.name, params, base, point, asked.benchmark) for point in points]
     if asked.dry:
         print(plan(sweep, jobs, asked.benchmark))
     else:
-        go(sweep, jobs, REPORTS / sweep.name, before)
-
-
-def state() -> tuple[str, str]:
-    """Parameters and code in the working tree, which every experiment uses."""
-    return Path("params.yaml").read_text(encoding="utf-8"), experiments.code(list(METHODS))
+        go(sweep, jobs, REPORTS / sweep.name, params, asked)
 
 
 def with_suite(base: Params, asked: argparse.Namespace) -> Params:
@@ -151,36 +147,82 @@ def job_of(sweep: str, params: Params, base: Params, point: grids.Point, benchma
     return Job(point, own, identity, f"{words[:60].rstrip('-.')}-{identity}", settings)
 
 
-def go(sweep: Sweep, jobs: list[Job], folder: Path, before: tuple[str, str]) -> None:
-    """Run missing experiments one after another, and write the page again after each.
+def go(sweep: Sweep, jobs: list[Job], folder: Path, params: Params, asked: argparse.Namespace) -> None:
+    """Run missing experiments, and write the page again after each.
 
     Raises:
-        UserError: parameters or code differ from the state `before`, when the jobs were made.
+        UserError: the images could not be prepared; see `gpus_of`, `slurm_of` and `experiments.run_on_slurm`.
     """
-    with experiments.turn() as lock:
+    workers, slurm = asked.workers or 1, slurm_of(asked)
+    gpus = [] if asked.on == "slurm" else gpus_of(params.section("machine", MachineParams), workers)
+    with experiments.turn():
         results = found_for(jobs)
         failures: dict[str, str] = {}
         todo = {job.identity: job for job in reversed(jobs) if job.name and job.identity not in results}
+        missing = {job.name: job for job in sorted(todo.values(), key=jobs.index)}
         write_sweep(sweep, list(rows_of(jobs, results, failures)), folder)
-        for number, job in enumerate(sorted(todo.values(), key=jobs.index), 1):
-            if state() != before:
-                raise UserError(
-                    "params.yaml or code has changed since the sweep started; start it again (finished runs are kept), "
-                    "and do not change them while it runs"
-                )
-            what = f"[{number}/{len(todo)}] {label(sweep, job.point)}"
-            print(f"{what}: running, log {experiments.SCRATCH / job.name}.log", flush=True)
-            reason = experiments.run(job.name, job.settings, lock)
-            if reason:
-                failures[job.identity] = reason
-                print(f"{what}: failed: {reason}", flush=True)
-            results |= found_for([job])
-            if not reason and job.identity not in results:
-                failures[job.identity] = "it ended normally, but DVC saved no experiment: see its log"
-                print(f"{what}: failed: {failures[job.identity]}", flush=True)
-            write_sweep(sweep, list(rows_of(jobs, results, failures)), folder)
+        state = experiments.snapshot()
+        tasks = [experiments.Task(*state, job.name, job.settings) for job in missing.values()]
+        if len(tasks) > 1 and (workers > 1 or asked.on == "slurm"):
+            # Else runs that start together would each prepare the images.
+            first = replace(tasks[0], name=f"data-{asked.benchmark}", target=f"prepare@{asked.benchmark}")
+            print(f"preparing {asked.benchmark}: log {first.log}", flush=True)
+            for _, reason in experiments.run_all([first], 1, []):
+                if reason:
+                    raise UserError(f"the images of {asked.benchmark} could not be prepared: {reason}")
+        for task in tasks:
+            print(f"{label(sweep, missing[task.name].point)}: log {task.log}", flush=True)
+        done = (
+            experiments.run_on_slurm(tasks, asked.workers, slurm)
+            if asked.on == "slurm"
+            else experiments.run_all(tasks, workers, gpus)
+        )
+        with contextlib.closing(done):  # ends the runs after Ctrl-C
+            for number, (task, reason) in enumerate(done, 1):
+                job = missing[task.name]
+                results |= found_for([job])
+                if not reason and job.identity not in results:
+                    reason = "it ended normally, but DVC saved no experiment: see its log"
+                if reason:
+                    failures[job.identity] = reason
+                what = f"[{number}/{len(tasks)}] {label(sweep, job.point)}"
+                print(f"{what}: {f'failed: {reason}' if reason else 'finished'}", flush=True)
+                write_sweep(sweep, list(rows_of(jobs, results, failures)), folder)
     rows = list(rows_of(jobs, results, failures))
     print(f"{folder}/README.md: {sum(row.status == 'ok' for row in rows)} of {len(rows)} rows have a result")
+
+
+def gpus_of(machine: MachineParams, workers: int) -> list[str]:
+    """The GPUs of each worker, as in CUDA_VISIBLE_DEVICES; none on a CPU.
+
+    Raises:
+        UserError: there are too few.
+    """
+    if experiments.hardware(machine)["machine.device"] == "cpu":
+        return []
+    visible, each = experiments.visible_gpus(), machine.devices
+    if len(visible) < workers * each:
+        raise UserError(
+            f"--workers {workers} with machine.devices {each} needs {workers * each} GPUs, but {len(visible)} are "
+            "visible: a profile must not be measured beside another run on its GPU; lower --workers"
+        )
+    return [",".join(visible[worker * each : (worker + 1) * each]) for worker in range(workers)]
+
+
+def slurm_of(asked: argparse.Namespace) -> dict[str, Any]:
+    """Parameters of sbatch from --slurm.
+
+    Raises:
+        UserError: --on slurm is missing, or one has no valid value.
+    """
+    words = [word for text in asked.slurm for word in text.split(",")]
+    if words and asked.on != "slurm":
+        raise UserError(f"--slurm {words[0]} needs --on slurm")
+    for word in words:
+        key, _, value = word.partition("=")
+        if not key or not value or (key == "time" and not value.isdecimal()):
+            raise UserError(f"--slurm {word}: write partition=gpu,gres=gpu:1,time=240, with the time in minutes")
+    return {key: int(value) if value.isdecimal() else value for key, _, value in (w.partition("=") for w in words)}
 
 
 def found_for(jobs: list[Job]) -> Found:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import subprocess
 import sys
+
+import psutil  # type: ignore[import-untyped]
 
 _PR_SET_PDEATHSIG = 1
 
@@ -18,3 +21,26 @@ def end_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:  # the parent ended before the call
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def end_tree(process: subprocess.Popen[bytes], grace: float) -> None:
+    """End a process and those that it started: SIGTERM, and after `grace` seconds SIGKILL; return when all have ended.
+
+    The process itself gets the signal; the others get it from the kernel, see `end_with_parent`.
+    """
+    try:
+        others = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        others = []
+    if process.poll() is None:
+        process.terminate()
+    try:
+        process.wait(grace)
+        _, alive = psutil.wait_procs(others, timeout=grace)
+    except (KeyboardInterrupt, subprocess.TimeoutExpired):
+        process.kill()
+        process.wait()
+        alive = others
+    for other in alive:
+        if other.is_running():
+            other.kill()

@@ -12,6 +12,7 @@ from pipelines import repro
 from pipelines.freshness import Key, State
 from scpseg.errors import UserError
 from scpseg.params import SuiteParams
+from scpseg.processes import end_tree
 
 SUITE = SuiteParams(benchmarks=("blu",), baselines=("patch",), seeds=(0, 1))
 LACKING: dict[Key, State] = {
@@ -67,7 +68,7 @@ def test_an_interrupted_dvc_starts_no_other_stage(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, str(dvc)], cwd=tmp_path)
     (child,) = wait_for(lambda: [c for c in psutil.Process(process.pid).children() if (tmp_path / "first").exists()])
     process.send_signal(signal.SIGINT)
-    repro._end(process)
+    end_tree(process, repro.GRACE)
     assert not child.is_running()
     assert (tmp_path / "first.saved").exists() and not (tmp_path / "second").exists()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +14,47 @@ import yaml
 
 from pipelines import experiments, sweep
 from scpseg.errors import UserError
-from scpseg.params import Params
+from scpseg.params import MachineParams, Params
 
 ROOT = Path(__file__).parents[2]
 
 
 class Pretended:
-    """Experiments by identity; `fail` names words of experiments that fail, `stop` after how many comes Ctrl-C."""
+    """Experiments by identity.
+
+    `fail` is a word of the name of experiments that fail, `lose` of those that end well and leave nothing; Ctrl-C comes
+    after `stop` of them.
+    """
 
     def __init__(self) -> None:
         self.ran: list[tuple[str, list[str]]] = []
         self.done: dict[str, tuple[str, str]] = {}
-        self.fail = "nothing"
+        self.prepared: list[str] = []
+        self.fail = self.lose = "nothing"
         self.stop = 99
         self.pages: list[str] = []
 
-    def run(self, name: str, settings: list[str], lock: int) -> str | None:
+    def run_all(
+        self, tasks: list[experiments.Task], workers: int, gpus: list[str]
+    ) -> Iterator[tuple[experiments.Task, str | None]]:
+        self.workers, self.gpus = workers, gpus
+        for task in tasks:
+            yield task, self.run(task)
+
+    def run(self, task: experiments.Task) -> str | None:
+        if task.target:
+            self.prepared.append(task.target)
+            return None
         if self.stop == 0:
             raise KeyboardInterrupt
         self.stop -= 1
-        self.ran.append((name, list(settings)))
+        self.ran.append((task.name, list(task.settings)))
         page = Path("reports/sweeps/mine/README.md")
         self.pages.append(page.read_text() if page.exists() else "")
-        if self.fail in name:
+        if self.fail in task.name:
             return "it went wrong; try again"
-        self.done[name.rpartition("-")[2]] = name, f"rev-of-{name}"
+        if self.lose not in task.name:
+            self.done[task.name.rpartition("-")[2]] = task.name, f"rev-of-{task.name}"
         return None
 
     def summary_of(self, revision: str) -> list[dict[str, Any]] | None:
@@ -55,7 +72,8 @@ def pretended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pretended:
         (tmp_path / name).write_text((ROOT / name).read_text())
     subprocess.run(["git", "init", "-q"], check=True)
     fake = Pretended()
-    monkeypatch.setattr(experiments, "run", fake.run)
+    monkeypatch.setattr(experiments, "run_all", fake.run_all)
+    monkeypatch.setattr(experiments, "snapshot", lambda: (tmp_path, "0" * 40, tmp_path / "none.patch"))
     monkeypatch.setattr(experiments, "finished", lambda: fake.done)
     monkeypatch.setattr(experiments, "summary_of", fake.summary_of)
     monkeypatch.setattr(experiments, "_sources", lambda methods: [])
@@ -101,7 +119,7 @@ def test_a_sweep_runs_each_network_once_and_reports_invalid_points(
     assert "csm.ratio is 1.7" in rows()[4]["reason"] and "correct it" not in rows()[4]["reason"]
     assert "not run yet" in pretended.pages[0] and "5 of 6 rows" in pretended.pages[1]
     page = Path("reports/sweeps/mine/README.md").read_text()
-    assert page.count("dvc exp run --temp") == 3 and Path("reports/sweeps/mine/mine.svg").exists()
+    assert page.count("dvc exp run -S") == 3 and Path("reports/sweeps/mine/mine.svg").exists()
 
 
 def test_after_an_interrupt_only_what_is_missing_runs(pretended: Pretended, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,15 +168,40 @@ def test_a_failure_is_a_row_with_its_reason_and_is_tried_again(
     assert len(pretended.ran) == 4 and [row["status"] for row in rows()][:4] == ["ok"] * 4
 
 
-def test_a_change_meanwhile_stops_the_sweep(pretended: Pretended, monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(name: str, settings: list[str], lock: int) -> None:
-        Path("params.yaml").write_text(Path("params.yaml").read_text().replace("weight: 0.5", "weight: 0.25"))
-        pretended.run(name, settings, lock)
+def test_a_run_that_ends_well_without_its_experiment_has_failed(
+    pretended: Pretended, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretended.lose = "0.75-3"
+    start(monkeypatch, *GRID)
+    assert [row["status"] for row in rows()][:4] == ["ok", "failed", "ok", "ok"]
+    assert "saved no experiment" in rows()[1]["reason"]
 
-    monkeypatch.setattr(experiments, "run", run)
-    with pytest.raises(UserError, match="start it again"):
-        start(monkeypatch, *GRID)
-    assert len(pretended.ran) == 1 and [row["status"] for row in rows()][:2] == ["ok", "missing"]
+
+def test_several_workers_find_the_images_prepared(pretended: Pretended, monkeypatch: pytest.MonkeyPatch) -> None:
+    start(monkeypatch, *GRID, "--workers", "2")
+    assert (pretended.workers, pretended.gpus, pretended.prepared) == (2, [], ["prepare@potsdam"])
+
+
+def test_each_worker_has_its_own_gpus(pretended: Pretended, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = MachineParams("cuda", False, False, 0, 0, devices=2)
+    monkeypatch.setattr(experiments, "hardware", lambda machine: {"machine.device": "cuda"})
+    monkeypatch.setattr(experiments, "visible_gpus", lambda: ["3", "4", "5", "6"])
+    assert sweep.gpus_of(machine, 2) == ["3,4", "5,6"]
+    with pytest.raises(UserError, match=r"--workers 3 with machine\.devices 2 needs 6 GPUs, but 4 are visible"):
+        sweep.gpus_of(machine, 3)
+
+
+def test_parameters_of_slurm_are_passed_on(pretended: Pretended, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+
+    def run_on_slurm(tasks: list[experiments.Task], workers: int | None, options: dict[str, Any]) -> Any:
+        seen.update(options, workers=workers)
+        return pretended.run_all(tasks, 0, [])
+
+    monkeypatch.setattr(experiments, "run_on_slurm", run_on_slurm)
+    start(monkeypatch, *GRID, "--on", "slurm", "--slurm", "partition=a,gres=gpu:a100:2", "--slurm", "time=240")
+    assert seen == {"partition": "a", "gres": "gpu:a100:2", "time": 240, "workers": None}
+    assert pretended.prepared == ["prepare@potsdam"] and len(pretended.ran) == 3
 
 
 def test_segmenters_show_patch_beside_scpseg_from_one_experiment(
@@ -210,6 +253,10 @@ def test_every_point_of_a_named_sweep_is_valid_at_sample_scale(
         (("sizes", "-S", "csm.kernel=bilinear,antialias"), "several values"),
         (("sizes", "-S", "csm.ratio=0.5"), "sets it itself"),
         (("sizes", "--methods", "patch"), "fixed"),
+        (("sizes", "--workers", "0"), "^--workers 0: it must be 1 or more"),
+        (("sizes", "--slurm", "partition=a"), "^--slurm partition=a needs --on slurm"),
+        (("sizes", "--on", "slurm", "--slurm", "time=4:00:00"), "^--slurm time=4:00:00: .*minutes"),
+        (("sizes", "--on", "slurm", "--slurm", "gpu"), "^--slurm gpu: write partition=gpu"),
         (("sizes", "--seeds", "a"), "^--seeds a: give whole numbers from 0 to 4294967295, each once"),
         (("sizes", "--seeds", "0,0"), "^--seeds 0,0: .*each once"),
         (("sizes", "--seeds=-1"), "^--seeds -1: "),
