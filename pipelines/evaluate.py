@@ -22,7 +22,7 @@ from pipelines.stage import run_stage
 from scpseg import IGNORE_INDEX, parallel
 from scpseg.benchmarks import get_benchmark
 from scpseg.benchmarks.base import Benchmark
-from scpseg.contract import Method, Predictor, drop_training_parts
+from scpseg.contract import Method, Predictor, Weights, drop_training_parts, set_weights
 from scpseg.data.store import Store
 from scpseg.data.windows import Bytes
 from scpseg.environment import configure
@@ -52,7 +52,7 @@ PICTURE_SIDE = 1024
 TRAINED = {
     "model": dict,
     "segmenter": dict,
-    "initial_weights": {"source": str, "sha256": (str, None)},
+    "initial_weights": {"source": str, "sha256": (str, None), "mean": [float] * 3, "std": [float] * 3},
     "weights_hash": str,
 }
 """What is read of training.json."""
@@ -232,7 +232,7 @@ def segment_all(params: Params, benchmark: str, name: str, seed: int, scratch: P
 
 
 def read_trained(folder: Path, method: Method, segmenter: dict[str, Any]) -> dict[str, Any]:
-    """Load the weights of a run into `method`, and return the contents of training.json.
+    """Load the weights of a run and their normalisation into `method`, and return the contents of training.json.
 
     Raises:
         UserError: a file is missing or damaged, or belongs to another network than the parameters describe.
@@ -254,6 +254,8 @@ def read_trained(folder: Path, method: Method, segmenter: dict[str, Any]) -> dic
     if digest(weights) != training["weights_hash"]:
         raise damaged(path, f"was changed (its SHA-256 differs from the one in {folder.as_posix()}/training.json)")
     method.load_state_dict(weights)
+    initial = training["initial_weights"]
+    set_weights(method, Weights(initial["source"], initial["sha256"], tuple(initial["mean"]), tuple(initial["std"])))
     return training
 
 
@@ -274,7 +276,7 @@ def _expect(path: Path) -> None:
 
 
 def without_download(params: Params) -> Params:
-    """The parameters with random initial weights: trained weights replace them, so nothing is downloaded."""
+    """The parameters with random initial weights, so that nothing is downloaded; `read_trained` replaces them."""
     segmenter = {**params.values["segmenter"], "weights": "random"}
     return Params({**params.values, "segmenter": segmenter}, params.path)
 

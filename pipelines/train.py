@@ -186,7 +186,7 @@ def run_fold(params: Params, benchmark: str, name: str, seed: int, fold: int, do
         "parameters_training": parameters,
         "weights_hash": checkpoint.digest(weights),
         "model": method.describe(),
-        "initial_weights": {"source": method.weights.source, "sha256": method.weights.sha256},
+        "initial_weights": asdict(method.weights),
         "segmenter": params.values["segmenter"],
     }
     write_json(done / "training.json", record)

@@ -313,3 +313,10 @@ def drop_training_parts(method: Method) -> Method:
         for name in getattr(module, "training_parts", ()):
             setattr(module, name, None)
     return method.eval()
+
+
+def set_weights(method: nn.Module, weights: Weights) -> None:
+    """Let every part of a method normalise images as a network that started from these weights, in place."""
+    for module in method.modules():
+        if isinstance(getattr(module, "weights", None), Weights):
+            module.weights = weights  # type: ignore[assignment]

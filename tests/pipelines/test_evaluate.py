@@ -1,21 +1,25 @@
 import csv
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from pipelines import evaluate, paths
 from pipelines.download import download
 from pipelines.methods import build_method
 from pipelines.mirror import mirror
 from pipelines.prepare import prepare
-from scpseg.contract import Method, drop_training_parts
+from scpseg.benchmarks import get_benchmark
+from scpseg.contract import Method, Weights, drop_training_parts
 from scpseg.data.store import Store, label_path, save_array
 from scpseg.errors import UserError
+from scpseg.evaluation.confusion import confusion
 from scpseg.evaluation.probe import Answer, read_scene
+from scpseg.evaluation.streaming import segment
 from scpseg.files import read_json, write_json
 from scpseg.params import Params
 from scpseg.training.checkpoint import digest
@@ -51,7 +55,7 @@ def prepared(benchmark: str, params: Params) -> Path:
         "weights_hash": digest(weights),
         "model": method.describe(),
         "segmenter": params.values["segmenter"],
-        "initial_weights": {"source": "random", "sha256": ""},
+        "initial_weights": asdict(method.weights),
     }
     write_json(folder / "training.json", record)
     return folder
@@ -73,6 +77,43 @@ def test_answers_for_every_disc_of_the_probe_and_of_nothing_else(params: Params,
             mine = [row for row in rows if row["image"] == name]
             assert [(int(row["row"]), int(row["column"])) for row in mine] == [disc.centre for disc in scene.discs]
         assert {row["kind"] for row in rows} == {"0", "1"}
+
+
+@pytest.mark.parametrize("name", ["patch", "glnet"])
+def test_images_are_normalised_as_in_training(params: Params, name: str) -> None:
+    """Weights of a package can have other means than ImageNet's, which random weights have."""
+    folder = prepared("blu", params)
+    if name == "glnet":
+        folder = paths.run("blu", name, 0)
+        shutil.copytree(paths.run("blu", "patch", 0), folder)
+        torch.manual_seed(0)
+        method = drop_training_parts(build_method(params, "blu", name))
+        weights = {key: value.contiguous() for key, value in method.state_dict().items()}
+        save_file(weights, folder / "weights.safetensors")
+        record = {**read_json(folder / "training.json"), "weights_hash": digest(weights), "model": method.describe()}
+        write_json(folder / "training.json", record)
+    record = read_json(folder / "training.json")
+    record["initial_weights"] = {"source": "package", "sha256": "", "mean": [0.1, 0.5, 0.9], "std": [0.5, 0.5, 0.5]}
+    write_json(folder / "training.json", record)
+    evaluate.work("blu", name, 0)
+    with np.load(paths.scores("blu", name, 0) / "confusion.npz") as found:
+        matrices = found["matrices"]
+    store, method = Store(paths.store("blu")), drop_training_parts(build_method(params, "blu", name))
+    method.load_state_dict(load_file(folder / "weights.safetensors"))
+    classes = len(get_benchmark("blu").classes)
+
+    def expected() -> np.ndarray:
+        ids = store.ids("test")
+        pairs = [(store.image("test", id), store.label("test", id)) for id in ids]
+        labels = [segment(method, image, classes, torch.device("cpu")) for image, _ in pairs]
+        return np.stack([confusion(truth, found, classes) for (_, truth), found in zip(pairs, labels, strict=True)])
+
+    assert not np.array_equal(matrices, expected())
+    own = Weights("package", "", (0.1, 0.5, 0.9), (0.5, 0.5, 0.5))
+    for module in method.modules():
+        if hasattr(module, "weights"):
+            module.weights = own
+    assert np.array_equal(matrices, expected())
 
 
 def error_of() -> str:
