@@ -17,7 +17,7 @@ from scpseg.reporting.memory import Peak
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
-BENCHMARKS = ("deepglobe", "inria", "potsdam", "blu")
+BENCHMARKS = ("deepglobe", "dubai", "potsdam", "blu")
 pytestmark = [
     pytest.mark.soak,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium"),
