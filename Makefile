@@ -10,7 +10,7 @@ export PYTHONUNBUFFERED := 1
 help:
 	@echo "make repro    data, training, evaluation, profile and report as params.yaml says (sample: about 15 minutes)"
 	@echo "make report   the report from existing results; missing runs are listed with the reason"
-	@echo "make publish  a report to commit, without real images, in reports/published/sample, or NAME=..."
+	@echo "make publish  a report to commit, without images that must not be passed on, in reports/published/sample, or NAME=..."
 	@echo "make profile  measure memory and speed again, then build the report"
 	@echo "make memory   memory of every method and segmenter at the paper's sizes, computed without a GPU, no DVC, no data"
 	@echo "make gpu      memory and speed of every method at the paper's sizes on an NVIDIA GPU, no DVC, no data"

@@ -73,7 +73,7 @@ BENCHMARK = Benchmark(
     citation=f"Humans in the Loop, Semantic segmentation of aerial imagery, https://www.kaggle.com/datasets/{HANDLE}.",
     notes=(
         "Eight scenes in four folds of two, of the 105 pairings the one with the most even areas and class shares. "
-        "In split `rotation`, each scene is tested once, by models that never saw it. Validation is the first scene of "
+        "In split rotation, each scene is tested once, by models that never saw it. Validation is the first scene of "
         "the next fold.",
         "Parts of a scene were labelled one by one, so labels jump where parts meet.",
         "The colours are those of the masks; classes.json names others.",
