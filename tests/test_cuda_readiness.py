@@ -179,7 +179,7 @@ class Operations(TorchDispatchMode):
 class Band:
     """Stands in for the scores in host memory, which are numpy's in the end."""
 
-    def __init__(self, classes: int, rows: int, height: int, width: int) -> None:
+    def __init__(self, labels: np.ndarray, classes: int, rows: int) -> None:
         self.shape, self.added = (classes, rows), 0
 
     def add(self, scores: Tensor, top: int, left: int) -> None:
