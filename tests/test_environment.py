@@ -22,8 +22,9 @@ def test_every_package_is_pinned_with_hashes() -> None:
         names.add(canonical(first.partition("==")[0]))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    # The browser of the soak tests is left to the user: `make` does not install it.
-    wanted = [*project["dependencies"], *(text for name in extras if name != "browser" for text in extras[name])]
+    # The browser of the soak tests and the peers of the bench are left to the user: `make` does not install them.
+    own = ("browser", "bench")
+    wanted = [*project["dependencies"], *(text for name in extras if name not in own for text in extras[name])]
     missing = {canonical(re.match(r"[\w.-]+", text)[0]) for text in wanted} - names
     assert not missing, f"run `make lock`: {missing} are not in requirements.txt"
 
