@@ -205,7 +205,7 @@ def segment_all(params: Params, benchmark: str, name: str, seed: int, scratch: P
     spec, stores = get_benchmark(benchmark), Store(paths.store(benchmark)).all_folds()
     classes = len(spec.classes)
     method = drop_training_parts(build_method(without_download(params), benchmark, name))
-    branches = method.branches()
+    branches: dict[str, Predictor] = {}
     images = [(part, image_id) for part in stores for image_id in part.ids(split)]
     own = range(parallel.rank(), len(images), parallel.world())
     missing = [number for number in own if Scored.read(record_of(scratch, number)) is None]
@@ -218,7 +218,7 @@ def segment_all(params: Params, benchmark: str, name: str, seed: int, scratch: P
             place = paths.fold(paths.run(benchmark, name, seed), part.fold, part.folds)
             read_trained(place, method.cpu(), params.values["segmenter"])
             method.to(device)
-            loaded = part
+            branches, loaded = method.branches(), part  # parts that label alone normalise as the method now does
         image, truth = part.image(split, image_id), part.label(split, image_id)
 
         def labels_of(predictor: Predictor, image: Bytes = image) -> Bytes:

@@ -14,10 +14,10 @@ from pipelines.methods import build_method
 from pipelines.mirror import mirror
 from pipelines.prepare import prepare
 from scpseg.benchmarks import get_benchmark
-from scpseg.contract import Method, Weights, drop_training_parts
+from scpseg.contract import Method, Predictor, Weights, drop_training_parts
 from scpseg.data.store import Store, label_path, save_array
 from scpseg.errors import UserError
-from scpseg.evaluation.confusion import confusion
+from scpseg.evaluation.confusion import confusion, metrics
 from scpseg.evaluation.probe import Answer, read_scene
 from scpseg.evaluation.streaming import segment
 from scpseg.files import read_json, write_json
@@ -102,18 +102,21 @@ def test_images_are_normalised_as_in_training(params: Params, name: str) -> None
     method.load_state_dict(load_file(folder / "weights.safetensors"))
     classes = len(get_benchmark("blu").classes)
 
-    def expected() -> np.ndarray:
+    def expected(part: Predictor) -> np.ndarray:
         ids = store.ids("test")
         pairs = [(store.image("test", id), store.label("test", id)) for id in ids]
-        labels = [segment(method, image, classes, torch.device("cpu")) for image, _ in pairs]
+        labels = [segment(part, image, classes, torch.device("cpu")) for image, _ in pairs]
         return np.stack([confusion(truth, found, classes) for (_, truth), found in zip(pairs, labels, strict=True)])
 
-    assert not np.array_equal(matrices, expected())
+    assert not np.array_equal(matrices, expected(method))
     own = Weights("package", "", (0.1, 0.5, 0.9), (0.5, 0.5, 0.5))
     for module in method.modules():
         if hasattr(module, "weights"):
             module.weights = own
-    assert np.array_equal(matrices, expected())
+    assert np.array_equal(matrices, expected(method))
+    alone = read_json(paths.scores("blu", name, 0) / "metrics.json")["branches"]
+    for branch, part in method.branches().items():
+        assert alone[branch] == metrics(expected(part).sum(axis=0), get_benchmark("blu").scored).mean_iou
 
 
 def error_of() -> str:
