@@ -19,6 +19,8 @@ from scpseg.training.interrupt import deferred_interrupt
 
 GRACE = 60.0
 """Seconds that the other processes get to end when one has failed."""
+REPORT = "error"
+"""Start of the names of files with the errors of processes."""
 PATIENCE = timedelta(hours=1)
 """Time after which a process that waits for another one gives up."""
 
@@ -44,8 +46,8 @@ def launch(count: int, device: torch.device, work: Callable[..., None], *argumen
     # Else each process says in every phase whether parameters are unused.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     with tempfile.TemporaryDirectory() as folder, deferred_interrupt() as interrupted:
-        rendezvous = f"file://{Path(folder).resolve()}/rendezvous"
-        given = (count, device.type, rendezvous, work, arguments)
+        place = Path(folder).resolve()
+        given = (count, device.type, place, work, arguments)
         started = start_processes(_process, given, count, join=False, start_method="spawn")  # type: ignore[no-untyped-call]
         context = cast(ProcessContext, started)
         passed = False
@@ -58,9 +60,10 @@ def launch(count: int, device: torch.device, work: Callable[..., None], *argumen
         except ProcessRaisedException as error:
             if interrupted():
                 raise KeyboardInterrupt from None
+            # What is raised first may be of a process that lost its connection to the one with the error.
+            for report in sorted(place.glob(f"{REPORT}*")):
+                raise UserError(report.read_text(encoding="utf-8")) from None
             text = str(error)
-            if f"{UserError.__module__}.UserError: " in text:
-                raise UserError(text) from None
             if "OutOfMemoryError" in text:
                 raise torch.OutOfMemoryError(text.strip().splitlines()[-1]) from None
             raise
@@ -74,7 +77,7 @@ def launch(count: int, device: torch.device, work: Callable[..., None], *argumen
 
 
 def _process(
-    rank: int, count: int, device: str, rendezvous: str, work: Callable[..., None], arguments: tuple[Any, ...]
+    rank: int, count: int, device: str, place: Path, work: Callable[..., None], arguments: tuple[Any, ...]
 ) -> None:
     # Ctrl-C of a terminal reaches all processes of a group; the first process alone passes it on, once.
     os.setpgid(0, 0)
@@ -84,9 +87,13 @@ def _process(
         torch.cuda.set_device(rank)
     else:
         torch.set_num_threads(max(1, torch.get_num_threads() // count))
+    rendezvous = f"file://{place}/rendezvous"
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
     distributed.init_process_group(backend, init_method=rendezvous, rank=rank, world_size=count, timeout=PATIENCE)
     try:
         work(*arguments)
+    except UserError as error:
+        (place / f"{REPORT}{rank}").write_text(str(error), encoding="utf-8")
+        raise
     finally:
         distributed.destroy_process_group()

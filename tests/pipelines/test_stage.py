@@ -230,11 +230,11 @@ def test_an_ascii_console_gets_another_sign(tmp_path: Path) -> None:
     assert done.stdout == "2 ? 3\n"
 
 
-def test_a_system_without_fcntl_is_told_what_to_use() -> None:
-    code = "import sys; sys.modules['fcntl'] = None; import pipelines.sweep"
+def test_a_system_without_resource_is_told_what_to_use() -> None:
+    code = "import sys, pipelines; sys.modules['resource'] = None; import scpseg.data.acquire.unpacker"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
-    assert "fcntl" in done.stderr and "Linux or macOS" in done.stderr
+    assert "resource" in done.stderr and "Linux or macOS" in done.stderr
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
