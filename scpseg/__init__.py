@@ -4,7 +4,7 @@ import os
 
 IGNORE_INDEX = 255
 """Label of pixels that are neither trained on nor scored."""
-SPINS = "1000"
+SPINS = "10000"
 """Turns that a waiting OpenMP thread takes before it sleeps. GNU's default, 300,000, costs several times the work's
 time if other processes want the cores; without any, short loops pay for waking threads."""
 
