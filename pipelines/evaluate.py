@@ -297,15 +297,14 @@ def step_of(pixels: Bytes) -> int:
 def write_pictures(folder: Path, name: str, spec: Benchmark, image: Bytes, truth: Bytes, prediction: Bytes) -> None:
     """Write <name>.{image,truth,prediction}.png, at most PICTURE_SIDE wide, with the benchmark's class colours.
 
-    `prediction` has the size of the truth, or is already subsampled.
+    `prediction` is subsampled with the step of `step_of`.
     """
     palette = np.zeros((256, 3), dtype=np.uint8)
     palette[: len(spec.classes)] = [cls.colour for cls in spec.classes]
     palette[IGNORE_INDEX] = 0
     step = step_of(truth)
-    own = step if prediction.shape == truth.shape else 1
     reduced = np.asarray(Image.fromarray(np.ascontiguousarray(image)).reduce(step))
-    views = {"image": reduced, "truth": palette[truth[::step, ::step]], "prediction": palette[prediction[::own, ::own]]}
+    views = {"image": reduced, "truth": palette[truth[::step, ::step]], "prediction": palette[prediction]}
     for kind, pixels in views.items():
         with replacing(folder / f"{name}.{kind}.png") as temporary:
             Image.fromarray(np.ascontiguousarray(pixels)).save(temporary)

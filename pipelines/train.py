@@ -39,6 +39,7 @@ from scpseg.training.loop import train
 FILES = ("weights.safetensors", "history.csv", "training.json")
 SECONDS = "seconds.json"
 SOURCES = (
+    "pipelines/train.py",
     "scpseg/contract.py",
     "scpseg/data/overviews.py",
     "scpseg/data/sampling.py",
@@ -73,16 +74,8 @@ def work(benchmark: str, name: str, seed: int, fold: int | None = None) -> None:
         return
     # Another process that makes the same run, as in a sweep, must not delete what this one copies.
     with checkpoint.alone(scratch_of(params, store, [benchmark, name, seed, "all folds"], device)):
-        folds = [store.in_fold(number) for number in range(store.folds)]
-        keep(
-            params,
-            store,
-            benchmark,
-            name,
-            seed,
-            device,
-            [train_fold(params, each, benchmark, name, seed, device) for each in folds],
-        )
+        kept = [train_fold(params, each, benchmark, name, seed, device) for each in store.all_folds()]
+        keep(params, store, benchmark, name, seed, device, kept)
 
 
 def keep(

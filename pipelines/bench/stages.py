@@ -26,7 +26,6 @@ PAIRS = {"inria": ("tif", "tif"), "deepglobe": ("jpg", "png")}
 """Formats of image and label of two benchmarks."""
 HELP = 1.0
 COMPUTE = """
-from functools import partial
 from pathlib import Path
 from pipelines.memory import requests_of
 from pipelines.profile import computed
@@ -35,7 +34,6 @@ for request in requests_of(Params.load(Path("profiles/paper.yaml")), ["deepglobe
     assert computed(request)["status"] == "ok"
 """
 PLACEHOLDERS = """
-from functools import partial
 from pathlib import Path
 from dvc.repo import Repo
 repo = Repo(".")

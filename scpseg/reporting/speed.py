@@ -1,14 +1,13 @@
-"""Section on speed: the table of the bench, and how time and memory grow."""
+"""Figure of the bench: how time and memory grow."""
 
 from __future__ import annotations
 
 import csv
 from pathlib import Path
 
-from scpseg.errors import UserError
 from scpseg.reporting.figures import Drawn, Look, panels, save, style
 
-BENCH, GROWTH = Path("results/bench.csv"), Path("results/bench-growth.csv")
+GROWTH = Path("results/bench-growth.csv")
 PANELS = {
     "inference": ("whole-image inference", "side of the image in pixels"),
     "step": ("training step", "windows per step"),
@@ -17,26 +16,10 @@ PANELS = {
 TIME, MEMORY = Look("#0072B2", "o"), Look("#D55E00", "s")
 
 
-def read(path: Path) -> list[dict[str, str]]:
-    """The lines of a CSV file of the bench; none if it was not run.
-
-    Raises:
-        UserError: the file is not such a table.
-    """
-    if not path.is_file():
-        return []
+def draw_growth(path: Path, to: Path) -> Drawn:
+    """Draw time and memory of inference, training step and prepare over their sizes, from results/bench-growth.csv."""
     with path.open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
-    if not rows or (not {"unit", "ratio"} <= rows[0].keys() and not {"what", "x", "seconds", "mib"} <= rows[0].keys()):
-        raise UserError(f"{path.as_posix()} is not a table of the bench; delete it and run `make bench`")
-    return rows
-
-
-def draw_growth(path: Path, to: Path) -> Drawn | None:
-    """Draw time and memory of inference, training step and prepare over their sizes; None without measurements."""
-    rows = read(path)
-    if not rows:
-        return None
     with style():
         figure, axes = panels(7.0, 2.1, across=len(PANELS))
         for panel, (what, (title, x_name)) in zip(axes, PANELS.items(), strict=True):

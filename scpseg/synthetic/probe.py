@@ -1,14 +1,14 @@
 """Scenes of the probe: discs whose class needs a detail of their own and a cue at a known distance. This file is ours.
 
-A scene contains one cue, a square chequered in two colours; every disc of the scene has the cue's kind, so no other cue
-can be nearer. A disc also has a texture of its own, striped or chequered. A class is a kind and a texture. Cues have
-sides of 16, 8 or 4 pixels, the bars and squares of textures sides of 1, 2 or 4: a reduction loses the small ones.
+A scene contains one cue, a square with a strong centre and a weak ring of the opposite colour. Every disc of the scene
+has the kind of this cue, and its own texture, striped or chequered. Its class is the pair of kind and texture.
+Cues have sides of 16, 8 or 4 pixels, the bars and squares of textures sides of 1, 2 or 4: a reduction loses the small
+ones.
 
-No mean colour carries information: the centre of a cue has one of two opposite colours, its ring the other one, so much
-weaker that the mean of the whole cue is the ground's; every texture has the same mean. Scenes come in fours, all kinds
-of cue with all textures swapped and not, otherwise equal to the pixel. A method that does not see the cue gives the
-same kinds to twins, and is correct in exactly one; one that does not see the textures gives them the same textures:
-chance level is exactly 1/2 for each, not an estimate.
+No mean colour carries information: the mean of a cue is the ground's, that of a texture the disc's. Scenes are drawn in
+groups of four that are equal to the pixel but for the kind of the cue and the textures, which are swapped. A method
+that does not see the cue predicts the same kinds in two scenes of a group, and is correct in exactly one of them; the
+same is true for textures. Chance level is therefore exactly 1/2 for each, not an estimate.
 
 The distance of a disc is the Chebyshev distance of its centre to the cue's. Distances are odd multiples of half a
 cue's greatest side, so that the rings that cues can cover tile the plane: a cue at distance d is completely inside a
