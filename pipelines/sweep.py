@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipelines import experiments, grids
+from pipelines import executor, experiments, grids
 from pipelines.check import check
 from pipelines.methods import METHODS
 from pipelines.plan import counted, device_name, duration, training_seconds
@@ -79,7 +79,7 @@ def main() -> None:
     if asked.dry:
         print(plan(sweep, jobs, asked.benchmark))
     else:
-        go(sweep, jobs, REPORTS / sweep.name, params, asked)
+        run_sweep(sweep, jobs, REPORTS / sweep.name, params, asked)
 
 
 def with_suite(base: Params, asked: argparse.Namespace) -> Params:
@@ -147,35 +147,35 @@ def job_of(sweep: str, params: Params, base: Params, point: grids.Point, benchma
     return Job(point, own, identity, f"{words[:60].rstrip('-.')}-{identity}", settings)
 
 
-def go(sweep: Sweep, jobs: list[Job], folder: Path, params: Params, asked: argparse.Namespace) -> None:
+def run_sweep(sweep: Sweep, jobs: list[Job], folder: Path, params: Params, asked: argparse.Namespace) -> None:
     """Run missing experiments, and write the page again after each.
 
     Raises:
-        UserError: the images could not be prepared; see `gpus_of`, `slurm_of` and `experiments.run_on_slurm`.
+        UserError: the images could not be prepared; see `gpus_of`, `slurm_of` and `executor.run_on_slurm`.
     """
     workers, slurm = asked.workers or 1, slurm_of(asked)
     gpus = [] if asked.on == "slurm" else gpus_of(params.section("machine", MachineParams), workers)
-    with experiments.turn():
+    with executor.turn():
         results = found_for(jobs)
         failures: dict[str, str] = {}
         todo = {job.identity: job for job in reversed(jobs) if job.name and job.identity not in results}
         missing = {job.name: job for job in sorted(todo.values(), key=jobs.index)}
         write_sweep(sweep, list(rows_of(jobs, results, failures)), folder)
-        state = experiments.snapshot()
-        tasks = [experiments.Task(*state, job.name, job.settings) for job in missing.values()]
+        state = executor.snapshot()
+        tasks = [executor.Task(*state, job.name, job.settings) for job in missing.values()]
         if len(tasks) > 1 and (workers > 1 or asked.on == "slurm"):
             # Else runs that start together would each prepare the images.
             first = replace(tasks[0], name=f"data-{asked.benchmark}", target=f"prepare@{asked.benchmark}")
             print(f"preparing {asked.benchmark}: log {first.log}", flush=True)
-            for _, reason in experiments.run_all([first], 1, []):
+            for _, reason in executor.run_all([first], 1, []):
                 if reason:
                     raise UserError(f"the images of {asked.benchmark} could not be prepared: {reason}")
         for task in tasks:
             print(f"{label(sweep, missing[task.name].point)}: log {task.log}", flush=True)
         done = (
-            experiments.run_on_slurm(tasks, asked.workers, slurm)
+            executor.run_on_slurm(tasks, asked.workers, slurm)
             if asked.on == "slurm"
-            else experiments.run_all(tasks, workers, gpus)
+            else executor.run_all(tasks, workers, gpus)
         )
         with contextlib.closing(done):  # ends the runs after Ctrl-C
             for number, (task, reason) in enumerate(done, 1):
@@ -200,7 +200,7 @@ def gpus_of(machine: MachineParams, workers: int) -> list[str]:
     """
     if experiments.hardware(machine)["machine.device"] == "cpu":
         return []
-    visible, each = experiments.visible_gpus(), machine.devices
+    visible, each = executor.visible_gpus(), machine.devices
     if len(visible) < workers * each:
         raise UserError(
             f"--workers {workers} with machine.devices {each} needs {workers * each} GPUs, but {len(visible)} are "

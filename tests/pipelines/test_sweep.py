@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines import experiments, sweep
+from pipelines import executor, experiments, sweep
 from scpseg.errors import UserError
 from scpseg.params import MachineParams, Params
 
@@ -35,13 +35,13 @@ class Pretended:
         self.pages: list[str] = []
 
     def run_all(
-        self, tasks: list[experiments.Task], workers: int, gpus: list[str]
-    ) -> Iterator[tuple[experiments.Task, str | None]]:
+        self, tasks: list[executor.Task], workers: int, gpus: list[str]
+    ) -> Iterator[tuple[executor.Task, str | None]]:
         self.workers, self.gpus = workers, gpus
         for task in tasks:
             yield task, self.run(task)
 
-    def run(self, task: experiments.Task) -> str | None:
+    def run(self, task: executor.Task) -> str | None:
         if task.target:
             self.prepared.append(task.target)
             return None
@@ -72,8 +72,8 @@ def pretended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pretended:
         (tmp_path / name).write_text((ROOT / name).read_text())
     subprocess.run(["git", "init", "-q"], check=True)
     fake = Pretended()
-    monkeypatch.setattr(experiments, "run_all", fake.run_all)
-    monkeypatch.setattr(experiments, "snapshot", lambda: (tmp_path, "0" * 40, tmp_path / "none.patch"))
+    monkeypatch.setattr(executor, "run_all", fake.run_all)
+    monkeypatch.setattr(executor, "snapshot", lambda: (tmp_path, "0" * 40, tmp_path / "none.patch"))
     monkeypatch.setattr(experiments, "finished", lambda: fake.done)
     monkeypatch.setattr(experiments, "summary_of", fake.summary_of)
     monkeypatch.setattr(experiments, "_sources", lambda methods: [])
@@ -185,7 +185,7 @@ def test_several_workers_find_the_images_prepared(pretended: Pretended, monkeypa
 def test_each_worker_has_its_own_gpus(pretended: Pretended, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = MachineParams("cuda", False, False, 0, 0, devices=2)
     monkeypatch.setattr(experiments, "hardware", lambda machine: {"machine.device": "cuda"})
-    monkeypatch.setattr(experiments, "visible_gpus", lambda: ["3", "4", "5", "6"])
+    monkeypatch.setattr(executor, "visible_gpus", lambda: ["3", "4", "5", "6"])
     assert sweep.gpus_of(machine, 2) == ["3,4", "5,6"]
     with pytest.raises(UserError, match=r"--workers 3 with machine\.devices 2 needs 6 GPUs, but 4 are visible"):
         sweep.gpus_of(machine, 3)
@@ -194,11 +194,11 @@ def test_each_worker_has_its_own_gpus(pretended: Pretended, monkeypatch: pytest.
 def test_parameters_of_slurm_are_passed_on(pretended: Pretended, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
 
-    def run_on_slurm(tasks: list[experiments.Task], workers: int | None, options: dict[str, Any]) -> Any:
+    def run_on_slurm(tasks: list[executor.Task], workers: int | None, options: dict[str, Any]) -> Any:
         seen.update(options, workers=workers)
         return pretended.run_all(tasks, 0, [])
 
-    monkeypatch.setattr(experiments, "run_on_slurm", run_on_slurm)
+    monkeypatch.setattr(executor, "run_on_slurm", run_on_slurm)
     start(monkeypatch, *GRID, "--on", "slurm", "--slurm", "partition=a,gres=gpu:a100:2", "--slurm", "time=240")
     assert seen == {"partition": "a", "gres": "gpu:a100:2", "time": 240, "workers": None}
     assert pretended.prepared == ["prepare@potsdam"] and len(pretended.ran) == 3

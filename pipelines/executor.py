@@ -1,0 +1,264 @@
+"""Run DVC experiments, one or several at a time, on this machine or on a cluster.
+
+Each experiment runs in a clone of this repository, with the cache and the checkpoints of this repository, and is pushed
+here when it is finished. A killed run thus blocks no other one and leaves nothing but its folder. DVC's task queue is
+not used: if its worker is killed, the experiment continues alone, a new worker starts the next one at the same time,
+and the result of the first one is lost while it stays listed as running.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import submitit
+from filelock import FileLock, Timeout
+
+from pipelines.experiments import arguments, finished
+from scpseg.errors import UserError
+from scpseg.files import locked, write_text
+from scpseg.processes import end_tree, end_with_parent
+
+SCRATCH = Path(".scratch/sweeps")
+"""Folder of the locks, the clones, and the logs."""
+GRACE = 60.0
+"""Seconds that an interrupted run gets to save its checkpoint."""
+POLL = 0.5
+"""Seconds between two checks of the runs."""
+PREEMPTED = 120.0
+"""Seconds that a run on a cluster waits, after its process was killed, for the signal to requeue."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One experiment. Called in the process that runs it, it returns None or the reason of its failure.
+
+    Attributes:
+        root: the repository.
+        commit: what it runs, with the uncommitted changes in the file `changes`, see `snapshot`.
+        name: of the experiment; its last part is its identity.
+        settings: `section.key=value` that differ from params.yaml.
+        target: a stage whose outputs are made for the cache, with the stages before it; no experiment is saved.
+        gpus: value of CUDA_VISIBLE_DEVICES; '' = as it is.
+    """
+
+    root: Path
+    commit: str
+    changes: Path
+    name: str
+    settings: tuple[str, ...] = ()
+    target: str = ""
+    gpus: str = ""
+
+    @property
+    def log(self) -> Path:
+        """Output of DVC and of the stages."""
+        return self.root / SCRATCH / f"{self.name}.log"
+
+    def __call__(self) -> str | None:
+        """Run the experiment, unless another process has finished it; a process that runs it is waited for."""
+        os.chdir(self.root)
+        with locked(SCRATCH / f"{self.name}.lock", f"running {self.name}"):
+            if not self.target and self.name.rpartition("-")[2] in finished():
+                return None
+            clone = SCRATCH / "clones" / self.name
+            try:
+                self._clone(clone)
+                stage = [self.target] if self.target else []
+                code = self._dvc(clone, "w", [*arguments(self.settings), "--name", self.name, *stage])
+                if code == 0 and not self.target:
+                    code = self._dvc(clone, "a", ["exp", "push", "--no-cache", "origin", self.name])
+            finally:
+                shutil.rmtree(clone, ignore_errors=True)
+        return None if code == 0 else why(self.log.read_text(encoding="utf-8", errors="replace"), code)
+
+    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
+        """What submitit queues again after preemption or a time limit; the training has saved its state."""
+        return submitit.helpers.DelayedSubmission(self)
+
+    def _clone(self, clone: Path) -> None:
+        """A clone at the commit with the changes, and with the cache and the user of the repository."""
+        from dvc.repo import Repo
+
+        shutil.rmtree(clone, ignore_errors=True)
+        clone.parent.mkdir(parents=True, exist_ok=True)
+        _git("clone", "--quiet", "--shared", "--no-checkout", str(self.root), str(clone))
+        _git("-C", str(clone), "checkout", "--quiet", "--detach", self.commit)
+        if self.changes.stat().st_size:
+            _git("-C", str(clone), "apply", "--whitespace=nowarn", str(self.changes))
+        for key in ("user.name", "user.email"):
+            _git("-C", str(clone), "config", key, _git("config", "--default", "sweep", key).strip())
+        if (own := Path(".dvc/config.local")).is_file():
+            shutil.copyfile(own, clone / own)
+        with Repo(".") as repo:
+            cache = repo.cache.local_cache_dir
+        with Repo(str(clone)) as repo, repo.config.edit("local") as config:
+            config.setdefault("cache", {})["dir"] = cache
+
+    def _dvc(self, clone: Path, mode: str, words: list[str]) -> int:
+        """Run `dvc` in the clone and return its exit status; its processes end with this one."""
+        # Stages use this interpreter as `python`, whether or not the environment is active; checkpoints, and files that
+        # params.yaml names, are in the repository itself.
+        own = {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+        own |= {"SCPSEG_ROOT": str(self.root)} | ({"CUDA_VISIBLE_DEVICES": self.gpus} if self.gpus else {})
+        with self.log.open(mode, encoding="utf-8") as stream:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "dvc", *words],
+                cwd=clone,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                env=os.environ | own,
+                preexec_fn=_prepare,
+            )
+            try:
+                code = process.wait()
+                if code < 0 and os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
+                    # Slurm ends all processes of a preempted job, and then sends submitit its own signal.
+                    time.sleep(PREEMPTED)
+            finally:
+                end_tree(process, GRACE)
+        return code
+
+
+def _prepare() -> None:
+    """In the new process: end with the worker, and ignore the signal by which Slurm speaks to submitit."""
+    end_with_parent()
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(f"git {words[0]} failed: {(done.stderr.strip() or 'no message').splitlines()[-1]}")
+    return done.stdout
+
+
+def snapshot() -> tuple[Path, str, Path]:
+    """The repository now, which later changes do not affect: folder, commit, and a file of uncommitted changes."""
+    changes = _git("diff", "--binary", "HEAD")
+    path = SCRATCH / f"{hashlib.sha256(changes.encode()).hexdigest()[:12]}.patch"
+    write_text(path, changes)
+    return Path.cwd(), _git("rev-parse", "HEAD").strip(), path.resolve()
+
+
+def visible_gpus() -> list[str]:
+    """GPUs as in CUDA_VISIBLE_DEVICES: those named there, or the numbers of all."""
+    import torch
+
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return list(map(str, range(torch.cuda.device_count()))) if named is None else [n for n in named.split(",") if n]
+
+
+@contextmanager
+def turn() -> Iterator[None]:
+    """Hold the lock of sweeps in this repository, waiting for others; remove clones of runs that were killed."""
+    with locked(SCRATCH / "lock", "running a sweep here"):
+        for clone in (SCRATCH / "clones").glob("*"):
+            lock = FileLock(SCRATCH / f"{clone.name}.lock")
+            try:
+                with lock.acquire(blocking=False):
+                    shutil.rmtree(clone, ignore_errors=True)
+            except Timeout:
+                continue  # a run that the end of its sweep has not ended
+        yield
+
+
+def run_all(tasks: Sequence[Task], workers: int, gpus: Sequence[str]) -> Generator[tuple[Task, str | None], None, None]:
+    """Run every task once, `workers` at a time; yield each with None or the reason of its failure as soon as it ends.
+
+    Worker k uses the GPUs `gpus[k]`, if there are any. Ctrl-C or SIGTERM ends the runs, which save their state.
+    """
+    executor = submitit.LocalExecutor(SCRATCH / "jobs")
+    executor.update_parameters(timeout_min=10**6)
+    waiting, running = list(tasks), dict[int, tuple[Task, submitit.Job[str | None]]]()
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        while waiting or running:
+            for worker in range(workers):
+                if waiting and worker not in running:
+                    task = replace(waiting.pop(0), gpus=gpus[worker] if gpus else "")
+                    running[worker] = task, executor.submit(task)
+            for worker, (task, job) in list(running.items()):
+                if job.done():
+                    del running[worker]
+                    yield task, _outcome(job)
+            time.sleep(POLL)
+    finally:
+        for _, job in running.values():
+            job.cancel()
+        while not all(job.done() for _, job in running.values()):
+            time.sleep(POLL)
+        signal.signal(signal.SIGTERM, before)
+
+
+def run_on_slurm(
+    tasks: Sequence[Task], workers: int | None, options: Mapping[str, Any]
+) -> Generator[tuple[Task, str | None], None, None]:
+    """The same as an array of jobs on a cluster that shares this folder; `options` are parameters of sbatch.
+
+    If this process ends, the jobs go on; the next sweep waits for them instead of submitting them again.
+
+    Raises:
+        UserError: there is no Slurm here, or a parameter of it is not valid.
+    """
+    folder = (SCRATCH / "jobs").resolve()
+    fixed = {"nodes": 1, "ntasks_per_node": 1} | ({"array_parallelism": workers} if workers else {})
+    try:
+        executor = submitit.SlurmExecutor(folder, max_num_timeout=1000)
+        executor.update_parameters(**{"job_name": "scpseg", **options, **fixed})
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"--on slurm: {' '.join(str(error).split())}") from None
+    files = {task.name: SCRATCH / f"{task.name}.job" for task in tasks}
+    jobs: dict[str, submitit.Job[str | None]] = {
+        name: submitit.SlurmJob(folder, path.read_text(encoding="utf-8").strip())
+        for name, path in files.items()
+        if path.is_file()
+    }
+    new = [task for task in tasks if task.name not in jobs]
+    if new:
+        with executor.batch():
+            handed = [executor.submit(task) for task in new]
+        for task, job in zip(new, handed, strict=True):
+            write_text(files[task.name], f"{job.job_id}\n")
+            jobs[task.name] = job
+    left = {task.name: task for task in tasks}
+    try:
+        while left:
+            for name in [name for name in left if jobs[name].done()]:
+                files[name].unlink()
+                yield left.pop(name), _outcome(jobs[name])
+            time.sleep(POLL)
+    finally:
+        if left:
+            print(f"{len(left)} jobs stay in Slurm's queue: start again to wait for them, or use scancel", flush=True)
+
+
+def _outcome(job: submitit.Job[str | None]) -> str | None:
+    """What a run returned, or how it ended without returning."""
+    try:
+        return job.result()
+    except Exception as error:  # whatever the run raised, which submitit gives as text
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return f"its process ended ({lines[-1] if lines else type(error).__name__})"
+
+
+def why(log: str, code: int) -> str:
+    """The reason in the log of a failed run: the stage's own error, else its last exception, else DVC's error."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    for pattern in (r"error: (.+)", r"((?:\w+\.)*\w*(?:Error|Exception|Interrupt)\b.*)", r"ERROR: (.+)"):
+        found = [match[1] for line in lines if (match := re.fullmatch(pattern, line))]
+        if found:
+            return str(found[-1])
+    return f"dvc ended with exit status {code} without a message" if code > 0 else f"dvc was killed by signal {-code}"

@@ -1,0 +1,249 @@
+"""Runs of experiments, on a project whose only stage takes a moment."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipelines import executor
+from pipelines.executor import Task, turn, why
+from pipelines.experiments import finished, summary_of
+from scpseg.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+DRIVER = """
+import json, sys
+from pipelines import executor, experiments
+with executor.turn():
+    state, done = executor.snapshot(), experiments.finished()
+    runs = [(name, tuple(settings)) for name, settings in json.loads(sys.argv[1])]
+    tasks = [executor.Task(*state, *run) for run in runs if run[0].rpartition("-")[2] not in done]
+    for task, reason in executor.run_all(tasks, int(sys.argv[2]), []):
+        print(task.name, reason, flush=True)
+"""
+
+
+def started() -> list[str]:
+    path = Path(".scratch/started")
+    return path.read_text().split() if path.exists() else []
+
+
+def drive(*runs: tuple[str, list[str]], workers: int = 1) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", DRIVER, json.dumps(runs), str(workers)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def wait_for_start(value: str) -> None:
+    deadline = time.monotonic() + 300
+    while value not in started():
+        assert time.monotonic() < deadline, started()
+        time.sleep(0.05)
+
+
+def one(name: str, *settings: str) -> str | None:
+    """Run one experiment in this process."""
+    return Task(*executor.snapshot(), name, settings)()
+
+
+def clones() -> list[Path]:
+    return list(Path(".scratch/sweeps/clones").glob("*"))
+
+
+def test_results_come_back_by_identity_and_the_working_tree_stays(project: Path) -> None:
+    Path("params.yaml").write_text("a:\n  x: 5\n  slow: 0\n")  # not committed: takes part all the same
+    assert one("mine-00000001", "a.slow=0.01") is None
+    assert one("mine-00000002", "a.x=-1") == "a.x is negative; set it above 0."
+    found = finished()
+    assert {key: name for key, (name, _) in found.items()} == {"00000001": "mine-00000001"}
+    assert summary_of(found["00000001"][1]) == [{"method": "scpseg", "x": "5", "empty": None}]
+    assert Path("params.yaml").read_text() == "a:\n  x: 5\n  slow: 0\n" and not Path("results").exists()
+    assert one("mine-00000001", "a.slow=0.01") is None and started() == ["5", "-1"]  # finished: not run again
+    # Another name of the same run trains nothing: the cache is common.
+    assert one("other-00000003", "a.slow=0.01") is None and started() == ["5", "-1"] and not clones()
+    subprocess.run(["git", "commit", "-qam", "unrelated"], check=True)
+    assert {"00000001", "00000003"} == set(finished())  # of an earlier commit
+    for path in (project / ".dvc/cache/files").rglob("*"):
+        if path.is_file():
+            path.unlink()
+    assert summary_of(found["00000001"][1]) is None  # to be run again
+
+
+def test_two_workers_run_each_point_once_and_both_results_show(project: Path) -> None:
+    runs = [(f"p-0000000{x}", [f"a.x={x}", "a.slow=1"]) for x in range(4)]
+    output, errors = drive(*runs, workers=2).communicate(timeout=600)
+    assert sorted(output.splitlines()) == [f"p-0000000{x} None" for x in range(4)], errors
+    assert sorted(started()) == ["0", "1", "2", "3"]
+    found = finished()
+    assert [summary_of(found[f"0000000{x}"][1])[0]["x"] for x in range(4)] == ["0", "1", "2", "3"]  # type: ignore[index]
+
+
+def test_after_a_kill_the_last_run_ends_first_and_nothing_starts_twice(project: Path) -> None:
+    runs = [("k-00000001", ["a.x=11", "a.slow=2"]), ("k-00000002", ["a.x=12"])]
+    first = drive(*runs)
+    wait_for_start("11")
+    first.kill()
+    first.wait()
+    assert first.stdout is not None and first.stderr is not None
+    first.stdout.close()  # its run, which has them too, goes on
+    first.stderr.close()
+    output, errors = drive(*runs).communicate(timeout=600)
+    assert output.splitlines() == ["k-00000001 None", "k-00000002 None"], errors
+    assert started() == ["11", "12"] and set(finished()) == {"00000001", "00000002"}
+
+
+def test_a_killed_run_leaves_no_process_and_blocks_nobody(project: Path) -> None:
+    run = ("k-00000001", ["a.x=21", "a.slow=60"])
+    first = drive(run)
+    wait_for_start("21")
+    below = psutil.Process(first.pid).children(recursive=True)
+    worker = next(process for process in below if "submitit.core._submit" in process.cmdline())
+    inside = worker.children(recursive=True)
+    worker.kill()
+    output, _ = first.communicate(timeout=300)
+    assert "its process ended" in output
+    _, alive = psutil.wait_procs(inside, 60)
+    assert inside and not alive and clones()
+    with turn():
+        assert not clones() and finished() == {}
+
+
+def test_an_interrupt_ends_the_run_and_frees_the_locks(project: Path) -> None:
+    first = drive(("k-00000001", ["a.x=31", "a.slow=60"]))
+    wait_for_start("31")
+    below = psutil.Process(first.pid).children(recursive=True)
+    first.terminate()
+    first.communicate(timeout=300)
+    assert first.returncode == -signal.SIGINT  # how an interrupt that nobody catches ends a process
+    _, alive = psutil.wait_procs(below, 60)
+    assert not alive
+    with turn():
+        assert finished() == {} and not clones()
+
+
+@pytest.mark.parametrize(
+    ("log", "code", "reason"),
+    [
+        ("> python a.py\nerror: too small; take 2.\nERROR: failed to reproduce 'a'", 255, "too small; take 2."),
+        ("Traceback\n  File x\ntorch.OutOfMemoryError: CUDA\nERROR: failed", 255, "torch.OutOfMemoryError: CUDA"),
+        (
+            "step 3\nERROR: failed to run: python a.py, exited with -9",
+            255,
+            "failed to run: python a.py, exited with -9",
+        ),
+        ("", -9, "dvc was killed by signal 9"),
+    ],
+)
+def test_the_sentence_that_says_why(log: str, code: int, reason: str) -> None:
+    assert why(log, code) == reason
+
+
+SBATCH = """#!{python}
+import os, pathlib, re, shutil, subprocess, sys
+script, folder = sys.argv[-1], pathlib.Path(os.environ["CLUSTER"])
+shutil.copy(script, folder / "script.sh")
+text = pathlib.Path(script).read_text()
+last = int(re.search("--array=0-([0-9]+)", text)[1])
+for index in range(last + 1):
+    own = {{"SLURM_JOB_ID": str(100 + index), "SLURM_ARRAY_JOB_ID": "77", "SLURM_ARRAY_TASK_ID": str(index)}}
+    own |= {{"SLURM_NTASKS": "1", "SLURM_JOB_NUM_NODES": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}}
+    subprocess.Popen(["bash", folder / "script.sh"], env=os.environ | own, start_new_session=True,
+                     stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+print("Submitted batch job 77")
+"""
+SRUN = """#!/bin/bash
+while [[ $1 == --* ]]; do [[ $1 == --unbuffered ]] || shift; shift; done
+exec "$@" >> $CLUSTER/output 2>&1
+"""
+SCONTROL = """#!/bin/bash
+echo "$@" >> $CLUSTER/asked
+bash $CLUSTER/script.sh > /dev/null 2>&1 < /dev/null &
+"""
+SACCT = """#!/bin/bash
+echo 'JobID|State|NodeList'
+"""
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Commands of Slurm that run each job of an array at once, on this machine."""
+    folder = tmp_path / "cluster"
+    folder.mkdir()
+    for name, text in (
+        ("sbatch", SBATCH.format(python=sys.executable)),
+        ("srun", SRUN),
+        ("scontrol", SCONTROL),
+        ("sacct", SACCT),
+    ):
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("CLUSTER", str(folder))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return folder
+
+
+def workers_of(cluster: Path) -> list[psutil.Process]:
+    """Processes of submitit on the pretended cluster, by the number of their job."""
+    found = {}
+    for process in psutil.process_iter():
+        try:
+            environment = process.environ()
+            if environment.get("CLUSTER") == str(cluster) and "submitit.core._submit" in process.cmdline():
+                found[environment["SLURM_JOB_ID"]] = process
+        except (psutil.Error, KeyError):
+            continue
+    return [found[name] for name in sorted(found)]
+
+
+def test_slurm_gets_an_array_of_jobs_and_a_preempted_one_goes_on(cluster: Path) -> None:
+    state = executor.snapshot()
+    tasks = [Task(*state, f"s-0000000{x}", (f"a.x={x}", f"a.slow={slow}")) for x, slow in ((1, 0), (2, 20))]
+    options = {"partition": "long", "gres": "gpu:1", "time": 240}
+    with turn():
+        done = executor.run_on_slurm(tasks, None, options)
+        assert next(done) == (tasks[0], None)
+        wait_for_start("2")
+        assert [path.read_text() for path in Path(".scratch/sweeps").glob("*.job")] == ["77_1\n"]
+        workers_of(cluster)[-1].send_signal(signal.SIGUSR2)  # what Slurm sends before a time limit or preemption
+        assert list(done) == [(tasks[1], None)]
+    assert (cluster / "asked").read_text() == "requeue 77_1\n"
+    script = (cluster / "script.sh").read_text()
+    for line in ("partition=long", "gres=gpu:1", "time=240", "nodes=1", "ntasks-per-node=1", "signal=USR2@90"):
+        assert f"#SBATCH --{line}\n" in script
+    assert "#SBATCH --array=0-1%" in script and "submitit.core._submit" in script
+    found = finished()
+    # On a busy machine, the stage may have ended before the signal; then it comes from the cache.
+    assert sorted(started()) in (["1", "2"], ["1", "2", "2"]) and set(found) == {"00000001", "00000002"}
+    assert not list(Path(".scratch/sweeps").glob("*.job")) and not clones()
+
+
+def test_a_sweep_that_starts_again_waits_for_jobs_in_the_queue(cluster: Path) -> None:
+    tasks = [Task(*executor.snapshot(), f"q-0000000{x}", (f"a.x={x}", "a.slow=3")) for x in (1, 2)]
+    first = executor.run_on_slurm(tasks, 2, {"time": 10})
+    assert next(first)[1] is None
+    first.close()  # as when the sweep is ended
+    again = dict(executor.run_on_slurm([task for task in tasks if task.name[-8:] not in finished()], 2, {"time": 10}))
+    assert set(again.values()) <= {None} and sorted(started()) == ["1", "2"] and len(finished()) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "words"), [({"partitoin": "a"}, "partitoin"), ({}, "srun")], ids=["unknown", "no cluster"]
+)
+def test_what_slurm_cannot_take_is_a_sentence(
+    options: dict[str, str], words: str, project: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if options:
+        request.getfixturevalue("cluster")
+    else:
+        monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(UserError, match=f"--on slurm: .*{words}"):
+        next(executor.run_on_slurm([], None, options))
