@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from scpseg.benchmarks.base import Source
-from scpseg.data.acquire.http import Connection, Remote, cause, chain
+from scpseg.data.acquire.http import Connection, cause, chain
 from scpseg.data.acquire.sources import without_secrets
 from scpseg.data.acquire.space import check_space, full_disk_named, size_text
+from scpseg.data.acquire.transfer import Remote
 from scpseg.errors import UserError
 from scpseg.progress import say
 

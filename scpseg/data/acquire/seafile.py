@@ -13,8 +13,9 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from scpseg.benchmarks.base import Source
-from scpseg.data.acquire.http import Connection, Remote, stored_members, transfer
+from scpseg.data.acquire.http import Connection
 from scpseg.data.acquire.space import check_space
+from scpseg.data.acquire.transfer import Remote, stored_members, transfer
 from scpseg.errors import UserError
 
 T = TypeVar("T")

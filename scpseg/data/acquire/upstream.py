@@ -10,9 +10,10 @@ from urllib.parse import quote, urlsplit
 
 from scpseg.benchmarks.base import Benchmark, How, Source
 from scpseg.data.acquire import clients, seafile
-from scpseg.data.acquire.http import Connection, Remote, making_sense, number, transfer
+from scpseg.data.acquire.http import Connection, making_sense, number
 from scpseg.data.acquire.manifest import MIRROR_LIST, UPSTREAM, cache_folder, file_size, unusable_cache
 from scpseg.data.acquire.space import check_space, size_text
+from scpseg.data.acquire.transfer import Remote, transfer
 from scpseg.errors import UserError
 from scpseg.files import locked, read_json, write_json
 from scpseg.params import DataParams

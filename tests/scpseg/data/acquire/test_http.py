@@ -1,383 +1,299 @@
-import hashlib
-import json
-import os
-import random
-import shutil
-import signal
-import subprocess
-import sys
-import threading
+import datetime
+import email.utils
+import gc
+import ipaddress
 import time
-import zlib
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from server import Server, chunked, cut, headers, page, redirect, status, swap
+from server import Request, Server, headers, redirect, status
 
-from scpseg.data.acquire.http import Connection, Remote, transfer
+from scpseg.data.acquire import http, space
+from scpseg.data.acquire import transfer as downloads
+from scpseg.data.acquire.http import LONGEST_PAUSE, USER_AGENT, Connection
+from scpseg.data.acquire.transfer import Remote, transfer
 from scpseg.errors import UserError
 
-SIZE = 300_000
-DATA = b"7z\xbc\xaf" + random.Random(1).randbytes(SIZE - 4)
-OTHER = b"7z\xbc\xaf" + random.Random(2).randbytes(SIZE - 4)
-SHA = hashlib.sha256(DATA).hexdigest()
-SUMS = {"sha256": SHA, "md5": hashlib.md5(DATA).hexdigest().upper(), "crc32": zlib.crc32(DATA)}
-Fetch = Callable[..., bytes]
+
+class Patient(Connection):
+    """A connection that notes its pauses instead of making them."""
+
+    def __init__(self, *arguments: object, **options: object) -> None:
+        self.pauses: list[float] = []
+        super().__init__(*arguments, sleep=self.pauses.append, **options)
 
 
 @pytest.fixture
-def fetch(server: Server, tmp_path: Path) -> Fetch:
-    """Transfer /a.7z, which is DATA unless said otherwise, to sub/a.7z below the test's folder."""
-    server.put("/a.7z", DATA)
-
-    def run(url: str | None = None, **known: Any) -> bytes:
-        connection = Connection(tries=3, read=5.0, sleep=lambda seconds: None)
-        transfer(Remote(url or server.url("/a.7z"), "sub/a.7z", **known), tmp_path, connection)
-        return (tmp_path / "sub/a.7z").read_bytes()
-
-    return run
+def connection() -> Patient:
+    return Patient(tries=4)
 
 
-@pytest.fixture
-def target(tmp_path: Path) -> Path:
-    return tmp_path / "sub" / "a.7z"
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate with its key, signed by itself, for localhost and 127.0.0.1."""
+    x509 = pytest.importorskip("cryptography.x509")
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
 
-
-@pytest.fixture
-def part(server: Server, fetch: Fetch, target: Path) -> Path:
-    """What a run leaves that ends for good after 100,000 bytes."""
-    server.play("/a.7z", cut(100_000), *[status(503)] * 3)
-    with pytest.raises(UserError, match="503"):
-        fetch()
-    server.sent.clear()
-    server.requests.clear()
-    path = target.with_name("a.7z.part")
-    assert path.read_bytes() == DATA[:100_000] and not target.exists()
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "stand-in")])
+    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    now = datetime.datetime.now(datetime.UTC)
+    built = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    plain = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path = tmp_path_factory.mktemp("tls") / "both.pem"
+    path.write_bytes(key.private_bytes(*plain) + built.public_bytes(serialization.Encoding.PEM))
     return path
 
 
-def left(target: Path) -> list[str]:
-    """Names in the folder."""
-    return sorted(path.name for path in target.parent.iterdir())
+@pytest.fixture
+def secure(server: Server, certificate: Path) -> Iterator[Server]:
+    with Server(certificate) as running:
+        running.put("/a", b"secret")
+        yield running
 
 
-def test_a_file_is_fetched_once(server: Server, fetch: Fetch, target: Path) -> None:
-    assert fetch(size=SIZE, **SUMS) == DATA
-    assert target.read_bytes() == DATA
-    assert server.sent["/a.7z"] == SIZE
-    assert left(target) == ["a.7z"]
-    assert fetch(size=SIZE, **SUMS) == fetch() == DATA
-    assert len(server.requests) == 1
+def test_the_suite_names_itself_and_keeps_cookies(server: Server, connection: Connection) -> None:
+    server.on(
+        "GET", "/page", lambda request: request.answer(200, b"hi", [("Set-Cookie", "a=1"), ("Set-Cookie", "b=2")])
+    )
+    assert connection.open(server.url("/page")).content == b"hi"
+    connection.open(server.url("/page"), {"X-More": "y"})
+    first, second = server.requests
+    assert first.headers["user-agent"] == USER_AGENT
+    assert first.cookies == {} and second.cookies == {"a": "1", "b": "2"}
+    assert second.headers["x-more"] == "y"
 
 
-def test_a_file_of_unknown_origin(server: Server, fetch: Fetch, target: Path) -> None:
-    target.parent.mkdir()
-    for known in ({}, {"size": SIZE}, SUMS):
-        target.write_bytes(DATA)
-        assert fetch(**known) == DATA
-    assert not server.requests
+def test_a_form_and_where_it_leads(server: Server, connection: Connection) -> None:
+    server.on("POST", "/form", lambda request: request.answer(302, b"", {"Location": "/in", "Set-Cookie": "session=s"}))
+    server.put("/in", b"welcome")
+    assert connection.text(server.url("/form"), {"Referer": "here"}, data={"password": "p q"}) == "welcome"
+    form, inside = server.requests
+    assert form.form == {"password": "p q"} and form.headers["referer"] == "here"
+    assert (inside.method, inside.form, inside.cookies) == ("GET", {}, {"session": "s"})
 
 
-@pytest.mark.parametrize("known", [{"size": SIZE}, {"md5": SUMS["md5"]}, {"crc32": SUMS["crc32"]}, {"sha256": SHA}])
-def test_a_wrong_file_is_replaced(
-    fetch: Fetch, target: Path, known: dict[str, Any], capsys: pytest.CaptureFixture[str]
+def test_head_sends_no_body(server: Server, connection: Connection) -> None:
+    server.put("/a", b"12345")
+    server.play("/b", redirect("/a"))
+    assert connection.open(server.url("/b"), method="HEAD").headers["Content-Length"] == "5"
+    assert server.sent["/a"] == 0
+    assert connection.open(server.url("/none"), allowed=(404,), method="HEAD").status_code == 404
+
+
+def test_pauses_as_the_server_asks_or_longer_each_time(
+    server: Server, connection: Patient, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    target.parent.mkdir()
-    target.write_bytes(OTHER if "size" not in known else DATA[:-1])
-    assert fetch(**known) == DATA and target.read_bytes() == DATA
-    assert "sub/a.7z exists, but " in capsys.readouterr().err
+    server.put("/a", b"x")
+    later = email.utils.formatdate(time.time() + 30, usegmt=True)
+    server.play("/a", status(429, "7"), status(503, later), status(500))
+    assert connection.open(server.url("/a?key=secret")).content == b"x"
+    seven, date, own = connection.pauses
+    assert (seven, own) == (7, 4) and 27 < date <= 30
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "127.0.0.1: 429 Too Many Requests; try 2 of 4 in 7 s"
+    assert len(lines) == 3 and "secret" not in "".join(lines)
+    past = email.utils.formatdate(time.time() - 99, usegmt=True)
+    server.play("/a", status(503, "86400"), status(503, "soon"), status(503, past))
+    connection.open(server.url("/a"))
+    assert connection.pauses[3:] == [LONGEST_PAUSE, 2, 0]
 
 
-def test_goes_on_after_a_loss_within_the_run(server: Server, fetch: Fetch, capsys: pytest.CaptureFixture[str]) -> None:
-    server.play("/a.7z", cut(100_000), cut(1), status(429, "3"), cut(50_000), cut(0))
-    assert fetch(size=SIZE) == DATA
-    assert server.sent["/a.7z"] == SIZE + len(b"sorry")
-    asked = [request.headers.get("range") for request in server.requests]
-    expected = [100_000, 100_001, 100_001, 150_001, 150_001]
-    assert asked == [None, *(f"bytes={first}-" for first in expected)]
-    lines = capsys.readouterr().err
-    assert "127.0.0.1: the connection was lost (" in lines and "try 2 of 3 in 1 s" in lines
+def test_gives_up_with_a_sentence(server: Server, connection: Patient) -> None:
+    server.play("/a", *[status(502)] * 9)
+    with pytest.raises(
+        UserError, match=r"127.0.0.1 failed 4 times to send http://127.0.0.1:\d+/a \(502 Bad Gateway\); "
+    ):
+        connection.open(server.url("/a"))
+    assert len(server.requests) == 4 and connection.pauses == [1, 2, 4]
+    server.server_close()
+    with pytest.raises(UserError, match=r"\(Connection refused\)"):
+        Patient(tries=2).open(server.url("/a"))
 
 
-def test_gives_up_where_nothing_comes_any_more(server: Server, fetch: Fetch, target: Path) -> None:
-    server.play("/a.7z", cut(9), *[cut(0)] * 5)
-    with pytest.raises(UserError, match="failed 3 times"):
-        fetch()
-    assert len(server.requests) == 3 and left(target) == ["a.7z.part", "a.7z.part.json"]
-
-
-def test_goes_on_after_an_earlier_run(
-    server: Server, fetch: Fetch, part: Path, target: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    capsys.readouterr()
-    assert fetch(**SUMS) == DATA and target.read_bytes() == DATA
-    assert server.sent["/a.7z"] == SIZE - 100_000
-    assert "resuming after 100000 bytes of an earlier run" in capsys.readouterr().err
-    assert left(target) == ["a.7z"]
-
-
-def test_a_complete_part_needs_no_server(server: Server, fetch: Fetch, part: Path) -> None:
-    part.write_bytes(DATA)
-    assert fetch() == DATA and not server.requests
-
-
-def test_a_part_without_a_known_end(server: Server, fetch: Fetch, part: Path) -> None:
-    origin = part.with_name("a.7z.part.json")
-    origin.write_text(json.dumps(json.loads(origin.read_text()) | {"size": None}))
-    part.write_bytes(DATA)
-    assert fetch() == DATA and server.sent["/a.7z"] == 0  # 416, and the length that it names
-
-
-@pytest.mark.parametrize("spoil", ["no origin", "too long", "other size"])
-def test_a_part_that_proves_nothing_is_not_used(server: Server, fetch: Fetch, part: Path, spoil: str) -> None:
-    origin = part.with_name("a.7z.part.json")
-    if spoil == "no origin":
-        origin.unlink()
-    elif spoil == "too long":
-        part.write_bytes(DATA + b"x")
-    else:
-        origin.write_text(json.dumps(json.loads(origin.read_text()) | {"size": 5}))
-    assert fetch(size=SIZE) == DATA and server.sent["/a.7z"] == SIZE
-
-
-def test_another_address_begins_anew(server: Server, fetch: Fetch, part: Path) -> None:
-    server.put("/mirror", DATA, etag='"another"')
-    assert fetch(server.url("/mirror"), sha256=SHA) == DATA and server.sent["/mirror"] == SIZE
-
-
-def test_the_file_changed_between_two_runs(
-    server: Server, fetch: Fetch, part: Path, target: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    server.put("/a.7z", OTHER)
-    fetch()
-    assert target.read_bytes() == OTHER
-    assert "sub/a.7z changed: starting it again from zero" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("changes", [{"ETag": ""}, {"ETag": 'W/"weak"'}, {"ETag": "", "Last-Modified": ""}])
-def test_servers_that_say_less(server: Server, fetch: Fetch, changes: dict[str, str], target: Path) -> None:
-    """Last-Modified alone, a weak ETag, nothing at all (only a checksum lets us go on)."""
-    file = server.files["/a.7z"]
-    file.etag, file.last_modified = changes["ETag"], changes.get("Last-Modified", file.last_modified)
-    server.play("/a.7z", cut(100_000))
-    assert fetch(size=SIZE) == DATA
-    bare = not file.last_modified
-    assert server.sent["/a.7z"] == (100_000 + SIZE if bare else SIZE)
-    if bare:
-        shutil.rmtree(target.parent)
-        server.play("/a.7z", cut(100_000))
-        fetch(sha256=SHA)
-        assert server.sent["/a.7z"] == 100_000 + SIZE + SIZE
-
-
-def test_a_change_that_only_the_answer_shows(server: Server, fetch: Fetch, part: Path, target: Path) -> None:
-    """A server that ignores If-Range, as some do, sends bytes of the new file: its ETag gives it away."""
-    server.play("/a.7z", headers(ETag='"new"'))
-    assert fetch() == DATA
-    assert len(server.requests) == 2 and "range" not in server.requests[1].headers
-
-
-def test_the_file_changes_in_the_middle(server: Server, fetch: Fetch, target: Path) -> None:
-    server.play("/a.7z", cut(100_000), swap(OTHER, '"2"', cut(150_000)))
-    fetch()
-    assert target.read_bytes() == OTHER
-    target.unlink()
-    server.play("/a.7z", cut(100_000), swap(DATA, '"3"', cut(9)), swap(OTHER, '"4"'))
-    fetch()
-    assert target.read_bytes() == OTHER
-
-
-def test_the_file_shrinks(server: Server, fetch: Fetch, part: Path, target: Path) -> None:
-    server.put("/a.7z", DATA[:50_000], etag=None, last_modified=None)
-    assert fetch() == DATA[:50_000] and target.read_bytes() == DATA[:50_000]
-
-
-def test_a_server_without_ranges(server: Server, fetch: Fetch, capsys: pytest.CaptureFixture[str]) -> None:
-    server.files["/a.7z"].ranges = False
-    server.play("/a.7z", cut(100_000), cut(90_000), cut(110_000))
-    assert fetch(**SUMS) == DATA
-    assert "cannot resume sub/a.7z: starting it again from zero" in capsys.readouterr().err
-    with pytest.raises(UserError, match=r"/a.7z does not send bytes from 7 on"):
-        fetch(size=10, first=7, md5="0")
-
-
-def test_a_server_without_ranges_that_breaks_off_for_ever(server: Server, fetch: Fetch) -> None:
-    server.files["/a.7z"].ranges = False
-    server.play("/a.7z", *[cut(100_000)] * 9)
-    with pytest.raises(UserError, match="failed 3 times"):
-        fetch()
-    assert len(server.requests) == 3
+def test_a_silent_server_is_asked_again(server: Server) -> None:
+    connection = Patient(read=0.2)
+    server.put("/a", b"x")
+    server.play("/a", lambda request, file: time.sleep(0.5))
+    assert connection.open(server.url("/a")).content == b"x"
+    assert connection.pauses == [1]
 
 
 @pytest.mark.parametrize(
-    "content_range", ["bytes 5-299999/300000", "bytes 100000-300000/300000", "5-6", "bytes 9-8/20", ""]
+    ("code", "words"),
+    [
+        (401, "refused"),
+        (403, r"refused \(403 Forbidden\); log in"),
+        (404, "has nothing"),
+        (410, "has nothing"),
+        (418, "I'm"),
+    ],
 )
-def test_a_range_that_does_not_fit(server: Server, fetch: Fetch, part: Path, content_range: str) -> None:
-    server.play("/a.7z", headers(Content_Range=content_range))
-    with pytest.raises(UserError, match=r"the requested 100000; use another source|cannot be parsed"):
-        fetch()
-    assert part.read_bytes() == DATA[:100_000]
+def test_a_refusal_ends_at_once(server: Server, connection: Patient, code: int, words: str) -> None:
+    server.play("/a", status(code), status(code))
+    with pytest.raises(UserError, match=words):
+        connection.open(server.url("/a"))
+    assert len(server.requests) == 1 and not connection.pauses
+    assert connection.open(server.url("/a"), allowed=(code,)).status_code == code
 
 
-def test_a_part_that_nobody_asked_for(server: Server, fetch: Fetch) -> None:
-    server.play("/a.7z", lambda request, file: request.answer(206, DATA[:9], {"Content-Range": f"bytes 0-8/{SIZE}"}))
-    with pytest.raises(UserError, match="use another source"):
-        fetch()
+@pytest.mark.parametrize(
+    "url", ["ftp://127.0.0.1/a", "127.0.0.1/a", "http://", "http://[::1/a", "http://a:99999/x", "http://\udce4/x"]
+)
+def test_an_address_that_is_none(connection: Connection, url: str) -> None:
+    with pytest.raises(UserError, match="check the address"):
+        connection.open(url)
 
 
-def test_a_server_that_sends_less_than_asked_each_time(server: Server, fetch: Fetch) -> None:
-    def some(request: Any) -> None:
-        first = int(request.headers["range"].removeprefix("bytes=").removesuffix("-"))
-        pairs = {"Content-Range": f"bytes {first}-{first + 49_999}/{SIZE}", "ETag": server.files["/a.7z"].etag}
-        request.answer(206, DATA[first : first + 50_000], pairs)
-
-    server.play("/a.7z", cut(50_000))
-    server.on("GET", "/a.7z", some)
-    assert fetch(size=SIZE) == DATA
-    assert server.sent["/a.7z"] == SIZE and len(server.requests) == 6
-
-
-def test_wrong_lengths(server: Server, fetch: Fetch, target: Path) -> None:
-    with pytest.raises(UserError, match=r"/a.7z has 300000 bytes instead of 300001 bytes; check the address"):
-        fetch(size=SIZE + 1)
-    server.play("/a.7z", headers(Content_Length=str(SIZE + 1)))
-    with pytest.raises(UserError, match="300001 bytes instead of 300000 bytes"):
-        fetch(size=SIZE)
-    server.play("/a.7z", chunked(DATA))
-    with pytest.raises(UserError, match="is longer than 299999 bytes; it was deleted"):
-        fetch(size=SIZE - 1)
-    server.play("/a.7z", chunked(DATA))
-    with pytest.raises(UserError, match="has 300000 bytes instead of 300001"):
-        fetch(size=SIZE + 1)
-    assert not target.exists()
+def test_redirects_to_another_host(server: Server, connection: Connection) -> None:
+    server.put("/a", b"0123456789")
+    server.play("/r", redirect(server.url("/a", "localhost")), redirect("/a"))
+    sent = {"Authorization": "Bearer key", "Range": "bytes=2-3"}
+    assert connection.open(server.url("/r"), sent).content == b"23"
+    assert server.requests[1].headers["host"].startswith("localhost:")
+    assert "authorization" not in server.requests[1].headers
+    connection.open(server.url("/r"), sent)
+    assert server.requests[3].headers["authorization"] == "Bearer key"
+    server.play("/a", *[redirect("/a")] * 20)
+    with pytest.raises(UserError, match="Exceeded 10 redirects"):
+        connection.open(server.url("/a"))
 
 
-def test_a_length_that_is_wrong_once(server: Server, fetch: Fetch) -> None:
-    """Announced one byte more than there is, size unknown: the next answer tells, and the file is begun again."""
-    server.play("/a.7z", headers(Content_Length=str(SIZE + 1)))
-    assert fetch() == DATA
+def test_an_unknown_certificate_is_rejected_at_once(secure: Server, connection: Patient) -> None:
+    with pytest.raises(UserError, match=r"certificate of 127.0.0.1 cannot .*add it to upstream.unverified_hosts"):
+        connection.open(secure.url("/a"))
+    assert not secure.requests and not connection.pauses
 
 
-@pytest.mark.parametrize("name", ["sha256", "md5", "crc32"])
-def test_wrong_checksums(server: Server, fetch: Fetch, target: Path, name: str) -> None:
-    server.put("/a.7z", OTHER)
-    with pytest.raises(
-        UserError, match=rf"sub/a.7z from 127.0.0.1 is damaged or another file: {name} .* it was deleted"
-    ):
-        fetch(**{name: SUMS[name]})
-    assert left(target) == []
+def test_a_known_certificate_is_accepted(
+    secure: Server, connection: Connection, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    assert connection.open(secure.url("/a", "localhost")).content == b"secret"
 
 
-def test_a_damaged_part_is_noticed(fetch: Fetch, part: Path, target: Path) -> None:
-    part.write_bytes(b"?" + DATA[1:100_000])
-    with pytest.raises(UserError, match="damaged"):
-        fetch(sha256=SHA)
-    assert left(target) == []
-    assert fetch(sha256=SHA) == DATA
+def test_only_the_named_host_goes_unchecked(
+    secure: Server, certificate: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    connection = Patient(["127.0.0.1"])
+    for _ in range(2):
+        assert connection.open(secure.url("/a")).content == b"secret"
+    assert (
+        capsys.readouterr().err == "127.0.0.1: its certificate is not checked, because of upstream.unverified_hosts\n"
+    )
+    secure.play("/r", redirect(secure.url("/a", "localhost")), redirect("/a"))
+    with pytest.raises(UserError, match="certificate of localhost cannot"):
+        connection.open(secure.url("/r"))
+    assert connection.open(secure.url("/r")).content == b"secret"
+    with pytest.raises(UserError, match="certificate of localhost cannot"):
+        connection.open(secure.url("/a", "localhost"))
+    # The same host asked first by someone who does not trust it, then by someone who does.
+    with pytest.raises(UserError, match=r"certificate of 127.0.0.1 cannot"):
+        Patient().open(secure.url("/a"))
 
 
-@pytest.mark.parametrize("fault", [page(), page("application/octet-stream"), page("text/plain", b"\n <html>hello")])
-def test_a_page_instead_of_the_file(server: Server, fetch: Fetch, target: Path, fault: Any) -> None:
-    server.play("/a.7z", fault)
-    with pytest.raises(UserError, match=r"http://127.0.0.1:\d+/a.7z answers with a web page instead of the file"):
-        fetch(server.url("/a.7z?token=1"))
-    assert not target.exists()
-    server.play("/a.7z", cut(100_000), page())
-    with pytest.raises(UserError, match="web page"):
-        fetch(server.url("/a.7z?token=1"))
-    assert target.with_name("a.7z.part").stat().st_size == 100_000  # what is good stays
-    assert fetch(server.url("/a.7z?token=1")) == DATA
+def test_encryption_may_begin_but_not_end(server: Server, secure: Server) -> None:
+    connection = Patient(["127.0.0.1"])
+    server.put("/plain", b"x")
+    server.play("/up", redirect(secure.url("/a")))
+    assert connection.open(server.url("/up")).content == b"secret"
+    secure.play("/down", redirect(server.url("/plain")))
+    with pytest.raises(UserError, match=r"redirects to http://127.0.0.1:\d+/plain, which is not encrypted"):
+        connection.open(secure.url("/down"))
+    assert not server.asked("/plain")
 
 
-def test_packed_on_the_way(server: Server, fetch: Fetch) -> None:
-    server.play("/a.7z", headers(Content_Encoding="gzip"))
-    with pytest.raises(UserError, match="Content-Encoding gzip"):
-        fetch()
-    assert server.requests[0].headers["accept-encoding"] == "identity"
+def test_a_page_is_read_up_to_a_limit(server: Server, connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.put("/b", b"12345678")
+    server.play("/b", headers(Content_Length="100"))
+    assert connection.text(server.url("/b")) == "12345678"  # asked again after the short body
+    assert connection.text(server.url("/none")) is None
+    monkeypatch.setattr(http, "PAGE", 7)
+    with pytest.raises(UserError, match="more than 7 bytes"):
+        connection.text(server.url("/b"))
 
 
-def test_redirects_are_followed_anew_each_time(server: Server, fetch: Fetch) -> None:
-    server.play("/r", redirect(server.url("/a.7z", "localhost")), redirect("/a.7z"))
-    server.play("/a.7z", cut(100_000))
-    assert fetch(server.url("/r")) == DATA
-    assert server.sent["/a.7z"] == SIZE and len(server.asked("/r")) == 2
+LONG = "9" * 5000
+HOSTILE = {
+    **{
+        f"Location {value[:12]!r}": (302, {"Location": value})
+        for value in ("http://[", "//a:9999999", "\xff\xfe", LONG)
+    },
+    "Location empty": (302, {"Location": ""}),
+    "Location file": (302, {"Location": "file:///etc/passwd"}),
+    **{f"Retry-After {value[:9]}": (503, {"Retry-After": value}) for value in (LONG, "-1", "soon", "\xb2", "1e999")},
+    "Retry-After date": (503, {"Retry-After": "Wed, 01 Jan 99999 00:00:00 GMT"}),
+    **{f"Content-Length {value[:9]}": (200, {"Content-Length": value}) for value in (LONG, "-1", "\xb2", "1, 2", "x")},
+    "Set-Cookie": (200, {"Set-Cookie": "\x01=;;;=\xff; expires=never", "Content-Length": "-5"}),
+}
+"""Headers that no honest server sends."""
 
 
-def test_a_window(server: Server, fetch: Fetch, target: Path) -> None:
-    window = DATA[1000:251_000]
-    known = {"first": 1000, "size": 250_000, "crc32": zlib.crc32(window)}
-    server.play("/a.7z", cut(100_000))
-    assert fetch(**known) == window and server.sent["/a.7z"] == 250_000
-    asked = [request.headers["range"] for request in server.requests]
-    assert asked == ["bytes=1000-250999", "bytes=101000-250999"]
-    target.unlink()
-    with pytest.raises(UserError, match=r"does not send bytes from 299000 on"):
-        fetch(first=299_000, size=2000)
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of urllib3
+def test_hostile_headers_end_in_a_sentence(name: str, server: Server, connection: Patient, tmp_path: Path) -> None:
+    code, pairs = HOSTILE[name]
+    server.play("/a.zip", *[lambda request, file: raw_answer(request, code, pairs)] * 20)
+    with pytest.raises(UserError) as caught:
+        transfer(Remote(server.url("/a.zip?key=secret"), "a.zip"), tmp_path, connection)
+    assert str(caught.value).isprintable() and "secret" not in str(caught.value)
+    assert all(0 <= pause <= LONGEST_PAUSE for pause in connection.pauses)
+    del caught
+    gc.collect()
 
 
-def test_an_empty_file(server: Server, fetch: Fetch, target: Path) -> None:
-    server.put("/a.7z", b"")
-    assert fetch() == b""
-    target.unlink()
-    assert fetch(size=0) == b"" and len(server.requests) == 1
+def raw_answer(request: Request, code: int, pairs: dict[str, str]) -> None:
+    """Headers as they are, in Latin-1, and no body."""
+    lines = [f"HTTP/1.1 {code} \x1b[31mno", *(f"{name}: {value}" for name, value in pairs.items()), "", ""]
+    request.handler.wfile.write("\r\n".join(lines).encode("latin-1"))
+    request.handler.close_connection = True
 
 
-def test_names_that_lead_elsewhere() -> None:
-    for name in ("/etc/x", "../x", "a/../../x", "", "a\\..\\x", ".hidden", "a.part", "a.part.json", "a\x1b[2J.zip"):
-        with pytest.raises(UserError, match="not a safe file name"):
-            Remote("http://h/a", name)
-
-
-def test_too_small_a_disk(server: Server, fetch: Fetch, part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scpseg.data.acquire.space.MARGIN", 0)
-    monkeypatch.setattr("scpseg.data.acquire.space.free_bytes", lambda folder: 199_999)
-    with pytest.raises(UserError, match=r"fetching sub/a.7z needs 200000 bytes .*but 199999 bytes .* are free"):
-        fetch()
-    assert part.stat().st_size == 100_000  # not even begun
-    monkeypatch.setattr("scpseg.data.acquire.space.free_bytes", lambda folder: 200_000)
-    assert fetch() == DATA
-
-
-def test_interrupted_by_hand(server: Server, fetch: Fetch, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    server.files["/a.7z"].rate = 400_000
-    timer = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT))
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        fetch(sha256=SHA)
-    timer.join()
-    have = target.with_name("a.7z.part").stat().st_size
-    assert 0 < have < SIZE and not target.exists()
-    server.files["/a.7z"].rate = None
-    assert fetch(sha256=SHA) == DATA and server.requests[1].sent == SIZE - have
-
-
-CHILD = """
-import sys
-from pathlib import Path
-from scpseg.data.acquire.http import Connection, Remote, transfer
-transfer(Remote(sys.argv[1], "sub/a.7z", sha256=sys.argv[3]), Path(sys.argv[2]), Connection())
-"""
-
-
-def child(server: Server, tmp_path: Path) -> "subprocess.Popen[str]":
-    arguments = [sys.executable, "-c", CHILD, server.url("/a.7z"), str(tmp_path), SHA]
-    return subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
-
-
-def test_killed(server: Server, fetch: Fetch, tmp_path: Path, target: Path) -> None:
-    server.files["/a.7z"].rate = 400_000
-    part = target.with_name("a.7z.part")
-    with child(server, tmp_path) as process:
-        while not (part.exists() and part.stat().st_size > SIZE // 4):
-            assert process.poll() is None
+def test_an_answer_that_never_begins(server: Server) -> None:
+    def endless(request: Request, file: object) -> None:
+        for _ in range(400):
+            request.handler.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             time.sleep(0.01)
-        process.kill()
-    have = part.stat().st_size
-    assert not target.exists()
-    server.files["/a.7z"].rate = None
-    with child(server, tmp_path) as process:
-        assert f"resuming after {have} bytes of an earlier run" in process.communicate()[1]
-    assert process.returncode == 0 and len(server.requests) == 2
-    assert server.requests[1].sent == SIZE - have and target.read_bytes() == DATA
+
+    server.play("/a", *[endless] * 2)
+    connection = Patient(read=0.3, tries=2)
+    with pytest.raises(UserError, match="failed 2 times"):
+        connection.open(server.url("/a"))
+
+
+def test_a_body_that_drips(server: Server, tmp_path: Path) -> None:
+    def drip(request: Request, file: object) -> None:
+        request.handler.head(200, [("Content-Length", "100000")])
+        for _ in range(400):
+            request.handler.wfile.write(b"x")
+            time.sleep(0.01)
+
+    server.play("/a", *[drip] * 2)
+    connection = Patient(read=0.2, tries=2)
+    with pytest.raises(UserError, match=r"failed 2 times .*it sent \d+ bytes in"):
+        transfer(Remote(server.url("/a"), "a"), tmp_path, connection)
+
+
+def test_a_body_that_never_ends(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flood(request: Request, file: object) -> None:
+        request.handler.head(200, [("Transfer-Encoding", "chunked")])
+        while True:
+            request.handler.wfile.write(b"10000\r\n" + bytes(1 << 16) + b"\r\n")
+
+    server.play("/a", flood, flood)
+    monkeypatch.setattr(downloads, "UNKNOWN_LENGTH", 3 << 20)
+    with pytest.raises(UserError, match=f"more than {3 << 20} bytes"):
+        transfer(Remote(server.url("/a"), "a"), tmp_path, Patient())
+    monkeypatch.setattr(downloads, "UNKNOWN_LENGTH", 1 << 40)
+    monkeypatch.setattr(space, "free_bytes", lambda folder: space.MARGIN)
+    with pytest.raises(UserError, match="whose length is unknown"):
+        transfer(Remote(server.url("/a"), "b"), tmp_path, Patient())
