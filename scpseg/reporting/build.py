@@ -16,10 +16,12 @@ from scpseg.files import write_json, write_text
 from scpseg.params import SuiteParams
 from scpseg.profiling.records import PROFILE
 from scpseg.reporting import reference as committed
-from scpseg.reporting import views
+from scpseg.reporting import report_tables
+from scpseg.reporting.charts import draw_curves, draw_pareto, draw_parts, draw_timelines
 from scpseg.reporting.collect import States, collect, read_result
+from scpseg.reporting.comparison import Part, invented
 from scpseg.reporting.contributed import contributed_table
-from scpseg.reporting.figures import Drawn, draw_curves, draw_pareto, draw_parts, draw_timelines
+from scpseg.reporting.figures import Drawn
 from scpseg.reporting.memory import read_peaks
 from scpseg.reporting.pictures import album, draw_examples, examples
 from scpseg.reporting.probe import PROBE, probe_part
@@ -27,7 +29,6 @@ from scpseg.reporting.published import PAPER
 from scpseg.reporting.summary import Line, Row, records, summarise
 from scpseg.reporting.sweeps import finished_sweeps
 from scpseg.reporting.tables import Table, csv_text, latex, render
-from scpseg.reporting.views import Part, invented
 
 BASE = "patch"
 """Default reference of differences, if the suite has it."""
@@ -114,7 +115,7 @@ def _context(
     specs = {part.name: part.spec for part in parts}
     made, pictures = album(chosen, specs, PICTURE_BUDGET)
     rows = records(frame)
-    common = views.common_settings(rows)
+    common = report_tables.common_settings(rows)
     benchmarks = [
         {
             "name": part.name,
@@ -123,13 +124,13 @@ def _context(
             "synthetic": part.synthetic,
             "hollow": part.hollow,
             "outside": any(not cls.scored for cls in part.spec.classes),
-            "main": views.main_table(part),
-            "pairs": views.pair_table(part),
-            "classes": views.class_table(part),
-            "folds": views.fold_table(part),
-            "networks": views.network_table(part),
-            "published": views.published_table(part),
-            "settings": views.settings_table(part, common),
+            "main": report_tables.main_table(part),
+            "pairs": report_tables.pair_table(part),
+            "classes": report_tables.class_table(part),
+            "folds": report_tables.fold_table(part),
+            "networks": report_tables.network_table(part),
+            "published": report_tables.published_table(part),
+            "settings": report_tables.settings_table(part, common),
             "pareto": draw_pareto([(part.lines, part.hollow)], methods, folder / part.name),
             "curves": draw_curves(part.lines, results, methods, folder / f"{part.name}-training"),
             "parts": draw_parts(part.lines, folder / f"{part.name}-memory"),
@@ -145,7 +146,7 @@ def _context(
         "benchmarks": benchmarks,
         "album": made.found,
         "notices": notices(rows),
-        "overview": views.overview_table(parts),
+        "overview": report_tables.overview_table(parts),
         "headline": draw_pareto(several, methods, folder / "overview") if len(parts) > 1 else benchmarks[0]["pareto"],
         "timelines": draw_timelines(_profiles(lines, results), methods, folder / "timelines"),
         "reference": committed.reference_tables(results / "reference"),
@@ -153,11 +154,11 @@ def _context(
         "computed_figure": None if computed is None else committed.draw_computed(computed, folder / "memory-sweeps"),
         "contributed": contributed_table(results / "contributed"),
         "unverified": unverified(parts, rows),
-        "common": [(views.plain(key), value) for key, value in common.items()],
-        "environments": views.environments(rows),
+        "common": [(report_tables.plain(key), value) for key, value in common.items()],
+        "environments": report_tables.environments(rows),
         "specs": list(specs.values()),
         "paper": PAPER,
-        "runs": views.command_table(lines),
+        "runs": report_tables.command_table(lines),
     }
 
 

@@ -16,10 +16,10 @@ from scpseg.files import write_text
 from scpseg.reporting import tables
 from scpseg.reporting.figures import Drawn, inline
 from scpseg.reporting.published import PAPER, read_table, title_of
+from scpseg.reporting.report_tables import environments
 from scpseg.reporting.statistics import Estimate, estimate, paired
 from scpseg.reporting.summary import common, device
 from scpseg.reporting.tables import Cell, Column, Table, mebibytes, number, points, share, table_of, text, words
-from scpseg.reporting.views import environments
 
 SEGMENTERS = {"fcn8s-resnet50": "FCN-8s", "deeplabv3plus-resnet18": "DeepLabv3+"}
 """Titles of the paper's two segmenters in table 6."""
