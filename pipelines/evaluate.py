@@ -64,7 +64,7 @@ class Scored:
 
     Attributes:
         matrix: its confusion matrix.
-        alone: the confusion matrix of each branch that labels alone.
+        alone: the confusion matrix of each branch that predicts alone.
         thin: the prediction as in its picture, see `step_of`.
         answers: of the probe's discs, or none.
     """
@@ -218,7 +218,7 @@ def segment_all(params: Params, benchmark: str, name: str, seed: int, scratch: P
             place = paths.fold(paths.run(benchmark, name, seed), part.fold, part.folds)
             read_trained(place, method.cpu(), params.values["segmenter"])
             method.to(device)
-            branches, loaded = method.branches(), part  # parts that label alone normalise as the method now does
+            branches, loaded = method.branches(), part  # after the weights: branches copy their normalisation
         image, truth = part.image(split, image_id), part.label(split, image_id)
 
         def labels_of(predictor: Predictor, image: Bytes = image) -> Bytes:

@@ -208,10 +208,10 @@ def run_on_slurm(
 ) -> Generator[tuple[Task, str | None], None, None]:
     """The same as an array of jobs on a cluster that shares this folder; `options` are parameters of sbatch.
 
-    If this process ends, the jobs go on; the next sweep waits for them instead of submitting them again.
+    If this process ends, the jobs continue; the next sweep waits for them instead of submitting them again.
 
     Raises:
-        UserError: there is no Slurm here, or a parameter of it is not valid.
+        UserError: Slurm is not installed, or a parameter of sbatch is not valid.
     """
     folder = (SCRATCH / "jobs").resolve()
     fixed = {"nodes": 1, "ntasks_per_node": 1} | ({"array_parallelism": workers} if workers else {})
@@ -229,8 +229,8 @@ def run_on_slurm(
     new = [task for task in tasks if task.name not in jobs]
     if new:
         with executor.batch():
-            handed = [executor.submit(task) for task in new]
-        for task, job in zip(new, handed, strict=True):
+            submitted = [executor.submit(task) for task in new]
+        for task, job in zip(new, submitted, strict=True):
             write_text(files[task.name], f"{job.job_id}\n")
             jobs[task.name] = job
     left = {task.name: task for task in tasks}

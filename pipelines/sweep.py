@@ -66,69 +66,69 @@ def main() -> None:
     parser.add_argument("--workers", type=int, metavar="N", help="runs at the same time (default 1; slurm: 256)")
     parser.add_argument("--slurm", action="append", default=[], metavar="KEY=VALUE,...", help="parameters of sbatch")
     parser.add_argument("--dry", action="store_true", help="only list the runs and their expected time")
-    asked = parser.parse_args()
-    if asked.workers is not None and asked.workers < 1:
-        raise UserError(f"--workers {asked.workers}: it must be 1 or more")
+    given = parser.parse_args()
+    if given.workers is not None and given.workers < 1:
+        raise UserError(f"--workers {given.workers}: it must be 1 or more")
     base = Params.load()
-    if not asked.dry:
+    if not given.dry:
         check_repository()
         check_experiments()
-    params = with_suite(base, asked)
-    params, sweep, points = points_of(params, asked)
-    jobs = [job_of(sweep.name, params, base, point, asked.benchmark) for point in points]
-    if asked.dry:
-        print(plan(sweep, jobs, asked.benchmark))
+    params = with_suite(base, given)
+    params, sweep, points = points_of(params, given)
+    jobs = [job_of(sweep.name, params, base, point, given.benchmark) for point in points]
+    if given.dry:
+        print(plan(sweep, jobs, given.benchmark))
     else:
-        run_sweep(sweep, jobs, REPORTS / sweep.name, params, asked)
+        run_sweep(sweep, jobs, REPORTS / sweep.name, params, given)
 
 
-def with_suite(base: Params, asked: argparse.Namespace) -> Params:
+def with_suite(base: Params, given: argparse.Namespace) -> Params:
     """The parameters restricted to one benchmark, its split and the requested seeds.
 
     Raises:
         UserError: seeds that are not valid or duplicated, or an unknown benchmark.
     """
-    if asked.benchmark not in BENCHMARKS:
-        raise UserError(f"--benchmark {asked.benchmark}: unknown benchmark; {nearest(asked.benchmark, BENCHMARKS)}")
+    if given.benchmark not in BENCHMARKS:
+        raise UserError(f"--benchmark {given.benchmark}: unknown benchmark; {nearest(given.benchmark, BENCHMARKS)}")
     seeds = list(base.suite.seeds)
-    if asked.seeds is not None:
-        seeds = [int(seed) if re.fullmatch("[0-9]{1,10}", seed) else -1 for seed in asked.seeds.split(",")]
+    if given.seeds is not None:
+        seeds = [int(seed) if re.fullmatch("[0-9]{1,10}", seed) else -1 for seed in given.seeds.split(",")]
         if len(set(seeds)) < len(seeds) or min(seeds) < 0 or max(seeds) > LAST_SEED:
             why = f"give whole numbers from 0 to {LAST_SEED}, each once, such as --seeds 0,1,2"
-            raise UserError(f"--seeds {asked.seeds}: {why}")
-    settings = {"suite.benchmarks": [asked.benchmark], "suite.seeds": seeds, "evaluation.split": asked.split}
+            raise UserError(f"--seeds {given.seeds}: {why}")
+    settings = {"suite.benchmarks": [given.benchmark], "suite.seeds": seeds, "evaluation.split": given.split}
     return Params(grids.values_of(base, settings), base.path)
 
 
-def points_of(params: Params, asked: argparse.Namespace) -> tuple[Params, Sweep, list[grids.Point]]:
+def points_of(params: Params, given: argparse.Namespace) -> tuple[Params, Sweep, list[grids.Point]]:
     """The sweep with its points, and the parameters common to all of them, including -S with a single value.
 
     Raises:
         UserError: a name that is not valid, a grid without -S, or several values for a named sweep.
     """
-    grid = grids.parse(asked.set)
+    grid = grids.parse(given.set)
     many = [key for key, values in grid.items() if len(values) > 1]
     fixed = {key: values[0] for key, values in grid.items() if len(values) == 1}
     params = Params(grids.values_of(params, fixed), params.path)
-    if asked.name not in grids.NAMED:
-        if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", asked.name):
+    if given.name not in grids.NAMED:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", given.name):
             raise UserError(
-                f"{asked.name!r} is not a valid name of a sweep: use lower-case letters, digits and hyphens"
+                f"{given.name!r} is not a valid name of a sweep: use lower-case letters, digits and hyphens"
             )
         if not grid:
             raise UserError(
-                f"unknown sweep {asked.name!r} (known: {', '.join(grids.NAMED)}); define your own grid with -S"
+                f"unknown sweep {given.name!r} (known: {', '.join(grids.NAMED)}); define your own grid with -S"
             )
         swept = {key: grid[key] for key in many or grid}
-        return params, *grids.product(asked.name, swept, grids.methods_for(grid, asked.methods))
-    if many or asked.methods:
+        return params, *grids.product(given.name, swept, grids.methods_for(grid, given.methods))
+    if many or given.methods:
         what = f"-S {many[0]} has several values" if many else "--methods is given"
-        raise UserError(f"{what}, but the points of {asked.name} are fixed; give your own grid another name")
-    sweep, points = grids.NAMED[asked.name](params)
+        raise UserError(f"{what}, but the points of {given.name} are fixed; give your own grid another name")
+    sweep, points = grids.NAMED[given.name](params)
     taken = [key for key in fixed if any(key in point.settings for point in points)]
     if taken:
-        raise UserError(f"-S {taken[0]}: {asked.name} sets it itself; give your own grid another name")
-    return params, sweep, [grids.fitted(params, point, asked.benchmark) for point in points]
+        raise UserError(f"-S {taken[0]}: {given.name} sets it itself; give your own grid another name")
+    return params, sweep, [grids.fitted(params, point, given.benchmark) for point in points]
 
 
 def job_of(sweep: str, params: Params, base: Params, point: grids.Point, benchmark: str) -> Job:
@@ -147,14 +147,14 @@ def job_of(sweep: str, params: Params, base: Params, point: grids.Point, benchma
     return Job(point, own, identity, f"{words[:60].rstrip('-.')}-{identity}", settings)
 
 
-def run_sweep(sweep: Sweep, jobs: list[Job], folder: Path, params: Params, asked: argparse.Namespace) -> None:
+def run_sweep(sweep: Sweep, jobs: list[Job], folder: Path, params: Params, given: argparse.Namespace) -> None:
     """Run missing experiments, and write the page again after each.
 
     Raises:
         UserError: the images could not be prepared; see `gpus_of`, `slurm_of` and `executor.run_on_slurm`.
     """
-    workers, slurm = asked.workers or 1, slurm_of(asked)
-    gpus = [] if asked.on == "slurm" else gpus_of(params.section("machine", MachineParams), workers)
+    workers, slurm = given.workers or 1, slurm_of(given)
+    gpus = [] if given.on == "slurm" else gpus_of(params.section("machine", MachineParams), workers)
     with executor.turn():
         results = found_for(jobs)
         failures: dict[str, str] = {}
@@ -163,18 +163,18 @@ def run_sweep(sweep: Sweep, jobs: list[Job], folder: Path, params: Params, asked
         write_sweep(sweep, list(rows_of(jobs, results, failures)), folder)
         state = executor.snapshot()
         tasks = [executor.Task(*state, job.name, job.settings) for job in missing.values()]
-        if len(tasks) > 1 and (workers > 1 or asked.on == "slurm"):
+        if len(tasks) > 1 and (workers > 1 or given.on == "slurm"):
             # Else runs that start together would each prepare the images.
-            first = replace(tasks[0], name=f"data-{asked.benchmark}", target=f"prepare@{asked.benchmark}")
-            print(f"preparing {asked.benchmark}: log {first.log}", flush=True)
+            first = replace(tasks[0], name=f"data-{given.benchmark}", target=f"prepare@{given.benchmark}")
+            print(f"preparing {given.benchmark}: log {first.log}", flush=True)
             for _, reason in executor.run_all([first], 1, []):
                 if reason:
-                    raise UserError(f"the images of {asked.benchmark} could not be prepared: {reason}")
+                    raise UserError(f"the images of {given.benchmark} could not be prepared: {reason}")
         for task in tasks:
             print(f"{label(sweep, missing[task.name].point)}: log {task.log}", flush=True)
         done = (
-            executor.run_on_slurm(tasks, asked.workers, slurm)
-            if asked.on == "slurm"
+            executor.run_on_slurm(tasks, given.workers, slurm)
+            if given.on == "slurm"
             else executor.run_all(tasks, workers, gpus)
         )
         with contextlib.closing(done):  # ends the runs after Ctrl-C
@@ -209,14 +209,14 @@ def gpus_of(machine: MachineParams, workers: int) -> list[str]:
     return [",".join(visible[worker * each : (worker + 1) * each]) for worker in range(workers)]
 
 
-def slurm_of(asked: argparse.Namespace) -> dict[str, Any]:
+def slurm_of(given: argparse.Namespace) -> dict[str, Any]:
     """Parameters of sbatch from --slurm.
 
     Raises:
         UserError: --on slurm is missing, or one has no valid value.
     """
-    words = [word for text in asked.slurm for word in text.split(",")]
-    if words and asked.on != "slurm":
+    words = [word for text in given.slurm for word in text.split(",")]
+    if words and given.on != "slurm":
         raise UserError(f"--slurm {words[0]} needs --on slurm")
     for word in words:
         key, _, value = word.partition("=")

@@ -49,7 +49,7 @@ class Row:
         peer_version: of the package, or '' for code written out in the bench.
         unit: of `ours` and `peer`.
         ours: median over the repeats of the latest run.
-        peer: the same; None if the peer is not installed, or if there is none.
+        peer: the same; None if the row has no peer, or if it is not installed.
         at_least: the least ratio that is aimed at; None = the row is information.
         at_most: the highest value of `ours` that is aimed at, for rows without a peer.
         ratios: of each run, the oldest first: the median over its repeats.
@@ -84,12 +84,12 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """Median over the runs; None without a peer."""
+        """Median over the runs, or None if the row has no peer."""
         return statistics.median(self.ratios) if self.ratios else None
 
     @property
     def met(self) -> bool | None:
-        """Whether the figure that is aimed at is reached; None if there is none, or no peer."""
+        """Whether the target is reached, or None if the row has no target or no peer."""
         if self.at_most is not None:
             return self.ours <= self.at_most
         return None if self.at_least is None or self.ratio is None else self.ratio >= self.at_least
@@ -113,7 +113,7 @@ class Peer:
 
 
 def interleaved(works: Mapping[str, Work], repeats: int, clock: Callable[[], float] = time.process_time) -> Took:
-    """Seconds of each work in every repeat, run in turn after one warm-up round.
+    """Seconds of each work in every repeat; the works alternate, after one warm-up round.
 
     A work whose warm-up takes longer than `SLOW` is run once more: both runs count.
     """
@@ -326,7 +326,7 @@ def _aim(words: str, aim: float | None, met: bool | None) -> str:
 
 
 def read(path: Path = TABLE) -> list[Row]:
-    """The rows of a table; none if there is no file.
+    """Read the rows of a table; empty if the file does not exist.
 
     Raises:
         UserError: it is not such a table.

@@ -1,6 +1,6 @@
-"""What a method says of every disc of the probe, and whether the method received the cue. This file is ours.
+"""Predictions of a method for every disc of the probe, and whether the method received the cue. This file is ours.
 
-A disc has two answers: its kind, which the cue determines, and its texture, which is its own.
+Two things are predicted for a disc: its kind, which the cue determines, and its texture.
 
 Each disc is evaluated twice: in a window centred on it, where only its distance to the cue decides whether the cue is
 visible, and in the windows of whole-image inference, where the position in the window matters as well.
@@ -70,7 +70,7 @@ class Answer:
         cue_side: side of the cue in pixels.
         centred: majority kind of its pixels in a window centred on it; None = no pixel is predicted as a disc.
         grid: the same with the windows of whole-image inference.
-        centred_texture: majority texture of its pixels in a window centred on it; None likewise.
+        centred_texture: majority texture of its pixels in a window centred on it, or None.
         grid_texture: the same with the windows of whole-image inference.
         visible: share 0..1 of the cue's pixels in the window that labels the disc's centre in whole-image inference,
             the largest if windows overlap; 1 for a method that uses an overview.

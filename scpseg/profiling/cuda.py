@@ -184,7 +184,7 @@ class CudaMeter:
             self.own = ours[0]
             return
         if len(ours) > 1:
-            why = f"{len(ours)} processes moved by the known allocation at once, so that ours cannot be told"
+            why = f"{len(ours)} processes moved by the known allocation at once, so that ours cannot be identified"
         elif facts["processes"] or not processes:
             why = facts["processes"] or "NVML lists no process on the device, as in some containers"
         elif {during[key] for key in processes} <= {None, 0}:

@@ -160,13 +160,13 @@ def tidy(records: Iterable[Record]) -> list[dict[str, Any]]:
     """One row per channel of each record, with keys as in `COLUMNS`; a record without figures has one row."""
     rows = []
     for record in records:
-        model, asked = record.get("model") or {}, record.get("segmenter") or {}
+        model, common = record.get("model") or {}, record.get("segmenter") or {}
         own = "encoder" in model  # a method that reports an encoder does not use the common segmenter
         row = {
             "benchmark": record["benchmark"],
             "method": record["method"],
-            "segmenter": "own" if own else asked.get("name"),
-            "encoder": model["encoder"] if own else asked.get("encoder"),
+            "segmenter": "own" if own else common.get("name"),
+            "encoder": model["encoder"] if own else common.get("encoder"),
             "backend": record["backend"],
             "workload": record["workload"],
             "phase": record.get("phase"),

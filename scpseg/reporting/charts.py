@@ -125,7 +125,7 @@ def _pareto(
 
 
 def draw_curves(lines: Sequence[Line], results: Path, methods: Sequence[str], path: Path) -> Drawn | None:
-    """Training loss of every method on one benchmark, one line per seed, fold and phase; None without histories."""
+    """Training loss of every method on one benchmark, one line per seed, fold and phase; None if no history exists."""
     found = [(line, curve(results, row)) for line in lines for row in line.done]
     found = [(line, records) for line, records in found if len(records) > 1]
     if not found:

@@ -64,7 +64,7 @@ class Part:
 
     @property
     def at_edge(self) -> bool:
-        """Whether the learning rate of every ranked method is at the edge of its candidates: then it is said once."""
+        """Whether the learning rate of every ranked method is an extreme candidate; the note is then printed once."""
         return bool(self.ranked) and all(line.of("rate") for line in self.ranked)
 
     @cached_property

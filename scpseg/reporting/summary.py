@@ -58,7 +58,7 @@ class Line:
     flags: tuple[Flag, ...]
 
     def __getitem__(self, column: str) -> Any:
-        """Value of a column, None if there is no such column."""
+        """Value of a column, or None if the column does not exist."""
         return self.first.get(column)
 
     @property

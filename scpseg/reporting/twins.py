@@ -25,7 +25,7 @@ LOOKS = {
     "centred_both": {"kind": "centred", "texture": "centred_texture"},
     "grid_both": {"kind": "grid", "texture": "grid_texture"},
 }
-"""What can be asked of a disc: factor -> the column with its answer; two factors are right together."""
+"""Question about a disc -> its factors, each with the column of the prediction; all factors must be correct."""
 
 
 class Accuracy(NamedTuple):
@@ -36,7 +36,7 @@ class Accuracy(NamedTuple):
         low: lower end of the interval.
         high: upper end of the interval.
         seeds: number of training seeds.
-        identity: whether scenes that differ in nothing but the asked factors have the same prediction for every disc.
+        identity: whether scenes that differ only in these factors have the same prediction for every disc.
             That makes the share exactly 1/2, of two factors 1/4 (or 0 without any prediction); the interval is then
             not an estimate.
     """
@@ -80,7 +80,7 @@ def accuracy(answers: pd.DataFrame, look: str) -> Accuracy | None:
 
 
 def difference(one: pd.DataFrame, other: pd.DataFrame, look: str) -> Difference | None:
-    """Accuracy of one method minus that of another on the same discs, for the seeds that both have; None without any.
+    """Accuracy of one method minus that of another on the same discs, for the seeds that both have, or None.
 
     Seeds and groups are drawn for both at once.
     """
@@ -121,15 +121,15 @@ def bootstrap(right: NDArray[np.int64], total: NDArray[np.int64], seed: int = 0)
 
 def _counts(part: pd.DataFrame, look: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """(S, P) correctly classified discs, and all discs."""
-    right = np.logical_and.reduce([part[said] == part[factor] for factor, said in LOOKS[look].items()])
+    right = np.logical_and.reduce([part[predicted] == part[factor] for factor, predicted in LOOKS[look].items()])
     grouped = part.assign(right=right).groupby(["seed", "pair"])["right"]
     hits, total = grouped.sum().unstack(fill_value=0), grouped.size().unstack(fill_value=0)
     return np.asarray(hits, dtype=np.int64), np.asarray(total, dtype=np.int64)
 
 
 def _alike(part: pd.DataFrame, look: str) -> bool:
-    """Whether scenes that differ in the asked factors alone have the same predictions; false if one is missing."""
+    """Whether scenes that differ only in the factors of `look` have the same predictions; false if one is missing."""
     same = [factor for factor in FACTORS if factor not in LOOKS[look]]
     grouped = part.groupby(["seed", "pair", "row", "column", *same])
-    said = [grouped[column].nunique(dropna=False) for column in LOOKS[look].values()]
-    return bool(all((number == 1).all() for number in said) and (grouped.size() == 2 ** len(LOOKS[look])).all())
+    counts = [grouped[column].nunique(dropna=False) for column in LOOKS[look].values()]
+    return bool(all((number == 1).all() for number in counts) and (grouped.size() == 2 ** len(LOOKS[look])).all())

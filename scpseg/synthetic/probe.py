@@ -59,7 +59,7 @@ class Disc:
 
     Attributes:
         row: of the centre, a corner of pixels: `row` pixels are above it.
-        column: likewise.
+        column: of the centre, a corner of pixels.
         distance: to the cue's centre in pixels.
         detail: side in pixels of its bars or squares, a key of DIAMETERS.
         texture: 0 striped, 1 chequered.
@@ -106,7 +106,7 @@ def probe_scene(side: int, seed: int, number: int) -> ProbeScene:
     """Draw scene `number` of a mirror, with `side` at least 64 pixels.
 
     4 k to 4 k + 3 are the same but for the cue's kind, `number` modulo 2, and for all textures, swapped in the last
-    two. The side of the cue follows k in turn.
+    two. The side of the cue alternates with k.
     """
     group, member = divmod(number, 4)
     swapped, kind = divmod(member, 2)

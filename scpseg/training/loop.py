@@ -29,7 +29,7 @@ from scpseg.training.step import Portion, Stepper
 CHECKPOINT_SECONDS = 60.0
 """Shortest time between two checkpoints."""
 CHECKPOINT_SHARE = 0.02
-"""Largest share of the time that checkpoints may take: after a slow one, the next comes later."""
+"""Maximum share of the time for checkpoints: after a slow one, the next is delayed."""
 
 
 @dataclass(frozen=True)

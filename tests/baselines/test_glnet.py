@@ -376,7 +376,7 @@ def test_phases_and_recipes_of_the_authors() -> None:
 @pytest.mark.parametrize("direction", BOTH)
 def test_learns_what_only_the_overview_shows(direction: str, tmp_path: Path) -> None:
     method, store = make(direction), Cued()
-    recipe = TrainParams(120, 0.9, 5e-4, "fp32", True, True, 120, "sgd", 0.05)
+    recipe = TrainParams(40, 0.9, 5e-4, "fp32", True, True, 40, "sgd", 0.1)
     train(method, windows_of(store, method), recipe, CPU, tmp_path)
     method.eval()
     right = []

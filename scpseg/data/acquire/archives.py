@@ -185,7 +185,7 @@ def _extract(archive: Group, folder: Path, names: Sequence[str], hidden: Mapping
             for _ in names:
                 name = unpacker.reply(lambda at: show(at, largest))["name"]
                 yield name, Path(places.pop(name))
-                unpacker.go_on()
+                unpacker.proceed()
     finally:
         for place in places.values():
             Path(place).unlink(missing_ok=True)
@@ -220,7 +220,7 @@ class _Unpacker:
             stderr=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": path},
         )
-        self.go_on(self.request)
+        self.proceed(self.request)
         return self
 
     def __exit__(self, *raised: object) -> None:
@@ -228,7 +228,7 @@ class _Unpacker:
         self.process.communicate()
 
     def reply(self, show: Callable[[int], None] = lambda at: None) -> dict[str, Any]:
-        """The next answer, or the error that it names; `show` hears of the bytes unpacked meanwhile."""
+        """The next answer, or the error that it names; `show` is called with the number of bytes unpacked meanwhile."""
         assert self.process.stdout is not None
         while line := self.process.stdout.readline():
             reply: dict[str, Any] = json.loads(line)
@@ -246,7 +246,7 @@ class _Unpacker:
             "data.source"
         )
 
-    def go_on(self, line: str = "") -> None:
+    def proceed(self, line: str = "") -> None:
         """Allow the process to unpack the next member."""
         assert self.process.stdin is not None
         with suppress(BrokenPipeError):  # the next reply has the reason

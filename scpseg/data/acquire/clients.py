@@ -143,8 +143,8 @@ def reason(error: BaseException, page: str) -> str:
         return words.get(code or 0, f"has a server error ({code}): try again later")
     if _offline(error):
         return f"cannot be reached or lost the connection ({cause(error)})"
-    said = without_secrets(" ".join(str(error).split()))[:300].rstrip(".")
-    return f"stopped with {type(error).__name__} ({said}); look at {page}"
+    text = without_secrets(" ".join(str(error).split()))[:300].rstrip(".")
+    return f"stopped with {type(error).__name__} ({text}); look at {page}"
 
 
 def _offline(error: BaseException) -> bool:

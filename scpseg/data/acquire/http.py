@@ -169,7 +169,7 @@ class Connection:
         failed = 0
         with making_sense(url):
             while True:
-                asked = None
+                wait = None
                 try:
                     response = self.session.request(
                         method,
@@ -194,9 +194,9 @@ class Connection:
                             why, todo = "is refused", "log in or accept the terms there in a browser"
                         raise UserError(f"{address(response.url)} {why} ({reason}); {todo}, or use another source")
                     with suppress(*SENSELESS):  # no time in the answer, or not a valid one
-                        asked = Retry(retry_after_max=LONGEST_PAUSE).parse_retry_after(response.headers["Retry-After"])
+                        wait = Retry(retry_after_max=LONGEST_PAUSE).parse_retry_after(response.headers["Retry-After"])
                 failed += 1
-                self.pause(url, reason, failed, asked)
+                self.pause(url, reason, failed, wait)
 
     def text(
         self, url: str, headers: Mapping[str, str] | None = None, *, data: Mapping[str, str] | None = None
@@ -247,15 +247,15 @@ class Connection:
                 got, since = 0, now
             yield piece
 
-    def pause(self, url: str, reason: str, failed: int, asked: float | None = None) -> None:
-        """Say that try `failed` failed (UserError: the last one), and wait as `asked`, or twice as long each time."""
+    def pause(self, url: str, reason: str, failed: int, wait: float | None = None) -> None:
+        """Say that try `failed` failed (UserError: the last one); sleep `wait` seconds, or twice as long each time."""
         host = urlsplit(url).hostname
         if failed >= self.tries:
             raise UserError(
                 f"{host} failed {failed} times to send {address(url)} ({reason}); check the connection, or try again "
                 "later with the same command (downloaded data are kept)"
             )
-        seconds = min(2.0 ** (failed - 1) if asked is None else asked, LONGEST_PAUSE)
+        seconds = min(2.0 ** (failed - 1) if wait is None else wait, LONGEST_PAUSE)
         say(f"{host}: {reason}; try {failed + 1} of {self.tries} in {seconds:.0f} s")
         self._sleep(seconds)
 

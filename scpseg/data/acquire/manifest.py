@@ -241,8 +241,8 @@ def cache_folder(benchmark: str, data: DataParams) -> Path:
 
 def unusable_cache(data: DataParams, why: str) -> UserError:
     """The error for a cache that cannot be used, with the setting that the user made."""
-    asked = os.environ.get("SCPSEG_CACHE")
-    named = f"SCPSEG_CACHE is {asked!r}" if asked else f"data.cache is {data.cache!r}"
+    variable = os.environ.get("SCPSEG_CACHE")
+    named = f"SCPSEG_CACHE is {variable!r}" if variable else f"data.cache is {data.cache!r}"
     return UserError(f"{named}, but {why}; use another folder")
 
 

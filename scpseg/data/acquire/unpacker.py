@@ -26,7 +26,7 @@ CHUNK = 1 << 20
 MEMORY = 8 << 30  # bytes of address space for this process: more than any dictionary of an archive of images needs
 LISTING_SECONDS = 600  # of CPU time to read the list of members
 MEMBERS = 1 << 20  # maximum number
-TOLD = 64 << 20  # unpacked bytes between two progress reports
+REPORT_EVERY = 64 << 20  # unpacked bytes between two progress reports
 SEVEN_ZIP_START = 32  # bytes of a 7z file's first header, which contains the position of the other one
 SEVEN_ZIP_CODERS = {b"\0": "copy", b"\x21": "LZMA2", b"\3\1\1": "LZMA", b"\3": "delta", b"\3\3\1\3": "BCJ"} | {
     b"\4\1\x08": "deflate",
@@ -204,9 +204,9 @@ class _SevenZip:
 class _Output(io.FileIO):
     """The output file of a member."""
 
-    def __init__(self, path: str, tell: Callable[..., None]) -> None:
+    def __init__(self, path: str, send: Callable[..., None]) -> None:
         super().__init__(path, "xb")
-        self.report, self.count, self.told = tell, 0, 0
+        self.send, self.count, self.reported = send, 0, 0
 
     def seekable(self) -> bool:  # or py7zr would rewind it
         return False
@@ -216,51 +216,51 @@ class _Output(io.FileIO):
         while left:
             left = left[super().write(left) :]
         self.count += len(data)
-        if self.count - self.told >= TOLD:
-            self.told = self.count
-            self.report(at=self.count)
+        if self.count - self.reported >= REPORT_EVERY:
+            self.reported = self.count
+            self.send(at=self.count)
         return len(data)
 
 
-def answer(request: dict[str, Any], tell: Callable[..., None], leave: Semaphore) -> None:
+def answer(request: dict[str, Any], send: Callable[..., None], permits: Semaphore) -> None:
     """List the members of an archive, or extract {member: file}, and report the result."""
-    targets, open_one = request["targets"], list[str]()
+    targets, current = request["targets"], list[str]()
 
-    def settle() -> None:  # a member is known to be right when the next one begins or all are done
-        if open_one:
-            name = open_one.pop()
-            tell(name=name, path=targets[name])
-            leave.acquire()
+    def report_last() -> None:  # a member is known to be right when the next one begins or all are done
+        if current:
+            name = current.pop()
+            send(name=name, path=targets[name])
+            permits.acquire()
 
     def begin(name: str) -> _Output:
-        settle()
-        open_one.append(name)
-        return _Output(targets[name], tell)
+        report_last()
+        current.append(name)
+        return _Output(targets[name], send)
 
     try:
         joined = _Joined(request["parts"], request["start"], request["size"])
         stream = cast(BinaryIO, io.BufferedReader(joined, CHUNK))
         archive = _Zip(stream) if request["zip"] else _SevenZip(stream, len(request["parts"]))
         if targets is None:
-            tell(members=list(archive.members()))
+            send(members=list(archive.members()))
         else:
             archive.extract(targets, begin)
-            settle()
-        tell(done=True)
+            report_last()
+        send(done=True)
     except Rejected as error:
-        tell(error=str(error))
+        send(error=str(error))
     except MemoryError:
-        tell(
+        send(
             error=f"needs more than {MEMORY >> 30} GiB of memory to unpack, so it is damaged or hostile: fetch it again"
         )
     except Exception as error:  # on damaged bytes, zipfile, py7zr and their codecs raise a dozen types
-        said = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+        text = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: an offset without sense
-            tell(errno=error.errno, strerror=error.strerror, filename=error.filename)
+            send(errno=error.errno, strerror=error.strerror, filename=error.filename)
         elif isinstance(error, RuntimeError) or type(error).__name__ in UNSUPPORTED:
-            tell(error=f"cannot be unpacked here ({said}): it is encrypted or of an unsupported kind; {UNPACK}")
+            send(error=f"cannot be unpacked here ({text}): it is encrypted or of an unsupported kind; {UNPACK}")
         else:
-            tell(error=f"is damaged, truncated or encrypted ({said}): fetch it again")
+            send(error=f"is damaged, truncated or encrypted ({text}): fetch it again")
 
 
 def main() -> None:
@@ -268,7 +268,7 @@ def main() -> None:
     channel = os.fdopen(os.dup(1), "w", encoding="ascii")
     os.dup2(2, 1)  # for output of libraries
 
-    def tell(**values: Any) -> None:
+    def send(**values: Any) -> None:
         channel.write(json.dumps(values) + "\n")
         channel.flush()
 
@@ -276,15 +276,15 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     if request["targets"] is None:
         resource.setrlimit(resource.RLIMIT_CPU, (LISTING_SECONDS, LISTING_SECONDS))
-    leave = Semaphore(0)
+    permits = Semaphore(0)
 
     def watch() -> None:
         while sys.stdin.readline():
-            leave.release()
+            permits.release()
         os._exit(1)
 
     Thread(target=watch, daemon=True).start()
-    answer(request, tell, leave)
+    answer(request, send, permits)
 
 
 if __name__ == "__main__":

@@ -91,30 +91,30 @@ def test_what_is_blind_to_both_is_right_in_a_quarter() -> None:
 
 
 def test_sentences_follow_from_the_numbers(found: list[Sight]) -> None:
-    said = dict(sentences(found, WHERE))
-    assert "at 40 and 56 pixels" in said["Detail and reach."]
-    assert "cues of 16 and 8 pixels, not of 4; textures of 4, 2 and 1 pixels." in said["SCPSeg"]
-    assert "cues not of 16, 8 and 4 pixels; textures of 4, 2 and 1 pixels." in said["Patch"]
-    assert "cues of 16, 8 and 4 pixels; textures of 4 and 2 pixels, not of 1." in said["Resize"]
+    texts = dict(sentences(found, WHERE))
+    assert "at 40 and 56 pixels" in texts["Detail and reach."]
+    assert "cues of 16 and 8 pixels, not of 4; textures of 4, 2 and 1 pixels." in texts["SCPSeg"]
+    assert "cues not of 16, 8 and 4 pixels; textures of 4, 2 and 1 pixels." in texts["Patch"]
+    assert "cues of 16, 8 and 4 pixels; textures of 4 and 2 pixels, not of 1." in texts["Resize"]
     # 5/6 against 1/2, and 5/6 against 5/6.
-    assert "+33.3 points" in said["SCPSeg against Patch,"] and "in favour of SCPSeg" in said["SCPSeg against Patch,"]
-    assert "+0.0 points" in said["SCPSeg against Resize,"] and "do not separate" in said["SCPSeg against Resize,"]
+    assert "+33.3 points" in texts["SCPSeg against Patch,"] and "in favour of SCPSeg" in texts["SCPSeg against Patch,"]
+    assert "+0.0 points" in texts["SCPSeg against Resize,"] and "do not separate" in texts["SCPSeg against Resize,"]
 
 
 def test_a_result_against_scpseg_is_said() -> None:
     parts = (invented("scpseg", 99, 1), invented("resize", 4, 1))
     answers = pd.DataFrame([row for part in parts for row in part])
-    said = dict(sentences(sights(between(answers, 32, 64), {"scpseg": 1.0, "resize": 1.0}), WHERE))
-    assert "−50.0 points" in said["SCPSeg against Resize,"]
-    assert "the two separate, against SCPSeg" in said["SCPSeg against Resize,"]
+    texts = dict(sentences(sights(between(answers, 32, 64), {"scpseg": 1.0, "resize": 1.0}), WHERE))
+    assert "−50.0 points" in texts["SCPSeg against Resize,"]
+    assert "the two separate, against SCPSeg" in texts["SCPSeg against Resize,"]
 
 
 def test_one_seed_claims_no_interval_and_no_separation() -> None:
     parts = (invented("scpseg", 4, 1, seeds=1), invented("resize", 99, 1, seeds=1))
     answers = pd.DataFrame([row for part in parts for row in part])
     one = sights(between(answers, 32, 64), {"scpseg": 1.0, "resize": 1.0})
-    said = dict(sentences(one, WHERE))["SCPSeg against Resize,"]
-    assert "one seed: no interval" in said and "do not separate" in said
+    texts = dict(sentences(one, WHERE))["SCPSeg against Resize,"]
+    assert "one seed: no interval" in texts and "do not separate" in texts
     assert not any("±" in cell.text for row in detail_table(one).rows for cell in row)
 
 

@@ -33,17 +33,17 @@ def objects(reach: float, wrong: int = 0, silent: int = 0, scenes: int = 4) -> s
     for scene in range(scenes):
         kind, texture = scene % 2, scene // 2 % 2
         for number, distance in enumerate(one for one in DISTANCES for _ in range(2)):
-            said: int | str = kind if distance < reach else 0
+            predicted: int | str = kind if distance < reach else 0
             if scene == 1 and number < wrong:
-                said = 1 - kind
+                predicted = 1 - kind
             if scene == 1 and wrong <= number < wrong + silent:
-                said = ""
+                predicted = ""
             detail = 4 if number % 2 else 1
-            told = texture if detail == 4 else 0
+            texture_seen = texture if detail == 4 else 0
             seen = distance < reach - 16
             place = 96 + 3 * number
             row = [f"s{scene}", place, place, kind, texture, detail, distance, 16]
-            writer.writerow([*row, said, kind if seen else 0, told, told, float(seen)])
+            writer.writerow([*row, predicted, kind if seen else 0, texture_seen, texture_seen, float(seen)])
     return stream.getvalue()
 
 
@@ -101,7 +101,7 @@ def test_the_gain_is_paired_by_seed(fill: Any) -> None:
     assert patch.gain.mean is None and glnet.gain.half == pytest.approx(0)
 
 
-def said(found: list[Curve], title: str) -> str:
+def sentence_of(found: list[Curve], title: str) -> str:
     (text,) = [text for name, text in sentences(found, 4) if name == title]
     return text
 
@@ -109,11 +109,11 @@ def said(found: list[Curve], title: str) -> str:
 def test_sentences_follow_from_the_numbers(fill: Any) -> None:
     found = fill()[1]
     assert len(sentences(found, 4)) == 11
-    patch = said(found, "Patch")
+    patch = sentence_of(found, "Patch")
     assert "above chance at 24 pixels (100.0 %); at chance at 40 to 88 pixels (50.0 %); just as far as its win" in patch
-    assert "at 24 to 56 pixels (100.0 %); at chance at 72 and 88 pixels" in said(found, "SCPSeg")
-    assert "at every distance tried, as it looks at the whole image" in said(found, "GLNet")
-    gain = said(found, "Whole images,")
+    assert "at 24 to 56 pixels (100.0 %); at chance at 72 and 88 pixels" in sentence_of(found, "SCPSeg")
+    assert "at every distance tried, as it looks at the whole image" in sentence_of(found, "GLNet")
+    gain = sentence_of(found, "Whole images,")
     assert gain.startswith("over all discs, against Patch: SCPSeg +20.0 ± 2.5 points of mIoU")
     assert "excludes zero" in gain and "GLNet +45.0 ± " in gain
 
@@ -121,9 +121,9 @@ def test_sentences_follow_from_the_numbers(fill: Any) -> None:
 def test_other_numbers_make_other_sentences(fill: Any) -> None:
     answers = {"scpseg": objects(40), "patch": objects(60)}
     found = fill(answers=answers, gains=(-0.5, 0.3, 0.0))[1]
-    assert "less far than it looks" in said(found, "SCPSeg")
-    assert "not what its window suggests" in said(found, "Patch")
-    assert "includes zero" in said(found, "Whole images,")
+    assert "less far than it looks" in sentence_of(found, "SCPSeg")
+    assert "not what its window suggests" in sentence_of(found, "Patch")
+    assert "includes zero" in sentence_of(found, "Whole images,")
 
 
 def test_one_seed_claims_no_interval(fill: Any) -> None:

@@ -10,7 +10,9 @@ from scpseg.reporting import twins
 from scpseg.reporting.twins import Accuracy, accuracy, bootstrap, difference, pairs
 
 
-def disc(image: int, seed: int, number: int, said: Any, distance: int = 24, method: str = "patch") -> dict[str, Any]:
+def disc(
+    image: int, seed: int, number: int, predicted: Any, distance: int = 24, method: str = "patch"
+) -> dict[str, Any]:
     """Images 4 k to 4 k + 3 belong together; the texture is always answered as striped."""
     kind, texture = image % 2, image // 2 % 2
     return {
@@ -22,7 +24,7 @@ def disc(image: int, seed: int, number: int, said: Any, distance: int = 24, meth
         "kind": kind,
         "texture": texture,
         "distance": distance,
-        "centred": said,
+        "centred": predicted,
         "grid": kind,
         "centred_texture": 0,
         "grid_texture": texture,
@@ -78,7 +80,7 @@ def test_what_is_blind_is_right_by_half_as_an_identity_and_no_estimate() -> None
     # No answer at all is an answer alike, but right in none.
     silent = of([one | {"centred": None} for one in blind])
     assert silent.share == 0.0 and silent.identity
-    # Half of them right by luck is no identity.
+    # Half of them correct by chance is not an identity.
     lucky = of(
         [
             one | {"centred": one["kind"] if one["image"] in ("s0", "s1", "s2", "s3") else 1 - one["kind"]}
@@ -98,12 +100,12 @@ def test_textures_and_both_factors_have_identities_of_their_own() -> None:
     assert of(scenes) == (1.0, 1.0, 1.0, 1, False)
     assert of(scenes, "centred_texture") == (0.5, 0.5, 0.5, 1, True)
     assert of(scenes, "grid_both") == (1.0, 1.0, 1.0, 1, False)
-    # Right kinds with a constant texture: half of the discs, but no identity, because the answers differ.
+    # Correct kinds with a constant texture: half of the discs, but not an identity, because the predictions differ.
     both = of(scenes, "centred_both")
     assert both.share == 0.5 and not both.identity
     blind = of([one | {"centred": 1} for one in scenes], "centred_both")
     assert blind == (0.25, 0.25, 0.25, 1, True)
-    # Without all four scenes there is no identity.
+    # An identity needs all four scenes.
     assert not of([one for one in scenes if one["image"] != "s3"], "centred_texture").identity
 
 
@@ -113,9 +115,9 @@ def test_counts_of_both_factors_equal_a_loop() -> None:
     for row in rows:
         for column in ("centred", "centred_texture"):
             row[column] = [0, 1, None][random.integers(3)]
-    for look, asked in (("centred", ["kind"]), ("centred_both", ["kind", "texture"])):
-        said = {"kind": "centred", "texture": "centred_texture"}
-        right = sum(all(row[said[factor]] == row[factor] for factor in asked) for row in rows)
+    for look, factors in (("centred", ["kind"]), ("centred_both", ["kind", "texture"])):
+        predicted = {"kind": "centred", "texture": "centred_texture"}
+        right = sum(all(row[predicted[factor]] == row[factor] for factor in factors) for row in rows)
         assert of(rows, look).share == pytest.approx(right / len(rows))
 
 
