@@ -159,6 +159,7 @@ class Benchmark:
         values: if label files can contain class ids, the values of the classes, then those of ignored pixels.
         indexed: whether label files contain class ids: for images with a palette, its indices count, not its colours.
         invented: whether the benchmark is synthetic only.
+        public_domain: whether anyone may redistribute its images, for example in a published report.
         terms: conditions that the user must know before a download.
         citation: publication to cite.
         notes: remarks for readers of the results.
@@ -188,6 +189,7 @@ class Benchmark:
     values: tuple[int, ...] = ()
     indexed: bool = False
     invented: bool = False
+    public_domain: bool = False
     notes: tuple[str, ...] = ()
     sources: tuple[Source, ...] = ()
     archives: tuple[File, ...] = ()

@@ -50,6 +50,7 @@ BENCHMARK = Benchmark(
     title="Dubai",
     side=5805,
     any_size=True,
+    public_domain=True,
     counts=(5, 1, 2),
     ground_sampling=None,
     classes=(

@@ -32,8 +32,6 @@ from scpseg.reporting.tables import Table, csv_text, latex, render
 
 BASE = "patch"
 """Default reference of differences, if the suite has it."""
-PUBLIC_DOMAIN = ("dubai",)
-"""Benchmarks whose images anyone may redistribute."""
 PICTURE_BUDGET = 1_600_000
 """Maximum bytes of pictures in the page."""
 T = TypeVar("T")
@@ -110,7 +108,7 @@ def _context(
 ) -> dict[str, Any]:
     """Variables of the templates; also writes the figures."""
     methods = list(dict.fromkeys(line.method for line in lines))
-    shown = [part for part in parts if part.synthetic or not public or part.name in PUBLIC_DOMAIN]
+    shown = [part for part in parts if part.synthetic or not public or part.spec.public_domain]
     chosen = {part.name: [(line, examples(line, results)) for line in part.lines] for part in shown}
     specs = {part.name: part.spec for part in parts}
     made, pictures = album(chosen, specs, PICTURE_BUDGET)

@@ -102,7 +102,7 @@ def _metrics_columns(found: dict[str, Any] | None, state: State) -> dict[str, An
     row |= {"absent": "; ".join(scores["absent"]), "warnings": SEPARATOR.join(found["warnings"])}
     parts = {name: found[name] for name in ("model", "environment", "evaluation_environment", "inference")}
     parts |= {"segmenter": _segmenter(found["segmenter"], found["model"]), "branch": found["branches"]}
-    parts["fold"] = {str(number): fold["mean_iou"] for number, fold in enumerate(found.get("folds", ()), 1)}
+    parts["fold"] = {str(number): fold["mean_iou"] for number, fold in enumerate(found.get("folds", ()))}
     return row | _flat(
         parts | {"iou": scores["iou"], "f1": scores["f1"], "trained": training.pop("branches"), "training": training}
     )

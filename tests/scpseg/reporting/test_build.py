@@ -136,8 +136,8 @@ def test_scores_of_a_rotation_are_shown_by_fold(tmp_path: Path, invented: Any, s
         invented.put(tmp_path / "results", invented.metrics("dubai", "patch", seed, synthetic=False))
     readme = build(tmp_path, chosen)
     rows = table(tmp_path, "folds-dubai")
-    assert rows["SCPSeg"]["fold 2"].startswith("60.5 ± ") and "fold 4" not in rows["SCPSeg"]
-    assert rows["Patch"]["fold 2"] == "–" and not (tmp_path / "reports/tables/folds-blu.csv").exists()
+    assert rows["SCPSeg"]["fold 1"].startswith("60.5 ± ") and "fold 3" not in rows["SCPSeg"]
+    assert rows["Patch"]["fold 1"] == "–" and not (tmp_path / "reports/tables/folds-blu.csv").exists()
     assert "by rotation (3 networks" in readme and readme.count("by rotation") == 1
 
 
