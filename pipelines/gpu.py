@@ -1,35 +1,41 @@
 """Memory and speed of every method x benchmark at the paper's sizes on an NVIDIA GPU, without data, weights or DVC.
 
 Computed memory (`make memory`) is shown next to what torch's allocator counted. Writes DIR/<gpu>/memory.json after
-every cell, and fingerprint.json with the facts of the machine. This process does not import torch, which would take
-memory on the device that is measured.
+every cell, and fingerprint.json with the facts of the machine. If it is started again on the same machine with the same
+code, only the cells that are missing are measured. This process does not import torch, which would take memory on the
+device that is measured.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import re
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from pipelines import profile
 from pipelines.stage import run_stage
 from scpseg.errors import UserError
-from scpseg.files import write_json
+from scpseg.files import read_json, write_json
 from scpseg.params import MachineParams, Params
 from scpseg.profiling.fresh import ChildKilled, ChildTooSlow, run_fresh
 from scpseg.profiling.meter import without_figures
-from scpseg.profiling.records import HEADLINES, INFERENCE, MEASURED, MIB, REFERENCE, Record, largest
+from scpseg.profiling.records import HEADLINES, INFERENCE, MEASURED, MIB, REFERENCE, Record, largest, read_records
 
 PAIR, SINGLE = ("scpseg", "patch"), ("glnet", "downscale")
 """Measured first, benchmark by benchmark, since they are compared with each other; then SINGLE; then the others."""
 NOT_MEASURED = "not measured"
 ELSEWHERE = ("timeline", "environment")
 """Keys of a record that are not kept: fingerprint.json has the environment."""
+CODE = ("baselines", "pipelines", "scpseg")
+COSTS = ("parameters", "windows", "multiply_adds")
+"""Counted while memory is computed, on the CPU, so that the GPU does not wait for it."""
 BUDGET = 480.0
 """Seconds."""
 REPEATING = 3.0
@@ -55,11 +61,11 @@ def fingerprint_of(request: Request) -> dict[str, Any]:
     return fingerprint(device)
 
 
-def child(path: Path) -> None:
-    """Read a request from standard input; write the fingerprint or the UserError."""
+def child(task: Callable[[Request], dict[str, Any]], path: Path) -> None:
+    """Read a request from standard input; write the answer of the task, or the UserError."""
     request = json.load(sys.stdin)
     try:
-        answer = fingerprint_of(request)
+        answer = task(request)
     except UserError as error:
         answer = {"user_error": str(error)}
     write_json(path, answer)
@@ -87,8 +93,37 @@ def requests_of(params: Params) -> list[Request]:
     ]
     for request in requests:
         request["workload"]["seconds"] = REPEATING
-        request["beside"] = True
+        request["count"] = False
     return requests
+
+
+def digest(request: Request, code: str) -> str:
+    """SHA-256 of all that decides a measurement: the request, but not which others are made, and the code."""
+    params = {key: value for key, value in request["params"].items() if key != "suite"}
+    parts = {**request, "params": params, "file": None, "code": code}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def code_digest(root: Path) -> str:
+    """SHA-256 of the suite's Python files."""
+    whole = hashlib.sha256()
+    for path in sorted(path for folder in CODE for path in (root / folder).rglob("*.py")):
+        whole.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return whole.hexdigest()
+
+
+def earlier(folder: Path, facts: dict[str, Any]) -> list[Record]:
+    """The records in `folder` if they were measured on the machine of `facts`, otherwise none.
+
+    Raises:
+        UserError: a file is damaged.
+    """
+    path = folder / "fingerprint.json"
+    if not path.is_file() or not (folder / REFERENCE).is_file():
+        return []
+    known = read_json(path, {str: object})
+    same = all(known.get(key) == value for key, value in facts.items())
+    return read_records(folder / REFERENCE) if same else []
 
 
 def identity(request: Request, sizes: bool) -> str:
@@ -102,27 +137,45 @@ def identity(request: Request, sizes: bool) -> str:
 
 
 def fill(
-    requests: Sequence[Request], ask: Ask, left: Callable[[], float], save: Callable[[list[Record]], None]
+    requests: Sequence[Request],
+    ask: Ask,
+    left: Callable[[], float],
+    save: Callable[[list[Record]], None],
+    old: Sequence[Record] = (),
+    code: str = "",
 ) -> None:
     """Measure one request after another while seconds are `left`; `save` all records after each.
 
     Every request has a record from the start, so that none is missing however the run ends. The same workload on
-    another benchmark is measured once; `same_as` names the benchmark of the measurement.
+    another benchmark is measured once; `same_as` names the benchmark of the measurement. An `old` record of the same
+    request and code is kept, as is one of a cell that is not requested.
     """
     records = [_unmeasured(request, NOT_MEASURED, "the run ended before it") for request in requests]
+    cells = {_cell(record) for record in records}
+    others = [record for record in old if _cell(record) not in cells]
+    finished = {record.get("request"): record for record in old if record["status"] in MEASURED}
     known: dict[str, Record] = {}
-    save(records)
+    for place, request in enumerate(requests):
+        records[place] = finished.get(digest(request, code), records[place])
+    save(records + others)
     for place, request in enumerate(requests):
         twin = known.get(identity(request, sizes=True)) or known.get(identity(request, sizes=False))
-        if twin:
-            records[place] = _kept(request, twin) | {"same_as": twin["benchmark"]}
-        else:
-            records[place] = _asked(request, ask, left())
+        if records[place]["status"] not in MEASURED:
+            if twin:
+                records[place] = _kept(request, twin) | {"same_as": twin["benchmark"]}
+            else:
+                records[place] = _asked(request, ask, left())
             if records[place]["status"] in MEASURED:
-                known[identity(request, sizes=True)] = records[place]
-                if records[place].get("units") == ["window"]:
-                    known[identity(request, sizes=False)] = records[place]
-        save(records)
+                records[place]["request"] = digest(request, code)
+            save(records + others)
+        if records[place]["status"] in MEASURED and not twin:
+            known[identity(request, sizes=True)] = records[place]
+            if records[place].get("units") == ["window"]:
+                known[identity(request, sizes=False)] = records[place]
+
+
+def _cell(record: Record) -> tuple[str, str, str]:
+    return record["benchmark"], record["method"], record["workload"]
 
 
 def _asked(request: Request, ask: Ask, seconds: float) -> Record:
@@ -164,6 +217,44 @@ def measured(request: Request, seconds: float) -> Record:
         one = {**request, "workload": {**request["workload"], "phase": phase}}
         found.append(profile.record_of(one, profile.ask(one, max(0.0, end - time.monotonic()))))
     return largest(found)
+
+
+class Computing:
+    """Computed memory of requests, one after another in fresh processes, while the GPU measures."""
+
+    def __init__(self) -> None:
+        """Start nothing yet."""
+        self.pool = ThreadPoolExecutor(1)
+        self.found: dict[str, Future[Record]] = {}
+
+    def ask(self, request: Request, seconds: float) -> Record:
+        """`measured` with its computed memory and its costs; those of the request are computed meanwhile.
+
+        Raises:
+            UserError: as `measured`.
+            ChildTooSlow: as `measured`.
+        """
+        key = identity(request, sizes=True)
+        if key not in self.found:
+            self.found[key] = self.pool.submit(run_fresh, ["pipelines.gpu", "--computed"], request)
+        record = measured(request, seconds)
+        try:
+            return with_computed(record, self.found[key].result())
+        except ChildKilled as error:
+            print(f"memory of {request['method']} could not be computed: {error}", file=sys.stderr, flush=True)
+            return record
+
+    def close(self) -> None:
+        """Do not start what is waiting."""
+        self.pool.shutdown(wait=False, cancel_futures=True)
+
+
+def with_computed(record: Record, computed: Record) -> Record:
+    """A measured record with the computed memory of the same phase, or None where it could not be computed."""
+    peaks: dict[str, int] = computed.get("peak_by_phase") or {}
+    memory = {**record["memory"], "computed": peaks.get(record.get("phase") or "", computed["memory"].get("computed"))}
+    costs = {name: computed[name] for name in COSTS} if record["workload"] == INFERENCE else {}
+    return {**record, **costs, "memory": memory}
 
 
 def short(records: Sequence[Record]) -> str:
@@ -225,6 +316,7 @@ def work(file: Path, out: Path, budget: float) -> None:
     if facts["gpu"] is None:
         raise UserError(f"no NVIDIA GPU found ({facts['reason']}); run `make gpu` on a machine with one")
     folder = out / re.sub(r"[^a-z0-9]+", "-", facts["gpu"].lower()).strip("-")
+    old, code = earlier(folder, facts), code_digest(Path(__file__).parents[1])
     write_json(folder / "fingerprint.json", {**facts, "parameters": params.path.name})
     path, records = folder / REFERENCE, list[Record]()
     print(f"{facts['gpu']}: {len(requests)} cells in at most {budget:.0f} s, see {path}", flush=True)
@@ -233,12 +325,14 @@ def work(file: Path, out: Path, budget: float) -> None:
         records[:] = found
         write_json(path, found)
 
+    computing = Computing()
     try:
-        fill(requests, measured, lambda: end - time.monotonic(), save)
+        fill(requests, computing.ask, lambda: end - time.monotonic(), save, old, code)
     except KeyboardInterrupt:
         print(f"interrupted; finished measurements are in {path}", file=sys.stderr, flush=True)
         sys.exit(130)
     finally:
+        computing.close()
         print(short(records), flush=True)
     failed = sum(record["status"] == "failed" for record in records)
     if failed:
@@ -246,9 +340,10 @@ def work(file: Path, out: Path, budget: float) -> None:
 
 
 def main() -> None:
-    """[--profile FILE] [--out DIR] [--budget SECONDS]; --fingerprint is for internal use."""
-    if sys.argv[1:2] == ["--fingerprint"]:
-        run_stage(lambda: child(Path(sys.argv[2])))
+    """[--profile FILE] [--out DIR] [--budget SECONDS]; --fingerprint and --computed are for internal use."""
+    tasks = {"--fingerprint": fingerprint_of, "--computed": profile.computed}
+    if sys.argv[1:2] and sys.argv[1] in tasks:
+        run_stage(lambda: child(tasks[sys.argv[1]], Path(sys.argv[2])))
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--profile", type=Path, default=Path("profiles/paper.yaml"), help="parameters to measure with")
     parser.add_argument("--out", type=Path, default=Path("results/reference"), help="folder of the reference tables")

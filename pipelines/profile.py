@@ -83,17 +83,9 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         return build_method(params, request["benchmark"], request["method"])
 
     train = params.training(request["method"]) if request["kind"] == TRAINING else None
-    figures = measure(make, Workload(**request["workload"]), device, meter_for(device), train)
-    if request.get("beside"):
-        figures["memory"]["computed"] = beside(computed(request), figures.get("phase"))
+    count = request.get("count", True)
+    figures = measure(make, Workload(**request["workload"]), device, meter_for(device), train, count)
     return {**figures, "environment": {**environment(device), "allocator": allocator()}}
-
-
-def beside(record: dict[str, Any], phase: str | None) -> int | None:
-    """Bytes at the peak of a computed record, of one phase of a training step; None where it could not be computed."""
-    peaks: dict[str, int] = record.get("peak_by_phase") or {}
-    found: int | None = peaks.get(phase or "", record["memory"].get("computed"))
-    return found
 
 
 def child(path: Path) -> None:

@@ -34,6 +34,7 @@ from scpseg.training.step import Portion, Stepper
 
 OOM_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED", "ALLOCATION_FAILED")
 """Messages of allocators other than torch's own CUDA allocator."""
+COSTS = ("parameters", "windows", "multiply_adds")
 PHASE_FACTS = ("phase", "phases", "unit", "optimizer")
 Make = Callable[[], Method]
 Meter = CudaMeter | RssMeter
@@ -68,7 +69,12 @@ def meter_for(device: torch.device) -> Meter:
 
 
 def measure(
-    make: Make, workload: Workload, device: torch.device, meter: Meter, train: TrainParams | None = None
+    make: Make,
+    workload: Workload,
+    device: torch.device,
+    meter: Meter,
+    train: TrainParams | None = None,
+    count: bool = True,
 ) -> dict[str, Any]:
     """Measure a method in this process, which should be fresh (`scpseg.profiling.fresh`).
 
@@ -78,6 +84,7 @@ def measure(
         device: device of the computation.
         meter: `meter_for(device)`.
         train: measure a training step with these parameters instead of inference.
+        count: count the costs of inference, which takes some seconds on meta tensors; otherwise they are absent.
 
     Returns:
         `status` 'ok' or, with `limit` bytes, 'oom'; `memory` in bytes by channel, `unavailable` reasons, `repeats`,
@@ -89,7 +96,7 @@ def measure(
     facts: dict[str, Any] = {} if train is None else dict.fromkeys(("seconds_per_step", *PHASE_FACTS))
     try:
         figures = {"status": "ok", "reason": None, "limit": None}
-        figures |= _measure(make, workload, device, meter, train, facts)
+        figures |= _measure(make, workload, device, meter, train, facts, count)
     except (RuntimeError, MemoryError) as error:
         if not is_oom(error):
             raise
@@ -100,7 +107,13 @@ def measure(
 
 
 def _measure(
-    make: Make, workload: Workload, device: torch.device, meter: Meter, train: TrainParams | None, facts: dict[str, Any]
+    make: Make,
+    workload: Workload,
+    device: torch.device,
+    meter: Meter,
+    train: TrainParams | None,
+    facts: dict[str, Any],
+    count: bool,
 ) -> dict[str, Any]:
     meter.prepare()
     if train is None:
@@ -126,11 +139,12 @@ def _measure(
     usual = usual_allocator()
     seconds = timed(once, repeats)
     if train is None:
-        from scpseg.profiling.computed import inference  # it imports this module
+        costs: dict[str, Any] = {"seconds_per_image": round(seconds, 6)}
+        if count:
+            from scpseg.profiling.computed import inference  # it imports this module
 
-        computed = inference(make, workload)
-        costs = {name: computed[name] for name in ("parameters", "windows", "multiply_adds")}
-        costs |= {"seconds_per_image": round(seconds, 6)}
+            counted = inference(make, workload)
+            costs |= {name: counted[name] for name in COSTS}
         pixels = workload.height * workload.width
     else:
         with FlopCounterMode(display=False) as counter:

@@ -40,7 +40,7 @@ def figures(request: Record) -> Record:
         "status": "ok",
         "reason": None,
         "limit": None,
-        "memory": {**dict.fromkeys(CHANNELS), "nvml_process": peak, "torch_allocated": peak // 2, "computed": COMPUTED},
+        "memory": {**dict.fromkeys(CHANNELS), "nvml_process": peak, "torch_allocated": peak // 2},
         "unavailable": {"rss": "measured on a GPU"},
         "backend": "nvml",
         "seconds_per_image": 1.5,
@@ -59,8 +59,11 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Record]:
     requests: list[Record] = []
 
     def run_fresh(arguments: list[str], request: Record, timeout: float | None = None) -> Record:
-        if arguments[0] == "pipelines.gpu":
+        if arguments == ["pipelines.gpu", "--fingerprint"]:
             return FACTS
+        if arguments == ["pipelines.gpu", "--computed"]:
+            costs = {"parameters": 10, "windows": 2, "multiply_adds": 1000}
+            return {"memory": {"computed": COMPUTED}, "peak_by_phase": {"local": COMPUTED // 2}, **costs}
         requests.append(request)
         return figures(request)
 
@@ -103,7 +106,7 @@ def test_the_papers_sizes_on_the_gpu() -> None:
         assert request["params"]["machine"]["device"] == "cuda"
         assert request["params"]["machine"]["deterministic"] is False
         training = 8 if request["benchmark"] == "deepglobe" else 16
-        assert request["workload"]["seconds"] == gpu.REPEATING and request["beside"]
+        assert request["workload"]["seconds"] == gpu.REPEATING and request["count"] is False
         assert request["workload"]["batch"] == (1 if request["kind"] == "inference" else training)
 
 
@@ -127,9 +130,42 @@ def test_whole_table(tmp_path: Path, asked: list[Record], capsys: pytest.Capture
         == "workload method benchmark peak MiB allocated MiB computed MiB ratio seconds remark"
     )
     assert last[1].split() == ["inference", "scpseg", "deepglobe", "2448", "1224", "1200", "1.020", "1.500"]
-    before = (tmp_path / "invented-gpu-80gb/memory.json").read_bytes()
+    assert found["inference", "patch", "blu"]["multiply_adds"] == 1000
+    assert step["memory"]["computed"] == COMPUTED // 2  # of the phase with the highest peak
+
+
+def test_started_again_only_what_is_missing_is_measured(
+    tmp_path: Path, asked: list[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "invented-gpu-80gb/memory.json"
     gpu.work(PAPER, tmp_path, 100.0)
-    assert (tmp_path / "invented-gpu-80gb/memory.json").read_bytes() == before
+    whole, measurements = path.read_bytes(), len(asked)
+    gpu.work(PAPER, tmp_path, 100.0)
+    assert path.read_bytes() == whole and len(asked) == measurements
+    # A failed cell is measured again; cells that another profile does not declare stay.
+    rows = json.loads(whole)
+    rows[0]["status"] = "failed"
+    path.write_text(json.dumps(rows))
+    file = tmp_path / "small.yaml"
+    file.write_text(PAPER.read_text().replace("  - inria\n  - potsdam\n  - blu\n  baselines", "  baselines"))
+    gpu.work(file, tmp_path, 100.0)
+    assert len(asked) == measurements + 1 and asked[-1]["benchmark"] == "deepglobe"
+    assert len(written(tmp_path)) == 32
+    # Other code, or another machine: everything is measured again.
+    monkeypatch.setattr(gpu, "code_digest", lambda root: "changed")
+    gpu.work(file, tmp_path, 100.0)
+    assert len(asked) > measurements + 8
+    count = len(asked)
+    monkeypatch.setitem(FACTS, "driver", "581.0")
+    gpu.work(file, tmp_path, 100.0)
+    assert len(asked) > count + 7 and len(written(tmp_path)) == 8
+
+
+def test_another_code_or_request_has_another_digest() -> None:
+    one = request("inference", "patch", "blu")
+    other = request("inference", "patch", "blu", batch=2)
+    assert gpu.digest(one, "a") != gpu.digest(one, "b") and gpu.digest(one, "a") != gpu.digest(other, "a")
+    assert gpu.digest({**one, "params": {**one["params"], "suite": {}}}, "a") == gpu.digest(one, "a")
 
 
 def test_a_profile_that_is_not_there_is_named_as_it_was_given(tmp_path: Path) -> None:

@@ -125,12 +125,6 @@ def test_whole_stage(workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert "peak" in capsys.readouterr().out
 
 
-def test_the_computed_figure_of_the_measured_phase() -> None:
-    record = {"memory": {"computed": 3}, "peak_by_phase": {"overview": 2, "local": 3}}
-    assert profile.beside(record, "overview") == 2 and profile.beside(record, None) == 3
-    assert profile.beside(without_figures("failed", "no", backend="computed"), "local") is None
-
-
 def test_a_training_step_takes_more_than_inference(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both on the CPU with the tiny encoder, in real fresh processes, one window at a time."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
