@@ -40,6 +40,8 @@ from scpseg.reporting.published import Published
 from scpseg.reporting.statistics import dominators
 from scpseg.reporting.summary import Line, Row, curve
 
+BEYOND = 6.0
+"""Points by which the axis of the score reaches beyond the lowest and the highest mark for the sake of an interval."""
 Group = tuple[Sequence[Line], Sequence[Published]]
 """Lines of one benchmark, and the published rows with score and memory, which are drawn with hollow marks."""
 
@@ -92,6 +94,7 @@ def _pareto(
     spec, points, tips, marks = get_benchmark(lines[0].benchmark), _measured(lines), dict[str, str](), list[Line2D]()
     bars: list[LineCollection | None] = []
     ends, sizes = [y for _, y in map(_printed, hollow)], [x for x, _ in map(_printed, hollow)]
+    heights = [y for _, y, _ in points]
     for index, (x, y, line) in enumerate(points):
         look, half, name = looks[line.method], 100 * (line.mean_iou.half or 0.0), f"{prefix}{index}"
         if half:
@@ -101,7 +104,9 @@ def _pareto(
         marks += axes.plot([x], [y], color=look.colour, marker=look.marker, ms=6.5, mec=PAPER, mew=0.6, ls="none",
                            label=line.title, zorder=3 + index / len(points), gid=name)  # fmt: skip
         tips[name] = f"{line.title}: {y:.1f}{f' ± {half:.1f}' if half else ''} %, {x:.0f} MiB"
-        ends, sizes = [*ends, y - half, y + half], [*sizes, x]
+        sizes.append(x)
+        # A bar far longer than the others leaves the panel.
+        ends += [max(y - half, min(heights) - BEYOND), min(y + half, max(heights) + BEYOND)]
     for number, row in enumerate(hollow):
         name, (x, y) = f"{prefix}hollow{number}", _printed(row)
         axes.plot([x], [y], color=MUTED, marker="o", ms=3.6, mfc="none", mew=0.8, ls="none", zorder=1.5, gid=name,

@@ -88,11 +88,19 @@ METHODS = {
     "patch": Look("#0072B2", "o"),
     "downscale": Look("#009E73", "s"),
     "glnet": Look("#B0578D", "^"),
+    "resize": Look("#3A9BD0", "v"),
+    "large": Look("#1B3A6B", "o"),
+    "fctl": Look("#5E8F0F", "X"),
+    "isdnet": Look("#64748B", "v"),
+    "wiconet": Look("#C2366B", "X"),
+    "magnet": Look("#1F8A8A", "X"),
+    "rue": Look("#A4672F", "^"),
+    "caswit_like": Look("#8465B0", "s"),
 }
-"""Looks of the methods that every run has."""
+"""Looks of the suite's own methods."""
 COLOURS = ["#3A9BD0", "#8465B0", "#A4672F", "#5E8F0F", "#C2366B", "#1F8A8A", "#A39A1E", "#64748B"]
-FURTHER = tuple(Look(colour, marker) for marker in "vX" for colour in COLOURS)
-"""Looks of all other methods."""
+FURTHER = tuple(Look(colour, marker) for marker in "P*" for colour in COLOURS)
+"""Looks of methods that a user added."""
 OTHERS = tuple(Look(*pair) for pair in zip(("#7A8CA3", "#B87F00", "#4C78A8", "#A34A4A"), "ph<>", strict=True))
 """Looks of series that are not methods, such as segmenters."""
 
@@ -259,7 +267,7 @@ def legend(figure: Figure, grid: Sequence[Axes], loc: Any, ncols: int) -> None:
     made = figure.legend(list(entries.values()), list(entries), loc=loc, ncols=ncols, handletextpad=0.4,
                          handlelength=1.2, columnspacing=1.2, labelspacing=0.45, borderaxespad=0.2)  # fmt: skip
     for handle in made.legend_handles:
-        if isinstance(handle, Line2D) and handle.get_markersize() > 5:
+        if isinstance(handle, Line2D) and handle.get_markerfacecolor() != "none":  # nested marks are small
             handle.set_markersize(6.5)
 
 

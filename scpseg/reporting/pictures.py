@@ -6,7 +6,7 @@ import base64
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,12 @@ Chosen = Sequence[tuple[Line, Sequence[Example]]]
 """Methods of one benchmark with their examples."""
 
 
+def pictured(folder: Path) -> list[str]:
+    """Ids of the images with a full set of pictures in a folder, sorted."""
+    names = (path.name.removesuffix(".prediction.png") for path in folder.glob("*.prediction.png"))
+    return sorted(name for name in names if all((folder / f"{name}.{kind}.png").is_file() for kind in KINDS))
+
+
 def examples(line: Line, results: Path) -> list[Example]:
     """Worst, median and best image of a method among those with pictures, by mean IoU per image.
 
@@ -71,8 +77,7 @@ def examples(line: Line, results: Path) -> list[Example]:
     """
     for row in line.done:
         folder = results / "metrics" / line.benchmark / line.method / str(row["seed"]) / "pictures"
-        names = (path.name.removesuffix(".prediction.png") for path in folder.glob("*.prediction.png"))
-        ids = sorted(name for name in names if all((folder / f"{name}.{kind}.png").is_file() for kind in KINDS))
+        ids = pictured(folder)
         found = read_matrices(results, row) if ids else None
         if found is not None:
             iou = mean_iou(found[1], get_benchmark(line.benchmark).scored)
@@ -129,11 +134,14 @@ def _panels(made: Album, one: Example, spec: Benchmark) -> list[tuple[str, str]]
 
 def draw_examples(chosen: Chosen, spec: Benchmark, path: Path) -> tuple[Drawn, str] | None:
     """A figure of one image with its ground truth and every method's labels, and its caption; None without pictures."""
-    images = [one.image for _, found in chosen for one in found]
-    if not images:
+    having = [(line.title, found[0], pictured(found[0].folder)) for line, found in chosen if found]
+    if not having:
         return None
-    image = max(dict.fromkeys(images), key=images.count)
-    kept = [(line.title, next((one for one in found if one.image == image), None)) for line, found in chosen if found]
+    images = [one.image for _, found in chosen for one in found]
+    every = [image for _, _, ids in having for image in ids]
+    # The image that most methods have; of several, the one that is an example of most.
+    image = max(dict.fromkeys(every), key=lambda one: (every.count(one), images.count(one)))
+    kept = [(title, replace(one, image=image) if image in ids else None) for title, one, ids in having]
     have = next(one for _, one in kept if one is not None)
     cells: list[tuple[str, Example | None, str]] = [("image", have, "image"), ("ground truth", have, "truth")]
     cells += [(title, one, "prediction") for title, one in kept]

@@ -70,8 +70,8 @@ def test_names_cover_neither_each_other_nor_a_point() -> None:
 
 def test_looks_do_not_depend_on_what_is_beside_them() -> None:
     assert looks_of(["glnet", "scpseg"]) == {name: METHODS[name] for name in ("scpseg", "glnet")}
-    alone = looks_of(["fctl"])["fctl"]
-    assert looks_of(["fctl", "scpseg", "patch"])["fctl"] == alone and alone in FURTHER
+    alone = looks_of(["mine"])["mine"]
+    assert looks_of(["mine", "scpseg", "patch"])["mine"] == alone and alone in FURTHER
     many = looks_of([*METHODS, *(f"m{number}" for number in range(len(FURTHER)))])
     assert len(set(many.values())) == len(many)
     every = [*METHODS.values(), *FURTHER, *OTHERS]
