@@ -86,6 +86,8 @@ class Store:
         """
         self.folder = folder
         self._checked: dict[Path, tuple[int, int]] = {}
+        # Arrays stay mapped: to map one for every window, with its page faults, takes longer than to copy the window.
+        self._mapped: dict[Path, np.memmap[Any, np.dtype[np.uint8]]] = {}
         if not (folder / INDEX).is_file():
             raise UserError(
                 f"{folder.as_posix()} does not contain a prepared benchmark ({INDEX} is missing); run `dvc repro` first"
@@ -98,6 +100,10 @@ class Store:
             for name in (each._key(split, id) for split in _SPLITS for id in each.ids(split)):
                 if name not in self.index["images"]:
                     raise damaged(folder / INDEX, f"lacks images.{name}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the mapped arrays, which pickle would copy."""
+        return {**self.__dict__, "_mapped": {}}
 
     def in_fold(self, fold: int) -> Store:
         """The same store with the splits of another fold, 0 <= fold < folds."""
@@ -179,8 +185,10 @@ class Store:
         try:
             state = path.stat()
             version = state.st_size, state.st_mtime_ns
-            if self._checked.get(path) == version:  # so its header was read; parsing it takes longer than a crop
-                return np.memmap(path, np.uint8, "r", HEADER, shape)
+            if self._checked.get(path) == version:
+                if path not in self._mapped:  # its header was read
+                    self._mapped[path] = np.memmap(path, np.uint8, "r", HEADER, shape)
+                return self._mapped[path]
             array = np.lib.format.open_memmap(path, mode="r")
             found = array_hash(path)
         except (OSError, ValueError, EOFError) as error:
@@ -189,5 +197,5 @@ class Store:
             raise UserError(f"{path.as_posix()} is {array.dtype} of {array.shape}, but the index has {shape}; {remedy}")
         if found != digest:
             raise UserError(f"{path.as_posix()} has changed since it was prepared (its SHA-256 differs); {remedy}")
-        self._checked[path] = version
+        self._checked[path], self._mapped[path] = version, array
         return array

@@ -121,6 +121,8 @@ def test_each_array_is_hashed_once_and_again_when_it_changes(tmp_path: Path, mon
         opened.image("val", "a 1")
         opened.label("val", "a 1")
     assert len(hashed) == 2
+    assert store.image("val", "a 1") is store.image("val", "a 1") and store.in_fold(0).ids("val") == ("a 1",)
+    assert b"memmap" not in pickle.dumps(store)
     path = label_path(tmp_path, "val", "a 1")
     save_array(path, np.ones((7, 5), np.uint8))
     with pytest.raises(UserError, match="has changed"):
