@@ -5,16 +5,15 @@ Resuming needs no loader state, and the number of workers does not change the sa
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from scpseg import parallel
 from scpseg.contract import Labels, Needs, Views
@@ -27,7 +26,17 @@ STRIP = 64
 """Columns that are written at a time when a window is turned by an odd number of quarters."""
 
 
-class WindowDataset(Dataset[dict[str, Any]]):
+class Cut(NamedTuple):
+    """A window: the image's id, first row and column of its patch, whether it is flipped, and its quarter turns."""
+
+    name: str
+    top: int
+    left: int
+    flip: bool
+    turns: int
+
+
+class WindowDataset(Dataset[dict[str, Tensor]]):
     """Random windows of the training images; item `step * batch + k` is sample k of that step.
 
     Positions are uniform over all pixels of all images, so larger images are sampled more often.
@@ -67,37 +76,43 @@ class WindowDataset(Dataset[dict[str, Any]]):
             for height, width in self.shapes.values()
         )
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
         """One sample: context (3, G, G), label (G, G), place (4,), and the overview with its label if needed."""
+        return {key: tensor[0] for key, tensor in self.__getitems__([index]).items()}
+
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        """The samples as a batch, as torch's DataLoader asks for them."""
+        cuts = [self._draw(index) for index in indices]
+        wholes = [self.whole(cut.name, cut.flip, cut.turns) for cut in cuts]
+        return self.cut(cuts) | {key: torch.stack([whole[key] for whole in wholes]) for key in wholes[0]}
+
+    def _draw(self, index: int) -> Cut:
         step, position = divmod(index, self.batch)
         random = np.random.default_rng([self.seed, step, position])
-        number = int(np.searchsorted(self.ends, random.integers(self.ends[-1]), side="right"))
+        name = self.ids[int(np.searchsorted(self.ends, random.integers(self.ends[-1]), side="right"))]
         flip = bool(random.integers(2)) and self.flips
         # Drawn in any case, so that positions do not change if flips are switched off.
         turns = int(random.integers(4)) * self.turns
-        shares = random.random(2)
-        return self.sample(self.ids[number], shares, flip, turns)
-
-    def sample(self, name: str, shares: NDArray[np.float64], flip: bool, turns: int) -> dict[str, Any]:
-        """The window of image `name` whose patch is at `shares` (0..1) of the possible rows and columns."""
         free = [max(size - self.needs.patch, 0) for size in self.shapes[name]]
-        top, left = (int(share * (size + 1)) for share, size in zip(shares, free, strict=True))
-        return self.cut(name, top, left, flip, turns) | self.whole(name, flip, turns)
+        top, left = (int(share * (size + 1)) for share, size in zip(random.random(2), free, strict=True))
+        return Cut(name, top, left, flip, turns)
 
-    def cut(self, name: str, top: int, left: int, flip: bool, turns: int) -> dict[str, Any]:
-        """Context, label and place of the window of image `name` whose patch starts at pixel (top, left)."""
-        image, label = self.store.image(self.split, name), self.store.label(self.split, name)
-        height, width = label.shape
-        patch, side = self.needs.patch, self.needs.context
-        place = turned_box((top / height, left / width, patch / height, patch / width), flip, turns)
-        top, left = top - (side - patch) // 2, left - (side - patch) // 2
-        return {
-            "context": turned(window_of(image, top, left, side, side).transpose(2, 0, 1), flip, turns),
-            "label": turned(cut_label(label, top, left, side), flip, turns),
-            "place": torch.tensor(place, dtype=torch.float32),
-        }
+    def cut(self, cuts: Sequence[Cut]) -> dict[str, Tensor]:
+        """Context, label and place of windows, each written to its place in the batch: a copy less than stacking."""
+        patch, side, places = self.needs.patch, self.needs.context, []
+        contexts = np.empty((len(cuts), 3, side, side), dtype=np.uint8)
+        labels = np.empty((len(cuts), side, side), dtype=np.uint8)
+        for (name, top, left, flip, turns), context, label in zip(cuts, contexts, labels, strict=True):
+            image, truth = self.store.image(self.split, name), self.store.label(self.split, name)
+            height, width = truth.shape
+            places.append(turned_box((top / height, left / width, patch / height, patch / width), flip, turns))
+            top, left = top - (side - patch) // 2, left - (side - patch) // 2
+            turn(window_of(image, top, left, side, side).transpose(2, 0, 1), flip, turns, context)
+            turn(cut_label(truth, top, left, side), flip, turns, label)
+        place = torch.tensor(places, dtype=torch.float32)
+        return {"context": torch.from_numpy(contexts), "label": torch.from_numpy(labels), "place": place}
 
-    def whole(self, name: str, flip: bool, turns: int) -> dict[str, Any]:
+    def whole(self, name: str, flip: bool, turns: int) -> dict[str, Tensor]:
         """The overview of image `name` and its label, or nothing if it is not needed."""
         if self.overviews is None:
             return {}
@@ -109,15 +124,19 @@ class WindowDataset(Dataset[dict[str, Any]]):
 
 
 def turned(array: Bytes, flip: bool, turns: int) -> Tensor:
-    """Flip the last two axes left to right, then rotate counter-clockwise by `turns` quarters; as a tensor."""
-    view = np.rot90(array[..., ::-1] if flip else array, turns, axes=(-2, -1))
-    if turns % 2 == 0:
-        return torch.from_numpy(np.ascontiguousarray(view))
-    # Rows become columns: strips of them stay in the processor's cache, whole columns do not.
-    result = np.empty(view.shape, dtype=np.uint8)
-    for first in range(0, view.shape[-1], STRIP):
-        result[..., first : first + STRIP] = view[..., first : first + STRIP]
+    """Flip the last two axes, of equal length, left to right, then rotate counter-clockwise by `turns` quarters."""
+    result = np.empty(array.shape, dtype=np.uint8)
+    turn(array, flip, turns, result)
     return torch.from_numpy(result)
+
+
+def turn(array: Bytes, flip: bool, turns: int, result: Bytes) -> None:
+    """Write what `turned` returns to `result`."""
+    view = np.rot90(array[..., ::-1] if flip else array, turns, axes=(-2, -1))
+    # If rows become columns, strips of them stay in the processor's cache; whole columns do not.
+    strip = STRIP if turns % 2 else view.shape[-1]
+    for first in range(0, view.shape[-1], strip):
+        result[..., first : first + strip] = view[..., first : first + strip]
 
 
 def turned_box(box: Box, flip: bool, turns: int) -> Box:
@@ -130,9 +149,8 @@ def turned_box(box: Box, flip: bool, turns: int) -> Box:
     return top, left, height, width
 
 
-def collate(samples: list[dict[str, Any]]) -> tuple[Views, Labels]:
-    """Collate samples into one batch."""
-    parts = default_collate(samples)
+def collate(parts: dict[str, Tensor]) -> tuple[Views, Labels]:
+    """A batch as training wants it."""
     views = Views(parts["context"], parts["place"], parts.get("overview"))
     return views, Labels(parts["label"], parts.get("overview_label"))
 
@@ -159,13 +177,8 @@ class ImageDataset(Dataset[tuple[Views, Labels]]):
         name = windows.ids[order[position]]
         height, width = windows.shapes[name]
         patch, least = windows.needs.patch, windows.needs.overlap
-        views, labels = collate(
-            [
-                windows.cut(name, top, left, flip, turns)
-                for top in starts(height, patch, 0.0, least)
-                for left in starts(width, patch, 0.0, least)
-            ]
-        )
+        rows, columns = starts(height, patch, 0.0, least), starts(width, patch, 0.0, least)
+        views, labels = collate(windows.cut([Cut(name, top, left, flip, turns) for top in rows for left in columns]))
         whole = {key: tensor.unsqueeze(0) for key, tensor in windows.whole(name, flip, turns).items()}
         return (
             replace(views, overview=whole.get("overview")),
@@ -194,11 +207,12 @@ def loader(
     Of a batch of windows that is split over processes, only the slice of this one.
     """
     own, batch = parallel.slice_of(dataset.batch), dataset.batch
+    gather: Callable[[Any], Any] = collate if isinstance(dataset, WindowDataset) else list
     return DataLoader(
         dataset,
         batch_sampler=_Batches(range(first_step, last_step), batch, own),
         num_workers=workers,
-        collate_fn=collate if isinstance(dataset, WindowDataset) else list,
+        collate_fn=gather,
         pin_memory=pin,
         persistent_workers=workers > 0,
     )

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from scpseg import IGNORE_INDEX
 
 Bytes = NDArray[np.uint8]
+STRIP = 128
+"""Rows that are copied at a time. (A block for a whole window would be new memory each time, whose pages cost more.)"""
 
 
 def mirrored(start: int, length: int, size: int) -> Iterator[tuple[slice, slice]]:
@@ -33,8 +35,11 @@ def mirrored(start: int, length: int, size: int) -> Iterator[tuple[slice, slice]
 
 def cut_image(image: Bytes, top: int, left: int, height: int, width: int) -> Bytes:
     """A (3, height, width) copy of (H, W, 3) `image` from row `top`, column `left`; mirrored outside the image."""
-    # Copied to one block first: rows of the image are far apart, and each would be read once per channel.
-    return np.ascontiguousarray(np.ascontiguousarray(window_of(image, top, left, height, width)).transpose(2, 0, 1))
+    window, planes = window_of(image, top, left, height, width), np.empty((3, height, width), dtype=np.uint8)
+    # Strips are copied to one block first: the rows of the image are far apart, and each is read once per channel.
+    for first in range(0, height, STRIP):
+        planes[:, first : first + STRIP] = np.ascontiguousarray(window[first : first + STRIP]).transpose(2, 0, 1)
+    return planes
 
 
 def window_of(image: Bytes, top: int, left: int, height: int, width: int) -> Bytes:
