@@ -16,7 +16,12 @@ from scpseg.reporting.figures import COLUMN, Drawn, legend, log_ticks, looks_of,
 from scpseg.reporting.published import title_of
 from scpseg.reporting.tables import Cell, Column, Table, mebibytes, seconds, table_of, words
 
-CHANNELS = {"MiB (NVML)": "nvml_process", "MiB (reserved)": "torch_reserved", "MiB (allocated)": "torch_allocated"}
+CHANNELS = {
+    "MiB (NVML)": "nvml_process",
+    "MiB (reserved)": "torch_reserved",
+    "MiB (allocated)": "torch_allocated",
+    "MiB (computed)": "computed",
+}
 CLOCKS = {INFERENCE: "seconds_per_image", TRAINING: "seconds_per_step"}
 TOTAL = "computed"
 PARTS = ("weights", "state", "activations")
