@@ -25,7 +25,7 @@ from scpseg.benchmarks.base import Benchmark
 from scpseg.contract import Method, Predictor, Weights, drop_training_parts, set_weights
 from scpseg.data.store import Store
 from scpseg.data.windows import Bytes
-from scpseg.environment import configure
+from scpseg.environment import configure, keep_freed_memory
 from scpseg.errors import UserError
 from scpseg.evaluation import probe
 from scpseg.evaluation.confusion import Matrix, confusion, described, metrics
@@ -312,6 +312,7 @@ def write_pictures(folder: Path, name: str, spec: Benchmark, image: Bytes, truth
 
 if __name__ == "__main__":
     given = arguments(__doc__)
+    keep_freed_memory()
     run_stage(
         lambda: work(given.benchmark, given.method, given.seed),
         f"lower inference.batch, or train with a lower {given.benchmark}.patch",

@@ -26,7 +26,7 @@ from scpseg.contract import Predictor, drop_training_parts
 from scpseg.data.overviews import overviews
 from scpseg.data.sampling import WindowDataset
 from scpseg.data.store import Store
-from scpseg.environment import configure
+from scpseg.environment import configure, keep_freed_memory
 from scpseg.errors import UserError
 from scpseg.evaluation.confusion import confusion, metrics
 from scpseg.evaluation.streaming import segment
@@ -252,6 +252,7 @@ def parse() -> argparse.Namespace:
 
 if __name__ == "__main__":
     given = parse()
+    keep_freed_memory()
     run_stage(
         lambda: work(given.benchmark, given.method, given.seed, given.fold),
         f"lower {given.benchmark}.batch or {given.benchmark}.patch, or the method's own sizes (csm.context, "

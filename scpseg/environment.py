@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 from pathlib import Path
@@ -11,6 +12,10 @@ import torch
 
 from scpseg.errors import UserError
 from scpseg.params import MachineParams
+
+KEEPING = ((-4, 0), (-1, 2**31 - 1), (-2, 2**26))
+"""Settings of mallopt: no block has a mapping of its own (M_MMAP_MAX), the heap does not shrink (M_TRIM_THRESHOLD), and
+grows by 64 MiB at a time (M_TOP_PAD)."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -37,6 +42,16 @@ def configure(machine: MachineParams) -> torch.device:
     torch.backends.cudnn.allow_tf32 = machine.tf32
     torch.backends.cuda.matmul.allow_tf32 = machine.tf32
     return choose_device(machine.device)
+
+
+def keep_freed_memory() -> bool:
+    """Let glibc keep what this process frees, for the next step of a training; returns whether this worked.
+
+    By default large blocks go back to the system, and page faults of new ones take about a tenth of a step on a CPU.
+    The peak stays the same. Not for processes that measure resident memory.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and all([mallopt(*setting) for setting in KEEPING])
 
 
 def environment(device: torch.device) -> dict[str, Any]:
