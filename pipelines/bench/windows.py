@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -218,7 +219,8 @@ def _cold(files: Files, readers: dict[str, Read], corners: list[tuple[int, int]]
     files.store.image("train", "0")  # its checksum is checked once
 
     def ours() -> None:
-        files.store = files.store.in_fold(0)  # without the mapped array, whose pages cannot leave the cache
+        # Without the mapped array, whose pages cannot leave the cache.
+        files.store = pickle.loads(pickle.dumps(files.store))
         _dropped(path, _each(readers["ours"], corners))
 
     works: dict[str, Work] = {

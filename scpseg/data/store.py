@@ -20,6 +20,8 @@ from scpseg.files import damaged, read_json, replacing
 INDEX = "index.json"
 HEADER = 128
 """Bytes of the header of the store's .npy files."""
+KEPT = 128
+"""Arrays that a store keeps mapped. Each holds a file descriptor, of which a process often has 1,024."""
 _SPLITS = ("train", "val", "test")
 _IMAGE = {"height": int, "width": int, "image_sha256": str, "label_sha256": str}
 _INDEX = {
@@ -86,7 +88,7 @@ class Store:
         """
         self.folder = folder
         self._checked: dict[Path, tuple[int, int]] = {}
-        # Arrays stay mapped: to map one for every window, with its page faults, takes longer than to copy the window.
+        # To map an array for every window, with its page faults, takes longer than to copy the window.
         self._mapped: dict[Path, np.memmap[Any, np.dtype[np.uint8]]] = {}
         if not (folder / INDEX).is_file():
             raise UserError(
@@ -102,13 +104,13 @@ class Store:
                     raise damaged(folder / INDEX, f"lacks images.{name}")
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the mapped arrays, which pickle would copy."""
+        """For another process: without the mapped arrays, whose contents pickle would copy."""
         return {**self.__dict__, "_mapped": {}}
 
     def in_fold(self, fold: int) -> Store:
         """The same store with the splits of another fold, 0 <= fold < folds."""
         other = copy(self)
-        other.fold = fold
+        other.fold, other._mapped = fold, self._mapped
         return other
 
     def all_folds(self) -> tuple[Store, ...]:
@@ -186,9 +188,9 @@ class Store:
             state = path.stat()
             version = state.st_size, state.st_mtime_ns
             if self._checked.get(path) == version:
-                if path not in self._mapped:  # its header was read
-                    self._mapped[path] = np.memmap(path, np.uint8, "r", HEADER, shape)
-                return self._mapped[path]
+                known = self._mapped.get(path)
+                # Its header was read before.
+                return self._kept(path, np.memmap(path, np.uint8, "r", HEADER, shape)) if known is None else known
             array = np.lib.format.open_memmap(path, mode="r")
             found = array_hash(path)
         except (OSError, ValueError, EOFError) as error:
@@ -197,5 +199,11 @@ class Store:
             raise UserError(f"{path.as_posix()} is {array.dtype} of {array.shape}, but the index has {shape}; {remedy}")
         if found != digest:
             raise UserError(f"{path.as_posix()} has changed since it was prepared (its SHA-256 differs); {remedy}")
-        self._checked[path], self._mapped[path] = version, array
+        self._checked[path] = version
+        self._mapped.pop(path, None)
+        return self._kept(path, array)
+
+    def _kept(self, path: Path, array: np.memmap[Any, np.dtype[np.uint8]]) -> np.memmap[Any, np.dtype[np.uint8]]:
+        if len(self._mapped) < KEPT:
+            self._mapped[path] = array
         return array

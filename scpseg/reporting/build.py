@@ -207,7 +207,7 @@ def unverified(parts: Sequence[Part], rows: Sequence[Row]) -> list[str]:
     partial = _titles(row for row in done if row["images"] != row["images_of"])
     unpaired = [part.spec.title for part in parts if len(part.ranked) > 1 and not part.pairs]
     found = {
-        "No memory figure at real size was measured on an NVIDIA GPU.": "nvml" not in sources,
+        "The memory on the axis is computed, not measured on a GPU.": "nvml" not in sources,
         "Computed memory leaves out the CUDA context, cuDNN workspaces and fragmentation.": "computed" in sources,
         f"One seed per method on {', '.join(few)}: differences there are not conclusions about methods.": few,
         f"Not all images of the split were scored on {partial}.": partial,

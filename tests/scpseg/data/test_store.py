@@ -129,6 +129,28 @@ def test_each_array_is_hashed_once_and_again_when_it_changes(tmp_path: Path, mon
         store.label("val", "a 1")
 
 
+def test_a_large_benchmark_does_not_use_up_the_file_descriptors(tmp_path: Path) -> None:
+    """DeepGlobe has 454 training images, so 908 arrays; a process often has 1,024 descriptors."""
+    made(tmp_path)
+    index = json.loads((tmp_path / "index.json").read_text())
+    ids = [f"i{number}" for number in range(300)]
+    image, label = np.zeros((7, 5, 3), np.uint8), np.zeros((7, 5), np.uint8)
+    record = {"height": 7, "width": 5}
+    for name in ids:
+        record["image_sha256"] = save_array(image_path(tmp_path, "val", name), image)
+        record["label_sha256"] = save_array(label_path(tmp_path, "val", name), label)
+        index["images"][f"val/{name}"] = record
+    index["ids"]["val"] = ids
+    write_json(tmp_path / "index.json", index)
+    before = len(os.listdir("/proc/self/fd"))
+    stores = [Store(tmp_path), Store(tmp_path)]
+    for store in stores:
+        store.check("val")
+        assert all(store.image("val", name).shape == (7, 5, 3) for name in ids)
+    # Threads of `check` may each keep one more.
+    assert len(os.listdir("/proc/self/fd")) - before <= 2 * (store_module.KEPT + os.cpu_count())
+
+
 def test_sizes_are_said(tmp_path: Path) -> None:
     made(tmp_path)
     store = Store(tmp_path)
