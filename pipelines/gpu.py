@@ -1,9 +1,9 @@
 """Memory and speed of every method x benchmark at the paper's sizes on an NVIDIA GPU, without data, weights or DVC.
 
 Computed memory (`make memory`) is shown next to what torch's allocator counted. Writes DIR/<gpu>/memory.json after
-every cell, and fingerprint.json with the facts of the machine. If it is started again on the same machine with the same
-code, only the cells that are missing are measured. This process does not import torch, which would take memory on the
-device that is measured.
+every cell, and fingerprint.json with the facts of the machine. If it is started again on the same machine, cells that
+this code has measured are kept; an older record stays until it is measured again. This process does not import torch,
+which would take memory on the device that is measured.
 """
 
 from __future__ import annotations
@@ -11,22 +11,26 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from pipelines import profile
+from pipelines.methods import METHODS
 from pipelines.stage import run_stage
 from scpseg.errors import UserError
 from scpseg.files import read_json, write_json
 from scpseg.params import MachineParams, Params
+from scpseg.processes import end_with_parent
 from scpseg.profiling.fresh import ChildKilled, ChildTooSlow, run_fresh
 from scpseg.profiling.meter import without_figures
 from scpseg.profiling.records import HEADLINES, INFERENCE, MEASURED, MIB, REFERENCE, Record, largest, read_records
+from scpseg.validation import nearest
 
 PAIR, SINGLE = ("scpseg", "patch"), ("glnet", "downscale")
 """Measured first, benchmark by benchmark, since they are compared with each other; then SINGLE; then the others."""
@@ -35,7 +39,9 @@ ELSEWHERE = ("timeline", "environment")
 """Keys of a record that are not kept: fingerprint.json has the environment."""
 CODE = ("baselines", "pipelines", "scpseg")
 COSTS = ("parameters", "windows", "multiply_adds")
-"""Counted while memory is computed, on the CPU, so that the GPU does not wait for it."""
+"""Counted where memory is computed: in another process, while the GPU measures."""
+COMPUTING = 120.0
+"""Seconds for the computed memory of one cell."""
 BUDGET = 480.0
 """Seconds."""
 REPEATING = 3.0
@@ -61,8 +67,15 @@ def fingerprint_of(request: Request) -> dict[str, Any]:
     return fingerprint(device)
 
 
+def computed(request: Request) -> Record:
+    """`profile.computed`, when the processor has nothing else to do: speed is measured meanwhile."""
+    os.nice(19)
+    return profile.computed(request)
+
+
 def child(task: Callable[[Request], dict[str, Any]], path: Path) -> None:
     """Read a request from standard input; write the answer of the task, or the UserError."""
+    end_with_parent()
     request = json.load(sys.stdin)
     try:
         answer = task(request)
@@ -77,15 +90,14 @@ def on_gpu(params: Params) -> Params:
     return Params({**params.values, "machine": machine}, params.path)
 
 
-def requests_of(params: Params) -> list[Request]:
-    """The requests of all cells: inference first; in each workload first SCPSeg and `patch`, then the rivals."""
-    suite = params.suite
-    methods = ("scpseg", *suite.baselines)
+def requests_of(params: Params, methods: Collection[str] = tuple(METHODS)) -> list[Request]:
+    """The requests of methods: inference first; in each workload first SCPSeg and `patch`, then the rivals."""
+    benchmarks = params.suite.benchmarks
     pair = [method for method in PAIR if method in methods]
     rest = [method for method in SINGLE if method in methods]
     rest += [method for method in methods if method not in (*PAIR, *SINGLE)]
-    cells = [(benchmark, method) for benchmark in suite.benchmarks for method in pair]
-    cells += [(benchmark, method) for method in rest for benchmark in suite.benchmarks]
+    cells = [(benchmark, method) for benchmark in benchmarks for method in pair]
+    cells += [(benchmark, method) for method in rest for benchmark in benchmarks]
     requests = [
         make(params, benchmark, method)
         for make in (profile.request_of, profile.step_request_of)
@@ -113,17 +125,22 @@ def code_digest(root: Path) -> str:
 
 
 def earlier(folder: Path, facts: dict[str, Any]) -> list[Record]:
-    """The records in `folder` if they were measured on the machine of `facts`, otherwise none.
+    """The records in `folder`.
 
     Raises:
-        UserError: a file is damaged.
+        UserError: a file is damaged, or another machine or other software than that of `facts` measured them.
     """
     path = folder / "fingerprint.json"
     if not path.is_file() or not (folder / REFERENCE).is_file():
         return []
     known = read_json(path, {str: object})
-    same = all(known.get(key) == value for key, value in facts.items())
-    return read_records(folder / REFERENCE) if same else []
+    other = [f"{key} {known.get(key)} there, {value} here" for key, value in facts.items() if known.get(key) != value]
+    if other:
+        raise UserError(
+            f"{path.as_posix()} is of another machine or other software ({other[0]}); delete its folder, or name "
+            "another one with --out"
+        )
+    return read_records(folder / REFERENCE)
 
 
 def identity(request: Request, sizes: bool) -> str:
@@ -147,28 +164,29 @@ def fill(
     """Measure one request after another while seconds are `left`; `save` all records after each.
 
     Every request has a record from the start, so that none is missing however the run ends. The same workload on
-    another benchmark is measured once; `same_as` names the benchmark of the measurement. An `old` record of the same
-    request and code is kept, as is one of a cell that is not requested.
+    another benchmark is measured once; `same_as` names the benchmark of the measurement. `old` records stay until their
+    cell is measured again, which it is not if it was measured by the same code.
     """
+    before = {_cell(record): record for record in old}
     records = [_unmeasured(request, NOT_MEASURED, "the run ended before it") for request in requests]
-    cells = {_cell(record) for record in records}
-    others = [record for record in old if _cell(record) not in cells]
-    finished = {record.get("request"): record for record in old if record["status"] in MEASURED}
+    requested = {_cell(record) for record in records}
+    others = [record for cell, record in before.items() if cell not in requested]
+    records = [before.get(_cell(record), record) for record in records]
     known: dict[str, Record] = {}
-    for place, request in enumerate(requests):
-        records[place] = finished.get(digest(request, code), records[place])
     save(records + others)
     for place, request in enumerate(requests):
         twin = known.get(identity(request, sizes=True)) or known.get(identity(request, sizes=False))
-        if records[place]["status"] not in MEASURED:
-            if twin:
-                records[place] = _kept(request, twin) | {"same_as": twin["benchmark"]}
-            else:
-                records[place] = _asked(request, ask, left())
-            if records[place]["status"] in MEASURED:
-                records[place]["request"] = digest(request, code)
+        mine, record = digest(request, code), records[place]
+        valid = record["status"] in MEASURED and record.get("request") == mine
+        if not valid:
+            found = _kept(request, twin) | {"same_as": twin["benchmark"]} if twin else _asked(request, ask, left())
+            valid = found["status"] in MEASURED
+            if valid and found["memory"].get("computed") is not None:
+                found["request"] = mine
+            if found["status"] != NOT_MEASURED or record["status"] not in MEASURED:
+                records[place] = found
             save(records + others)
-        if records[place]["status"] in MEASURED and not twin:
+        if valid and not twin:
             known[identity(request, sizes=True)] = records[place]
             if records[place].get("units") == ["window"]:
                 known[identity(request, sizes=False)] = records[place]
@@ -220,7 +238,7 @@ def measured(request: Request, seconds: float) -> Record:
 
 
 class Computing:
-    """Computed memory of requests, one after another in fresh processes, while the GPU measures."""
+    """Computed memory of requests, one after another in fresh processes beside the measurements."""
 
     def __init__(self) -> None:
         """Start nothing yet."""
@@ -236,13 +254,17 @@ class Computing:
         """
         key = identity(request, sizes=True)
         if key not in self.found:
-            self.found[key] = self.pool.submit(run_fresh, ["pipelines.gpu", "--computed"], request)
+            self.found[key] = self.pool.submit(run_fresh, ["pipelines.gpu", "--computed"], request, COMPUTING)
         record = measured(request, seconds)
         try:
-            return with_computed(record, self.found[key].result())
-        except ChildKilled as error:
-            print(f"memory of {request['method']} could not be computed: {error}", file=sys.stderr, flush=True)
+            computed = self.found[key].result()
+        except (ChildKilled, ChildTooSlow) as error:
+            computed = {"user_error": str(error)}
+        if "user_error" in computed:
+            what = f"memory of {request['method']} on {request['benchmark']} could not be computed"
+            print(f"{what}: {computed['user_error']}", file=sys.stderr, flush=True)
             return record
+        return with_computed(record, computed)
 
     def close(self) -> None:
         """Do not start what is waiting."""
@@ -298,15 +320,19 @@ def _mebibytes(value: int | None) -> str:
     return "-" if value is None else f"{value / MIB:.0f}"
 
 
-def work(file: Path, out: Path, budget: float) -> None:
+def work(file: Path, out: Path, budget: float, methods: Collection[str] = tuple(METHODS)) -> None:
     """Measure, write the records, print them.
 
     Raises:
-        UserError: there is no NVIDIA GPU, a parameter is not valid, or a measurement failed (after writing records).
+        UserError: a method is unknown, there is no NVIDIA GPU, another machine measured what is in `out`, a parameter
+            is not valid, or a measurement failed (after writing records).
     """
     end = time.monotonic() + budget
     params = on_gpu(Params.load(file))
-    requests = requests_of(params)
+    for method in methods:
+        if method not in METHODS:
+            raise UserError(f"--methods {method}: unknown method; {nearest(method, METHODS)}")
+    requests = requests_of(params, methods)
     try:
         facts = run_fresh(["pipelines.gpu", "--fingerprint"], {"params": dict(params.values), "file": file.name})
     except ChildKilled as error:
@@ -340,16 +366,17 @@ def work(file: Path, out: Path, budget: float) -> None:
 
 
 def main() -> None:
-    """[--profile FILE] [--out DIR] [--budget SECONDS]; --fingerprint and --computed are for internal use."""
-    tasks = {"--fingerprint": fingerprint_of, "--computed": profile.computed}
+    """Parse the command line and measure; --fingerprint and --computed are for internal use."""
+    tasks = {"--fingerprint": fingerprint_of, "--computed": computed}
     if sys.argv[1:2] and sys.argv[1] in tasks:
         run_stage(lambda: child(tasks[sys.argv[1]], Path(sys.argv[2])))
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--profile", type=Path, default=Path("profiles/paper.yaml"), help="parameters to measure with")
     parser.add_argument("--out", type=Path, default=Path("results/reference"), help="folder of the reference tables")
     parser.add_argument("--budget", type=float, default=BUDGET, help="total seconds; cells that do not fit are skipped")
+    parser.add_argument("--methods", default=",".join(METHODS), help="such as scpseg,patch (default: all)")
     given = parser.parse_args()
-    run_stage(lambda: work(given.profile, given.out, given.budget))
+    run_stage(lambda: work(given.profile, given.out, given.budget, given.methods.split(",")))
 
 
 if __name__ == "__main__":

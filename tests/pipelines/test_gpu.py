@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from pipelines import gpu, profile
+from pipelines.methods import METHODS
 from scpseg.benchmarks import BENCHMARKS
 from scpseg.errors import UserError
 from scpseg.params import Params
@@ -98,7 +99,7 @@ def test_its_own_process_takes_no_memory_on_the_device_and_needs_few_packages() 
 
 def test_the_papers_sizes_on_the_gpu() -> None:
     requests = gpu.requests_of(gpu.on_gpu(Params.load(PAPER)))
-    assert len(requests) == 2 * 4 * 4
+    assert len(requests) == 2 * 4 * len(METHODS)
     kinds = [request["kind"] for request in requests]
     assert kinds == sorted(kinds)  # every inference before the first training step
     for request in requests:
@@ -113,10 +114,14 @@ def test_the_papers_sizes_on_the_gpu() -> None:
 def test_whole_table(tmp_path: Path, asked: list[Record], capsys: pytest.CaptureFixture[str]) -> None:
     gpu.work(PAPER, tmp_path, 100.0)
     rows = written(tmp_path)
-    assert len(rows) == 32 and {row["status"] for row in rows} == {"ok"}
+    assert len(rows) == 8 * len(METHODS) and {row["status"] for row in rows} == {"ok"}
     # Potsdam and BLU have the same patch, batch and number of classes: their steps are the same.
     steps = [(request["method"], request["benchmark"]) for request in asked if request["kind"] == "training step"]
-    assert len(asked) == 16 + 12 + 3 and ("patch", "blu") not in steps and steps.count(("glnet", "inria")) == 2
+    assert (
+        len(asked) == 4 * len(METHODS) + 3 * len(METHODS) + 3
+        and ("patch", "blu") not in steps
+        and steps.count(("glnet", "inria")) == 2
+    )
     found = {(row["workload"], row["method"], row["benchmark"]): row for row in rows}
     assert found["training step", "patch", "blu"]["same_as"] == "potsdam"
     step = found["training step", "glnet", "inria"]
@@ -124,7 +129,7 @@ def test_whole_table(tmp_path: Path, asked: list[Record], capsys: pytest.Capture
     assert "timeline" not in step and step["patch"] == 256
     facts = json.loads((tmp_path / "invented-gpu-80gb/fingerprint.json").read_text())
     assert facts == {**FACTS, "parameters": "paper.yaml"}
-    last = capsys.readouterr().out.splitlines()[-33:]
+    last = capsys.readouterr().out.splitlines()[-1 - 8 * len(METHODS) :]
     assert (
         " ".join(last[0].split())
         == "workload method benchmark peak MiB allocated MiB computed MiB ratio seconds remark"
@@ -150,15 +155,43 @@ def test_started_again_only_what_is_missing_is_measured(
     file.write_text(PAPER.read_text().replace("  - inria\n  - potsdam\n  - blu\n  baselines", "  baselines"))
     gpu.work(file, tmp_path, 100.0)
     assert len(asked) == measurements + 1 and asked[-1]["benchmark"] == "deepglobe"
-    assert len(written(tmp_path)) == 32
-    # Other code, or another machine: everything is measured again.
+    assert len(written(tmp_path)) == len(rows)
+    # Other code: cells are measured again, and those for which no time is left keep their records.
     monkeypatch.setattr(gpu, "code_digest", lambda root: "changed")
+    gpu.work(file, tmp_path, -1.0)
+    assert {row["status"] for row in written(tmp_path)} == {"ok"}
     gpu.work(file, tmp_path, 100.0)
-    assert len(asked) > measurements + 8
-    count = len(asked)
+    assert len(asked) == measurements + 1 + 2 * len(METHODS) + 1  # GLNet has two phases
+    # Another machine: nothing is lost.
+    whole = path.read_bytes()
     monkeypatch.setitem(FACTS, "driver", "581.0")
-    gpu.work(file, tmp_path, 100.0)
-    assert len(asked) > count + 7 and len(written(tmp_path)) == 8
+    with pytest.raises(UserError, match=r"driver 580\.1 there, 581\.0 here.*--out"):
+        gpu.work(file, tmp_path, 100.0)
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("how", ["refused", "killed"])
+def test_a_cell_without_computed_memory_stays_and_is_tried_again(
+    tmp_path: Path, asked: list[Record], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    stand_in = gpu.run_fresh
+
+    def run_fresh(arguments: list[str], request: Record, timeout: float | None = None) -> Record:
+        if arguments == ["pipelines.gpu", "--computed"] and request["method"] == "glnet":
+            if how == "killed":
+                raise ChildKilled(-9, oom=False)
+            return {"user_error": "tuned.glnet is 'sgd fast'"}
+        return stand_in(arguments, request, timeout)
+
+    monkeypatch.setattr(gpu, "run_fresh", run_fresh)
+    gpu.work(PAPER, tmp_path, 100.0)
+    rows = {(row["workload"], row["method"], row["benchmark"]): row for row in written(tmp_path)}
+    assert rows["inference", "glnet", "inria"]["status"] == "ok"
+    assert "computed" not in rows["inference", "glnet", "inria"]["memory"]
+    assert ("tuned.glnet" if how == "refused" else "signal 9") in capsys.readouterr().err
+    count = len(asked)
+    gpu.work(PAPER, tmp_path, 100.0)
+    assert {request["method"] for request in asked[count:]} == {"glnet"}
 
 
 def test_another_code_or_request_has_another_digest() -> None:
@@ -171,6 +204,11 @@ def test_another_code_or_request_has_another_digest() -> None:
 def test_a_profile_that_is_not_there_is_named_as_it_was_given(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^profiles/nope\.yaml is missing; name an existing file$"):
         gpu.work(Path("profiles/nope.yaml"), tmp_path, 100.0)
+
+
+def test_an_unknown_method_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--methods glnt: unknown method; .*glnet"):
+        gpu.work(PAPER, tmp_path, 100.0, ["patch", "glnt"])
 
 
 def test_phases_end_at_the_first_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,19 +237,19 @@ def test_failures_are_rows_and_end_in_one_sentence(
         return figures(request)
 
     monkeypatch.setattr(profile, "run_fresh", run_fresh)
-    with pytest.raises(UserError, match="1 of 32 measurements failed"):
+    with pytest.raises(UserError, match="1 of 96 measurements failed"):
         gpu.work(PAPER, tmp_path, 100.0)
     rows = {(row["workload"], row["method"], row["benchmark"]): row for row in written(tmp_path)}
     assert rows["inference", "patch", "inria"]["reason"] == "ValueError: no"
     assert {rows[kind, "glnet", "blu"]["status"] for kind in ("inference", "training step")} == {"oom"}
-    assert sum(row["status"] == "ok" for row in rows.values()) == 32 - 1 - 8
+    assert sum(row["status"] == "ok" for row in rows.values()) == 96 - 1 - 8
 
 
 def test_no_time_left(tmp_path: Path, asked: list[Record], capsys: pytest.CaptureFixture[str]) -> None:
     gpu.work(PAPER, tmp_path, 0.0)
     assert not asked
     assert {(row["status"], row["reason"]) for row in written(tmp_path)} == {("not measured", "time budget")}
-    assert capsys.readouterr().out.count("not measured: time budget") == 32
+    assert capsys.readouterr().out.count("not measured: time budget") == 96
 
 
 def test_interrupted(
@@ -226,7 +264,7 @@ def test_interrupted(
     with pytest.raises(SystemExit) as caught:
         gpu.work(PAPER, tmp_path, 100.0)
     assert caught.value.code == 130 and "finished measurements are in" in capsys.readouterr().err
-    assert [row["status"] for row in written(tmp_path)] == ["ok"] * 8 + ["not measured"] * 24
+    assert [row["status"] for row in written(tmp_path)] == ["ok"] * 8 + ["not measured"] * 88
 
 
 def request(kind: str, method: str, benchmark: str, side: int = 100, batch: int = 1) -> Record:
@@ -261,8 +299,8 @@ OVER, BUDGET = (gpu.NOT_MEASURED, "the run ended before it"), (gpu.NOT_MEASURED,
 def test_the_most_important_come_first() -> None:
     params = Params.load(PAPER)
     suite = {**params.values["suite"], "benchmarks": ["inria", "blu"]}
-    suite["baselines"] = ["wiconet", "downscale", "glnet", "patch"]
-    requests = gpu.requests_of(Params({**params.values, "suite": suite}, params.path))
+    methods = ["scpseg", "wiconet", "downscale", "glnet", "patch"]
+    requests = gpu.requests_of(Params({**params.values, "suite": suite}, params.path), methods)
     assert [(one["method"], one["benchmark"]) for one in requests[:10]] == [
         ("scpseg", "inria"),
         ("patch", "inria"),
@@ -365,10 +403,10 @@ def test_one_cell_of_each_kind_on_a_real_gpu(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     params = Params.load(PAPER)
     values = {**params.values, "profile": {"side": 512, "repeats": 1}}
-    values["suite"] = {**values["suite"], "benchmarks": ["blu"], "baselines": ["patch"]}
+    values["suite"] = {**values["suite"], "benchmarks": ["blu"]}
     file = tmp_path / "small.yaml"
     file.write_text(yaml.safe_dump(values))
-    gpu.work(file, tmp_path, 300.0)
+    gpu.work(file, tmp_path, 300.0, ["scpseg", "patch"])
     (path,) = tmp_path.glob("*/memory.json")
     records = read_records(path)
     assert [(record["status"], record["backend"]) for record in records] == [("ok", "nvml")] * 4
