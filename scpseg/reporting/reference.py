@@ -69,8 +69,10 @@ def _table(facts: dict[str, Any], records: list[Record], place: int) -> Table:
     software = [f"{name} {facts[name.lower()]}" for name in ("torch", "CUDA", "driver") if facts[name.lower()]]
     # The file is in the order of measurement, but readers compare the methods on one benchmark.
     benchmarks = list(dict.fromkeys(one["benchmark"] for one in records))
-    items = sorted({item[1:]: None for item in found}, key=lambda item: benchmarks.index(item[0]))
-    return table_of(f"reference-{place}", f"{facts['gpu']} ({', '.join(software)})", columns, items)
+    tried = {item: one for item, one in found.items() if one["status"] != "not measured"}
+    items = sorted({item[1:]: None for item in tried}, key=lambda item: benchmarks.index(item[0]))
+    title = f"{facts['gpu']} ({', '.join(software)}), {len(tried)} of {len(found)} workloads"
+    return table_of(f"reference-{place}", title, columns, items)
 
 
 def _blind(record: Record) -> str:

@@ -54,7 +54,7 @@ def test_without_a_table_there_is_none(tmp_path: Path) -> None:
 def test_the_table_is_shown_with_what_is_missing(tmp_path: Path) -> None:
     put(tmp_path)
     (table,) = reference_tables(tmp_path)
-    assert table.caption == "Invented GPU (torch 2.15.0, CUDA 13.2, driver 580.1)"
+    assert table.caption == "Invented GPU (torch 2.15.0, CUDA 13.2, driver 580.1), 8 of 8 workloads"
     rows = shown(tmp_path)
     names = [(row["benchmark"], row["method"]) for row in rows]
     assert names == [(b, m) for b in ("ISPRS Potsdam", "BLU") for m in ("SCPSeg", "GLNet")]
@@ -70,6 +70,10 @@ def test_what_was_not_measured_has_its_reason(tmp_path: Path) -> None:
     rewrite(path, lambda records: records[-1].update({"status": "not measured", "reason": "time budget"}))
     last = shown(tmp_path)[-1]
     assert last["training step MiB (NVML)"] == "–" and "time budget" in last["notes"]
+    # A method with nothing at all has no row.
+    rewrite(path, lambda records: records[3].update({"status": "not measured", "reason": "time budget"}))
+    assert len(shown(tmp_path)) == 3
+    assert reference_tables(tmp_path)[0].caption.endswith("6 of 8 workloads")
 
 
 def test_blind_channels_company_and_other_sizes_are_named(tmp_path: Path) -> None:
