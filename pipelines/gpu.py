@@ -2,8 +2,8 @@
 
 Computed memory (`make memory`) is shown next to what torch's allocator counted. Writes DIR/<gpu>/memory.json after
 every cell, and fingerprint.json with the facts of the machine. If it is started again on the same machine, cells that
-this code has measured are kept; an older record stays until it is measured again. This process does not import torch,
-which would take memory on the device that is measured.
+this code has measured are kept; an older record stays until its cell is tried again. This process does not import
+torch, which would take memory on the device that is measured.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def fingerprint_of(request: Request) -> dict[str, Any]:
     return fingerprint(device)
 
 
-def computed(request: Request) -> Record:
-    """`profile.computed`, when the processor has nothing else to do: speed is measured meanwhile."""
+def compute(request: Request) -> Record:
+    """`profile.computed` at the lowest priority, because speed is measured at the same time."""
     os.nice(19)
     return profile.computed(request)
 
@@ -164,8 +164,8 @@ def fill(
     """Measure one request after another while seconds are `left`; `save` all records after each.
 
     Every request has a record from the start, so that none is missing however the run ends. The same workload on
-    another benchmark is measured once; `same_as` names the benchmark of the measurement. `old` records stay until their
-    cell is measured again, which it is not if it was measured by the same code.
+    another benchmark is measured once; `same_as` names the benchmark of the measurement. An `old` record stays until
+    its cell is tried again, which it is not if the same code measured it.
     """
     before = {_cell(record): record for record in old}
     records = [_unmeasured(request, NOT_MEASURED, "the run ended before it") for request in requests]
@@ -324,8 +324,8 @@ def work(file: Path, out: Path, budget: float, methods: Collection[str] = tuple(
     """Measure, write the records, print them.
 
     Raises:
-        UserError: a method is unknown, there is no NVIDIA GPU, another machine measured what is in `out`, a parameter
-            is not valid, or a measurement failed (after writing records).
+        UserError: a method is unknown, there is no NVIDIA GPU, `out` holds records of another machine, a parameter is
+            not valid, or a measurement failed (after writing records).
     """
     end = time.monotonic() + budget
     params = on_gpu(Params.load(file))
@@ -360,14 +360,14 @@ def work(file: Path, out: Path, budget: float, methods: Collection[str] = tuple(
     finally:
         computing.close()
         print(short(records), flush=True)
-    failed = sum(record["status"] == "failed" for record in records)
+    failed = sum(record["status"] == "failed" for record in records[: len(requests)])
     if failed:
         raise UserError(f"{failed} of {len(requests)} measurements failed; see {path}")
 
 
 def main() -> None:
     """Parse the command line and measure; --fingerprint and --computed are for internal use."""
-    tasks = {"--fingerprint": fingerprint_of, "--computed": computed}
+    tasks = {"--fingerprint": fingerprint_of, "--computed": compute}
     if sys.argv[1:2] and sys.argv[1] in tasks:
         run_stage(lambda: child(tasks[sys.argv[1]], Path(sys.argv[2])))
     parser = argparse.ArgumentParser(description=__doc__)
@@ -376,7 +376,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=BUDGET, help="total seconds; cells that do not fit are skipped")
     parser.add_argument("--methods", default=",".join(METHODS), help="such as scpseg,patch (default: all)")
     given = parser.parse_args()
-    run_stage(lambda: work(given.profile, given.out, given.budget, given.methods.split(",")))
+    run_stage(lambda: work(given.profile, given.out, given.budget, list(dict.fromkeys(given.methods.split(",")))))
 
 
 if __name__ == "__main__":
