@@ -8,6 +8,7 @@ and the result of the first one is lost while it stays listed as running.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import re
@@ -25,9 +26,10 @@ from typing import Any
 import submitit
 from filelock import FileLock, Timeout
 
-from pipelines.experiments import arguments, finished
+from pipelines.experiments import arguments, finished, hardware
 from scpseg.errors import UserError
 from scpseg.files import locked, write_text
+from scpseg.params import MachineParams
 from scpseg.processes import end_tree, end_with_parent
 
 SCRATCH = Path(".scratch/sweeps")
@@ -153,12 +155,73 @@ def snapshot() -> tuple[Path, str, Path]:
     return Path.cwd(), _git("rev-parse", "HEAD").strip(), path.resolve()
 
 
-def visible_gpus() -> list[str]:
-    """GPUs as in CUDA_VISIBLE_DEVICES: those named there, or the numbers of all."""
+@dataclass(frozen=True)
+class Place:
+    """Where runs are made: here, `workers` at the same time with their GPUs, or on Slurm with parameters of sbatch."""
+
+    workers: int | None = None
+    gpus: tuple[str, ...] = ()
+    slurm: Mapping[str, Any] | None = None
+
+    @property
+    def several(self) -> bool:
+        """Whether runs may be made at the same time."""
+        return self.slurm is not None or (self.workers or 1) > 1
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that `place_of` reads."""
+    parser.add_argument("--on", default="local", choices=("local", "slurm"), help="this machine (default) or a cluster")
+    parser.add_argument("--workers", type=int, metavar="N", help="runs at the same time (default 1; slurm: 256)")
+    parser.add_argument("--slurm", action="append", default=[], metavar="KEY=VALUE,...", help="parameters of sbatch")
+
+
+def place_of(given: argparse.Namespace, machine: MachineParams) -> Place:
+    """Where the command line and `machine` want the runs.
+
+    Raises:
+        UserError: an option is not valid, or there are too few GPUs.
+    """
+    if given.workers is not None and given.workers < 1:
+        raise UserError(f"--workers {given.workers}: it must be 1 or more")
+    words = [word for text in given.slurm for word in text.split(",")]
+    if words and given.on != "slurm":
+        raise UserError(f"--slurm {words[0]} needs --on slurm")
+    for word in words:
+        key, _, value = word.partition("=")
+        if not key or not value or (key == "time" and not value.isdecimal()):
+            raise UserError(f"--slurm {word}: write partition=gpu,gres=gpu:1,time=240, with the time in minutes")
+    if given.on == "slurm":
+        pairs = (word.split("=", 1) for word in words)
+        slurm = {key: int(value) if value.isdecimal() else value for key, value in pairs}
+        return Place(given.workers, slurm=slurm)
+    if hardware(machine)["machine.device"] == "cpu":
+        return Place(given.workers)
     import torch
 
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return list(map(str, range(torch.cuda.device_count()))) if named is None else [n for n in named.split(",") if n]
+    visible = list(map(str, range(torch.cuda.device_count()))) if named is None else [n for n in named.split(",") if n]
+    workers, each = given.workers or 1, machine.devices
+    if len(visible) < workers * each:
+        raise UserError(
+            f"--workers {workers} with machine.devices {each} needs {workers * each} GPUs, but {len(visible)} are "
+            "visible: a profile must not be measured beside another run on its GPU; lower --workers"
+        )
+    gpus = tuple(",".join(visible[worker * each : (worker + 1) * each]) for worker in range(workers))
+    return Place(given.workers, gpus)
+
+
+def prepare(task: Task, benchmark: str) -> None:
+    """Prepare the images for the cache, with the settings of a task: else runs that start together would each do it.
+
+    Raises:
+        UserError: it failed.
+    """
+    first = replace(task, name=f"data-{benchmark}", target=f"prepare@{benchmark}")
+    print(f"preparing {benchmark}: log {first.log}", flush=True)
+    for _, reason in run_here([first], Place()):
+        if reason:
+            raise UserError(f"the images of {benchmark} could not be prepared: {reason}")
 
 
 @contextmanager
@@ -175,20 +238,26 @@ def turn() -> Iterator[None]:
         yield
 
 
-def run_all(tasks: Sequence[Task], workers: int, gpus: Sequence[str]) -> Generator[tuple[Task, str | None], None, None]:
-    """Run every task once, `workers` at a time; yield each with None or the reason of its failure as soon as it ends.
+Outcomes = Generator[tuple[Task, str | None], None, None]
+"""Each task with None or the reason of its failure, as soon as it ends."""
 
-    Worker k uses the GPUs `gpus[k]`, if there are any. Ctrl-C or SIGTERM ends the runs, which save their state.
-    """
+
+def run(tasks: Sequence[Task], place: Place) -> Outcomes:
+    """Run every task once."""
+    return run_here(tasks, place) if place.slurm is None else run_on_slurm(tasks, place)
+
+
+def run_here(tasks: Sequence[Task], place: Place) -> Outcomes:
+    """Run the tasks on this machine. Ctrl-C or SIGTERM ends the runs, which save their state."""
     executor = submitit.LocalExecutor(SCRATCH / "jobs")
     executor.update_parameters(timeout_min=10**6)
     waiting, running = list(tasks), dict[int, tuple[Task, submitit.Job[str | None]]]()
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         while waiting or running:
-            for worker in range(workers):
+            for worker in range(place.workers or 1):
                 if waiting and worker not in running:
-                    task = replace(waiting.pop(0), gpus=gpus[worker] if gpus else "")
+                    task = replace(waiting.pop(0), gpus=place.gpus[worker] if place.gpus else "")
                     running[worker] = task, executor.submit(task)
             for worker, (task, job) in list(running.items()):
                 if job.done():
@@ -203,21 +272,19 @@ def run_all(tasks: Sequence[Task], workers: int, gpus: Sequence[str]) -> Generat
         signal.signal(signal.SIGTERM, before)
 
 
-def run_on_slurm(
-    tasks: Sequence[Task], workers: int | None, options: Mapping[str, Any]
-) -> Generator[tuple[Task, str | None], None, None]:
-    """The same as an array of jobs on a cluster that shares this folder; `options` are parameters of sbatch.
+def run_on_slurm(tasks: Sequence[Task], place: Place) -> Outcomes:
+    """Run the tasks as an array of jobs on a cluster that shares this folder.
 
-    If this process ends, the jobs continue; the next sweep waits for them instead of submitting them again.
+    If this process ends, the jobs continue; the next one waits for them instead of submitting them again.
 
     Raises:
         UserError: Slurm is not installed, or a parameter of sbatch is not valid.
     """
     folder = (SCRATCH / "jobs").resolve()
-    fixed = {"nodes": 1, "ntasks_per_node": 1} | ({"array_parallelism": workers} if workers else {})
+    fixed = {"nodes": 1, "ntasks_per_node": 1} | ({"array_parallelism": place.workers} if place.workers else {})
     try:
         executor = submitit.SlurmExecutor(folder, max_num_timeout=1000)
-        executor.update_parameters(**{"job_name": "scpseg", **options, **fixed})
+        executor.update_parameters(**{"job_name": "scpseg", **(place.slurm or {}), **fixed})
     except (RuntimeError, ValueError) as error:
         raise UserError(f"--on slurm: {' '.join(str(error).split())}") from None
     files = {task.name: SCRATCH / f"{task.name}.job" for task in tasks}

@@ -1,24 +1,33 @@
 """Run everything that params.yaml declares: check, `dvc repro --keep-going`, report.
 
-If a run fails, the others continue, the report uses what exists, and the failures are listed at the end.
+If a run fails, the others continue, the report uses what exists, and the failures are listed at the end. With --workers
+or --on slurm, the runs are first made at the same time, each in a clone that shares the DVC cache; `dvc repro` then
+finds them there:
+
+    python -m pipelines.repro --on slurm --slurm partition=gpu,gres=gpu:1,time=240
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import hashlib
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from pipelines import executor
 from pipelines.check import check
-from pipelines.freshness import Key, states
-from pipelines.preflight import check_surroundings
+from pipelines.freshness import Key, record_error, states
+from pipelines.plan import Job, job_of, pending
+from pipelines.preflight import check_experiments, check_surroundings
 from pipelines.report import PAGE, build
 from pipelines.stage import run_stage
 from scpseg.errors import UserError
-from scpseg.params import Params, SuiteParams
+from scpseg.params import MachineParams, Params, SuiteParams
 from scpseg.processes import end_tree
 
 GRACE = 60.0
@@ -29,13 +38,17 @@ def work() -> None:
     """Run the pipeline.
 
     Raises:
-        UserError: a parameter is not valid, or a result could not be made.
+        UserError: a parameter or option is not valid, or a result could not be made.
     """
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    executor.add_options(parser)
+    given = parser.parse_args()
     params = Params.load()
     check_surroundings(params)
     check(params)
-    code = run_dvc()
+    place = executor.place_of(given, params.section("machine", MachineParams))
+    stages = run_at_the_same_time(place) if place.several else None
+    code = run_dvc(stages or ()) if stages != () else 1
     if code == 0:
         print(f"the report: {PAGE}")
         return
@@ -57,8 +70,47 @@ def named(suite: SuiteParams, lacking: dict[Key, tuple[str, str]]) -> str:
     return f"{len(lacking)} of {all_results} results are missing ({details})"
 
 
-def run_dvc() -> int:
-    """Run `dvc repro --keep-going` and return its exit status.
+def run_at_the_same_time(place: executor.Place) -> tuple[str, ...] | None:
+    """Make the runs that are not current, each in a clone, for the cache.
+
+    Profiles are made too where each run has a GPU of its own; on a CPU, they would be measured beside other runs.
+
+    Returns:
+        None, or if a run failed, which would fail again here, the stages of the others.
+
+    Raises:
+        UserError: see `executor.prepare` and `executor.run_on_slurm`.
+    """
+    check_experiments()
+    kinds = ("evaluate", "profile") if place.slurm is not None or place.gpus else ("evaluate",)
+    with executor.turn():
+        state = executor.snapshot()
+        digest = hashlib.sha256(f"{state[1]} {state[2].name}".encode()).hexdigest()[:8]
+        tasks: dict[executor.Task, Job] = {}
+        for stage in pending():
+            if (job := job_of(stage)).kind in kinds:
+                name = f"{stage.replace('@', '-')}-{digest}"
+                tasks[executor.Task(*state, name, target=stage)] = job
+        if not tasks:
+            return None
+        for benchmark in dict.fromkeys(job.benchmark for job in tasks.values()):
+            executor.prepare(next(iter(tasks)), benchmark)
+        failed: set[executor.Task] = set()
+        print(f"{len(tasks)} runs: logs in {executor.SCRATCH}", flush=True)
+        with contextlib.closing(executor.run(list(tasks), place)) as done:
+            for number, (task, reason) in enumerate(done, 1):
+                what = f"failed: {reason}; log {task.log}" if reason else "finished"
+                print(f"[{number}/{len(tasks)}] {task.target}: {what}", flush=True)
+                if reason:
+                    failed.add(task)
+                    job = tasks[task]
+                    words = (job.kind, job.benchmark, job.method, *(() if job.seed is None else (str(job.seed),)))
+                    record_error(list(words), reason)
+    return tuple(task.target for task in tasks if task not in failed) if failed else None
+
+
+def run_dvc(stages: Sequence[str] = ()) -> int:
+    """Run `dvc repro --keep-going`, of all stages or of some, and return its exit status.
 
     Raises:
         KeyboardInterrupt: Ctrl-C or SIGTERM; the running stage has saved its state, and no other was started.
@@ -66,7 +118,7 @@ def run_dvc() -> int:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Stages use this interpreter as `python`, whether or not the environment is active.
     environment = os.environ | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
-    process = subprocess.Popen([sys.executable, "-m", "dvc", "repro", "--keep-going"], env=environment)
+    process = subprocess.Popen([sys.executable, "-m", "dvc", "repro", "--keep-going", *stages], env=environment)
     try:
         return process.wait()
     except KeyboardInterrupt:

@@ -14,7 +14,7 @@ import contextlib
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +62,9 @@ def main() -> None:
     parser.add_argument("--split", default="val", choices=("val", "test"), help="images to score (default val)")
     parser.add_argument("--seeds", help="such as 0,1,2 (default: those of params.yaml)")
     parser.add_argument("--methods", help="methods whose results are shown, such as scpseg,patch (own grids)")
-    parser.add_argument("--on", default="local", choices=("local", "slurm"), help="this machine (default) or a cluster")
-    parser.add_argument("--workers", type=int, metavar="N", help="runs at the same time (default 1; slurm: 256)")
-    parser.add_argument("--slurm", action="append", default=[], metavar="KEY=VALUE,...", help="parameters of sbatch")
+    executor.add_options(parser)
     parser.add_argument("--dry", action="store_true", help="only list the runs and their expected time")
     given = parser.parse_args()
-    if given.workers is not None and given.workers < 1:
-        raise UserError(f"--workers {given.workers}: it must be 1 or more")
     base = Params.load()
     if not given.dry:
         check_repository()
@@ -151,10 +147,9 @@ def run_sweep(sweep: Sweep, jobs: list[Job], folder: Path, params: Params, given
     """Run missing experiments, and write the page again after each.
 
     Raises:
-        UserError: the images could not be prepared; see `gpus_of`, `slurm_of` and `executor.run_on_slurm`.
+        UserError: see `executor.place_of`, `executor.prepare` and `executor.run_on_slurm`.
     """
-    workers, slurm = given.workers or 1, slurm_of(given)
-    gpus = [] if given.on == "slurm" else gpus_of(params.section("machine", MachineParams), workers)
+    place = executor.place_of(given, params.section("machine", MachineParams))
     with executor.turn():
         results = found_for(jobs)
         failures: dict[str, str] = {}
@@ -163,21 +158,11 @@ def run_sweep(sweep: Sweep, jobs: list[Job], folder: Path, params: Params, given
         write_sweep(sweep, list(rows_of(jobs, results, failures)), folder)
         state = executor.snapshot()
         tasks = [executor.Task(*state, job.name, job.settings) for job in missing.values()]
-        if len(tasks) > 1 and (workers > 1 or given.on == "slurm"):
-            # Else runs that start together would each prepare the images.
-            first = replace(tasks[0], name=f"data-{given.benchmark}", target=f"prepare@{given.benchmark}")
-            print(f"preparing {given.benchmark}: log {first.log}", flush=True)
-            for _, reason in executor.run_all([first], 1, []):
-                if reason:
-                    raise UserError(f"the images of {given.benchmark} could not be prepared: {reason}")
+        if len(tasks) > 1 and place.several:
+            executor.prepare(tasks[0], given.benchmark)
         for task in tasks:
             print(f"{label(sweep, missing[task.name].point)}: log {task.log}", flush=True)
-        done = (
-            executor.run_on_slurm(tasks, given.workers, slurm)
-            if given.on == "slurm"
-            else executor.run_all(tasks, workers, gpus)
-        )
-        with contextlib.closing(done):  # ends the runs after Ctrl-C
+        with contextlib.closing(executor.run(tasks, place)) as done:  # ends the runs after Ctrl-C
             for number, (task, reason) in enumerate(done, 1):
                 job = missing[task.name]
                 results |= found_for([job])
@@ -190,39 +175,6 @@ def run_sweep(sweep: Sweep, jobs: list[Job], folder: Path, params: Params, given
                 write_sweep(sweep, list(rows_of(jobs, results, failures)), folder)
     rows = list(rows_of(jobs, results, failures))
     print(f"{folder}/README.md: {sum(row.status == 'ok' for row in rows)} of {len(rows)} rows have a result")
-
-
-def gpus_of(machine: MachineParams, workers: int) -> list[str]:
-    """The GPUs of each worker, as in CUDA_VISIBLE_DEVICES; none on a CPU.
-
-    Raises:
-        UserError: there are too few.
-    """
-    if experiments.hardware(machine)["machine.device"] == "cpu":
-        return []
-    visible, each = executor.visible_gpus(), machine.devices
-    if len(visible) < workers * each:
-        raise UserError(
-            f"--workers {workers} with machine.devices {each} needs {workers * each} GPUs, but {len(visible)} are "
-            "visible: a profile must not be measured beside another run on its GPU; lower --workers"
-        )
-    return [",".join(visible[worker * each : (worker + 1) * each]) for worker in range(workers)]
-
-
-def slurm_of(given: argparse.Namespace) -> dict[str, Any]:
-    """Parameters of sbatch from --slurm.
-
-    Raises:
-        UserError: --on slurm is missing, or one has no valid value.
-    """
-    words = [word for text in given.slurm for word in text.split(",")]
-    if words and given.on != "slurm":
-        raise UserError(f"--slurm {words[0]} needs --on slurm")
-    for word in words:
-        key, _, value = word.partition("=")
-        if not key or not value or (key == "time" and not value.isdecimal()):
-            raise UserError(f"--slurm {word}: write partition=gpu,gres=gpu:1,time=240, with the time in minutes")
-    return {key: int(value) if value.isdecimal() else value for key, _, value in (w.partition("=") for w in words)}
 
 
 def found_for(jobs: list[Job]) -> Found:

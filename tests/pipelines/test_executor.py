@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -14,9 +15,10 @@ import psutil
 import pytest
 
 from pipelines import executor
-from pipelines.executor import Task, turn, why
+from pipelines.executor import Place, Task, place_of, turn, why
 from pipelines.experiments import finished, summary_of
 from scpseg.errors import UserError
+from scpseg.params import MachineParams
 
 ROOT = Path(__file__).parents[2]
 DRIVER = """
@@ -26,7 +28,7 @@ with executor.turn():
     state, done = executor.snapshot(), experiments.finished()
     runs = [(name, tuple(settings)) for name, settings in json.loads(sys.argv[1])]
     tasks = [executor.Task(*state, *run) for run in runs if run[0].rpartition("-")[2] not in done]
-    for task, reason in executor.run_all(tasks, int(sys.argv[2]), []):
+    for task, reason in executor.run_here(tasks, executor.Place(int(sys.argv[2]))):
         print(task.name, reason, flush=True)
 """
 
@@ -129,6 +131,21 @@ def test_an_interrupt_ends_the_run_and_frees_the_locks(project: Path) -> None:
         assert finished() == {} and not clones()
 
 
+def options(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    executor.add_options(parser)
+    return parser.parse_args(words)
+
+
+def test_each_worker_has_its_own_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = MachineParams("cuda", False, False, 0, 0, devices=2)
+    monkeypatch.setattr(executor, "hardware", lambda machine: {"machine.device": "cuda"})
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,4,5,6")
+    assert place_of(options("--workers", "2"), machine) == Place(2, ("3,4", "5,6"))
+    with pytest.raises(UserError, match=r"--workers 3 with machine\.devices 2 needs 6 GPUs, but 4 are visible"):
+        place_of(options("--workers", "3"), machine)
+
+
 @pytest.mark.parametrize(
     ("log", "code", "reason"),
     [
@@ -206,10 +223,10 @@ def workers_of(cluster: Path) -> list[psutil.Process]:
 
 def test_slurm_gets_an_array_of_jobs_and_a_preempted_one_goes_on(cluster: Path) -> None:
     state = executor.snapshot()
-    tasks = [Task(*state, f"s-0000000{x}", (f"a.x={x}", f"a.slow={slow}")) for x, slow in ((1, 0), (2, 20))]
+    tasks = [Task(*state, f"s-0000000{x}", (f"a.x={x}", f"a.slow={slow}")) for x, slow in ((1, 0), (2, 8))]
     options = {"partition": "long", "gres": "gpu:1", "time": 240}
     with turn():
-        done = executor.run_on_slurm(tasks, None, options)
+        done = executor.run_on_slurm(tasks, Place(slurm=options))
         assert next(done) == (tasks[0], None)
         wait_for_start("2")
         assert [path.read_text() for path in Path(".scratch/sweeps").glob("*.job")] == ["77_1\n"]
@@ -228,10 +245,11 @@ def test_slurm_gets_an_array_of_jobs_and_a_preempted_one_goes_on(cluster: Path) 
 
 def test_a_sweep_that_starts_again_waits_for_jobs_in_the_queue(cluster: Path) -> None:
     tasks = [Task(*executor.snapshot(), f"q-0000000{x}", (f"a.x={x}", "a.slow=3")) for x in (1, 2)]
-    first = executor.run_on_slurm(tasks, 2, {"time": 10})
+    first = executor.run_on_slurm(tasks, Place(2, slurm={"time": 10}))
     assert next(first)[1] is None
     first.close()  # as when the sweep is ended
-    again = dict(executor.run_on_slurm([task for task in tasks if task.name[-8:] not in finished()], 2, {"time": 10}))
+    left = [task for task in tasks if task.name[-8:] not in finished()]
+    again = dict(executor.run_on_slurm(left, Place(2, slurm={"time": 10})))
     assert set(again.values()) <= {None} and sorted(started()) == ["1", "2"] and len(finished()) == 2
 
 
@@ -246,4 +264,4 @@ def test_what_slurm_cannot_take_is_a_sentence(
     else:
         monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(UserError, match=f"--on slurm: .*{words}"):
-        next(executor.run_on_slurm([], None, options))
+        next(executor.run_on_slurm([], Place(slurm=options)))

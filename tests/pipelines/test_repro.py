@@ -9,7 +9,8 @@ import psutil
 import pytest
 
 from pipelines import repro
-from pipelines.freshness import Key, State
+from pipelines.executor import Place
+from pipelines.freshness import Key, State, error_file
 from scpseg.errors import UserError
 from scpseg.params import SuiteParams
 from scpseg.processes import end_tree
@@ -38,16 +39,59 @@ def test_the_report_is_built_before_the_failure_is_told(
     monkeypatch.setattr(repro, "check", lambda params: None)
     monkeypatch.setattr(repro, "build", lambda suite, available: built.append(available))
     monkeypatch.setattr(repro, "states", lambda suite: LACKING)
-    monkeypatch.setattr(repro, "run_dvc", lambda: 255)
+    monkeypatch.setattr(repro, "run_dvc", lambda stages: 255)
     with pytest.raises(UserError, match="the loss is not finite"):
         repro.work()
     assert built == [True]
     monkeypatch.setattr(repro, "states", lambda suite: {})
     with pytest.raises(UserError, match="exit status 255"):
         repro.work()
-    monkeypatch.setattr(repro, "run_dvc", lambda: 0)
+    monkeypatch.setattr(repro, "run_dvc", lambda stages: 0)
     repro.work()
     assert "reports/README.md" in capsys.readouterr().out
+
+
+MATRIX = """
+stages:
+  prepare:
+    matrix: {benchmark: [blu]}
+    cmd: mkdir -p data && echo prepare >> $SCPSEG_ROOT/.scratch/started && touch data/${item.benchmark}
+    deps: [a.py]
+    outs: [data/blu]
+  evaluate-baseline:
+    matrix: {benchmark: [blu], method: [patch, glnet], seed: [0, 1]}
+    cmd: sh run.sh ${item.method} ${item.seed}
+    deps: [data/blu, run.sh]
+    outs: ["results/${item.method}-${item.seed}"]
+"""
+RUN = """
+echo $1-$2 >> $SCPSEG_ROOT/.scratch/started
+[ $1-$2 != glnet-1 ] || { echo 'error: the loss is not finite'; exit 1; }
+echo $1 > results/$1-$2
+"""
+
+
+def test_runs_at_the_same_time_leave_nothing_to_do_here_but_those_that_failed(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SCPSEG_ROOT", str(project))
+    Path("dvc.yaml").write_text(MATRIX)
+    Path("run.sh").write_text(RUN)
+    subprocess.run(["git", "add", "-A"], check=True)
+    assert repro.run_at_the_same_time(Place(2)) == tuple(
+        f"evaluate-baseline@blu-{run}" for run in ("patch-0", "patch-1", "glnet-0")
+    )
+    assert "evaluate-baseline@blu-glnet-1: failed: the loss is not finite; log" in capsys.readouterr().out
+    assert "the loss is not finite" in error_file(["evaluate", "blu", "glnet", "1"]).read_text()
+    started = Path(".scratch/started").read_text().split()
+    assert started[0] == "prepare" and sorted(started[1:]) == ["glnet-0", "glnet-1", "patch-0", "patch-1"]
+    done = ("evaluate-baseline@blu-patch-0", "evaluate-baseline@blu-patch-1")
+    assert repro.run_dvc(done) == 0 and Path("results/patch-1").read_text() == "patch\n"
+    assert Path(".scratch/started").read_text().split() == started  # from the cache
+    Path("run.sh").write_text(RUN.replace("!= glnet-1", "!= none"))  # not committed: takes part all the same
+    assert repro.run_at_the_same_time(Place(2)) is None and repro.run_dvc() == 0
+    assert sorted(Path(".scratch/started").read_text().split()[5:]) == ["glnet-0", "glnet-1", "patch-0", "patch-1"]
+    assert Path("results/glnet-1").exists() and repro.run_at_the_same_time(Place(2)) is None
 
 
 def test_an_interrupted_dvc_starts_no_other_stage(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import yaml
 
 from pipelines import executor, experiments, sweep
 from scpseg.errors import UserError
-from scpseg.params import MachineParams, Params
+from scpseg.params import Params
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,10 +34,8 @@ class Pretended:
         self.stop = 99
         self.pages: list[str] = []
 
-    def run_all(
-        self, tasks: list[executor.Task], workers: int, gpus: list[str]
-    ) -> Iterator[tuple[executor.Task, str | None]]:
-        self.workers, self.gpus = workers, gpus
+    def run_here(self, tasks: list[executor.Task], place: executor.Place) -> Iterator[tuple[executor.Task, str | None]]:
+        self.place = place
         for task in tasks:
             yield task, self.run(task)
 
@@ -72,7 +70,7 @@ def pretended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pretended:
         (tmp_path / name).write_text((ROOT / name).read_text())
     subprocess.run(["git", "init", "-q"], check=True)
     fake = Pretended()
-    monkeypatch.setattr(executor, "run_all", fake.run_all)
+    monkeypatch.setattr(executor, "run_here", fake.run_here)
     monkeypatch.setattr(executor, "snapshot", lambda: (tmp_path, "0" * 40, tmp_path / "none.patch"))
     monkeypatch.setattr(experiments, "finished", lambda: fake.done)
     monkeypatch.setattr(experiments, "summary_of", fake.summary_of)
@@ -179,28 +177,19 @@ def test_a_run_that_ends_well_without_its_experiment_has_failed(
 
 def test_several_workers_find_the_images_prepared(pretended: Pretended, monkeypatch: pytest.MonkeyPatch) -> None:
     start(monkeypatch, *GRID, "--workers", "2")
-    assert (pretended.workers, pretended.gpus, pretended.prepared) == (2, [], ["prepare@potsdam"])
-
-
-def test_each_worker_has_its_own_gpus(pretended: Pretended, monkeypatch: pytest.MonkeyPatch) -> None:
-    machine = MachineParams("cuda", False, False, 0, 0, devices=2)
-    monkeypatch.setattr(experiments, "hardware", lambda machine: {"machine.device": "cuda"})
-    monkeypatch.setattr(executor, "visible_gpus", lambda: ["3", "4", "5", "6"])
-    assert sweep.gpus_of(machine, 2) == ["3,4", "5,6"]
-    with pytest.raises(UserError, match=r"--workers 3 with machine\.devices 2 needs 6 GPUs, but 4 are visible"):
-        sweep.gpus_of(machine, 3)
+    assert (pretended.place, pretended.prepared) == (executor.Place(2), ["prepare@potsdam"])
 
 
 def test_parameters_of_slurm_are_passed_on(pretended: Pretended, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: dict[str, Any] = {}
+    seen: list[executor.Place] = []
 
-    def run_on_slurm(tasks: list[executor.Task], workers: int | None, options: dict[str, Any]) -> Any:
-        seen.update(options, workers=workers)
-        return pretended.run_all(tasks, 0, [])
+    def run_on_slurm(tasks: list[executor.Task], place: executor.Place) -> Any:
+        seen.append(place)
+        return pretended.run_here(tasks, place)
 
     monkeypatch.setattr(executor, "run_on_slurm", run_on_slurm)
     start(monkeypatch, *GRID, "--on", "slurm", "--slurm", "partition=a,gres=gpu:a100:2", "--slurm", "time=240")
-    assert seen == {"partition": "a", "gres": "gpu:a100:2", "time": 240, "workers": None}
+    assert seen == [executor.Place(slurm={"partition": "a", "gres": "gpu:a100:2", "time": 240})]
     assert pretended.prepared == ["prepare@potsdam"] and len(pretended.ran) == 3
 
 
