@@ -199,22 +199,26 @@ def losses_on_cuda(method: Method, kind: torch.dtype | None = None) -> None:
         assert losses and all(loss.device == CUDA and loss.shape == () for loss in losses.values())
 
 
-@pytest.mark.usefixtures("blind")
+@pytest.mark.usefixtures("blind", "deterministic")
 @pytest.mark.parametrize("case", ALL)
-def test_nothing_is_left_on_the_host(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_left_on_the_host_and_enlargement_takes_its_deterministic_form(
+    case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     method, _ = make(case)
     monkeypatch.setattr(streaming, "_Band", Band)
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with FakeTensorMode(allow_non_fake_inputs=True), Operations() as operations:
         onto_cuda(method)
         losses_on_cuda(method)
         windows = len(streaming.TestImage(IMAGE, method.needs_at(96, 64), CUDA).corners())
         assert streaming.segment(drop_training_parts(method), IMAGE, CLASSES, CUDA) == windows
+    assert operations.refused() == set() and "upsample_bilinear2d" not in operations.names
+    assert "_unsafe_index" in operations.names
 
 
 @pytest.mark.usefixtures("blind")
 @pytest.mark.parametrize("case", MIXED)
 def test_types_meet_in_mixed_precision(case: str) -> None:
-    """CUDA's list of what is computed in full is not the CPU's: enlargement is on it."""
+    """CUDA's list of what is computed in full is not the CPU's: enlargement is on it. Without deterministic kernels."""
     method, _ = make(case)
     with FakeTensorMode(allow_non_fake_inputs=True):
         onto_cuda(method)
@@ -258,7 +262,7 @@ def refused(step: Callable[[], None]) -> set[str]:
 @pytest.mark.parametrize("case", ALL)
 def test_every_kernel_of_a_step_has_a_deterministic_form(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     method, train = make(case)
-    # On CUDA torch takes this detour by itself; the next test sees that it does.
+    # On CUDA torch takes this detour by itself; the first test sees that it does.
     monkeypatch.setattr(torch._C._nn, "upsample_bilinear2d", _upsample_linear_vec)
     stepper = Stepper(method, train, torch.device("cpu"))
     for phase in method.phases():
@@ -266,19 +270,6 @@ def test_every_kernel_of_a_step_has_a_deterministic_form(case: str, monkeypatch:
         assert refused(lambda given=phase: stepper([(*batch_for(method, given), 1.0)], 0.5)) == set()
     drop_training_parts(method)
     assert refused(lambda: streaming.segment(method, IMAGE, CLASSES, torch.device("cpu"))) == set()
-
-
-@pytest.mark.usefixtures("blind", "deterministic")
-@pytest.mark.parametrize("case", [*METHODS, "glnet both", "bilinear"])
-def test_enlargement_takes_its_deterministic_form_on_cuda(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    method, _ = make(case)
-    monkeypatch.setattr(streaming, "_Band", Band)
-    with FakeTensorMode(allow_non_fake_inputs=True), Operations() as operations:
-        onto_cuda(method)
-        losses_on_cuda(method)
-        streaming.segment(drop_training_parts(method), IMAGE, CLASSES, CUDA)
-    assert operations.refused() == set() and "upsample_bilinear2d" not in operations.names
-    assert "_unsafe_index" in operations.names
 
 
 @pytest.mark.parametrize(

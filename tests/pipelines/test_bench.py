@@ -1,3 +1,5 @@
+import gc
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,12 @@ from scpseg.method.csm import squeeze
 from scpseg.method.lfa import alignment
 
 TOOK = {"ours": [2.0, 4.0, 3.0], "theirs": [30.0, 6.0, 9.0]}
+
+
+@pytest.fixture(autouse=True)
+def no_collection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between works the bench collects garbage, which takes longer than these small works."""
+    monkeypatch.setattr(gc, "collect", lambda: 0)
 
 
 def one(**changes: object) -> Row:
