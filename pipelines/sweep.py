@@ -1,4 +1,4 @@
-"""Change one or a few parameters and see the effect: runs a set of experiments and writes reports/sweeps/NAME.
+"""Change a few parameters and see the effect: runs experiments and writes the page reports/sweeps/NAME-BENCHMARK.
 
 NAME is components, segmenters, sizes, choices or tuning; any other name runs the grid given by -S. If it is started
 again, only the missing runs are made. Uncommitted changes of tracked files are included, as they are when the sweep
@@ -75,7 +75,7 @@ def main() -> None:
     if given.dry:
         print(plan(sweep, jobs, given.benchmark))
     else:
-        run_sweep(sweep, jobs, REPORTS / sweep.name, params, given)
+        run_sweep(sweep, jobs, REPORTS / f"{sweep.name}-{given.benchmark}", params, given)
 
 
 def with_suite(base: Params, given: argparse.Namespace) -> Params:

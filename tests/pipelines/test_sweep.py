@@ -47,7 +47,7 @@ class Pretended:
             raise KeyboardInterrupt
         self.stop -= 1
         self.ran.append((task.name, list(task.settings)))
-        page = Path("reports/sweeps/mine/README.md")
+        page = Path("reports/sweeps/mine-potsdam/README.md")
         self.pages.append(page.read_text() if page.exists() else "")
         if self.fail in task.name:
             return "it went wrong; try again"
@@ -99,7 +99,7 @@ GRID = ("mine", "-S", "csm.ratio=0.75,1,1.7", "-S", "csm.context=2,3", "-S", "tr
 
 
 def rows() -> list[dict[str, str]]:
-    with Path("reports/sweeps/mine/runs.csv").open() as stream:
+    with Path("reports/sweeps/mine-potsdam/runs.csv").open() as stream:
         return list(csv.DictReader(stream))
 
 
@@ -116,8 +116,8 @@ def test_a_sweep_runs_each_network_once_and_reports_invalid_points(
     assert rows()[2]["experiment"] == rows()[3]["experiment"] == pretended.ran[2][0]
     assert "csm.ratio is 1.7" in rows()[4]["reason"] and "correct it" not in rows()[4]["reason"]
     assert "not run yet" in pretended.pages[0] and "5 of 6 rows" in pretended.pages[1]
-    page = Path("reports/sweeps/mine/README.md").read_text()
-    assert page.count("dvc exp run -S") == 3 and Path("reports/sweeps/mine/mine.svg").exists()
+    page = Path("reports/sweeps/mine-potsdam/README.md").read_text()
+    assert page.count("dvc exp run -S") == 3 and Path("reports/sweeps/mine-potsdam/mine.svg").exists()
 
 
 def test_after_an_interrupt_only_what_is_missing_runs(pretended: Pretended, monkeypatch: pytest.MonkeyPatch) -> None:

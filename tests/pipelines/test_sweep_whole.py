@@ -41,7 +41,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
-    with (folder / "reports/sweeps/mine/runs.csv").open() as stream:
+    with (folder / "reports/sweeps/mine-potsdam/runs.csv").open() as stream:
         return list(csv.DictReader(stream))
 
 

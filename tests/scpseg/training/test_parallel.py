@@ -20,8 +20,8 @@ ROOT = Path(__file__).parents[3]
 SCRIPT = (sys.executable, str(Path(__file__).with_name("together.py")))
 
 
-def together(folder: Path, processes: int, steps: int, *names: str) -> None:
-    command = [*SCRIPT, str(folder), str(processes), str(steps), *names]
+def together(folder: Path, processes: int, *trainings: str) -> None:
+    command = [*SCRIPT, str(folder), str(processes), *trainings]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -37,34 +37,39 @@ def differences(first: Path, second: Path, name: str) -> tuple[float, float]:
     return max(losses), max(float((weights[0][key] - weights[1][key]).abs().max()) for key in weights[0])
 
 
-def test_two_processes_train_like_one(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process makes."""
+    folder = tmp_path_factory.mktemp("alone")
+    together(folder, 1, "scpseg:2", "magnet:2", "patch:12")
+    return folder
+
+
+def test_two_processes_train_like_one(alone: Path, tmp_path: Path) -> None:
     """Methods with dropout and several losses, and with draws of their own and a loss of the hardest pixels."""
-    names = ("scpseg", "magnet")
-    for processes in (1, 2):
-        together(tmp_path / str(processes), processes, 2, *names)
-    for name in names:
-        losses, weights = differences(tmp_path / "1", tmp_path / "2", name)
+    together(tmp_path, 2, "scpseg:2", "magnet:2")
+    for name in ("scpseg", "magnet"):
+        losses, weights = differences(alone, tmp_path, name)
         assert losses < 1e-7 and weights < 1e-6, (name, losses, weights)
 
 
 @pytest.mark.soak
 def test_every_method_trains_in_two_processes_like_in_one(tmp_path: Path) -> None:
     for processes in (1, 2):
-        together(tmp_path / str(processes), processes, 50, *METHODS)
+        together(tmp_path / str(processes), processes, *(f"{name}:50" for name in METHODS))
     found = {name: differences(tmp_path / "1", tmp_path / "2", name) for name in METHODS}
     print(found)
     assert all(losses < 1e-5 for losses, _ in found.values()), found
 
 
-def test_an_interrupt_saves_the_state_and_another_number_of_processes_resumes(tmp_path: Path) -> None:
-    together(tmp_path / "whole", 1, 12, "patch")
+def test_an_interrupt_saves_the_state_and_another_number_of_processes_resumes(alone: Path, tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "STOP_AT": "3"}
-    command = [*SCRIPT, str(tmp_path / "broken"), "2", "12", "patch"]
+    command = [*SCRIPT, str(tmp_path / "broken"), "2", "patch:12"]
     process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert process.returncode == -signal.SIGINT
     assert (tmp_path / "broken/scratch-patch/checkpoint.pt").exists()
-    together(tmp_path / "broken", 1, 12, "patch")
-    losses, _ = differences(tmp_path / "whole", tmp_path / "broken", "patch")
+    together(tmp_path / "broken", 1, "patch:12")
+    losses, _ = differences(alone, tmp_path / "broken", "patch")
     assert losses < 1e-6
 
 

@@ -1,6 +1,6 @@
 """Trains methods at sample scale in one or several processes, for the tests of data-parallel training.
 
-python together.py FOLDER PROCESSES STEPS METHOD...: FOLDER/METHOD.json is the history, FOLDER/METHOD.pt the weights.
+python together.py FOLDER PROCESSES METHOD:STEPS...: FOLDER/METHOD.json is the history, FOLDER/METHOD.pt the weights.
 In double precision, because training amplifies rounding: in single precision, a difference of 1e-7 in the first loss
 grows to 1e-3 within a few steps of a small batch.
 """
@@ -79,12 +79,12 @@ def doubled(value: object) -> object:
     return value.double() if isinstance(value, torch.Tensor) and value.dtype == torch.float32 else value
 
 
-def run(folder: Path, steps: int, names: list[str]) -> None:
+def run(folder: Path, trainings: list[str]) -> None:
     torch.set_default_dtype(torch.float64)
     torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign, assignment]
     register_module_forward_pre_hook(lambda module, given: tuple(map(doubled, given)))
     store = Scenes()
-    for name in names:
+    for name, steps in (training.split(":") for training in trainings):
         torch.manual_seed(0)
         method = build_method(params(), "inria", name)
         if side := method.needs.overview:
@@ -102,7 +102,7 @@ def run(folder: Path, steps: int, names: list[str]) -> None:
             turns=True,
             overviews=whole if side else None,
         )
-        recipe = TrainParams(steps, 0.9, 5e-4, "fp32", True, True, 1, "sgd", 0.01)
+        recipe = TrainParams(int(steps), 0.9, 5e-4, "fp32", True, True, 1, "sgd", 0.01)
         if stop := os.environ.get("STOP_AT"):
             stop_at(method, int(stop))
         trained = train(method, data, recipe, CPU, folder / f"scratch-{name}", score=lambda method: 0.0)
@@ -112,6 +112,6 @@ def run(folder: Path, steps: int, names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    out, count, many, *methods = sys.argv[1:]
+    out, count, *asked = sys.argv[1:]
     Path(out).mkdir(parents=True, exist_ok=True)
-    launch(int(count), CPU, run, Path(out), int(many), methods)
+    launch(int(count), CPU, run, Path(out), asked)
