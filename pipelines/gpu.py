@@ -28,8 +28,17 @@ from scpseg.files import read_json, write_json
 from scpseg.params import MachineParams, Params
 from scpseg.processes import end_with_parent
 from scpseg.profiling.fresh import ChildKilled, ChildTooSlow, run_fresh
-from scpseg.profiling.meter import without_figures
-from scpseg.profiling.records import HEADLINES, INFERENCE, MEASURED, MIB, REFERENCE, Record, largest, read_records
+from scpseg.profiling.records import (
+    HEADLINES,
+    INFERENCE,
+    MEASURED,
+    MIB,
+    REFERENCE,
+    Record,
+    largest,
+    read_records,
+    without_figures,
+)
 from scpseg.validation import nearest
 
 PAIR, SINGLE = ("scpseg", "patch"), ("glnet", "downscale")
@@ -57,7 +66,7 @@ def fingerprint_of(request: Request) -> dict[str, Any]:
     import torch
 
     from scpseg.environment import configure
-    from scpseg.profiling.fingerprint import fingerprint
+    from scpseg.profiling.meters import fingerprint
 
     if torch.version.cuda is None:
         return {"gpu": None, "reason": f"torch {torch.__version__} is built without CUDA"}

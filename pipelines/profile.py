@@ -23,8 +23,7 @@ from scpseg.files import write_json
 from scpseg.params import InferenceParams, MachineParams, Params, ProfileParams
 from scpseg.processes import end_with_parent
 from scpseg.profiling.fresh import ChildKilled, allocator, memory_limit, run_fresh
-from scpseg.profiling.meter import without_figures
-from scpseg.profiling.records import HEADLINES, INFERENCE, MIB, TRAINING
+from scpseg.profiling.records import HEADLINES, INFERENCE, MIB, TRAINING, without_figures
 
 
 def request_of(params: Params, benchmark: str, method: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ between blocks. A method whose tensors' sizes depend on the values of tensors ca
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from scpseg.contract import Method, drop_training_parts
 from scpseg.evaluation.streaming import TestImage, segment
 from scpseg.params import TrainParams
-from scpseg.profiling.ledger import Ledger, Peak
-from scpseg.profiling.mixed import cuda_rules
+from scpseg.profiling.ledger import Ledger, Peak, cuda_rules
 from scpseg.profiling.workload import TrainingStep, Workload
 
 META = torch.device("meta")
@@ -43,14 +42,8 @@ class _Undrawn(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return args[0] if func in self.DRAWS else func(*args, **(kwargs or {}))
 
 
-class _Overview:
+class _Overview(TestImage):
     """A test image whose overview is already on the device: it is reduced on the host."""
-
-    def __init__(self, image: TestImage) -> None:
-        self.image = image
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.image, name)
 
     def overview(self, side: int) -> Tensor:
         return torch.empty((1, 3, side, side), dtype=torch.uint8, device=META)
@@ -75,8 +68,9 @@ def inference(make: Callable[[], Method], workload: Workload, precision: str = "
 
     def begin(views: Any) -> Any:
         facts["windows"] = len(views.corners())
-        state = begin_image(_Overview(views))
-        facts["state"] = ledger.live - facts["weights"]
+        weights = ledger.live
+        state = begin_image(_Overview(**vars(views)))
+        facts["state_bytes"] = ledger.live - weights
         ledger.label_live(STATE)
         return state
 
@@ -87,9 +81,7 @@ def inference(make: Callable[[], Method], workload: Workload, precision: str = "
 
     method.begin_image = begin  # type: ignore[method-assign, assignment]
     with cuda_rules() as rules, ledger, ledger.naming(method):
-        method.to(META)
-        ledger.label([*method.named_parameters(), *method.named_buffers()], WEIGHTS)
-        facts["weights"] = ledger.live
+        _place(method, ledger)
         method.register_forward_pre_hook(mark)
         try:
             # Without inference mode, in which every composite operation would be decomposed in Python.
@@ -99,15 +91,7 @@ def inference(make: Callable[[], Method], workload: Workload, precision: str = "
         except _Repeating:
             flops = marks[0][2] + (marks[-1][2] - marks[-2][2]) * facts["windows"] // workload.batch
         peak = ledger.peak()
-    return {
-        **_figures(peak, (WEIGHTS, STATE)),
-        "precision": precision,
-        "state_bytes": facts["state"],
-        "parameters": sum(parameter.numel() for parameter in method.parameters()),
-        "windows": facts["windows"],
-        "multiply_adds": flops // 2,
-        "model": method.describe(),
-    }
+    return _figures(method, peak, (WEIGHTS, STATE), precision=precision, multiply_adds=flops // 2, **facts)
 
 
 def repeats(ledger: Ledger, marks: list[tuple[int, int, int]]) -> bool:
@@ -131,53 +115,35 @@ def training_step(make: Callable[[], Method], workload: Workload, train: TrainPa
     ledger = Ledger()
     found: list[tuple[Peak, dict[str, Any]]] = []
     with cuda_rules(), ledger, ledger.naming(method):
-        method.to(META)
-        ledger.label([*method.named_parameters(), *method.named_buffers()], WEIGHTS)
+        _place(method, ledger)
         phases = method.phases()
         for phase in phases:
-            step = TrainingStep(method, phase, workload, train, META, draw=undrawn)
+            step = TrainingStep(method, phase, workload, train, META)
             optimizer = step.stepper.optimizer
             assert optimizer is not None
             for group in optimizer.param_groups:
                 group["foreach"] = True  # the default on CUDA
             step()
-            ledger.label(_state_of(optimizer), OPTIMIZER)
+            for state in optimizer.state.values():
+                ledger.label(((name, value) for name, value in state.items() if isinstance(value, Tensor)), OPTIMIZER)
             first, flops = len(ledger.events), ledger.flops
             step()
             ledger.label(((name, parameter.grad) for name, parameter in method.named_parameters()), GRADIENTS)
-            facts = {
-                "phase": phase.name,
-                "unit": phase.unit,
-                "optimizer": type(optimizer).__name__,
-                "windows": sum(len(views.place) for views, _, _ in step.portions),
-                "multiply_adds": (ledger.flops - flops) // 2,
-            }
+            facts = step.facts() | {"multiply_adds": (ledger.flops - flops) // 2}
             found.append((ledger.peak(first), facts))
-            del step, optimizer, group
+            del step, optimizer, group, state
     peak, facts = max(found, key=lambda one: one[0].size)
-    return {
-        **_figures(peak, (WEIGHTS, GRADIENTS, OPTIMIZER)),
-        **facts,
-        "precision": train.precision,
-        "phases": [phase.name for phase in phases],
-        "peak_by_phase": {one["phase"]: of.size for of, one in found},
-        "state_bytes": None,
-        "parameters": sum(parameter.numel() for parameter in method.parameters()),
-        "model": method.describe(),
-    }
+    by_phase = {one["phase"]: of.size for of, one in found}
+    more = {"precision": train.precision, "state_bytes": None, "peak_by_phase": by_phase, **facts}
+    return _figures(method, peak, (WEIGHTS, GRADIENTS, OPTIMIZER), phases=[phase.name for phase in phases], **more)
 
 
-def _state_of(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
-    for state in optimizer.state.values():
-        yield from ((name, value) for name, value in state.items() if isinstance(value, Tensor))
+def _place(method: Method, ledger: Ledger) -> None:
+    method.to(META)
+    ledger.label([*method.named_parameters(), *method.named_buffers()], WEIGHTS)
 
 
-def undrawn(high: int, *shape: int) -> Tensor:
-    """Bytes in host memory whose values do not matter, stored as one byte."""
-    return torch.zeros((), dtype=torch.uint8).expand(shape)
-
-
-def _figures(peak: Peak, kinds: tuple[str, ...]) -> dict[str, Any]:
+def _figures(method: Method, peak: Peak, kinds: tuple[str, ...], **more: Any) -> dict[str, Any]:
     sums = peak.by_kind()
     return {
         "status": "ok",
@@ -190,4 +156,7 @@ def _figures(peak: Peak, kinds: tuple[str, ...]) -> dict[str, Any]:
             {"bytes": block.size, "shape": list(block.shape), **{name: getattr(block, name) for name in NAMES}}
             for block in peak.blocks[:LARGEST]
         ],
+        "parameters": sum(parameter.numel() for parameter in method.parameters()),
+        "model": method.describe(),
+        **more,
     }

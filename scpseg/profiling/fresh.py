@@ -18,30 +18,22 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
+
 from scpseg.files import read_json
 
 RETURNING = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "131072"}
 """Settings of glibc with which freed memory leaves the process."""
-# The highest values that glibc itself moves to: the state of a program that frees large blocks.
-_MMAP_THRESHOLD, _TRIM_THRESHOLD, _USUAL = -3, -1, 2**25
 
 
 class ChildKilled(Exception):
-    """The fresh process wrote no answer.
-
-    Attributes:
-        status: 'oom' if the kernel killed a process for lack of memory meanwhile, otherwise 'failed'.
-    """
+    """The fresh process wrote no answer; `status` is 'oom' if it was killed for lack of memory, or else 'failed'."""
 
     def __init__(self, code: int, oom: bool) -> None:
         """Describe how the process ended."""
         self.status = "oom" if oom else "failed"
-        if oom:
-            super().__init__("the system ran out of memory and killed the process")
-        elif code < 0:
-            super().__init__(f"the process was killed by signal {-code}")
-        else:
-            super().__init__(f"the process ended with exit status {code} and left no answer")
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit status {code} and left no answer"
+        super().__init__("the system ran out of memory and killed the process" if oom else f"the process {how}")
 
 
 class ChildTooSlow(Exception):
@@ -58,15 +50,10 @@ def run_fresh(arguments: list[str], request: Any, timeout: float | None = None) 
     kills = oom_kills()
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.json"
+        command = [sys.executable, "-m", *arguments, str(answer)]
+        environment = {**os.environ, **RETURNING}
         try:
-            done = subprocess.run(
-                [sys.executable, "-m", *arguments, str(answer)],
-                input=json.dumps(request),
-                text=True,
-                env={**os.environ, **RETURNING},
-                timeout=timeout,
-                check=False,
-            )
+            done = subprocess.run(command, input=json.dumps(request).encode(), env=environment, timeout=timeout)
         except subprocess.TimeoutExpired:
             raise ChildTooSlow(f"the process did not end within {timeout:.0f} s") from None
         if answer.is_file():
@@ -81,16 +68,11 @@ def oom_kills() -> int:
     return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
 
 
-def memory_limit() -> int | None:
-    """Bytes of memory of the machine or of the control group, whichever is less; None if unknown."""
-    found = []
-    for path in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
-        if path.is_file() and (text := path.read_text().strip()).isdigit():
-            found.append(int(text))
-    meminfo = Path("/proc/meminfo")
-    if meminfo.is_file():
-        found += [int(line.split()[1]) * 1024 for line in meminfo.read_text().splitlines() if line[:9] == "MemTotal:"]
-    return min(found, default=None)
+def memory_limit() -> int:
+    """Bytes of memory of the machine or of the control group, whichever is less."""
+    files = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+    limits = [path.read_text().strip() for path in files if path.is_file()]
+    return min([int(psutil.virtual_memory().total), *(int(text) for text in limits if text.isdigit())])
 
 
 def allocator() -> dict[str, str | None]:
@@ -99,8 +81,7 @@ def allocator() -> dict[str, str | None]:
 
 
 def usual_allocator() -> bool:
-    """Reset glibc to keep freed blocks, its default, for timing; returns whether this worked."""
+    """Let glibc keep freed blocks, as it does by default, for timing; returns whether this worked."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
-        return False
-    return bool(mallopt(_MMAP_THRESHOLD, _USUAL)) and bool(mallopt(_TRIM_THRESHOLD, 2 * _USUAL))
+    # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD as glibc itself sets them in a program that frees large blocks.
+    return mallopt is not None and all([mallopt(-3, 2**25), mallopt(-1, 2**26)])

@@ -1,4 +1,4 @@
-"""Record the creation and release of every storage while code runs on `meta` tensors: exact live bytes, no device.
+"""Code on `meta` tensors, which have no values, as on CUDA: exact live bytes, mixed precision and dropout; no device.
 
 Memory that no tensor owns is not seen: workspaces in kernels, the CUDA context, fragmentation.
 """
@@ -9,36 +9,42 @@ import contextlib
 import os
 import sys
 import weakref
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import flop_registry
 
 GRANULE = 512
 """Granularity in bytes: PyTorch's CUDA allocator rounds every block up to a multiple of it."""
 ACTIVATIONS = "activations"
+_HALF = """conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d conv_tbc prelu linear matmul
+__matmul__ __rmatmul__ mm mv bmm addmm addmv addr addbmm baddbmm einsum chain_matmul multi_dot
+scaled_dot_product_attention"""
+_FULL = """acos asin cosh erfinv exp expm1 log log10 log2 log1p reciprocal rsqrt sinh tan pow __pow__ __rpow__ softplus
+layer_norm group_norm norm vector_norm matrix_norm nuclear_norm cosine_similarity cosine_embedding_loss nll_loss
+cross_entropy kl_div l1_loss smooth_l1_loss huber_loss mse_loss binary_cross_entropy_with_logits dist pdist cdist renorm
+logsumexp softmin softmax log_softmax prod cumprod cumsum interpolate upsample"""
+HALF, FULL = frozenset(_HALF.split()), frozenset(_FULL.split())
+"""Functions whose inputs autocast converts to half or to single precision (torch's lists for CUDA)."""
 
 
 @dataclass(eq=False, slots=True)
 class Block:
-    """A storage on the device.
+    """A storage: `size` in bytes, rounded up to the granularity; shape and dtype of the tensor it was created for.
 
-    Attributes:
-        size: bytes, rounded up to the granularity.
-        shape: shape of the tensor for which it was created.
-        dtype: of that tensor, such as 'float32'.
-        operation: ATen's name of the operation that created it.
-        module: path of the module that created it, or the function outside all modules; in a backward pass, of the
-            forward operation that is differentiated.
-        kind: purpose; ACTIVATIONS unless set otherwise.
+    `operation` is ATen's name of what created it; `module` the path of the module that did, or the function outside all
+    modules; in a backward pass, of the forward operation that is differentiated. `kind` is its purpose.
     """
 
     size: int
@@ -54,14 +60,14 @@ class Peak:
     """The moment with the most live bytes: their number, and the live blocks, largest first."""
 
     size: int
-    blocks: tuple[Block, ...]
+    blocks: list[Block]
 
-    def by_kind(self) -> dict[str, int]:
+    def by_kind(self) -> Counter[str]:
         """Bytes of each kind of block."""
-        sums: dict[str, int] = defaultdict(int)
+        sums: Counter[str] = Counter()
         for block in self.blocks:
             sums[block.kind] += block.size
-        return dict(sums)
+        return sums
 
 
 class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -78,8 +84,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.device, self.granule = device, granule
         self.events: list[tuple[Block, bool]] = []
-        self.live = 0
-        self.flops = 0
+        self.live = self.flops = 0
         self._known: dict[int, tuple[weakref.ref[Any], Block]] = {}
         self._modules: list[str] = []
         self._origin: dict[int, str] = {}
@@ -90,8 +95,9 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if _composite(func):  # arrives undivided in inference mode; its parts allocate
             with self:
                 return func._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
-        if self.device == "meta" and _to_host(func, args, kwargs):
-            return _host_result(func, args, kwargs)
+        host = _on_host(func, args, kwargs) if self.device == "meta" else None
+        if host is not None:
+            return host
         out, flops = self._run(func, args, kwargs)
         self.flops += flops
         where = self._where()
@@ -111,17 +117,11 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def leave(module: nn.Module, inputs: Any, output: Any) -> None:
             self._modules.pop()
 
-        handles = [
+        with (
             hooks.register_module_forward_pre_hook(enter),
             hooks.register_module_forward_hook(leave, always_call=True),
-        ]
-        try:
+        ):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
-            self._modules.clear()
-            self._origin.clear()
 
     def label(self, tensors: Iterable[tuple[str, Tensor | None]], kind: str) -> None:
         """Set the kind and the names of tensors' storages; tensors on other devices are ignored."""
@@ -138,27 +138,21 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def peak(self, first: int = 0, last: int | None = None) -> Peak:
         """The peak among events `first` to `last` - 1; the earliest if there are several."""
-        alive: dict[Block, None] = {}
-        size, highest = 0, -1
-        stop = len(self.events) if last is None else last
-        where = first
-        for index, (block, born) in enumerate(self.events[:stop]):
+        size, highest, where = 0, 0, first
+        for index, (block, born) in enumerate(self.events[:last], 1):
             size += block.size if born else -block.size
-            if index >= first - 1 and size > highest:
-                highest, where = size, index + 1
-        for block, born in self.events[:where]:
-            if born:
-                alive[block] = None
-            else:
-                del alive[block]
-        return Peak(max(highest, 0), tuple(sorted(alive, key=lambda block: -block.size)))
+            if index >= first and size > highest:
+                highest, where = size, index
+        dead = {block for block, born in self.events[:where] if not born}
+        alive = [block for block, born in self.events[:where] if born and block not in dead]
+        return Peak(highest, sorted(alive, key=lambda block: -block.size))
 
     def _run(self, func: Any, args: Any, kwargs: Any) -> tuple[Any, int]:
         """Results and flops; on `meta`, only sizes matter, so known results are not computed again."""
-        key = (func, _signature(args), _signature(kwargs)) if self.device == "meta" and _functional(func) else None
+        key = (func, _signature(args), _signature([*kwargs.items()])) if self.device == "meta" and _pure(func) else None
         if key in _KNOWN:
-            layout, flops = _KNOWN[key]
-            return _made(layout), flops
+            known, flops = _KNOWN[key]
+            return _copy(known), flops
         out = func(*args, **kwargs)
         count = flop_registry.get(func._overloadpacket)
         flops = count(*args, **kwargs, out_val=out) if count else 0
@@ -166,7 +160,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
             shared = {tensor.untyped_storage()._cdata for tensor in _tensors([*args, *kwargs.values()])}
             results = list(_tensors(out))
             if results and all(one.is_meta and one.untyped_storage()._cdata not in shared for one in results):
-                _KNOWN[key] = (_layout(out), flops)
+                _KNOWN[key] = (_copy(out), flops)
         return out, flops
 
     def _where(self) -> str:
@@ -215,15 +209,15 @@ def _function() -> str:
 
 
 _KNOWN: dict[Any, tuple[Any, int]] = {}
-"""(operation, sizes of its inputs) -> sizes of its results, flops."""
+"""(operation, sizes of its inputs) -> its results, flops."""
 
 
 @cache
-def _functional(func: Any) -> bool:
+def _pure(func: Any) -> bool:
     """Whether an operation returns only new tensors and writes to none."""
-    schema = func._schema
-    returns = [str(one.type) for one in schema.returns]
-    return not schema.is_mutable and all(one.alias_info is None for one in schema.returns) and "Tensor" in str(returns)
+    returns, schema = func._schema.returns, func._schema
+    new = all(one.alias_info is None for one in returns) and any("Tensor" in str(one.type) for one in returns)
+    return new and not schema.is_mutable
 
 
 def _signature(value: Any) -> Any:
@@ -231,22 +225,13 @@ def _signature(value: Any) -> Any:
         return (value.shape, value.stride(), value.dtype, value.device.type)
     if isinstance(value, (tuple, list)):
         return tuple(map(_signature, value))
-    if isinstance(value, dict):
-        return tuple((key, _signature(part)) for key, part in value.items())
     return (type(value), value)
 
 
-def _layout(out: Any) -> Any:
-    if isinstance(out, Tensor):
-        return (tuple(out.shape), out.stride(), out.dtype)
-    return None if out is None else [_layout(part) for part in out]
-
-
-def _made(layout: Any) -> Any:
-    if isinstance(layout, tuple):
-        shape, stride, dtype = layout
-        return torch.empty_strided(shape, stride, dtype=dtype, device="meta")
-    return None if layout is None else [_made(part) for part in layout]
+def _copy(out: Any) -> Any:
+    if isinstance(out, (tuple, list)):
+        return [_copy(part) for part in out]
+    return out if out is None else torch.empty_strided(out.shape, out.stride(), dtype=out.dtype, device="meta")
 
 
 @cache
@@ -264,22 +249,86 @@ def _tensors(out: Any) -> Iterator[Tensor]:
             yield from _tensors(part)
 
 
-def _to_host(func: Any, args: Any, kwargs: Any) -> bool:
-    """Whether an operation reads values from the device; meta tensors have none."""
-    if func is torch.ops.aten._to_copy.default:
-        device = kwargs.get("device")
-        return device is not None and torch.device(device).type == "cpu" and args[0].is_meta
-    if func is torch.ops.aten.copy_.default:
-        return bool(args[1].is_meta and not args[0].is_meta)
-    return func is torch.ops.aten._local_scalar_dense.default and bool(args[0].is_meta)
+def _on_host(func: Any, args: Any, kwargs: Any) -> Any:
+    """Zeros in host memory for an operation that reads values from `meta`, which has none; None for any other.
 
-
-def _host_result(func: Any, args: Any, kwargs: Any) -> Any:
-    """Zeros in host memory. Methods whose graph depends on tensor values cannot be computed this way."""
-    source = args[0]
-    if func is torch.ops.aten.copy_.default:
-        return source.zero_()
+    Methods whose graph depends on tensor values cannot be computed this way.
+    """
+    aten: Any = torch.ops.aten
+    source: Any = args[0] if args else None
+    if func is aten.copy_.default:
+        return source.zero_() if args[1].is_meta and not source.is_meta else None
+    if func not in (aten._to_copy.default, aten._local_scalar_dense.default) or not source.is_meta:
+        return None
     zero = torch.zeros((), dtype=kwargs.get("dtype") or source.dtype)
-    if func is torch.ops.aten._local_scalar_dense.default:
+    if func is aten._local_scalar_dense.default:
         return zero.item()
-    return zero.expand(source.shape)
+    return zero.expand(source.shape) if torch.device(kwargs.get("device") or "meta").type == "cpu" else None
+
+
+class CudaRules(TorchFunctionMode):
+    """While active, `torch.autocast("meta", ...)` works, and dropout stores a mask of bytes as on CUDA."""
+
+    def __init__(self) -> None:
+        """Start in single precision."""
+        super().__init__()
+        self.kinds: list[torch.dtype | None] = [None]
+        self.cast: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call a function of torch with its inputs converted as by autocast."""
+        kwargs, kind = kwargs or {}, self.kinds[-1]
+        name = getattr(func, "__name__", "")
+        if name == "dropout" and args[0].is_meta:
+            return _dropout(*args, **kwargs)
+        if kind is not None and (name in HALF or name in FULL):
+            wanted = kind if name in HALF else torch.float32
+            args, kwargs = tree_map(lambda value: self._as(value, wanted), (args, kwargs))
+        elif kind is not None and name == "sum" and isinstance(args[0], Tensor) and args[0].dtype == kind:
+            kwargs.setdefault("dtype", torch.float32)
+        return func(*args, **kwargs)
+
+    @contextmanager
+    def autocast(self, kind: torch.dtype | None) -> Iterator[None]:
+        """Half precision of `kind` within the block; None for single precision."""
+        self.kinds.append(kind)
+        try:
+            yield
+        finally:
+            self.kinds.pop()
+            if len(self.kinds) == 1:
+                self.cast.clear()
+
+    def _as(self, value: Any, kind: torch.dtype) -> Any:
+        if not isinstance(value, Tensor) or not value.is_meta or not value.is_floating_point():
+            return value
+        if value.dtype in (kind, torch.float64):
+            return value
+        # Weights are converted once for all their uses, until the outermost block ends.
+        if kind == torch.float32 or not (value.requires_grad and value.is_leaf):
+            return value.to(kind)
+        if id(value) not in self.cast:
+            self.cast[id(value)] = (value, value.to(kind))
+        return self.cast[id(value)][1]
+
+
+@contextmanager
+def cuda_rules() -> Iterator[CudaRules]:
+    """Activate `CudaRules`, and make `torch.autocast` use it."""
+    plain = torch.autocast
+    with CudaRules() as rules:
+
+        def autocast(device_type: str, dtype: torch.dtype | None = None, enabled: bool = True, **more: Any) -> Any:
+            if device_type != "meta":
+                return plain(device_type, dtype, enabled, **more)
+            return rules.autocast((dtype or torch.float16) if enabled else None)
+
+        with mock.patch.object(torch, "autocast", autocast):
+            yield rules
+
+
+def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    if not training or p == 0:
+        return input
+    kept: Tensor = torch.native_dropout(input, p, True)[0]
+    return input.copy_(kept) if inplace else kept

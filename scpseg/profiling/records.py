@@ -26,22 +26,15 @@ HEADLINES = ("rss", "nvml_process", "torch_reserved")
 """Channels whose figure is shown: the first that was measured."""
 REFERENCE = "memory.json"
 """Name of a GPU's records in results/reference/<gpu>/; fingerprint.json beside it says what they were measured on."""
+CHANNELS = ("rss", "nvml_process", "nvml_above_context", "nvml_device", "torch_allocated", "torch_reserved")
+FIGURES = (
+    *("image_bytes", "seconds_per_image", "megapixels_per_second", "timed_with_usual_allocator"),
+    *("parameters", "windows", "multiply_adds", "model"),
+)
+"""Keys that a workload which ended well adds to what a meter read."""
 COLUMNS = (
-    "benchmark",
-    "method",
-    "segmenter",
-    "encoder",
-    "backend",
-    "workload",
-    "phase",
-    "precision",
-    "height",
-    "width",
-    "patch",
-    "windows",
-    "status",
-    "channel",
-    "mib",
+    *("benchmark", "method", "segmenter", "encoder", "backend", "workload", "phase", "precision"),
+    *("height", "width", "patch", "windows", "status", "channel", "mib"),
 )
 """Columns of a tidy row: `windows` at once, memory `channel` or 'computed:PART', `mib` with two digits or None."""
 _COUNT, _NUMBER, _TEXT = (int, None), (float, None), (str, None)
@@ -89,6 +82,26 @@ _FACTS: Shape = {"gpu": str, "driver": _TEXT, "torch": str, "cuda": _TEXT}
 Record = dict[str, Any]
 
 
+def without_figures(status: str, reason: str, backend: str | None, limit: int | None = None) -> Record:
+    """The record of a workload that failed: all keys, no figures. `limit` in bytes if memory ran out."""
+    return {
+        "status": status,
+        "reason": reason,
+        "limit": limit,
+        "backend": backend,
+        "memory": dict.fromkeys(CHANNELS),
+        "unavailable": dict.fromkeys(CHANNELS, reason),
+        "samples": 0,
+        "timeline": [],
+        **dict.fromkeys(("period_ms", "longest_gap_ms", *FIGURES)),
+    }
+
+
+def out_of_memory(backend: str, limit: int) -> Record:
+    """The record of a workload that did not fit into `limit` bytes, which is a result."""
+    return without_figures("oom", f"it does not fit into {limit / MIB:.0f} MiB", backend, limit)
+
+
 def read_records(path: Path) -> list[Record]:
     """The records in a file, which contains one record or a list.
 
@@ -99,9 +112,12 @@ def read_records(path: Path) -> list[Record]:
     found = read_json(path, ([_RECORD], _RECORD))
     records = found if isinstance(found, list) else [found]
     for record in records:
-        problem = _problem(record)
-        if problem:
-            raise damaged(path, problem)
+        for key, known in (("workload", (INFERENCE, TRAINING)), ("status", STATUSES), ("benchmark", BENCHMARKS)):
+            if record[key] not in known:
+                raise damaged(path, f"has the unknown {key} {record[key]!r}")
+        for name, size in record["memory"].items():
+            if size is not None and size < 0:
+                raise damaged(path, f"has memory.{name} {size}, which is less than nothing")
     return records
 
 
@@ -111,30 +127,18 @@ def read_references(folder: Path) -> list[tuple[dict[str, Any], list[Record]]]:
     Raises:
         UserError: a file is damaged or missing.
     """
-    return [_reference(path) for path in sorted(folder.glob(f"*/{REFERENCE}"))]
-
-
-def _reference(path: Path) -> tuple[dict[str, Any], list[Record]]:
-    try:
-        facts = read_json(path.with_name("fingerprint.json"), _FACTS)
-        records = read_records(path)
-        cells = [tuple(str(record[key]) for key in ("workload", "method", "benchmark")) for record in records]
-        twice = sorted({cell for cell in cells if cells.count(cell) > 1})
-        if twice:
-            raise damaged(path, f"has {', '.join(twice[0])} twice")
-    except (UserError, OSError) as error:
-        why = f"{error.filename} cannot be read" if isinstance(error, OSError) else str(error).partition("; ")[0]
-        raise UserError(f"{why}; restore it with git, or measure again with `make gpu`") from None
-    return facts, records
-
-
-def _problem(record: Record) -> str | None:
-    """What is wrong with a record of the right shape, None if nothing."""
-    for key, known in (("workload", (INFERENCE, TRAINING)), ("status", STATUSES), ("benchmark", BENCHMARKS)):
-        if record[key] not in known:
-            return f"has the unknown {key} {record[key]!r}"
-    less = [f"memory.{name} {size}" for name, size in record["memory"].items() if size is not None and size < 0]
-    return f"has {less[0]}, which is less than nothing" if less else None
+    found = []
+    for path in sorted(folder.glob(f"*/{REFERENCE}")):
+        try:
+            found.append((read_json(path.with_name("fingerprint.json"), _FACTS), read_records(path)))
+            cells = [tuple(str(one[key]) for key in ("workload", "method", "benchmark")) for one in found[-1][1]]
+            twice = sorted({cell for cell in cells if cells.count(cell) > 1})
+            if twice:
+                raise damaged(path, f"has {', '.join(twice[0])} twice")
+        except (UserError, OSError) as error:
+            why = f"{error.filename} cannot be read" if isinstance(error, OSError) else str(error).partition("; ")[0]
+            raise UserError(f"{why}; restore it with git, or measure again with `make gpu`") from None
+    return found
 
 
 def largest(records: Sequence[Record]) -> Record:
@@ -162,26 +166,16 @@ def tidy(records: Iterable[Record]) -> list[dict[str, Any]]:
     for record in records:
         model, common = record.get("model") or {}, record.get("segmenter") or {}
         own = "encoder" in model  # a method that reports an encoder does not use the common segmenter
-        row = {
-            "benchmark": record["benchmark"],
-            "method": record["method"],
+        row = {name: record.get(name) for name in COLUMNS} | {
             "segmenter": "own" if own else common.get("name"),
             "encoder": model["encoder"] if own else common.get("encoder"),
-            "backend": record["backend"],
-            "workload": record["workload"],
-            "phase": record.get("phase"),
             "precision": record.get("precision", "fp32"),
-            "height": record.get("height"),
-            "width": record.get("width"),
             "patch": record.get("patch", model.get("patch")),
             "windows": record.get("windows_per_batch"),
-            "status": record["status"],
         }
         memory = {name: size for name, size in record["memory"].items() if size is not None}
         memory |= {f"computed:{name}": size for name, size in (record.get("parts") or {}).items()}
-        rows += [row | {"channel": name, "mib": round(size / MIB, 2)} for name, size in memory.items()]
-        if not memory:
-            rows.append(row | {"channel": None, "mib": None})
+        rows += [row | {"channel": name, "mib": round(size / MIB, 2)} for name, size in memory.items()] or [row]
     return rows
 
 

@@ -14,9 +14,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import scpseg
 from scpseg.processes import end_with_parent
@@ -40,7 +42,10 @@ class SamplerLost(Exception):
 
 
 class Sampler:
-    """A sampling process; `facts` is what the source said about itself at the last mark."""
+    """A sampling process; `facts` is what the source said about itself at the last mark.
+
+    Every method but `close` raises SamplerLost if the process has ended or does not answer.
+    """
 
     def __init__(self, request: dict[str, Any], period: float = PERIOD) -> None:
         """Start sampling every `period` seconds.
@@ -51,7 +56,6 @@ class Sampler:
 
         Raises:
             SourceError: the source cannot be read.
-            SamplerLost: the process ended before it answered.
         """
         paths = [str(Path(scpseg.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
         self.process = subprocess.Popen(
@@ -67,22 +71,14 @@ class Sampler:
         self.facts: dict[str, Any] = answer["facts"]
 
     def mark(self) -> Sample:
-        """Take a sample now.
-
-        Raises:
-            SamplerLost: the process has ended.
-        """
+        """Take a sample now."""
         answer = self._ask("mark")
         self.facts = answer["facts"]
         sample: Sample = answer["sample"]
         return sample
 
     def stop(self) -> TimedSamples:
-        """Every sample, with a last one taken now; the process ends.
-
-        Raises:
-            SamplerLost: the process has ended.
-        """
+        """Every sample, with a last one taken now; the process ends."""
         samples = [(at, sample) for at, sample in self._ask("stop")["samples"]]
         self.close()
         return samples
@@ -93,10 +89,8 @@ class Sampler:
         self.process.kill()
         self.process.wait()
         self.process.stdout.close()
-        try:
+        with suppress(BrokenPipeError):  # an unsent line is lost with its reader
             self.process.stdin.close()
-        except BrokenPipeError:
-            return  # an unsent line is lost with its reader
 
     def _ask(self, line: str) -> dict[str, Any]:
         assert self.process.stdin is not None and self.process.stdout is not None
@@ -147,59 +141,150 @@ class Resident:
         sizes, waiting = [], [self.pid]
         while waiting:
             pid = waiting.pop()
-            try:
+            with suppress(OSError, ValueError):  # it has ended meanwhile
                 with open(f"/proc/{pid}/statm", "rb", buffering=0) as stream:
                     _, resident, shared = stream.read().split()[:3]
                 sizes.append((int(resident) - int(shared)) * self.page)
                 for thread in os.listdir(f"/proc/{pid}/task") if self.tree else ():
                     with open(f"/proc/{pid}/task/{thread}/children", "rb") as stream:
                         waiting += map(int, stream.read().split())
-            except (OSError, ValueError):
-                continue  # it has ended meanwhile
         return {"rss": sum(sizes) if sizes else None}
 
 
-def main() -> NoReturn:
+class Device:
+    """Memory of a GPU or a MIG instance, from NVML (package nvidia-ml-py).
+
+    It is found by its UUID, because torch and NVML number devices differently.
+
+    Attributes:
+        facts: 'driver': version; 'mig': whether it is an instance; 'processes' and 'memory': None if the last reading
+            contains the list of processes and the device's memory, otherwise the reason.
+    """
+
+    def __init__(self, uuid: str, visible: str | None) -> None:
+        """Open NVML and find the device with torch's `uuid`, which may lack its prefix.
+
+        `visible` is CUDA_VISIBLE_DEVICES of the measured process; it selects the instance of a GPU that is split.
+
+        Raises:
+            SourceError: package, library, permission or device is missing.
+        """
+        try:
+            import pynvml
+        except ImportError:
+            raise SourceError("the package nvidia-ml-py is not installed") from None
+        self.nvml: Any = pynvml
+        try:
+            pynvml.nvmlInit()
+            self.handle, mig = self._find(uuid, visible)
+            self.facts: dict[str, Any] = {"driver": pynvml.nvmlSystemGetDriverVersion(), "mig": mig}
+        except pynvml.NVMLError as error:
+            raise SourceError(f"NVML: {error}") from None
+        self.read()
+
+    def read(self) -> Sample:
+        """Bytes in use on the device ('device', without the driver's 'reserved') and by each process (its id)."""
+        sample: Sample = {"device": None, "reserved": None}
+        with self._noting("memory"):
+            # Version 2: in version 1, `used` includes the driver's reserve of 300 to 900 MB.
+            memory = self.nvml.nvmlDeviceGetMemoryInfo(self.handle, version=self.nvml.nvmlMemory_v2)
+            sample = {"device": memory.used, "reserved": memory.reserved}
+        with self._noting("processes"):
+            # With version suffix: the plain name raises something other than an NVMLError if the driver lacks it.
+            processes = list(self.nvml.nvmlDeviceGetComputeRunningProcesses_v3(self.handle))
+            # Accelerators without a display, and MIG instances, do not have this list.
+            with suppress(self.nvml.NVMLError_NotSupported):
+                processes += self.nvml.nvmlDeviceGetGraphicsRunningProcesses_v3(self.handle)
+            for process in processes:
+                key, used = str(process.pid), process.usedGpuMemory
+                # A process that computes and draws is in both lists with the same figure.
+                sample[key] = used if sample.get(key) is None else max(used or 0, sample[key] or 0)
+        return sample
+
+    @contextmanager
+    def _noting(self, what: str) -> Iterator[None]:
+        """Note under `what` in the facts why NVML gave no answer within the block, None if it did."""
+        self.facts[what] = None
+        try:
+            yield
+        except self.nvml.NVMLError as error:
+            old = isinstance(error, self.nvml.NVMLError_FunctionNotFound)
+            self.facts[what] = f"NVML: {error}" + (f" (driver {self.facts['driver']} is too old)" if old else "")
+
+    def _find(self, uuid: str, visible: str | None) -> tuple[Any, bool]:
+        # CUDA names the GPU of an instance, or from version 12 on the instance itself.
+        bare = uuid.removeprefix("GPU-").removeprefix("MIG-")
+        instance = self._known("MIG-" + bare)
+        if instance is not None:
+            return instance, True
+        card = self._known("GPU-" + bare)
+        if card is None:
+            raise SourceError(f"NVML knows no device with the UUID that torch names ({bare})")
+        split = False
+        with suppress(self.nvml.NVMLError_NotSupported):
+            split = self.nvml.nvmlDeviceGetMigMode(card)[0] == self.nvml.NVML_DEVICE_MIG_ENABLE
+        return (self._instance(card, visible), True) if split else (card, False)
+
+    def _known(self, uuid: str) -> Any:
+        """The device with this complete UUID, or None."""
+        with suppress(self.nvml.NVMLError_NotFound, self.nvml.NVMLError_InvalidArgument):
+            return self.nvml.nvmlDeviceGetHandleByUUID(uuid)
+
+    def _instance(self, card: Any, visible: str | None) -> Any:
+        """The only MIG instance, or the one whose UUID starts like CUDA_VISIBLE_DEVICES; CUDA uses the first in it."""
+        instances = []
+        for index in range(self.nvml.nvmlDeviceGetMaxMigDeviceCount(card)):
+            with suppress(self.nvml.NVMLError_NotFound):
+                instances.append(self.nvml.nvmlDeviceGetMigDeviceHandleByIndex(card, index))
+        named, number = (visible or "").split(",")[0].strip(), len(instances)
+        if number > 1 and named.startswith("MIG-"):
+            whole = self._known(named)  # NVML also accepts the older form MIG-GPU-uuid/instance/instance
+            if whole is not None:
+                return whole
+            # CUDA accepts the start of a UUID, NVML does not.
+            instances = [handle for handle in instances if self.nvml.nvmlDeviceGetUUID(handle).startswith(named)]
+        if len(instances) == 1:
+            return instances[0]
+        fitting = f" ({named} fits {len(instances)} of them)" if named.startswith("MIG-") else ""
+        raise SourceError(
+            f"the GPU is split into {number} MIG instances and which one is ours is not known{fitting}: "
+            "set CUDA_VISIBLE_DEVICES to the UUID of the instance"
+        )
+
+
+def main() -> None:
     """Sample until told to stop, or until the measuring process is gone."""
     # Ctrl-C reaches the whole terminal group; the measuring process decides, and its end is seen as end of input.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
     with open(0, "rb", buffering=0) as commands:
-        request = json.loads(commands.readline())
+        asked = json.loads(commands.readline())
         try:
-            source = _source(request)
+            nvml = asked["source"] == "nvml"
+            source: Resident | Device = (
+                Device(asked["uuid"], asked["visible"]) if nvml else Resident(asked["pid"], asked["source"] == "tree")
+            )
         except SourceError as error:
-            _say({"error": str(error)})
-        else:
-            _say({"facts": source.facts})
-            _sample(source, request["period"], commands)
-    sys.exit(0)
+            return _say({"error": str(error)})
+        _say({"facts": source.facts})
+        _sample(source, asked["period"], commands)
 
 
-def _source(request: dict[str, Any]) -> Any:
-    if request["source"] in ("rss", "tree"):
-        return Resident(int(request["pid"]), request["source"] == "tree")
-    # Imported here: on a machine without an NVIDIA GPU nothing of NVML is touched.
-    from scpseg.profiling.nvml import Device
-
-    return Device(request["uuid"], request["visible"])
-
-
-def _sample(source: Any, period: float, commands: Any) -> None:
+def _sample(source: Resident | Device, period: float, commands: Any) -> None:
     """Read `source` every `period` seconds and serve the commands, until `stop` or the end of input."""
     samples: TimedSamples = []
     due = time.monotonic()
     while True:
-        if select.select([commands], [], [], max(0.0, due - time.monotonic()))[0]:
-            command = commands.readline().strip()
-            if not command:
-                return
-            samples.append((time.monotonic(), source.read()))
-            if command == b"stop":
-                return _say({"samples": samples})
+        asked = select.select([commands], [], [], max(0.0, due - time.monotonic()))[0]
+        command = commands.readline().strip() if asked else None
+        if command == b"":
+            return
+        samples.append((time.monotonic(), source.read()))
+        if command == b"stop":
+            return _say({"samples": samples})
+        if command:
             _say({"sample": samples[-1][1], "facts": source.facts})
         else:
-            samples.append((time.monotonic(), source.read()))
             # A late sample delays the next: samples that pile up would only repeat each other.
             due = max(due + period, time.monotonic())
 
@@ -209,7 +294,4 @@ def _say(answer: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    # The imported module, not this copy of it, so that an error raised in another module is of the class caught here.
-    from scpseg.profiling.sampling import main as imported_main
-
-    imported_main()
+    main()

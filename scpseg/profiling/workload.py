@@ -25,10 +25,9 @@ from scpseg.data.windows import Bytes, starts
 from scpseg.errors import UserError
 from scpseg.evaluation.streaming import segment
 from scpseg.params import TrainParams
-from scpseg.profiling.cuda import CudaMeter, Gpu
 from scpseg.profiling.fresh import usual_allocator
-from scpseg.profiling.meter import out_of_memory
-from scpseg.profiling.rss import RssMeter
+from scpseg.profiling.meters import CudaMeter, RssMeter
+from scpseg.profiling.records import out_of_memory
 from scpseg.training.phases import shared
 from scpseg.training.step import Portion, Stepper
 
@@ -38,7 +37,6 @@ COSTS = ("parameters", "windows", "multiply_adds")
 PHASE_FACTS = ("phase", "phases", "unit", "optimizer")
 Make = Callable[[], Method]
 Meter = CudaMeter | RssMeter
-Draw = Callable[..., Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +63,7 @@ def meter_for(device: torch.device) -> Meter:
     Raises:
         UserError: memory cannot be measured on this system.
     """
-    return CudaMeter(Gpu(device)) if device.type == "cuda" else RssMeter()
+    return CudaMeter(device) if device.type == "cuda" else RssMeter()
 
 
 def measure(
@@ -94,92 +92,66 @@ def measure(
         method's `phases`, `unit` and `optimizer` of this one.
     """
     facts: dict[str, Any] = {} if train is None else dict.fromkeys(("seconds_per_step", *PHASE_FACTS))
+    once: Callable[[], object]
     try:
-        figures = {"status": "ok", "reason": None, "limit": None}
-        figures |= _measure(make, workload, device, meter, train, facts, count)
+        meter.prepare()
+        if train is None:
+            image = random_image(workload.height, workload.width)
+            method = drop_training_parts(make()).to(device)
+            once = partial(segment, method, image, workload.classes, device, workload.overlap, workload.batch)
+            once()
+            method.to("cpu")
+            meter.rest()
+            method.to(device)
+        else:
+            method = make().to(device)
+            phases = method.phases()
+            facts["phases"] = [phase.name for phase in phases]
+            for phase in phases[: workload.phase + 1]:
+                facts |= {"phase": phase.name, "unit": phase.unit}
+                once = step = TrainingStep(method, phase, workload, train, device)
+                facts |= step.facts()
+                step()
+            meter.rest()
+        meter.begin()
+        repeats = repeated(once, workload.repeats, workload.seconds)
+        reading = meter.finish()
+        # The allocator that returns everything is slow: time is taken with the one that programs usually have.
+        usual = usual_allocator()
+        seconds = timed(once, repeats)
+        figures = reading.described() | {
+            "status": "ok",
+            "reason": None,
+            "limit": None,
+            "repeats": repeats,
+            "seconds_per_image": round(seconds, 6) if train is None else None,
+            "timed_with_usual_allocator": usual,
+            "model": method.describe(),
+        }
+        if train is None:
+            if count:
+                from scpseg.profiling.computed import inference  # it imports this module
+
+                counted = inference(make, workload)
+                figures |= {name: counted[name] for name in COSTS}
+            figures["image_bytes"], pixels = image.nbytes, workload.height * workload.width
+        else:
+            with FlopCounterMode(display=False) as counter:
+                once()
+            figures |= {
+                "parameters": sum(parameter.numel() for parameter in method.parameters()),
+                "multiply_adds": counter.get_total_flops() // 2,
+                "seconds_per_step": round(seconds, 6),
+                "image_bytes": step.nbytes(),
+            }
+            pixels = facts["windows"] * method.needs.patch**2
+        return facts | figures | {"megapixels_per_second": round(pixels / 1e6 / seconds, 6)}
     except (RuntimeError, MemoryError) as error:
         if not is_oom(error):
             raise
-        figures = out_of_memory(meter.backend, meter.limit())
+        return {**facts, **out_of_memory(meter.backend, meter.limit())}
     finally:
         meter.close()
-    return {**facts, **figures}
-
-
-def _measure(
-    make: Make,
-    workload: Workload,
-    device: torch.device,
-    meter: Meter,
-    train: TrainParams | None,
-    facts: dict[str, Any],
-    count: bool,
-) -> dict[str, Any]:
-    meter.prepare()
-    if train is None:
-        image = random_image(workload.height, workload.width)
-        method = drop_training_parts(make()).to(device)
-        once: Callable[[], object] = partial(
-            segment, method, image, workload.classes, device, workload.overlap, workload.batch
-        )
-        once()
-        method.to("cpu")
-        meter.rest()
-        method.to(device)
-        nbytes = image.nbytes
-    else:
-        method = make().to(device)
-        once = step = _warm_step(method, workload, train, device, facts)
-        meter.rest()
-        nbytes = step.nbytes()
-    meter.begin()
-    repeats = repeated(once, workload.repeats, workload.seconds)
-    reading = meter.finish()
-    # The allocator that returns everything is slow: time is taken with the one that programs usually have.
-    usual = usual_allocator()
-    seconds = timed(once, repeats)
-    if train is None:
-        costs: dict[str, Any] = {"seconds_per_image": round(seconds, 6)}
-        if count:
-            from scpseg.profiling.computed import inference  # it imports this module
-
-            counted = inference(make, workload)
-            costs |= {name: counted[name] for name in COSTS}
-        pixels = workload.height * workload.width
-    else:
-        with FlopCounterMode(display=False) as counter:
-            once()
-        costs = {
-            "parameters": sum(parameter.numel() for parameter in method.parameters()),
-            "windows": sum(len(views.place) for views, _, _ in step.portions),
-            "multiply_adds": counter.get_total_flops() // 2,
-            "seconds_per_image": None,
-            "seconds_per_step": round(seconds, 6),
-        }
-        pixels = costs["windows"] * method.needs.patch**2
-    return {
-        **reading.described(),
-        **costs,
-        "repeats": repeats,
-        "image_bytes": nbytes,
-        "megapixels_per_second": round(pixels / 1e6 / seconds, 6),
-        "timed_with_usual_allocator": usual,
-        "model": method.describe(),
-    }
-
-
-def _warm_step(
-    method: Method, workload: Workload, train: TrainParams, device: torch.device, facts: dict[str, Any]
-) -> TrainingStep:
-    """The step of the workload's phase, taken once after one step of every phase before it; `facts` are filled."""
-    phases = method.phases()
-    facts["phases"] = [phase.name for phase in phases]
-    for phase in phases[: workload.phase + 1]:
-        facts |= {"phase": phase.name, "unit": phase.unit}
-        step = TrainingStep(method, phase, workload, train, device)
-        facts["optimizer"] = type(step.stepper.optimizer).__name__
-        step()
-    return step
 
 
 class TrainingStep:
@@ -191,25 +163,19 @@ class TrainingStep:
     """
 
     def __init__(
-        self,
-        method: Method,
-        phase: Phase,
-        workload: Workload,
-        train: TrainParams,
-        device: torch.device,
-        draw: Draw | None = None,
+        self, method: Method, phase: Phase, workload: Workload, train: TrainParams, device: torch.device
     ) -> None:
-        """Let `method` enter the phase; `draw(high, *shape)` makes the bytes of windows, at random by default."""
+        """Let `method` enter the phase; on `meta`, which has no values, one byte stands for those of all windows."""
         if parallel.world() > 1:
             raise UserError(
                 f"training memory cannot be measured in {parallel.world()} processes: each holds a slice of the batch; "
                 "measure it in a single process"
             )
         recipe = phase.recipe or shared(train, workload.batch if phase.unit == "window" else 1)
-        self.device = device
+        self.phase, self.device = phase, device
         self.stepper = Stepper(method, train, device)
         self.stepper.begin(phase, recipe)
-        self.portions = _portions(method, phase, workload, recipe.batch, draw)
+        self.portions = _portions(method, phase, workload, recipe.batch, device.type != "meta")
 
     def __call__(self) -> Tensor:
         """Take one step and wait for the device; the mean loss, a scalar."""
@@ -217,6 +183,12 @@ class TrainingStep:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return total
+
+    def facts(self) -> dict[str, Any]:
+        """`phase` by name, its `unit`, the class of its `optimizer`, and the number of `windows` of a step."""
+        windows = sum(len(views.place) for views, _, _ in self.portions)
+        name, optimizer = self.phase.name, type(self.stepper.optimizer).__name__
+        return {"phase": name, "unit": self.phase.unit, "optimizer": optimizer, "windows": windows}
 
     def nbytes(self) -> int:
         """Bytes of the windows and labels in host memory; the portions of an image share its overview."""
@@ -229,37 +201,34 @@ class TrainingStep:
         return sum(tensor.nbytes for tensor in tensors.values())
 
 
-def _portions(method: Method, phase: Phase, workload: Workload, batch: int, draw: Draw | None) -> list[Portion]:
+def _portions(method: Method, phase: Phase, workload: Workload, batch: int, drawn: bool) -> list[Portion]:
     """One batch of windows, or all windows of `batch` images in portions of `phase.windows`."""
     generator = torch.Generator().manual_seed(0)
     needs = method.needs
 
-    def at_random(high: int, *shape: int) -> Tensor:
-        return torch.randint(0, high, shape, dtype=torch.uint8, generator=generator)
-
     def pair(count: int, side: int) -> tuple[Tensor, Tensor]:
-        random = draw or at_random
-        return random(256, count, 3, side, side), random(workload.classes, count, side, side)
+        return draw(256, count, 3, side, side), draw(workload.classes, count, side, side)
 
-    def overviews(count: int) -> tuple[Tensor | None, Tensor | None]:
-        return (None, None) if needs.overview is None else pair(count, needs.overview)
+    def draw(high: int, *shape: int) -> Tensor:
+        if not drawn:
+            return torch.zeros((), dtype=torch.uint8).expand(shape)
+        return torch.randint(0, high, shape, dtype=torch.uint8, generator=generator)
 
     extent = torch.tensor([needs.patch / workload.height, needs.patch / workload.width]).clamp(max=1.0)
     if phase.unit == "window":
+        images, overviews, size = 1, batch, batch
         corners = torch.rand((batch, 2), generator=generator) * (1 - extent)
-        (context, label), (overview, overview_label) = pair(batch, needs.context), overviews(batch)
-        place = torch.cat([corners, extent.expand(batch, 2)], dim=1)
-        return [(Views(context, place, overview), Labels(label, overview_label), 1.0)]
-    rows, columns = (starts(length, needs.patch, 0.0, needs.overlap) for length in (workload.height, workload.width))
-    corners = torch.tensor([[top / workload.height, left / workload.width] for top in rows for left in columns])
-    size = phase.windows or len(corners)
+    else:
+        tops, lefts = (starts(length, needs.patch, 0.0, needs.overlap) for length in (workload.height, workload.width))
+        corners = torch.tensor([[top / workload.height, left / workload.width] for top in tops for left in lefts])
+        images, overviews, size = batch, 1, phase.windows or len(corners)
     portions = []
-    for _ in range(batch):
-        overview, overview_label = overviews(1)
+    for _ in range(images):
+        overview, overview_label = (None, None) if needs.overview is None else pair(overviews, needs.overview)
         for part in torch.split(corners, size):
             context, label = pair(len(part), needs.context)
             views = Views(context, torch.cat([part, extent.expand(len(part), 2)], dim=1), overview)
-            portions.append((views, Labels(label, overview_label), len(part) / len(corners) / batch))
+            portions.append((views, Labels(label, overview_label), len(part) / len(corners) / images))
     return portions
 
 

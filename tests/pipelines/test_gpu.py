@@ -16,8 +16,7 @@ from scpseg.benchmarks import BENCHMARKS
 from scpseg.errors import UserError
 from scpseg.params import Params
 from scpseg.profiling.fresh import ChildKilled, ChildTooSlow
-from scpseg.profiling.meter import CHANNELS, out_of_memory, without_figures
-from scpseg.profiling.records import read_records
+from scpseg.profiling.records import CHANNELS, out_of_memory, read_records, without_figures
 
 ROOT = Path(__file__).parents[2]
 PAPER = ROOT / "profiles/paper.yaml"

@@ -12,7 +12,7 @@ from scpseg.benchmarks import BENCHMARKS
 from scpseg.errors import UserError
 from scpseg.params import Params
 from scpseg.profiling.fresh import ChildKilled
-from scpseg.profiling.meter import CHANNELS, FIGURES, without_figures
+from scpseg.profiling.records import CHANNELS, FIGURES, without_figures
 
 ROOT = Path(__file__).parents[2]
 

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent / "stand_ins" / "torch_side"))
 
 from fake_gpu import CONTEXT, MIB, OURS, FakeGpu, assert_all_channels, assert_torch_channels, run
 
-from scpseg.profiling.cuda import CudaMeter
+from scpseg.profiling.meters import CudaMeter
 
 HERE = Path(__file__).parent
 

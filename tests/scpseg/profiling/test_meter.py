@@ -1,4 +1,5 @@
-from scpseg.profiling.meter import CHANNELS, Reading, out_of_memory, thinned, timeline
+from scpseg.profiling.meters import Reading, thinned, timeline
+from scpseg.profiling.records import CHANNELS, out_of_memory
 
 
 def test_thinning_keeps_every_peak_and_the_order() -> None:

@@ -15,8 +15,7 @@ from pipelines.memory import with_section, with_segmenter
 from pipelines.methods import build_method
 from scpseg.contract import Labels, Method, Views
 from scpseg.params import Params
-from scpseg.profiling.ledger import Ledger
-from scpseg.profiling.mixed import cuda_rules
+from scpseg.profiling.ledger import Ledger, cuda_rules
 from scpseg.segmenters.build import KINDS
 
 PARAMS = Params.load(Path(__file__).parents[3] / "params.yaml")

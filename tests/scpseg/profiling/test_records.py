@@ -9,8 +9,16 @@ from typing import Any
 import pytest
 
 from scpseg.errors import UserError
-from scpseg.profiling.meter import CHANNELS, out_of_memory
-from scpseg.profiling.records import COLUMNS, largest, read_records, read_references, table, tidy
+from scpseg.profiling.records import (
+    CHANNELS,
+    COLUMNS,
+    largest,
+    out_of_memory,
+    read_records,
+    read_references,
+    table,
+    tidy,
+)
 
 MIB = 2**20
 

@@ -8,8 +8,7 @@ import pytest
 
 from scpseg.errors import UserError
 from scpseg.profiling.fresh import run_fresh
-from scpseg.profiling.meter import Reading
-from scpseg.profiling.rss import RssMeter, read_status
+from scpseg.profiling.meters import Reading, RssMeter, read_status
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads Linux's /proc")
 MIB, GIB = 2**20, 2**30

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from pipelines.methods import METHODS, build_method
 from scpseg.contract import Labels, Method, Needs, Phase, Recipe, Views
 from scpseg.params import Params, TrainParams
-from scpseg.profiling.meter import CHANNELS, FIGURES, Reading
+from scpseg.profiling.meters import Reading
+from scpseg.profiling.records import CHANNELS, FIGURES
 from scpseg.profiling.workload import PHASE_FACTS, TrainingStep, Workload, measure
 
 ROOT = Path(__file__).parents[3]

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from scpseg.contract import Labels, Method, Needs, Views
-from scpseg.profiling.meter import CHANNELS, FIGURES, Reading
+from scpseg.profiling.meters import Reading
+from scpseg.profiling.records import CHANNELS, FIGURES
 from scpseg.profiling.workload import Workload, is_oom, measure, random_image, repeated, timed
 
 SIZE = Workload(height=64, width=64, classes=2, overlap=0.0, batch=1, repeats=3)

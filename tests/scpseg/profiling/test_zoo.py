@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scpseg.profiling.ledger import Ledger
-from scpseg.profiling.mixed import cuda_rules
+from scpseg.profiling.ledger import Ledger, cuda_rules
 
 MIB = 2**20
 CLASSES = {"cityscapes": 19, "potsdam": 6, "loveda": 7}

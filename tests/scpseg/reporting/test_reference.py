@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from scpseg.errors import UserError
-from scpseg.profiling.meter import CHANNELS, out_of_memory
+from scpseg.profiling.records import CHANNELS, out_of_memory
 from scpseg.reporting.build import build_report
 from scpseg.reporting.memory import read_peaks
 from scpseg.reporting.reference import reference_tables

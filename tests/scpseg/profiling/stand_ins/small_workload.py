@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from scpseg.contract import Labels, Method, Needs, Views
 from scpseg.evaluation.streaming import segment
-from scpseg.profiling.rss import RssMeter
+from scpseg.profiling.meters import RssMeter
 from scpseg.profiling.workload import random_image
 
 

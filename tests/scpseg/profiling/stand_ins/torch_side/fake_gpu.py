@@ -5,12 +5,17 @@ import json
 import os
 import weakref
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
+
+import torch
 
 from scpseg.files import replacing
-from scpseg.profiling.cuda import CudaMeter
-from scpseg.profiling.meter import Reading
+from scpseg.profiling import meters
+from scpseg.profiling.meters import CudaMeter, Reading
 
 MIB = 2**20
 CONTEXT, DRIVER = 400 * MIB, 600 * MIB
@@ -66,9 +71,6 @@ class FakeGpu:
     def free(self, size: int) -> None:
         self.allocated -= size
 
-    def synchronize(self) -> None:
-        pass
-
     def release(self) -> None:
         gc.collect()
         self.held = self.allocated
@@ -77,14 +79,17 @@ class FakeGpu:
     def reset(self) -> None:
         self.most_allocated, self.most_held = self.allocated, self.held
 
-    def reserved(self) -> int:
-        return self.held
-
-    def peaks(self) -> tuple[int, int]:
-        return self.most_allocated, self.most_held
-
-    def total(self) -> int:
-        return 80 * 2**30
+    def functions(self) -> dict[str, Callable[..., Any]]:
+        """What stands in for functions of torch.cuda."""
+        return {
+            "get_device_properties": lambda device: SimpleNamespace(uuid=self.uuid()),
+            "synchronize": lambda device: None,
+            "empty_cache": lambda: self.release(),
+            "reset_peak_memory_stats": lambda device: self.reset(),
+            "memory_reserved": lambda device: self.held,
+            "max_memory_allocated": lambda device: self.most_allocated,
+            "max_memory_reserved": lambda device: self.most_held,
+        }
 
 
 class DriversGpu(FakeGpu):
@@ -109,8 +114,12 @@ class DriversGpu(FakeGpu):
 
 def run(gpu: FakeGpu, meanwhile: Callable[[CudaMeter], None] = lambda meter: None) -> Reading:
     """A model of 100 MiB whose image takes 300 more; kernels loaded by the first image add 50 MiB of context."""
-    meter = CudaMeter(gpu, period=0.005)
-    try:
+    meter = CudaMeter(torch.device("cuda"), period=0.005)
+    with (
+        closing(meter),
+        mock.patch.multiple(torch.cuda, **gpu.functions()),
+        mock.patch.object(meters, "allocate", lambda size, device: gpu.allocate(size)),
+    ):
         meter.prepare()
         gpu.context += 50 * MIB
         gpu.publish()
@@ -121,8 +130,6 @@ def run(gpu: FakeGpu, meanwhile: Callable[[CudaMeter], None] = lambda meter: Non
         meanwhile(meter)
         reading = meter.finish()
         del model, activations
-    finally:
-        meter.close()
     return reading
 
 

@@ -1,0 +1,449 @@
+"""The memory meters: resident memory on a CPU; NVML and torch's allocator on an NVIDIA GPU.
+
+A meter is called in this order: `prepare` before the model is built; `rest` after a warm-up, with the model's tensors
+away from the device; `begin`; `finish` while the results are still in memory. `limit` gives all bytes that there are,
+for a workload that did not fit; `close` ends what the meter started, at any time.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from scpseg.environment import environment
+from scpseg.errors import UserError
+from scpseg.profiling.fresh import allocator, memory_limit
+from scpseg.profiling.records import CHANNELS
+from scpseg.profiling.sampling import PERIOD, Device, Sample, Sampler, SamplerLost, SourceError, TimedSamples, gaps
+
+TIMELINE_POINTS = 200
+PROC = Path("/proc/self")
+HIGH_WATER = "VmHWM after clear_refs, or a sample where that is higher"
+CHECK_BYTES = 256 * 2**20
+"""Bytes of the known allocation in the self-check."""
+CHECK_TOLERANCE = 0.1
+SETTLE = 1.0
+"""Seconds until a known allocation must be visible."""
+DRIFT = 2**25
+"""Changes outside this process below this number of bytes are the driver's own."""
+OF_DEVICE = ("device", "reserved")
+"""Keys of a sample that are not processes."""
+NVML_CHANNELS = ("nvml_process", "nvml_above_context", "nvml_device")
+SWITCHES = ("CUBLAS_WORKSPACE_CONFIG", "CUDA_LAUNCH_BLOCKING", "CUDA_MODULE_LOADING", "NVIDIA_TF32_OVERRIDE")
+PACKAGES = ("numpy", "nvidia-ml-py", "segmentation-models-pytorch", "timm", "torchvision")
+
+
+@dataclass
+class Reading:
+    """The peaks of one measurement.
+
+    Attributes:
+        backend: 'rss' or 'nvml'; figures of the two are never compared.
+        memory: peak bytes by channel; a missing channel has its reason in `unavailable`.
+        unavailable: channel -> reason why it was not measured.
+        details: how it was measured.
+        timeline: (seconds since the start, bytes), at most TIMELINE_POINTS.
+        stretch: the samples.
+    """
+
+    backend: str
+    memory: dict[str, int] = field(default_factory=dict)
+    unavailable: dict[str, str] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+    timeline: list[tuple[float, int]] = field(default_factory=list)
+    stretch: TimedSamples = field(default_factory=list)
+
+    def described(self) -> dict[str, Any]:
+        """The record for a result file: all channels, with their bytes or None and the reason."""
+        missing = [name for name in CHANNELS if name not in self.memory and name not in self.unavailable]
+        period, longest = gaps(self.stretch)
+        other = {"rss": "not measured on a CPU", "nvml": "measured on a GPU"}[self.backend]
+        return {
+            "backend": self.backend,
+            "memory": {name: self.memory.get(name) for name in CHANNELS},
+            "unavailable": {**self.unavailable, **dict.fromkeys(missing, other)},
+            "samples": len(self.stretch),
+            "period_ms": round(period, 3),
+            "longest_gap_ms": round(longest, 3),
+            "timeline": [[round(at, 4), used] for at, used in self.timeline],
+            **self.details,
+        }
+
+
+def timeline(samples: TimedSamples, key: str, since: float, below: int = 0) -> list[tuple[float, int]]:
+    """The samples of one key as (seconds after `since`, bytes above `below`), reduced in number."""
+    return thinned([(at - since, value - below) for at, sample in samples if (value := sample.get(key)) is not None])
+
+
+def thinned(points: list[tuple[float, int]], most: int = TIMELINE_POINTS) -> list[tuple[float, int]]:
+    """Reduce to at most `most` points; each keeps the maximum of those it replaces, so that no peak is lost."""
+    if len(points) <= most:
+        return points
+    edges = [round(index * len(points) / most) for index in range(most + 1)]
+    return [max(points[low:high], key=lambda point: point[1]) for low, high in pairwise(edges)]
+
+
+class _Meter:
+    """What both meters do with their sampler; `lost` is why there is none."""
+
+    backend: str
+    sampler: Sampler | None = None
+    lost: str | None = None
+    began = 0.0
+
+    def __init__(self, period: float) -> None:
+        self.period = period
+        self.reading = Reading(self.backend)
+
+    def close(self) -> None:
+        """Stop the sampler."""
+        if self.sampler:
+            self.sampler.close()
+
+    def _start(self, **request: Any) -> None:
+        try:
+            self.sampler = Sampler(request, self.period)
+        except (SourceError, SamplerLost) as error:
+            self.lost = str(error)
+
+    def _ask(self, ask: Callable[[Sampler], Any]) -> Any:
+        """The sampler's answer; None once it is lost."""
+        try:
+            return ask(self.sampler) if self.sampler and self.lost is None else None
+        except SamplerLost as error:
+            self.lost = str(error)
+
+    def _stop(self) -> TimedSamples:
+        """The samples since `began`; none if the sampler is lost."""
+        self.reading.stretch = [(at, sample) for at, sample in self._ask(Sampler.stop) or [] if at >= self.began]
+        return self.reading.stretch
+
+
+class RssMeter(_Meter):
+    """Peak resident memory of this process above its idle state, from Linux's /proc; a sampler records the timeline.
+
+    Counts anonymous pages: tensors, weights, the image. File pages (the code of libraries, loaded on first use) belong
+    to the idle state, whenever they are loaded, and are subtracted from the peak. The figure depends on the allocator:
+    `scpseg.profiling.fresh` makes it return freed tensors at once.
+    """
+
+    backend = "rss"
+    idle = 0
+    no_high_water: str | None = None
+
+    def __init__(self, proc: Path = PROC, period: float = PERIOD) -> None:
+        """Use `proc` for status and clear_refs, and sample every `period` seconds.
+
+        Raises:
+            UserError: the system is not Linux.
+        """
+        if not sys.platform.startswith("linux"):
+            raise UserError(
+                f"memory cannot be measured on {sys.platform} without an NVIDIA GPU, because resident peaks are read "
+                "from Linux's /proc; run the profile stage on Linux, or set machine.device to cuda"
+            )
+        super().__init__(period)
+        self.proc = proc
+
+    def prepare(self) -> None:
+        """Start the sampler, warm up the thread pools, and record the idle state."""
+        self._start(source="rss", pid=os.getpid())
+        warm_pools()
+        gc.collect()
+        status = read_status(self.proc)
+        self.idle = status["VmRSS"] - file_pages(status)
+
+    def rest(self) -> None:
+        """Does nothing: the idle state was recorded before the model was built."""
+
+    def begin(self) -> None:
+        """Reset the high-water mark of the kernel."""
+        gc.collect()
+        try:
+            (self.proc / "clear_refs").write_text("5")
+        except OSError as error:
+            self.no_high_water = f"/proc/self/clear_refs cannot be written ({error.strerror})"
+        status = read_status(self.proc)
+        if "VmHWM" not in status:
+            self.no_high_water = "/proc/self/status has no VmHWM"
+        elif self.no_high_water is None and status["VmHWM"] > status["VmRSS"] + 2**24:
+            self.no_high_water = "writing to /proc/self/clear_refs did not reset VmHWM"
+        self.began = time.monotonic()
+        self._ask(Sampler.mark)
+
+    def finish(self) -> Reading:
+        """Peak above idle; from samples, with a note, if the kernel has no high-water mark."""
+        self._ask(Sampler.mark)
+        status = read_status(self.proc)
+        reading = self.reading
+        reading.timeline = timeline(self._stop(), "rss", self.began, self.idle)
+        reading.details = {"idle_bytes": self.idle, "rss_source": HIGH_WATER, "timeline_of": "rss"}
+        if self.lost:
+            reading.details["timeline_missing"] = self.lost
+        seen = max((used for _, used in reading.timeline), default=0)
+        if self.no_high_water is None:
+            # Both are at most the true peak: samples miss short peaks, the kernel's mark lags behind its counters.
+            reading.memory["rss"] = max(seen, status["VmHWM"] - file_pages(status) - self.idle)
+            # Each processor holds back a batch of pages before adding them to VmHWM.
+            processors = os.cpu_count() or 1
+            held = max(32, 2 * processors) * processors
+            reading.details["rss_resolution_bytes"] = held * os.sysconf("SC_PAGE_SIZE")
+            return reading
+        reading.details["rss_source"] = f"samples every {self.period * 1000:g} ms, because {self.no_high_water}"
+        if reading.timeline:
+            reading.memory["rss"] = seen
+        else:
+            reading.unavailable["rss"] = f"{self.no_high_water}, and {self.lost or 'there was no sample'}"
+        return reading
+
+    def limit(self) -> int:
+        """Memory of the machine or of the control group, whichever is less."""
+        return memory_limit()
+
+
+def read_status(proc: Path = PROC) -> dict[str, int]:
+    """The memory lines of /proc/self/status in bytes (VmHWM, VmRSS, RssAnon, RssFile, RssShmem, ...)."""
+    lines = (proc / "status").read_text().splitlines()
+    return {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.endswith(" kB")}
+
+
+def file_pages(status: dict[str, int]) -> int:
+    """Resident bytes of files and shared memory."""
+    return status.get("RssFile", 0) + status.get("RssShmem", 0)
+
+
+def warm_pools() -> None:
+    """Start the threads of convolutions, products and resizes, and load their code."""
+    image, kernel = torch.zeros(1, 8, 64, 64), torch.zeros(8, 8, 3, 3)
+    with torch.inference_mode():
+        functional.conv2d(image, kernel, padding=1)
+        functional.interpolate(image, scale_factor=2.0, mode="bilinear")
+        torch.zeros(256, 256) @ torch.zeros(256, 256)
+        torch.zeros(2**17).exp()
+
+
+class CudaMeter(_Meter):
+    """Figures of NVML for this process, and of torch's allocator.
+
+    Four channels. Allocated: live tensors, the need of the method. Reserved: also cached blocks. NVML process: also the
+    CUDA context, kernels and library handles, as gpustat shows it; the headline figure. NVML device: also all other
+    processes; published only if there are none. A channel is used only after it has shown a known allocation.
+    """
+
+    backend = "nvml"
+    own: str | None = None
+    context: int | None = None
+    outside: int | None = None
+    lag = 0.0
+
+    def __init__(self, device: torch.device, period: float = PERIOD) -> None:
+        """Measure `device`, sampled every `period` seconds."""
+        super().__init__(period)
+        self.device = device
+
+    def prepare(self) -> None:
+        """Start the sampler, and show it a known allocation; channels that do not see it are unavailable."""
+        keep = allocate(2**20, self.device)  # creates the context
+        uuid = str(torch.cuda.get_device_properties(self.device).uuid)
+        self._start(source="nvml", uuid=uuid, visible=os.environ.get("CUDA_VISIBLE_DEVICES"))
+        self._ask(self._self_check)
+        del keep
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(self.device)
+
+    def rest(self) -> None:
+        """Record the context: the bytes that NVML counts for this process in addition to torch's allocator."""
+        torch.cuda.synchronize(self.device)
+        torch.cuda.empty_cache()
+        sample = self._ask(self._mark)
+        self.context, self.outside = self._beyond(sample, self.own), self._beyond(sample, "device")
+
+    def begin(self) -> None:
+        """Reset the peaks; the measurement starts here."""
+        torch.cuda.synchronize(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        self.began = time.monotonic()
+        self._ask(self._mark)
+
+    def finish(self) -> Reading:
+        """Take a last sample after synchronising, before anything is freed; then read the peaks."""
+        torch.cuda.synchronize(self.device)
+        # Reserved memory only grows, so this sample is close to the peak, however short the measurement was.
+        last, reading = self._ask(self._mark), self.reading
+        if last is not None:
+            reading.details["driver_reserved_bytes"] = last["reserved"]
+            self._still_there(last)
+        reading.memory["torch_allocated"] = torch.cuda.max_memory_allocated(self.device)
+        reading.memory["torch_reserved"] = torch.cuda.max_memory_reserved(self.device)
+        now_outside = self._beyond(last, "device")
+        stretch = self._stop()
+        if self.lost is not None:
+            self._unavailable(self.lost, *NVML_CHANNELS)
+        self._others(stretch, now_outside)
+        for channel, key in (("nvml_device", "device"), ("nvml_process", self.own)):
+            if channel not in reading.unavailable and key is not None:
+                # Single samples may lack a figure, but the last has it.
+                reading.memory[channel] = max(used for _, sample in stretch if (used := sample.get(key)) is not None)
+                reading.timeline = timeline(stretch, key, self.began)
+                reading.details["timeline_of"] = channel
+        if "nvml_process" in reading.memory and self.context is not None:
+            reading.memory["nvml_above_context"] = reading.memory["nvml_process"] - self.context
+            reading.details["context_bytes"] = self.context
+        else:
+            self._unavailable("the context was not seen after the warm-up", "nvml_above_context")
+        return reading
+
+    def limit(self) -> int:
+        """Total memory of the device."""
+        return int(torch.cuda.get_device_properties(self.device).total_memory)
+
+    def _self_check(self, sampler: Sampler) -> None:
+        self.reading.details |= {name: sampler.facts[name] for name in ("driver", "mig")}
+        before = self._mark(sampler)
+        known = allocate(CHECK_BYTES, self.device)
+        during = self._settled(sampler, before)
+        del known
+        torch.cuda.empty_cache()
+        after = self._settled(sampler, during)
+        self.reading.details["lag_ms"] = round(self.lag * 1000, 1)
+        facts = sampler.facts
+        moved = [key for key in during if saw(before, during, key) and saw(after, during, key)]
+        if "device" not in moved:
+            low, high = before["device"], during["device"]
+            why = "NVML shows no figure for the device's memory"
+            if low is not None and high is not None:
+                by = f"moved by {(high - low) / 2**20:.0f} MiB at a known allocation of {CHECK_BYTES >> 20} MiB"
+                why = f"the device's memory {by}"
+            self._unavailable(facts["memory"] or why, "nvml_device")
+        # The entry that changed is ours: in a container, the process ids are the host's and not known here.
+        ours = [key for key in moved if key not in OF_DEVICE]
+        if len(ours) > 1:
+            ours = [key for key in ours if key == str(os.getpid())] or ours
+        if len(ours) == 1:
+            self.own = ours[0]
+            return
+        processes = [value for key, value in during.items() if key not in OF_DEVICE]
+        if len(ours) > 1:
+            why = f"{len(ours)} processes moved by the known allocation at once, so that ours cannot be identified"
+        elif facts["processes"] or not processes:
+            why = facts["processes"] or "NVML lists no process on the device, as in some containers"
+        elif not any(processes):
+            why = "NVML shows no memory figure for any process, as in some containers and under WSL"
+        else:
+            why = f"no process moved by the known allocation of {CHECK_BYTES >> 20} MiB"
+        self._unavailable(why, "nvml_process", "nvml_above_context")
+
+    def _settled(self, sampler: Sampler, earlier: Sample) -> Sample:
+        """A sample in which all available figures show the known allocation, or its end; at most SETTLE later."""
+        began, lag = time.monotonic(), 0.0  # changes visible at once have no lag, whatever the time to read
+        while True:
+            sample = self._mark(sampler)
+            moved = {key for key in sample if saw(earlier, sample, key) or saw(sample, earlier, key)}
+            shown = {key for key, value in sample.items() if value and key not in OF_DEVICE}
+            if (sample["device"] is None or "device" in moved) and (not shown or shown & moved):
+                self.lag = max(self.lag, lag)
+                return sample
+            lag = time.monotonic() - began
+            if lag > SETTLE:
+                return sample
+
+    def _still_there(self, last: Sample) -> None:
+        """Remove figures that ended before the measurement: they may have missed the peak."""
+        assert self.sampler is not None
+        why, facts = "NVML showed no figure at the end of the measurement", self.sampler.facts
+        if last["device"] is None:
+            self._unavailable(facts["memory"] or why, "nvml_device")
+        if self.own is not None and last.get(self.own) is None:
+            self._unavailable(facts["processes"] or why, "nvml_process", "nvml_above_context")
+
+    def _others(self, stretch: TimedSamples, now_outside: int | None) -> None:
+        """Record other users of the device; a device total that includes them is not published."""
+        details = self.reading.details
+        details |= dict.fromkeys(("exclusive", "foreign_processes", "foreign_bytes"))
+        foreign = [
+            {key: value or 0 for key, value in sample.items() if key not in (*OF_DEVICE, self.own)}
+            for _, sample in stretch
+            if self.own in sample
+        ]
+        if foreign:
+            details["exclusive"] = not any(foreign)
+            details["foreign_processes"] = max(map(len, foreign))
+            details["foreign_bytes"] = max(sum(entries.values()) for entries in foreign)
+            details["foreign_changed"] = any(entries != foreign[0] for entries in foreign)
+            if any(foreign):
+                changed = ", whose use changed meanwhile" if details["foreign_changed"] else ""
+                self._unavailable(f"other processes use the device too{changed}", "nvml_device")
+        elif self.outside is not None and now_outside is not None:
+            details["foreign_changed"] = abs(now_outside - self.outside) > DRIFT
+            if details["foreign_changed"]:
+                self._unavailable("use of the device outside torch's allocator changed meanwhile", "nvml_device")
+
+    def _beyond(self, sample: Sample | None, key: str | None) -> int | None:
+        """The figure of NVML under `key` minus the bytes of torch's allocator."""
+        value = None if sample is None or key is None else sample.get(key)
+        return None if value is None else value - torch.cuda.memory_reserved(self.device)
+
+    def _mark(self, sampler: Sampler) -> Sample:
+        torch.cuda.synchronize(self.device)
+        time.sleep(2 * self.lag)
+        return sampler.mark()
+
+    def _unavailable(self, why: str, *channels: str) -> None:
+        """Give channels a reason unless they have one; without any channel of NVML, the sampler is not asked again."""
+        for channel in channels:
+            self.reading.unavailable.setdefault(channel, why)
+        if self.lost is None and set(NVML_CHANNELS) <= set(self.reading.unavailable):
+            self.lost = why
+
+
+def allocate(size: int, device: torch.device) -> Any:
+    """A tensor of `size` bytes, written to."""
+    return torch.zeros(size, dtype=torch.uint8, device=device)
+
+
+def saw(low: Sample, high: Sample, key: str) -> bool:
+    """Whether `key` changed by exactly the known allocation."""
+    below, above = low.get(key), high.get(key)
+    if below is None or above is None:
+        return False
+    return abs(above - below - CHECK_BYTES) <= CHECK_TOLERANCE * CHECK_BYTES
+
+
+def fingerprint(device: torch.device) -> dict[str, Any]:
+    """Facts of an NVIDIA GPU and its software for a reference table, after `scpseg.environment.configure`.
+
+    No host name, no UUID. `driver` is None if NVML cannot be read; `nvml` then has the reason.
+    """
+    properties = torch.cuda.get_device_properties(device)
+    facts, why = dict.fromkeys(("driver", "mig")), None
+    try:
+        facts = Device(str(properties.uuid), os.environ.get("CUDA_VISIBLE_DEVICES")).facts
+    except SourceError as error:
+        why = str(error)
+    return {
+        **environment(device),
+        "gpu": properties.name,
+        "total_bytes": int(properties.total_memory),
+        "capability": f"{properties.major}.{properties.minor}",
+        "multiprocessors": int(properties.multi_processor_count),
+        "driver": facts["driver"],
+        "mig": facts["mig"],
+        "nvml": why,
+        "cudnn_tf32": torch.backends.cudnn.allow_tf32,
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "cudnn_deterministic": torch.backends.cudnn.deterministic,
+        "allocator": {**allocator(), "backend": torch.cuda.get_allocator_backend()},
+        "switches": {name: os.environ.get(name) for name in SWITCHES},
+        "packages": {name: version(name) for name in PACKAGES},
+    }
