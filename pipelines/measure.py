@@ -25,7 +25,7 @@ from pipelines.stage import run_stage
 from scpseg.benchmarks import BENCHMARKS
 from scpseg.errors import UserError
 from scpseg.profiling.records import MIB
-from scpseg.profiling.sampling import PERIOD, Sampler, SamplerLost, SourceError, TimedSamples, gaps
+from scpseg.profiling.sampling import PERIOD, Sampler, SourceError, TimedSamples, gaps
 from scpseg.reporting.contributed import MEASURED, add_row
 
 GATE = 'kill -STOP $$; exec "$@"'
@@ -92,7 +92,7 @@ def measure(command: Sequence[str], period: float = PERIOD) -> dict[str, Any]:
         code = process.wait()
         seconds = time.monotonic() - began
         taken = [sampler.stop() for sampler in samplers]
-    except (SourceError, SamplerLost) as error:
+    except SourceError as error:
         raise UserError(f"memory cannot be measured here: {error}") from None
     finally:
         if process.poll() is None:

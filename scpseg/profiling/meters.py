@@ -1,9 +1,4 @@
-"""The memory meters: resident memory on a CPU; NVML and torch's allocator on an NVIDIA GPU.
-
-A meter is called in this order: `prepare` before the model is built; `rest` after a warm-up, with the model's tensors
-away from the device; `begin`; `finish` while the results are still in memory. `limit` gives all bytes that there are,
-for a workload that did not fit; `close` ends what the meter started, at any time.
-"""
+"""The memory meters: resident memory on a CPU; NVML and torch's allocator on an NVIDIA GPU."""
 
 from __future__ import annotations
 
@@ -12,7 +7,6 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -25,11 +19,9 @@ from scpseg.environment import environment
 from scpseg.errors import UserError
 from scpseg.profiling.fresh import allocator, memory_limit
 from scpseg.profiling.records import CHANNELS
-from scpseg.profiling.sampling import PERIOD, Device, Sample, Sampler, SamplerLost, SourceError, TimedSamples, gaps
+from scpseg.profiling.sampling import PERIOD, Device, Sample, Sampler, SourceError, TimedSamples, gaps
 
-TIMELINE_POINTS = 200
 PROC = Path("/proc/self")
-HIGH_WATER = "VmHWM after clear_refs, or a sample where that is higher"
 CHECK_BYTES = 256 * 2**20
 """Bytes of the known allocation in the self-check."""
 CHECK_TOLERANCE = 0.1
@@ -44,67 +36,49 @@ SWITCHES = ("CUBLAS_WORKSPACE_CONFIG", "CUDA_LAUNCH_BLOCKING", "CUDA_MODULE_LOAD
 PACKAGES = ("numpy", "nvidia-ml-py", "segmentation-models-pytorch", "timm", "torchvision")
 
 
-@dataclass
-class Reading:
-    """The peaks of one measurement.
+class _Meter:
+    """What both meters share: the sampler and the record.
+
+    Order of calls: `prepare` before the model is built; `rest` after a warm-up, with the model's tensors away from the
+    device; `begin`; `finish` while the results are still in memory; `close` at any time. `limit` gives all bytes that
+    there are, for a workload that did not fit.
 
     Attributes:
         backend: 'rss' or 'nvml'; figures of the two are never compared.
         memory: peak bytes by channel; a missing channel has its reason in `unavailable`.
-        unavailable: channel -> reason why it was not measured.
         details: how it was measured.
-        timeline: (seconds since the start, bytes), at most TIMELINE_POINTS.
-        stretch: the samples.
+        timeline: (seconds since the start, bytes).
+        stretch: the samples; `lost` is why there are none.
     """
 
     backend: str
-    memory: dict[str, int] = field(default_factory=dict)
-    unavailable: dict[str, str] = field(default_factory=dict)
-    details: dict[str, Any] = field(default_factory=dict)
-    timeline: list[tuple[float, int]] = field(default_factory=list)
-    stretch: TimedSamples = field(default_factory=list)
-
-    def described(self) -> dict[str, Any]:
-        """The record for a result file: all channels, with their bytes or None and the reason."""
-        missing = [name for name in CHANNELS if name not in self.memory and name not in self.unavailable]
-        period, longest = gaps(self.stretch)
-        other = {"rss": "not measured on a CPU", "nvml": "measured on a GPU"}[self.backend]
-        return {
-            "backend": self.backend,
-            "memory": {name: self.memory.get(name) for name in CHANNELS},
-            "unavailable": {**self.unavailable, **dict.fromkeys(missing, other)},
-            "samples": len(self.stretch),
-            "period_ms": round(period, 3),
-            "longest_gap_ms": round(longest, 3),
-            "timeline": [[round(at, 4), used] for at, used in self.timeline],
-            **self.details,
-        }
-
-
-def timeline(samples: TimedSamples, key: str, since: float, below: int = 0) -> list[tuple[float, int]]:
-    """The samples of one key as (seconds after `since`, bytes above `below`), reduced in number."""
-    return thinned([(at - since, value - below) for at, sample in samples if (value := sample.get(key)) is not None])
-
-
-def thinned(points: list[tuple[float, int]], most: int = TIMELINE_POINTS) -> list[tuple[float, int]]:
-    """Reduce to at most `most` points; each keeps the maximum of those it replaces, so that no peak is lost."""
-    if len(points) <= most:
-        return points
-    edges = [round(index * len(points) / most) for index in range(most + 1)]
-    return [max(points[low:high], key=lambda point: point[1]) for low, high in pairwise(edges)]
-
-
-class _Meter:
-    """What both meters do with their sampler; `lost` is why there is none."""
-
-    backend: str
+    missing: str
     sampler: Sampler | None = None
     lost: str | None = None
     began = 0.0
 
     def __init__(self, period: float) -> None:
         self.period = period
-        self.reading = Reading(self.backend)
+        self.memory: dict[str, int] = {}
+        self.unavailable: dict[str, str] = {}
+        self.details: dict[str, Any] = {}
+        self.timeline: list[tuple[float, int]] = []
+        self.stretch: TimedSamples = []
+
+    def described(self) -> dict[str, Any]:
+        """The record for a result file: all channels, with their bytes or None and the reason."""
+        missing = [name for name in CHANNELS if name not in self.memory and name not in self.unavailable]
+        period, longest = gaps(self.stretch)
+        return {
+            "backend": self.backend,
+            "memory": {name: self.memory.get(name) for name in CHANNELS},
+            "unavailable": {**self.unavailable, **dict.fromkeys(missing, self.missing)},
+            "samples": len(self.stretch),
+            "period_ms": round(period, 3),
+            "longest_gap_ms": round(longest, 3),
+            "timeline": [[round(at, 4), used] for at, used in self.timeline],
+            **self.details,
+        }
 
     def close(self) -> None:
         """Stop the sampler."""
@@ -114,20 +88,30 @@ class _Meter:
     def _start(self, **request: Any) -> None:
         try:
             self.sampler = Sampler(request, self.period)
-        except (SourceError, SamplerLost) as error:
+        except SourceError as error:
             self.lost = str(error)
 
     def _ask(self, ask: Callable[[Sampler], Any]) -> Any:
         """The sampler's answer; None once it is lost."""
         try:
             return ask(self.sampler) if self.sampler and self.lost is None else None
-        except SamplerLost as error:
+        except SourceError as error:
             self.lost = str(error)
 
-    def _stop(self) -> TimedSamples:
-        """The samples since `began`; none if the sampler is lost."""
-        self.reading.stretch = [(at, sample) for at, sample in self._ask(Sampler.stop) or [] if at >= self.began]
-        return self.reading.stretch
+    def _stop(self) -> None:
+        self.stretch = [(at, sample) for at, sample in self._ask(Sampler.stop) or [] if at >= self.began]
+
+
+def timeline(samples: TimedSamples, key: str, since: float, below: int = 0, most: int = 200) -> list[tuple[float, int]]:
+    """The samples of one key as (seconds after `since`, bytes above `below`), at most `most` of them.
+
+    Each keeps the maximum of those it replaces, so that no peak is lost.
+    """
+    points = [(at - since, value - below) for at, sample in samples if (value := sample.get(key)) is not None]
+    if len(points) <= most:
+        return points
+    edges = [round(index * len(points) / most) for index in range(most + 1)]
+    return [max(points[low:high], key=lambda point: point[1]) for low, high in pairwise(edges)]
 
 
 class RssMeter(_Meter):
@@ -138,7 +122,7 @@ class RssMeter(_Meter):
     `scpseg.profiling.fresh` makes it return freed tensors at once.
     """
 
-    backend = "rss"
+    backend, missing = "rss", "not measured on a CPU"
     idle = 0
     no_high_water: str | None = None
 
@@ -157,9 +141,16 @@ class RssMeter(_Meter):
         self.proc = proc
 
     def prepare(self) -> None:
-        """Start the sampler, warm up the thread pools, and record the idle state."""
+        """Start the sampler, and record the idle state."""
         self._start(source="rss", pid=os.getpid())
-        warm_pools()
+        # Start the threads of convolutions, products and resizes, and load their code.
+        image, kernel = torch.zeros(1, 8, 64, 64), torch.zeros(8, 8, 3, 3)
+        with torch.inference_mode():
+            functional.conv2d(image, kernel, padding=1)
+            functional.interpolate(image, scale_factor=2.0, mode="bilinear")
+            torch.zeros(256, 256) @ torch.zeros(256, 256)
+            torch.zeros(2**17).exp()
+        del image, kernel
         gc.collect()
         status = read_status(self.proc)
         self.idle = status["VmRSS"] - file_pages(status)
@@ -182,30 +173,31 @@ class RssMeter(_Meter):
         self.began = time.monotonic()
         self._ask(Sampler.mark)
 
-    def finish(self) -> Reading:
-        """Peak above idle; from samples, with a note, if the kernel has no high-water mark."""
+    def finish(self) -> dict[str, Any]:
+        """The record; the peak is from samples, with a note, if the kernel has no high-water mark."""
         self._ask(Sampler.mark)
         status = read_status(self.proc)
-        reading = self.reading
-        reading.timeline = timeline(self._stop(), "rss", self.began, self.idle)
-        reading.details = {"idle_bytes": self.idle, "rss_source": HIGH_WATER, "timeline_of": "rss"}
+        self._stop()
+        self.timeline = timeline(self.stretch, "rss", self.began, self.idle)
+        self.details = {"idle_bytes": self.idle, "timeline_of": "rss"}
         if self.lost:
-            reading.details["timeline_missing"] = self.lost
-        seen = max((used for _, used in reading.timeline), default=0)
+            self.details["timeline_missing"] = self.lost
+        if self.timeline:
+            self.memory["rss"] = max(used for _, used in self.timeline)
         if self.no_high_water is None:
-            # Both are at most the true peak: samples miss short peaks, the kernel's mark lags behind its counters.
-            reading.memory["rss"] = max(seen, status["VmHWM"] - file_pages(status) - self.idle)
-            # Each processor holds back a batch of pages before adding them to VmHWM.
+            # Both are at most the true peak: samples miss short peaks, the kernel's mark lags behind its counters,
+            # because each processor holds back a batch of pages before adding them.
+            marked = status["VmHWM"] - file_pages(status) - self.idle
+            self.memory["rss"] = max(self.memory.get("rss", 0), marked)
+            self.details["rss_source"] = "VmHWM after clear_refs, or a sample where that is higher"
             processors = os.cpu_count() or 1
-            held = max(32, 2 * processors) * processors
-            reading.details["rss_resolution_bytes"] = held * os.sysconf("SC_PAGE_SIZE")
-            return reading
-        reading.details["rss_source"] = f"samples every {self.period * 1000:g} ms, because {self.no_high_water}"
-        if reading.timeline:
-            reading.memory["rss"] = seen
+            pages = max(32, 2 * processors) * processors
+            self.details["rss_resolution_bytes"] = pages * os.sysconf("SC_PAGE_SIZE")
         else:
-            reading.unavailable["rss"] = f"{self.no_high_water}, and {self.lost or 'there was no sample'}"
-        return reading
+            self.details["rss_source"] = f"samples every {self.period * 1000:g} ms, because {self.no_high_water}"
+            if not self.timeline:
+                self.unavailable["rss"] = f"{self.no_high_water}, and {self.lost or 'there was no sample'}"
+        return self.described()
 
     def limit(self) -> int:
         """Memory of the machine or of the control group, whichever is less."""
@@ -223,16 +215,6 @@ def file_pages(status: dict[str, int]) -> int:
     return status.get("RssFile", 0) + status.get("RssShmem", 0)
 
 
-def warm_pools() -> None:
-    """Start the threads of convolutions, products and resizes, and load their code."""
-    image, kernel = torch.zeros(1, 8, 64, 64), torch.zeros(8, 8, 3, 3)
-    with torch.inference_mode():
-        functional.conv2d(image, kernel, padding=1)
-        functional.interpolate(image, scale_factor=2.0, mode="bilinear")
-        torch.zeros(256, 256) @ torch.zeros(256, 256)
-        torch.zeros(2**17).exp()
-
-
 class CudaMeter(_Meter):
     """Figures of NVML for this process, and of torch's allocator.
 
@@ -241,7 +223,7 @@ class CudaMeter(_Meter):
     processes; published only if there are none. A channel is used only after it has shown a known allocation.
     """
 
-    backend = "nvml"
+    backend, missing = "nvml", "measured on a GPU"
     own: str | None = None
     context: int | None = None
     outside: int | None = None
@@ -276,47 +258,52 @@ class CudaMeter(_Meter):
         self.began = time.monotonic()
         self._ask(self._mark)
 
-    def finish(self) -> Reading:
-        """Take a last sample after synchronising, before anything is freed; then read the peaks."""
+    def finish(self) -> dict[str, Any]:
+        """The record, after a last sample before anything is freed; then the peaks are read."""
         torch.cuda.synchronize(self.device)
         # Reserved memory only grows, so this sample is close to the peak, however short the measurement was.
-        last, reading = self._ask(self._mark), self.reading
-        if last is not None:
-            reading.details["driver_reserved_bytes"] = last["reserved"]
-            self._still_there(last)
-        reading.memory["torch_allocated"] = torch.cuda.max_memory_allocated(self.device)
-        reading.memory["torch_reserved"] = torch.cuda.max_memory_reserved(self.device)
-        now_outside = self._beyond(last, "device")
-        stretch = self._stop()
+        last = self._ask(self._mark)
+        if last is not None and self.sampler:
+            self.details["driver_reserved_bytes"] = last["reserved"]
+            # Figures that ended before the measurement may have missed the peak.
+            why, facts = "NVML showed no figure at the end of the measurement", self.sampler.facts
+            if last["device"] is None:
+                self._unavailable(facts["memory"] or why, "nvml_device")
+            if self.own is not None and last.get(self.own) is None:
+                self._unavailable(facts["processes"] or why, "nvml_process", "nvml_above_context")
+        self.memory["torch_allocated"] = torch.cuda.max_memory_allocated(self.device)
+        self.memory["torch_reserved"] = torch.cuda.max_memory_reserved(self.device)
+        outside = self._beyond(last, "device")
+        self._stop()
         if self.lost is not None:
             self._unavailable(self.lost, *NVML_CHANNELS)
-        self._others(stretch, now_outside)
+        self._others(outside)
         for channel, key in (("nvml_device", "device"), ("nvml_process", self.own)):
-            if channel not in reading.unavailable and key is not None:
+            if channel not in self.unavailable and key is not None:
                 # Single samples may lack a figure, but the last has it.
-                reading.memory[channel] = max(used for _, sample in stretch if (used := sample.get(key)) is not None)
-                reading.timeline = timeline(stretch, key, self.began)
-                reading.details["timeline_of"] = channel
-        if "nvml_process" in reading.memory and self.context is not None:
-            reading.memory["nvml_above_context"] = reading.memory["nvml_process"] - self.context
-            reading.details["context_bytes"] = self.context
+                self.memory[channel] = max(used for _, one in self.stretch if (used := one.get(key)) is not None)
+                self.timeline = timeline(self.stretch, key, self.began)
+                self.details["timeline_of"] = channel
+        if "nvml_process" in self.memory and self.context is not None:
+            self.memory["nvml_above_context"] = self.memory["nvml_process"] - self.context
+            self.details["context_bytes"] = self.context
         else:
             self._unavailable("the context was not seen after the warm-up", "nvml_above_context")
-        return reading
+        return self.described()
 
     def limit(self) -> int:
         """Total memory of the device."""
         return int(torch.cuda.get_device_properties(self.device).total_memory)
 
     def _self_check(self, sampler: Sampler) -> None:
-        self.reading.details |= {name: sampler.facts[name] for name in ("driver", "mig")}
+        self.details |= {name: sampler.facts[name] for name in ("driver", "mig")}
         before = self._mark(sampler)
         known = allocate(CHECK_BYTES, self.device)
         during = self._settled(sampler, before)
         del known
         torch.cuda.empty_cache()
         after = self._settled(sampler, during)
-        self.reading.details["lag_ms"] = round(self.lag * 1000, 1)
+        self.details["lag_ms"] = round(self.lag * 1000, 1)
         facts = sampler.facts
         moved = [key for key in during if saw(before, during, key) and saw(after, during, key)]
         if "device" not in moved:
@@ -358,22 +345,13 @@ class CudaMeter(_Meter):
             if lag > SETTLE:
                 return sample
 
-    def _still_there(self, last: Sample) -> None:
-        """Remove figures that ended before the measurement: they may have missed the peak."""
-        assert self.sampler is not None
-        why, facts = "NVML showed no figure at the end of the measurement", self.sampler.facts
-        if last["device"] is None:
-            self._unavailable(facts["memory"] or why, "nvml_device")
-        if self.own is not None and last.get(self.own) is None:
-            self._unavailable(facts["processes"] or why, "nvml_process", "nvml_above_context")
-
-    def _others(self, stretch: TimedSamples, now_outside: int | None) -> None:
+    def _others(self, outside: int | None) -> None:
         """Record other users of the device; a device total that includes them is not published."""
-        details = self.reading.details
+        details = self.details
         details |= dict.fromkeys(("exclusive", "foreign_processes", "foreign_bytes"))
         foreign = [
             {key: value or 0 for key, value in sample.items() if key not in (*OF_DEVICE, self.own)}
-            for _, sample in stretch
+            for _, sample in self.stretch
             if self.own in sample
         ]
         if foreign:
@@ -384,8 +362,8 @@ class CudaMeter(_Meter):
             if any(foreign):
                 changed = ", whose use changed meanwhile" if details["foreign_changed"] else ""
                 self._unavailable(f"other processes use the device too{changed}", "nvml_device")
-        elif self.outside is not None and now_outside is not None:
-            details["foreign_changed"] = abs(now_outside - self.outside) > DRIFT
+        elif self.outside is not None and outside is not None:
+            details["foreign_changed"] = abs(outside - self.outside) > DRIFT
             if details["foreign_changed"]:
                 self._unavailable("use of the device outside torch's allocator changed meanwhile", "nvml_device")
 
@@ -402,8 +380,8 @@ class CudaMeter(_Meter):
     def _unavailable(self, why: str, *channels: str) -> None:
         """Give channels a reason unless they have one; without any channel of NVML, the sampler is not asked again."""
         for channel in channels:
-            self.reading.unavailable.setdefault(channel, why)
-        if self.lost is None and set(NVML_CHANNELS) <= set(self.reading.unavailable):
+            self.unavailable.setdefault(channel, why)
+        if self.lost is None and set(NVML_CHANNELS) <= set(self.unavailable):
             self.lost = why
 
 

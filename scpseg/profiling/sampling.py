@@ -34,17 +34,13 @@ TimedSamples = list[tuple[float, Sample]]
 
 
 class SourceError(Exception):
-    """Memory cannot be read this way; the message says why."""
-
-
-class SamplerLost(Exception):
-    """The sampling process ended early; the message says how."""
+    """Memory cannot be read this way, or the sampling process ended early; the message says why."""
 
 
 class Sampler:
     """A sampling process; `facts` is what the source said about itself at the last mark.
 
-    Every method but `close` raises SamplerLost if the process has ended or does not answer.
+    Every method but `close` raises SourceError if the process has ended or does not answer.
     """
 
     def __init__(self, request: dict[str, Any], period: float = PERIOD) -> None:
@@ -55,7 +51,7 @@ class Sampler:
             period: seconds between two samples.
 
         Raises:
-            SourceError: the source cannot be read.
+            SourceError: the source cannot be read either.
         """
         paths = [str(Path(scpseg.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
         self.process = subprocess.Popen(
@@ -99,7 +95,7 @@ class Sampler:
             self.process.stdin.flush()
             if not select.select([self.process.stdout], [], [], PATIENCE)[0]:
                 self.close()
-                raise SamplerLost(f"the sampling process did not answer within {PATIENCE:.0f} s")
+                raise SourceError(f"the sampling process did not answer within {PATIENCE:.0f} s")
             answer = self.process.stdout.readline()
         except (BrokenPipeError, ValueError):
             answer = b""
@@ -107,7 +103,7 @@ class Sampler:
             self.close()
             code = self.process.returncode
             how = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
-            raise SamplerLost(f"the sampling process ended too early ({how})")
+            raise SourceError(f"the sampling process ended too early ({how})")
         parsed: dict[str, Any] = json.loads(answer)
         return parsed
 

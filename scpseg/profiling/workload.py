@@ -76,13 +76,9 @@ def measure(
 ) -> dict[str, Any]:
     """Measure a method in this process, which should be fresh (`scpseg.profiling.fresh`).
 
-    Args:
-        make: builds the method; its weights do not matter.
-        workload: sizes.
-        device: device of the computation.
-        meter: `meter_for(device)`.
-        train: measure a training step with these parameters instead of inference.
-        count: count the costs of inference, which takes some seconds on meta tensors; otherwise they are absent.
+    `make` builds the method, whose weights do not matter; `meter` is `meter_for(device)`. With `train`, a training step
+    with these parameters is measured instead of inference. The costs of inference are counted if `count`, which takes
+    some seconds on meta tensors, and are absent otherwise.
 
     Returns:
         `status` 'ok' or, with `limit` bytes, 'oom'; `memory` in bytes by channel, `unavailable` reasons, `repeats`,
@@ -115,11 +111,11 @@ def measure(
             meter.rest()
         meter.begin()
         repeats = repeated(once, workload.repeats, workload.seconds)
-        reading = meter.finish()
+        figures = meter.finish()
         # The allocator that returns everything is slow: time is taken with the one that programs usually have.
         usual = usual_allocator()
         seconds = timed(once, repeats)
-        figures = reading.described() | {
+        figures |= {
             "status": "ok",
             "reason": None,
             "limit": None,
@@ -157,9 +153,8 @@ def measure(
 class TrainingStep:
     """A step of one phase, by the same code as in training, always on the same windows.
 
-    Attributes:
-        stepper: takes the step, by the phase's recipe or the one that all methods share.
-        portions: windows and labels of a step, in host memory.
+    `stepper` takes it, by the phase's recipe or the one that all methods share; `portions` are the windows and labels,
+    in host memory.
     """
 
     def __init__(
@@ -192,13 +187,8 @@ class TrainingStep:
 
     def nbytes(self) -> int:
         """Bytes of the windows and labels in host memory; the portions of an image share its overview."""
-        tensors = {
-            id(tensor): tensor
-            for views, labels, _ in self.portions
-            for tensor in (views.context, views.place, views.overview, labels.context, labels.overview)
-            if tensor is not None
-        }
-        return sum(tensor.nbytes for tensor in tensors.values())
+        tensors = [one for views, labels, _ in self.portions for one in (*vars(views).values(), *vars(labels).values())]
+        return sum({id(tensor): tensor.nbytes for tensor in tensors if tensor is not None}.values())
 
 
 def _portions(method: Method, phase: Phase, workload: Workload, batch: int, drawn: bool) -> list[Portion]:
@@ -259,6 +249,5 @@ def random_image(height: int, width: int) -> Bytes:
 
 def is_oom(error: BaseException) -> bool:
     """Whether an error means that memory ran out."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return any(words in str(error) for words in OOM_WORDS)
+    known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    return known or any(words in str(error) for words in OOM_WORDS)

@@ -1,14 +1,15 @@
-from scpseg.profiling.meters import Reading, thinned, timeline
+from scpseg.profiling.meters import RssMeter, timeline
 from scpseg.profiling.records import CHANNELS, out_of_memory
 
 
 def test_thinning_keeps_every_peak_and_the_order() -> None:
     points = [(index / 100, 10_000 if index == 777 else index % 7) for index in range(1000)]
-    thin = thinned(points, 200)
+    samples = [(at, {"rss": used}) for at, used in points]
+    thin = timeline(samples, "rss", since=0.0, most=200)
     assert len(thin) == 200
     assert (7.77, 10_000) in thin
     assert thin == sorted(thin)
-    assert thinned(points[:150], 200) == points[:150]
+    assert timeline(samples[:150], "rss", since=0.0, most=200) == points[:150]
 
 
 def test_timeline_counts_from_the_beginning_and_above_idle() -> None:
@@ -17,15 +18,18 @@ def test_timeline_counts_from_the_beginning_and_above_idle() -> None:
 
 
 def test_every_channel_has_a_figure_or_a_reason() -> None:
-    reading = Reading("rss", memory={"rss": 7})
-    described = reading.described()
+    meter = RssMeter()
+    meter.memory = {"rss": 7}
+    described = meter.described()
     assert set(described["memory"]) == set(CHANNELS)
     for channel in CHANNELS:
         assert (described["memory"][channel] is None) == (channel in described["unavailable"])
 
 
 def test_sampling_density() -> None:
-    found = Reading("rss", stretch=[(0.0, {}), (0.010, {}), (0.040, {})]).described()
+    meter = RssMeter()
+    meter.stretch = [(0.0, {}), (0.010, {}), (0.040, {})]
+    found = meter.described()
     assert (found["samples"], found["period_ms"], found["longest_gap_ms"]) == (3, 20.0, 30.0)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from scpseg.errors import UserError
 from scpseg.profiling.fresh import run_fresh
-from scpseg.profiling.meters import Reading, RssMeter, read_status
+from scpseg.profiling.meters import RssMeter, read_status
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads Linux's /proc")
 MIB, GIB = 2**20, 2**30
@@ -57,13 +57,14 @@ class Proc:
         (self.folder / "status").write_text("".join(f"{name}:\t{used // 1024} kB\n" for name, used in values.items()))
 
 
-def stretch(meter: RssMeter, work: Callable[[], None]) -> Reading:
+def stretch(meter: RssMeter, work: Callable[[], None]) -> RssMeter:
     try:
         meter.prepare()
         meter.rest()
         meter.begin()
         work()
-        return meter.finish()
+        meter.finish()
+        return meter
     finally:
         meter.close()
 

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from scpseg.profiling.sampling import Sampler, SamplerLost
+from scpseg.profiling.sampling import Sampler, SourceError
 
 REQUEST = {"source": "rss", "pid": os.getpid()}
 
@@ -33,7 +33,7 @@ def test_a_killed_sampler_is_noticed() -> None:
     sampler = Sampler(REQUEST)
     sampler.process.kill()
     sampler.process.wait()
-    with pytest.raises(SamplerLost, match="signal 9"):
+    with pytest.raises(SourceError, match="signal 9"):
         sampler.mark()
 
 

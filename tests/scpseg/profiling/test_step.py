@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from pipelines.methods import METHODS, build_method
 from scpseg.contract import Labels, Method, Needs, Phase, Recipe, Views
 from scpseg.params import Params, TrainParams
-from scpseg.profiling.meters import Reading
 from scpseg.profiling.records import CHANNELS, FIGURES
 from scpseg.profiling.workload import PHASE_FACTS, TrainingStep, Workload, measure
 
@@ -48,9 +47,9 @@ class Watching:
     def begin(self) -> None:
         self.asked.append(("begin", self.steps()))
 
-    def finish(self) -> Reading:
+    def finish(self) -> dict[str, Any]:
         self.asked.append(("finish", self.steps()))
-        return Reading(self.backend, memory={"rss": 1})
+        return {"backend": self.backend, "memory": {"rss": 1}}
 
     def limit(self) -> int:
         return 123 * 2**20

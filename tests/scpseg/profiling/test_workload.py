@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from scpseg.contract import Labels, Method, Needs, Views
-from scpseg.profiling.meters import Reading
 from scpseg.profiling.records import CHANNELS, FIGURES
 from scpseg.profiling.workload import Workload, is_oom, measure, random_image, repeated, timed
 
@@ -32,9 +31,9 @@ class Watching:
     def begin(self) -> None:
         self.asked.append(("begin", self.windows()))
 
-    def finish(self) -> Reading:
+    def finish(self) -> dict[str, Any]:
         self.asked.append(("finish", self.windows()))
-        return Reading(self.backend, memory={"rss": 1})
+        return {"backend": self.backend, "memory": {"rss": 1}}
 
     def limit(self) -> int:
         return 123 * 2**20

@@ -46,5 +46,5 @@ if __name__ == "__main__":
             meter.rest()
             meter.begin()
         segment(method, image, 5, torch.device("cpu"))
-    Path(sys.argv[1]).write_text(json.dumps(meter.finish().described()))
+    Path(sys.argv[1]).write_text(json.dumps(meter.finish()))
     meter.close()

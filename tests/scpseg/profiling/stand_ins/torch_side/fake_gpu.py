@@ -15,7 +15,7 @@ import torch
 
 from scpseg.files import replacing
 from scpseg.profiling import meters
-from scpseg.profiling.meters import CudaMeter, Reading
+from scpseg.profiling.meters import CudaMeter
 
 MIB = 2**20
 CONTEXT, DRIVER = 400 * MIB, 600 * MIB
@@ -112,7 +112,7 @@ class DriversGpu(FakeGpu):
         self.publish()
 
 
-def run(gpu: FakeGpu, meanwhile: Callable[[CudaMeter], None] = lambda meter: None) -> Reading:
+def run(gpu: FakeGpu, meanwhile: Callable[[CudaMeter], None] = lambda meter: None) -> CudaMeter:
     """A model of 100 MiB whose image takes 300 more; kernels loaded by the first image add 50 MiB of context."""
     meter = CudaMeter(torch.device("cuda"), period=0.005)
     with (
@@ -128,16 +128,16 @@ def run(gpu: FakeGpu, meanwhile: Callable[[CudaMeter], None] = lambda meter: Non
         meter.begin()
         activations = gpu.allocate(300 * MIB)
         meanwhile(meter)
-        reading = meter.finish()
+        meter.finish()
         del model, activations
-    return reading
+    return meter
 
 
-def assert_torch_channels(reading: Reading) -> None:
+def assert_torch_channels(reading: CudaMeter) -> None:
     assert reading.memory["torch_allocated"] == reading.memory["torch_reserved"] == 400 * MIB
 
 
-def assert_all_channels(reading: Reading) -> None:
+def assert_all_channels(reading: CudaMeter) -> None:
     assert reading.unavailable == {}
     assert reading.memory["nvml_process"] == CONTEXT + 450 * MIB
     assert reading.memory["nvml_above_context"] == 400 * MIB
