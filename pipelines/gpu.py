@@ -29,6 +29,7 @@ from scpseg.params import MachineParams, Params
 from scpseg.processes import end_with_parent
 from scpseg.profiling.fresh import ChildKilled, ChildTooSlow, run_fresh
 from scpseg.profiling.records import (
+    COSTS,
     HEADLINES,
     INFERENCE,
     MEASURED,
@@ -47,8 +48,6 @@ NOT_MEASURED = "not measured"
 ELSEWHERE = ("timeline", "environment")
 """Keys of a record that are not kept: fingerprint.json has the environment."""
 CODE = ("baselines", "pipelines", "scpseg")
-COSTS = ("parameters", "windows", "multiply_adds")
-"""Counted where memory is computed: in another process, while the GPU measures."""
 COMPUTING = 120.0
 """Seconds for the computed memory of one cell."""
 BUDGET = 480.0
@@ -281,7 +280,10 @@ class Computing:
 
 
 def with_computed(record: Record, computed: Record) -> Record:
-    """A measured record with the computed memory of the same phase, or None where it could not be computed."""
+    """A measured record with the computed memory of the same phase, or None where it could not be computed.
+
+    The costs of inference are counted where memory is computed: in another process, while the GPU measures.
+    """
     peaks: dict[str, int] = computed.get("peak_by_phase") or {}
     memory = {**record["memory"], "computed": peaks.get(record.get("phase") or "", computed["memory"].get("computed"))}
     costs = {name: computed[name] for name in COSTS} if record["workload"] == INFERENCE else {}

@@ -81,7 +81,8 @@ def inference(make: Callable[[], Method], workload: Workload, precision: str = "
 
     method.begin_image = begin  # type: ignore[method-assign, assignment]
     with cuda_rules() as rules, ledger, ledger.naming(method):
-        _place(method, ledger)
+        method.to(META)
+        ledger.label([*method.named_parameters(), *method.named_buffers()], WEIGHTS)
         method.register_forward_pre_hook(mark)
         try:
             # Without inference mode, in which every composite operation would be decomposed in Python.
@@ -115,7 +116,8 @@ def training_step(make: Callable[[], Method], workload: Workload, train: TrainPa
     ledger = Ledger()
     found: list[tuple[Peak, dict[str, Any]]] = []
     with cuda_rules(), ledger, ledger.naming(method):
-        _place(method, ledger)
+        method.to(META)
+        ledger.label([*method.named_parameters(), *method.named_buffers()], WEIGHTS)
         phases = method.phases()
         for phase in phases:
             step = TrainingStep(method, phase, workload, train, META)
@@ -136,11 +138,6 @@ def training_step(make: Callable[[], Method], workload: Workload, train: TrainPa
     by_phase = {one["phase"]: of.size for of, one in found}
     more = {"precision": train.precision, "state_bytes": None, "peak_by_phase": by_phase, **facts}
     return _figures(method, peak, (WEIGHTS, GRADIENTS, OPTIMIZER), phases=[phase.name for phase in phases], **more)
-
-
-def _place(method: Method, ledger: Ledger) -> None:
-    method.to(META)
-    ledger.label([*method.named_parameters(), *method.named_buffers()], WEIGHTS)
 
 
 def _figures(method: Method, peak: Peak, kinds: tuple[str, ...], **more: Any) -> dict[str, Any]:

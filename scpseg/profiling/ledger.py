@@ -73,10 +73,8 @@ class Peak:
 class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records the creation and release of storages on one type of device while it is active.
 
-    Attributes:
-        events: (block, created) in order; a block has one True and later one False.
-        live: current number of bytes.
-        flops: operations of the convolutions and matrix products so far, by torch's counter.
+    `events` are (block, created) in order, of a block one True and later one False; `live` is the current number of
+    bytes; `flops` are the operations of the convolutions and matrix products so far, by torch's counter.
     """
 
     def __init__(self, device: str = "meta", granule: int = GRANULE) -> None:

@@ -43,12 +43,8 @@ class _Meter:
     device; `begin`; `finish` while the results are still in memory; `close` at any time. `limit` gives all bytes that
     there are, for a workload that did not fit.
 
-    Attributes:
-        backend: 'rss' or 'nvml'; figures of the two are never compared.
-        memory: peak bytes by channel; a missing channel has its reason in `unavailable`.
-        details: how it was measured.
-        timeline: (seconds since the start, bytes).
-        stretch: the samples; `lost` is why there are none.
+    `memory` has the peak bytes by channel, `unavailable` the reasons of missing channels; `details` say how it was
+    measured; `timeline` has (seconds since the start, bytes), `stretch` the samples; `lost` is why there are none.
     """
 
     backend: str
@@ -153,7 +149,7 @@ class RssMeter(_Meter):
         del image, kernel
         gc.collect()
         status = read_status(self.proc)
-        self.idle = status["VmRSS"] - file_pages(status)
+        self.idle = status["VmRSS"] - status["files"]
 
     def rest(self) -> None:
         """Does nothing: the idle state was recorded before the model was built."""
@@ -187,7 +183,7 @@ class RssMeter(_Meter):
         if self.no_high_water is None:
             # Both are at most the true peak: samples miss short peaks, the kernel's mark lags behind its counters,
             # because each processor holds back a batch of pages before adding them.
-            marked = status["VmHWM"] - file_pages(status) - self.idle
+            marked = status["VmHWM"] - status["files"] - self.idle
             self.memory["rss"] = max(self.memory.get("rss", 0), marked)
             self.details["rss_source"] = "VmHWM after clear_refs, or a sample where that is higher"
             processors = os.cpu_count() or 1
@@ -205,22 +201,18 @@ class RssMeter(_Meter):
 
 
 def read_status(proc: Path = PROC) -> dict[str, int]:
-    """The memory lines of /proc/self/status in bytes (VmHWM, VmRSS, RssAnon, RssFile, RssShmem, ...)."""
+    """The memory lines of /proc/self/status in bytes (VmHWM, VmRSS, ...); under 'files', of files and shared memory."""
     lines = (proc / "status").read_text().splitlines()
-    return {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.endswith(" kB")}
-
-
-def file_pages(status: dict[str, int]) -> int:
-    """Resident bytes of files and shared memory."""
-    return status.get("RssFile", 0) + status.get("RssShmem", 0)
+    found = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.endswith(" kB")}
+    return found | {"files": found.get("RssFile", 0) + found.get("RssShmem", 0)}
 
 
 class CudaMeter(_Meter):
     """Figures of NVML for this process, and of torch's allocator.
 
-    Four channels. Allocated: live tensors, the need of the method. Reserved: also cached blocks. NVML process: also the
-    CUDA context, kernels and library handles, as gpustat shows it; the headline figure. NVML device: also all other
-    processes; published only if there are none. A channel is used only after it has shown a known allocation.
+    Allocated: live tensors, the need of the method. Reserved: also cached blocks. NVML process: also the CUDA context,
+    kernels and library handles, as gpustat shows it; the headline figure. NVML device: also all other processes;
+    published only if there are none. A channel of NVML is used only after it has shown a known allocation.
     """
 
     backend, missing = "nvml", "measured on a GPU"
@@ -404,7 +396,8 @@ def fingerprint(device: torch.device) -> dict[str, Any]:
     No host name, no UUID. `driver` is None if NVML cannot be read; `nvml` then has the reason.
     """
     properties = torch.cuda.get_device_properties(device)
-    facts, why = dict.fromkeys(("driver", "mig")), None
+    facts: dict[str, Any] = {"driver": None, "mig": None}
+    why = None
     try:
         facts = Device(str(properties.uuid), os.environ.get("CUDA_VISIBLE_DEVICES")).facts
     except SourceError as error:

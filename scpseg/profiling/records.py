@@ -27,10 +27,9 @@ HEADLINES = ("rss", "nvml_process", "torch_reserved")
 REFERENCE = "memory.json"
 """Name of a GPU's records in results/reference/<gpu>/; fingerprint.json beside it says what they were measured on."""
 CHANNELS = ("rss", "nvml_process", "nvml_above_context", "nvml_device", "torch_allocated", "torch_reserved")
-FIGURES = (
-    *("image_bytes", "seconds_per_image", "megapixels_per_second", "timed_with_usual_allocator"),
-    *("parameters", "windows", "multiply_adds", "model"),
-)
+COSTS = ("parameters", "windows", "multiply_adds")
+SPEED = ("image_bytes", "seconds_per_image", "megapixels_per_second", "timed_with_usual_allocator")
+FIGURES = (*SPEED, *COSTS, "model")
 """Keys that a workload which ended well adds to what a meter read."""
 COLUMNS = (
     *("benchmark", "method", "segmenter", "encoder", "backend", "workload", "phase", "precision"),

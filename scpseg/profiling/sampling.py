@@ -1,8 +1,8 @@
 """Memory sampled every few milliseconds by a process of its own, and the measuring process's connection to it.
 
-A thread of the measured process would starve while the network holds the interpreter. The sampling process is this
-module run by `python -m`. It imports neither torch nor numpy, so it is small and starts fast. It reads lines from its
-standard input (a JSON request, then `mark` or `stop`) and answers each with one line of JSON.
+A thread would starve while the network holds the interpreter. The sampling process is this module run by `python -m`,
+without torch and numpy, so that it is small and starts fast. It reads lines from its standard input (a JSON request,
+then `mark` or `stop`) and answers each with one line of JSON.
 """
 
 from __future__ import annotations
@@ -40,19 +40,12 @@ class SourceError(Exception):
 class Sampler:
     """A sampling process; `facts` is what the source said about itself at the last mark.
 
-    Every method but `close` raises SourceError if the process has ended or does not answer.
+    Raises:
+        SourceError: from all but `close`, if the source cannot be read or the process has ended or does not answer.
     """
 
     def __init__(self, request: dict[str, Any], period: float = PERIOD) -> None:
-        """Start sampling every `period` seconds.
-
-        Args:
-            request: {'source': 'rss' or 'tree', 'pid': ...} or {'source': 'nvml', 'uuid': ..., 'visible': ...}.
-            period: seconds between two samples.
-
-        Raises:
-            SourceError: the source cannot be read either.
-        """
+        """Sample {'source': 'rss' or 'tree', 'pid'} or {'source': 'nvml', 'uuid', 'visible'} every `period` seconds."""
         paths = [str(Path(scpseg.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "scpseg.profiling.sampling"],
@@ -121,11 +114,7 @@ class Resident:
     """
 
     def __init__(self, pid: int, tree: bool) -> None:
-        """Read process `pid`.
-
-        Raises:
-            SourceError: there is no such process, or no /proc.
-        """
+        """Read process `pid`; raises SourceError if there is no such process, or no /proc."""
         self.pid, self.tree, self.page = pid, tree, os.sysconf("SC_PAGE_SIZE")
         self.facts: dict[str, Any] = {}
         needed = f"/proc/{pid}/task/{pid}/children" if tree else f"/proc/{pid}/statm"
@@ -148,13 +137,10 @@ class Resident:
 
 
 class Device:
-    """Memory of a GPU or a MIG instance, from NVML (package nvidia-ml-py).
+    """Memory of a GPU or a MIG instance, from NVML; found by UUID, because torch and NVML number devices differently.
 
-    It is found by its UUID, because torch and NVML number devices differently.
-
-    Attributes:
-        facts: 'driver': version; 'mig': whether it is an instance; 'processes' and 'memory': None if the last reading
-            contains the list of processes and the device's memory, otherwise the reason.
+    `facts` has the version of the 'driver'; 'mig', whether it is an instance; 'processes' and 'memory', None if the
+    last reading has the list of processes and the device's memory, otherwise the reason.
     """
 
     def __init__(self, uuid: str, visible: str | None) -> None:

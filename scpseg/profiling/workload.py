@@ -27,13 +27,12 @@ from scpseg.evaluation.streaming import segment
 from scpseg.params import TrainParams
 from scpseg.profiling.fresh import usual_allocator
 from scpseg.profiling.meters import CudaMeter, RssMeter
-from scpseg.profiling.records import out_of_memory
+from scpseg.profiling.records import COSTS, out_of_memory
 from scpseg.training.phases import shared
 from scpseg.training.step import Portion, Stepper
 
 OOM_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED", "ALLOCATION_FAILED")
 """Messages of allocators other than torch's own CUDA allocator."""
-COSTS = ("parameters", "windows", "multiply_adds")
 PHASE_FACTS = ("phase", "phases", "unit", "optimizer")
 Make = Callable[[], Method]
 Meter = CudaMeter | RssMeter
@@ -110,11 +109,11 @@ def measure(
                 step()
             meter.rest()
         meter.begin()
-        repeats = repeated(once, workload.repeats, workload.seconds)
+        repeats = len(timed(once, workload.repeats, workload.seconds))
         figures = meter.finish()
         # The allocator that returns everything is slow: time is taken with the one that programs usually have.
         usual = usual_allocator()
-        seconds = timed(once, repeats)
+        seconds = statistics.median(timed(once, repeats))
         figures |= {
             "status": "ok",
             "reason": None,
@@ -222,24 +221,14 @@ def _portions(method: Method, phase: Phase, workload: Workload, batch: int, draw
     return portions
 
 
-def repeated(once: Callable[[], object], repeats: int, seconds: float | None) -> int:
-    """Do it up to `repeats` times, starting none but the first after `seconds`; how often it was done."""
-    began = time.monotonic()
-    for done in range(1, repeats + 1):
-        once()
-        if seconds is not None and time.monotonic() - began >= seconds:
-            return done
-    return repeats
-
-
-def timed(once: Callable[[], object], repeats: int) -> float:
-    """Median seconds of `repeats` runs, each of which ends with the device idle."""
-    seconds = []
-    for _ in range(repeats):
+def timed(once: Callable[[], object], repeats: int, limit: float | None = None) -> list[float]:
+    """Seconds of up to `repeats` runs, each of which ends with the device idle; no second one after `limit` seconds."""
+    taken: list[float] = []
+    while len(taken) < repeats and (not taken or limit is None or sum(taken) < limit):
         start = time.perf_counter()
         once()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+        taken.append(time.perf_counter() - start)
+    return taken
 
 
 def random_image(height: int, width: int) -> Bytes:
