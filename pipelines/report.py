@@ -13,8 +13,9 @@ from pipelines.stage import run_stage
 from scpseg.errors import UserError
 from scpseg.files import write_text
 from scpseg.params import Params, SuiteParams
-from scpseg.reporting import columns, compare
+from scpseg.reporting import compare
 from scpseg.reporting.build import BASE, build_report
+from scpseg.reporting.tables import columns_page
 
 PAGE = Path("reports/README.md")
 RESULTS = Path("results")
@@ -85,7 +86,7 @@ def main() -> None:
     parser.add_argument("--columns", action="store_true", help=f"only write {COLUMNS}, the meaning of every column")
     asked = parser.parse_args()
     if asked.columns:
-        write_text(COLUMNS, columns.page())
+        write_text(COLUMNS, columns_page())
     elif asked.compare:
         names = asked.compare if len(asked.compare) > 1 else [asked.compare[0], WORKSPACE]
         text = compare.page([side(name) for name in dict.fromkeys(names)])

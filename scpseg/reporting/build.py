@@ -15,20 +15,15 @@ from scpseg.errors import UserError
 from scpseg.files import write_json, write_text
 from scpseg.params import SuiteParams
 from scpseg.profiling.records import PROFILE
-from scpseg.reporting import reference as committed
-from scpseg.reporting import report_tables
-from scpseg.reporting.charts import draw_curves, draw_pareto, draw_parts, draw_timelines
+from scpseg.reporting import figures, tables
 from scpseg.reporting.collect import States, collect, read_result
-from scpseg.reporting.comparison import Part, invented
 from scpseg.reporting.contributed import contributed_table
-from scpseg.reporting.figures import Drawn
-from scpseg.reporting.memory import read_peaks
+from scpseg.reporting.memory import read_computed, read_peaks
 from scpseg.reporting.pictures import album, draw_examples, examples
 from scpseg.reporting.probe import PROBE, probe_part
 from scpseg.reporting.published import PAPER
-from scpseg.reporting.summary import Line, Row, records, summarise
+from scpseg.reporting.summary import Line, Part, Row, invented, records, summarise
 from scpseg.reporting.sweeps import finished_sweeps
-from scpseg.reporting.tables import Table, csv_text, latex, render
 
 BASE = "patch"
 """Default reference of differences, if the suite has it."""
@@ -75,16 +70,16 @@ def build_report(
     parts = [Part([line for line in lines if line.benchmark == name], results, base) for name in benchmarks]
     parts.sort(key=lambda part: not part.real)  # what was scored on real images comes first
     context = _context(frame, lines, parts, results, reports / "figures", public)
-    tables = [table for table in _found(context, Table) if table.rows]
+    made = [table for table in _found(context, tables.Table) if table.rows]
     context["sweeps"] = finished_sweeps(reports / "sweeps")
-    page, readme = render("index.html.j2", **context), render("README.md.j2", **context)
+    page, readme = tables.render("index.html.j2", **context), tables.render("README.md.j2", **context)
     write_text(results / "summary.csv", frame.to_csv(index=False, lineterminator="\n"))
     write_json(results / "summary.json", metrics_file(lines))
     write_text(reports / "index.html", page)
     write_text(reports / "README.md", readme)
-    written = {path for drawn in _found(context, Drawn) for path in drawn.files}
-    for table in tables:
-        for ending, content in ((".csv", csv_text(table)), (".tex", latex(table))):
+    written = {path for drawn in _found(context, figures.Drawn) for path in drawn.files}
+    for table in made:
+        for ending, content in ((".csv", tables.csv_text(table)), (".tex", tables.latex(table))):
             path = reports / "tables" / f"{table.name}{ending}"
             write_text(path, content)
             written.add(path)
@@ -111,9 +106,9 @@ def _context(
     shown = [part for part in parts if part.synthetic or not public or part.spec.public_domain]
     chosen = {part.name: [(line, examples(line, results)) for line in part.lines] for part in shown}
     specs = {part.name: part.spec for part in parts}
-    made, pictures = album(chosen, specs, PICTURE_BUDGET)
-    rows = records(frame)
-    common = report_tables.common_settings(rows)
+    addresses, pictures = album(chosen, specs, PICTURE_BUDGET)
+    rows, computed = records(frame), read_computed(results)
+    common = tables.common_settings(rows)
     benchmarks = [
         {
             "name": part.name,
@@ -122,16 +117,16 @@ def _context(
             "synthetic": part.synthetic,
             "hollow": part.hollow,
             "outside": any(not cls.scored for cls in part.spec.classes),
-            "main": report_tables.main_table(part),
-            "pairs": report_tables.pair_table(part),
-            "classes": report_tables.class_table(part),
-            "folds": report_tables.fold_table(part),
-            "networks": report_tables.network_table(part),
-            "published": report_tables.published_table(part),
-            "settings": report_tables.settings_table(part, common),
-            "pareto": draw_pareto([(part.lines, part.hollow)], methods, folder / part.name),
-            "curves": draw_curves(part.lines, results, methods, folder / f"{part.name}-training"),
-            "parts": draw_parts(part.lines, folder / f"{part.name}-memory"),
+            "main": tables.main_table(part),
+            "pairs": tables.pair_table(part),
+            "classes": tables.class_table(part),
+            "folds": tables.fold_table(part),
+            "networks": tables.network_table(part),
+            "published": tables.published_table(part),
+            "settings": tables.settings_table(part, common),
+            "pareto": figures.draw_pareto([(part.lines, part.hollow)], methods, folder / part.name),
+            "curves": figures.draw_curves(part.lines, results, methods, folder / f"{part.name}-training"),
+            "parts": figures.draw_parts(part.lines, folder / f"{part.name}-memory"),
             "pictures": pictures.get(part.name),
             "examples": draw_examples(chosen.get(part.name, []), part.spec, folder / f"{part.name}-examples"),
             "probe": probe_part(results, frame, part.lines, methods, folder) if part.name == PROBE else None,
@@ -139,24 +134,24 @@ def _context(
         for part in parts
     ]
     several = [(part.lines, part.hollow) for part in parts]
-    computed = committed.read_computed(results)
+    whole = figures.draw_pareto(several, methods, folder / "overview") if len(parts) > 1 else benchmarks[0]["pareto"]
     return {
         "benchmarks": benchmarks,
-        "album": made.found,
+        "album": addresses,
         "notices": notices(rows),
-        "overview": report_tables.overview_table(parts),
-        "headline": draw_pareto(several, methods, folder / "overview") if len(parts) > 1 else benchmarks[0]["pareto"],
-        "timelines": draw_timelines(_profiles(lines, results), methods, folder / "timelines"),
-        "reference": committed.reference_tables(results / "reference"),
-        "computed": None if computed is None else committed.computed_table(computed),
-        "computed_figure": None if computed is None else committed.draw_computed(computed, folder / "memory-sweeps"),
+        "overview": tables.overview_table(parts),
+        "headline": whole,
+        "timelines": figures.draw_timelines(_profiles(lines, results), methods, folder / "timelines"),
+        "reference": tables.reference_tables(results / "reference"),
+        "computed": None if computed is None else tables.computed_table(computed),
+        "computed_figure": None if computed is None else figures.draw_computed(computed, folder / "memory-sweeps"),
         "contributed": contributed_table(results / "contributed"),
         "unverified": unverified(parts, rows),
-        "common": [(report_tables.plain(key), value) for key, value in common.items()],
-        "environments": report_tables.environments(rows),
+        "common": [(tables.plain(key), value) for key, value in common.items()],
+        "environments": tables.environments(rows),
         "specs": list(specs.values()),
         "paper": PAPER,
-        "runs": report_tables.command_table(lines),
+        "runs": tables.command_table([row for line in lines for row in line.rows]),
     }
 
 

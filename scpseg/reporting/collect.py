@@ -13,22 +13,28 @@ from scpseg.errors import UserError
 from scpseg.files import Shape, read_json
 from scpseg.params import SuiteParams
 from scpseg.profiling.records import MIB, PROFILE
-from scpseg.reporting.columns import FIRST, LAST, SCHEMA
+from scpseg.reporting.published import read_table
 
+SCHEMA = 2
+"""Increased when a column changes its meaning, unit or name, but not for a new column."""
+_DESCRIBED = {row["name"]: (row["unit"], row["meaning"]) for row in read_table("columns.csv")}
+FAMILIES = {name: text for name, text in _DESCRIBED.items() if name.endswith(":")}
+"""Prefixes of columns that depend on benchmarks and methods -> unit and meaning."""
+LAST = {name: _DESCRIBED[name] for name in ("absent", "warnings")}
+"""The last columns, with unit and meaning."""
+FIRST = {name: text for name, text in _DESCRIBED.items() if name not in FAMILIES.keys() | LAST.keys()}
+"""The first columns in order, with unit and meaning."""
 SEPARATOR = " | "
 """Separator of sentences in a cell."""
 HEADLINE = {"rss": "rss", "nvml": "nvml_process"}
 """Backend -> the memory channel in tables and figures."""
-
 RUN_FIELDS = [*FIRST][[*FIRST].index("split") : [*FIRST].index("mean_iou")]
 PROFILE_FIELDS = [*FIRST][[*FIRST].index("height") :]
 State = tuple[str, str]
 """Status of a declared run that is not current ('stale', 'failed', 'missing'), and its reason."""
 States = Mapping[tuple[str, str, int | None], State]
 """By (benchmark, method, seed); seed None = the profile. Does not contain current runs."""
-_SHARE = (float, None)
-_COUNT = (int, None)
-_TEXT = (str, None)
+_SHARE, _COUNT, _TEXT = (float, None), (int, None), (str, None)
 _METRICS: Shape = {
     **dict.fromkeys(("split", "split_list", "image_sizes", "source", "mean_name"), str),
     **dict.fromkeys(("images", "images_of", "train_images", "train_images_of"), int),
@@ -42,17 +48,11 @@ _METRICS: Shape = {
     "folds?": [{"mean_iou": _SHARE, str: object}],
     "inference": dict,
     "warnings": [str],
-    "metrics": {
-        **dict.fromkeys(("mean_iou", "mean_f1", "accuracy", "chance"), _SHARE),
-        "iou": {str: _SHARE},
-        "f1": {str: _SHARE},
-        "absent": [str],
-    },
+    "metrics": {**dict.fromkeys(("mean_iou", "mean_f1", "accuracy", "chance"), _SHARE),
+                "iou": {str: _SHARE}, "f1": {str: _SHARE}, "absent": [str]},
 }  # fmt: skip
 _TRAINING: Shape = {"seconds": float, "revision": _TEXT, "environment": dict, "devices?": int, "batch_norm?": str}
-_EVALUATION: Shape = {"environment": dict}
-NO_METRICS = "no metrics: the run was not trained and evaluated"
-NO_PROFILE = "no profile: it was not measured"
+NO_METRICS, NO_PROFILE = "no metrics: the run was not trained and evaluated", "no profile: it was not measured"
 
 
 def collect(results: Path, suite: SuiteParams, available: bool, states: States | None = None) -> pd.DataFrame:
@@ -151,9 +151,10 @@ def read_run(results: Path, benchmark: str, method: str, seed: int, available: b
     """
     identity = {"benchmark": benchmark, "method": method, "seed": seed}
     place = Path(benchmark) / method / str(seed)
+    origin = results / "provenance" / place
     scores = read_result(results / "metrics" / place / "metrics.json", _METRICS, identity, available)
-    training = read_result(results / "provenance" / place / "training.json", _TRAINING, identity, available)
-    evaluation = read_result(results / "provenance" / place / "evaluation.json", _EVALUATION, identity, available)
+    training = read_result(origin / "training.json", _TRAINING, identity, available)
+    evaluation = read_result(origin / "evaluation.json", {"environment": dict}, identity, available)
     if scores is None or training is None or evaluation is None:
         return None
     measured = {name: training[name] for name in ("seconds", "revision", "devices", "batch_norm") if name in training}

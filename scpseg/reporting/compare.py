@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from scpseg.benchmarks import BENCHMARKS
 from scpseg.reporting.published import title_of
 from scpseg.reporting.statistics import estimate, paired
+from scpseg.reporting.summary import scores
 from scpseg.reporting.tables import Cell, Column, Table, mebibytes, points, render, share, table_of, words
 
 Key = tuple[str, str]
@@ -35,14 +36,10 @@ class Side:
         """Rows of a benchmark and method."""
         return [row for row in self.rows if (row["benchmark"], row["method"]) == key]
 
-    def scores(self, key: Key) -> dict[str, float]:
-        """Mean IoU by seed."""
-        return {row["seed"]: float(row["mean_iou"]) for row in self.of(key) if row.get("mean_iou")}
-
     def score(self, key: Key) -> Cell:
         """Mean over the seeds, and why runs have no score."""
         gone = [f"{row['status']}: {row['reason']}" for row in self.of(key) if row.get("status") not in (None, "ok")]
-        return share(estimate(self.scores(key).values()), dict.fromkeys(gone))
+        return share(estimate(scores(self.of(key)).values()), dict.fromkeys(gone))
 
     def profiled(self, key: Key) -> Cell:
         """Memory of stage profile in MiB."""
@@ -64,7 +61,7 @@ def flat(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def page(sides: Sequence[Side]) -> str:
     """The comparison in Markdown; differences are to the first run."""
-    n = max((estimate(side.scores(key).values()).n for side in sides for key in _keys(sides)), default=0)
+    n = max((len(scores(side.of(key))) for side in sides for key in _keys(sides)), default=0)
     names = [side.name for side in sides]
     return render("compare.md.j2", names=names, changed=changed(sides), results=results(sides), one_seed=n < 2)
 
@@ -76,30 +73,22 @@ def _keys(sides: Sequence[Side]) -> list[Key]:
 def changed(sides: Sequence[Side]) -> Table:
     """Parameters that differ, one per line."""
     settings = {side.name: side.settings for side in sides}
-
-    def of(name: str) -> Callable[[str], str | None]:
-        return lambda key: settings[name].get(key)
-
     keys = dict.fromkeys(key for found in settings.values() for key in found)
     differing = [key for key in keys if len({found.get(key) for found in settings.values()}) > 1]
-    columns: list[Column[str]] = [words("parameter", str), *(words(name, of(name)) for name in settings)]
-    return table_of("changed", "Changed parameters", columns, differing)
+    columns = [words(name, [found.get(key) for key in differing]) for name, found in settings.items()]
+    return table_of("changed", "Changed parameters", [words("parameter", differing), *columns])
 
 
 def results(sides: Sequence[Side]) -> Table:
     """Scores and memory of all benchmarks and methods in any run."""
-    first = sides[0]
-
-    def change(side: Side) -> Callable[[Key], Cell]:
-        return lambda key: points(paired(side.scores(key), first.scores(key)))
-
-    columns: list[Column[Key]] = [
-        words("benchmark", lambda key: BENCHMARKS[key[0]].title if key[0] in BENCHMARKS else key[0]),
-        words("method", lambda key: title_of(key[1])),
-    ]
+    keys, first = _keys(sides), sides[0]
+    benchmarks = [BENCHMARKS[name].title if name in BENCHMARKS else name for name, _ in keys]
+    columns = [words("benchmark", benchmarks), words("method", [title_of(method) for _, method in keys])]
     for side in sides:
-        columns.append(Column(f"{side.name}: mean IoU %", side.score))
-        columns += [] if side is first else [Column(f"{side.name} − {first.name}", change(side), key=f"to-{side.name}")]
-    columns += [Column(f"{side.name}: MiB", side.memory) for side in sides]
-    columns += [Column(f"{side.name}: profiled MiB", side.profiled) for side in sides]
-    return table_of("results", "Scores and memory", columns, _keys(sides))
+        columns.append(Column(f"{side.name}: mean IoU %", map(side.score, keys)))
+        if side is not first:
+            gains = [points(paired(scores(side.of(key)), scores(first.of(key)))) for key in keys]
+            columns.append(Column(f"{side.name} − {first.name}", gains, key=f"to-{side.name}"))
+    columns += [Column(f"{side.name}: MiB", map(side.memory, keys)) for side in sides]
+    columns += [Column(f"{side.name}: profiled MiB", map(side.profiled, keys)) for side in sides]
+    return table_of("results", "Scores and memory", columns)

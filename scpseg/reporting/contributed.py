@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -93,7 +93,9 @@ def _problems(header: Sequence[str], rows: Sequence[Mapping[Any, str | None]]) -
         if row["split"] not in ("", "test", "val"):
             yield f"{at} split: {row['split']!r} is unknown; write test or val"
         for name in (*SHARES, *POSITIVE):
-            yield from (f"{at} {name}: {problem}" for problem in _number(name, row[name] or ""))
+            written = row[name]
+            if written and (problem := _misfit(name, written)):
+                yield f"{at} {name}: {problem}"
         if row["memory_mib"] and not row["memory_kind"]:
             yield f"{at} memory_kind is empty; say how memory_mib was measured, such as nvml"
         if row["code"] and (urlsplit(row["code"]).scheme != "https" or re.search(r"\s", row["code"])):
@@ -102,17 +104,15 @@ def _problems(header: Sequence[str], rows: Sequence[Mapping[Any, str | None]]) -
             yield f"{at} mean_iou is empty; a row of kind {kind!r} needs its score"
 
 
-def _number(name: str, written: str) -> Iterator[str]:
-    if not written:
-        return
+def _misfit(name: str, written: str) -> str | None:
+    """What is wrong with a number."""
     try:
         value = float(written)
     except ValueError:
         value = math.nan
     if name in SHARES and not 0 <= value <= 1:
-        yield f"{written!r} is not a share from 0 to 1; write 0.713 for 71.3 %"
-    elif name in POSITIVE and not 0 < value < math.inf:
-        yield f"{written!r} is not a positive number"
+        return f"{written!r} is not a share from 0 to 1; write 0.713 for 71.3 %"
+    return None if name in SHARES or 0 < value < math.inf else f"{written!r} is not a positive number"
 
 
 def add_row(path: Path, row: Mapping[str, object]) -> None:
@@ -140,25 +140,25 @@ def contributed_table(folder: Path) -> Table | None:
     Raises:
         UserError: see `read_contributed`.
     """
+    rows = read_contributed(folder)
 
-    def of(name: str) -> Callable[[Row], str]:
-        return lambda row: row[name]
+    def of(name: str) -> list[str]:
+        return [row[name] for row in rows]
 
-    def per_cent(name: str) -> Callable[[Row], Cell | None]:
-        return lambda row: number(100 * float(row[name]), 2) if row[name] else None
+    def per_cent(name: str) -> list[Cell]:
+        return [number(value, 2, scale=100) for value in of(name)]
 
-    columns: list[Column[Row]] = [
-        words("benchmark", lambda row: BENCHMARKS[row["benchmark"]].title),
-        Column("method", lambda row: text(row["method"], row["note"]), left=True),
+    columns = [
+        words("benchmark", [BENCHMARKS[name].title for name in of("benchmark")]),
+        words("method", [text(row["method"], row["note"]) for row in rows]),
         words("what was handed in", of("kind")),
         Column("mean IoU %", per_cent("mean_iou")),
         Column("mean F1 %", per_cent("mean_f1")),
         Column("accuracy %", per_cent("accuracy")),
-        Column("memory MiB", lambda row: mebibytes(float(row["memory_mib"])) if row["memory_mib"] else None),
+        Column("memory MiB", [mebibytes(float(value) if value else None) for value in of("memory_mib")]),
         words("measured by", of("memory_kind")),
         Column("images", of("images")),
-        words("split", lambda row: f"{row['split_list']} {row['split']}".strip()),
+        words("split", [f"{row['split_list']} {row['split']}".strip() for row in rows]),
         *(words(name, of(name)) for name in ("hardware", "code", "revision")),
     ]
-    rows = read_contributed(folder)
-    return table_of("contributed", "Contributed results", columns, rows) if rows else None
+    return table_of("contributed", "Contributed results", columns) if rows else None

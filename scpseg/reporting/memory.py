@@ -6,8 +6,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from scpseg.benchmarks import get_benchmark
-from scpseg.profiling.records import INFERENCE, MIB, TRAINING, read_records, read_references
+import pandas as pd
+
+from scpseg.benchmarks import BENCHMARKS, get_benchmark
+from scpseg.files import damaged
+from scpseg.profiling.records import COLUMNS, INFERENCE, MIB, TRAINING, read_records, read_references
 
 AXES = {
     "nvml": "Peak GPU process memory at real size (MiB, NVML)",
@@ -22,11 +25,8 @@ Cell = tuple[str, str]
 class Peak:
     """Peak memory in MiB of whole-image inference at the benchmark's real size.
 
-    Attributes:
-        mib: peak in MiB.
-        source: 'nvml' or 'computed'; the two are never on the same axis.
-        parts: (part, MiB) of the peak, if known: weights, state per image, activations.
-        training: peak of one training step in MiB.
+    `source` is 'nvml' or 'computed', which are never on the same axis; `parts` are (part, MiB) of the peak, if known;
+    `training` is the peak of one training step in MiB.
     """
 
     mib: float
@@ -46,9 +46,7 @@ def read_peaks(results: Path) -> tuple[dict[Cell, Peak], dict[Cell, str]]:
     """
     path = results / "memory.json"
     records = read_records(path) if path.is_file() else []
-    steps: dict[Cell, float] = {}
-    peaks: dict[Cell, Peak] = {}
-    reasons: dict[Cell, str] = {}
+    steps, peaks, reasons = dict[Cell, float](), dict[Cell, Peak](), dict[Cell, str]()
     for record in records:
         cell, total = (record["benchmark"], record["method"]), record["memory"].get("computed")
         if record["workload"] == TRAINING:
@@ -89,3 +87,19 @@ def one_source(peaks: Sequence[Peak | None]) -> str | None:
     """The common source of these peaks; None if there are several or none, because they are not comparable."""
     sources = {peak.source for peak in peaks if peak is not None}
     return sources.pop() if len(sources) == 1 else None
+
+
+def read_computed(results: Path) -> pd.DataFrame | None:
+    """Successful rows of results/reference/computed/memory.csv; None if the file does not exist.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = results / "reference/computed/memory.csv"
+    try:
+        found = pd.read_csv(path)[list(COLUMNS)]
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError) as error:
+        raise damaged(path, f"is not a table of computed memory ({error})") from None
+    return found[(found["status"] == "ok") & found["benchmark"].isin(BENCHMARKS)]

@@ -6,7 +6,8 @@ import base64
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -39,25 +40,6 @@ class Example:
     score: str
     seed: int
     folder: Path
-
-
-@dataclass
-class Album:
-    """Pictures of the page as data URLs, each stored once under a name."""
-
-    side: int
-    found: dict[str, str] = field(default_factory=dict)
-    known: dict[bytes, str] = field(default_factory=dict)
-
-    def add(self, pixels: Pixels, photo: bool) -> str:
-        """Name of a picture: photos in lossy WebP, labels in lossless WebP."""
-        key = pixels.tobytes()
-        if key not in self.known:
-            stream = io.BytesIO()
-            Image.fromarray(pixels).save(stream, "WEBP", lossless=not photo, quality=70, method=4)
-            address = f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
-            self.known[key] = self.found.setdefault(address, f"p{len(self.found)}")
-        return self.known[key]
 
 
 Chosen = Sequence[tuple[Line, Sequence[Example]]]
@@ -113,23 +95,36 @@ def pixels_of(example: Example, kind: str, spec: Benchmark, side: int) -> Pixels
 
 def album(
     chosen: Mapping[str, Chosen], specs: Mapping[str, Benchmark], budget: int
-) -> tuple[Album, dict[str, list[dict[str, Any]]]]:
-    """Pictures of all methods with at most `budget` bytes in total, and benchmark -> rows for the page."""
+) -> tuple[dict[str, str], dict[str, list[dict[str, Any]]]]:
+    """Pictures of all methods with at most `budget` bytes in total: data URL -> name; benchmark -> rows of names."""
     for side in SIDES:
-        made = Album(side)
+        found: dict[str, str] = {}
         rows = {
-            name: [{"title": line.title, "examples": [(one, _panels(made, one, specs[name])) for one in found]}
-                   for line, found in methods if found]
+            name: [{"title": line.title, "examples": [(one, _panels(found, one, specs[name], side)) for one in some]}
+                   for line, some in methods if some]
             for name, methods in chosen.items()
         }  # fmt: skip
-        if sum(map(len, made.found)) <= budget:
-            return made, rows
-    return Album(0), {}
+        if sum(map(len, found)) <= budget:
+            return found, rows
+    return {}, {}
 
 
-def _panels(made: Album, one: Example, spec: Benchmark) -> list[tuple[str, str]]:
+def _panels(found: dict[str, str], one: Example, spec: Benchmark, side: int) -> list[tuple[str, str]]:
     """(title, name of the picture) of the four panels."""
-    return [(title, made.add(pixels_of(one, kind, spec, made.side), kind == "image")) for kind, title in TITLES.items()]
+    named = []
+    for kind, title in TITLES.items():
+        pixels = pixels_of(one, kind, spec, side)
+        address = _address(pixels.tobytes(), (pixels.shape[1], pixels.shape[0]), kind == "image")
+        named.append((title, found.setdefault(address, f"p{len(found)}")))
+    return named
+
+
+@lru_cache(256)  # all methods have the same images and ground truths
+def _address(pixels: bytes, size: tuple[int, int], photo: bool) -> str:
+    """A picture as a data URL: photos in lossy WebP, labels in lossless WebP."""
+    stream = io.BytesIO()
+    Image.frombytes("RGB", size, pixels).save(stream, "WEBP", lossless=not photo, quality=70, method=4)
+    return f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
 
 
 def draw_examples(chosen: Chosen, spec: Benchmark, path: Path) -> tuple[Drawn, str] | None:

@@ -1,38 +1,83 @@
-"""Results of the probe: accuracy by distance of the cue, and the accuracy that the windows allow."""
+"""Results of the probe: accuracy by distance of the cue, by its size and by that of textures, with intervals.
+
+Intervals are of a bootstrap over groups of scenes, nested in training seeds: an interval over seeds alone would ignore
+that other scenes give other figures. The four scenes of a group, which differ in the kind of the cue or in the textures
+alone, are drawn together, because their results depend on each other.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Circle, Rectangle
+from numpy.typing import NDArray
 from PIL import Image
 
 from scpseg.errors import UserError
-from scpseg.reporting import detail, twins
-from scpseg.reporting.figures import COLUMN, FONT, MUTED, Drawn, Look, arms, legend, looks_of, panels, save, style
+from scpseg.reporting.figures import (
+    COLUMN,
+    FONT,
+    MUTED,
+    Drawn,
+    Look,
+    arms,
+    draw_cells,
+    legend,
+    looks_of,
+    panels,
+    save,
+    style,
+)
 from scpseg.reporting.pictures import Pixels
 from scpseg.reporting.published import title_of
 from scpseg.reporting.statistics import Estimate, paired
-from scpseg.reporting.summary import Line, records
+from scpseg.reporting.summary import Line, records, scores
 from scpseg.reporting.tables import Column, Table, mebibytes, points, render, share, table_of, words
 
-PROBE = "probe"
+PROBE, OURS, BASE = "probe", "scpseg", "patch"
 CHANCE = 0.5
-BASE = "patch"
-HEIGHT = 2.9
-"""Heights in inches."""
-DODGE = 1.8
-"""Distance in pixels between markers of neighbouring methods, so that equal values do not hide each other."""
+"""Of kinds and of textures; of both at once it is the square."""
+HALF_CUE = 8
+"""Pixels from the centre of the largest cue to its edge."""
+DRAWS, LEVEL = 2000, 0.95
+FACTORS = ("kind", "texture")
+LOOKS = {
+    "centred": {"kind": "centred"},
+    "grid": {"kind": "grid"},
+    "centred_texture": {"texture": "centred_texture"},
+    "grid_texture": {"texture": "grid_texture"},
+    "centred_both": {"kind": "centred", "texture": "centred_texture"},
+    "grid_both": {"kind": "grid", "texture": "grid_texture"},
+}
+"""Question about a disc -> its factors, each with the column of the prediction; all factors must be correct."""
+HEIGHT, ACROSS = 2.9, 6
+"""Height in inches of the figure of distances; panels in a row of the figure of details."""
+DODGE, RING = 1.8, 13
+"""Pixels between markers of neighbouring methods, so that equal values do not hide each other; radius of a ring."""
 DASHES = (0, (4, 2))
-RING = 13
-"""Radius in pixels of the ring around the disc in the example."""
+Counts = NDArray[np.int64]
+
+
+class Accuracy(NamedTuple):
+    """Share 0..1 of correctly classified discs, or a difference of two, with the ends of its 95 % interval.
+
+    `identity`: scenes that differ only in the factors asked for have the same prediction for every disc. That makes the
+    share exactly 1/2, of two factors 1/4 (or 0 without any prediction); the interval is then not an estimate.
+    """
+
+    share: float
+    low: float
+    high: float
+    seeds: int
+    identity: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,7 +85,6 @@ class Curve:
     """Results of one method; accuracies are shares 0..1 of the discs, estimated over twin scenes and seeds.
 
     Attributes:
-        method: name of the method.
         patch: side L of the patch in pixels.
         reach: distance in pixels from the centre of a window that its input covers; infinite with an overview.
         looks: its inputs, as text.
@@ -48,10 +92,8 @@ class Curve:
         grid: accuracy by distance under the windows of whole-image inference.
         allowed: by distance, the value of `grid` for a method that identifies every cue of which it sees a part, and
             guesses otherwise; a few discs that a border of windows cuts can exceed it.
-        within: accuracy in centred windows over all distances within reach.
-        beyond: accuracy in centred windows over all distances beyond reach.
-        all_grid: accuracy with the windows of whole-image inference over all distances.
-        all_allowed: value of `allowed` over all distances.
+        within, beyond: accuracy in centred windows over all distances within reach, and beyond it.
+        all_grid, all_allowed: `grid` and `allowed` over all distances.
         visible: share of all discs whose labelling window contains a part of the cue.
         missed: share of centred discs without any pixel predicted as a disc.
         mean_iou: from the confusion matrix of whole images.
@@ -77,6 +119,23 @@ class Curve:
     memory: float | None
 
 
+@dataclass(frozen=True)
+class Sight:
+    """What one method sees in centred windows, at the distances of `between`; `memory` is its peak in MiB.
+
+    `kinds` and `textures` are accuracies by side of the cue, and of the texture's parts, in pixels; `classes` (by both
+    sides) and `both` those of both at once; `behind` is `both` of SCPSeg minus that of this method, None for SCPSeg.
+    """
+
+    method: str
+    memory: float | None
+    kinds: dict[int, Accuracy]
+    textures: dict[int, Accuracy]
+    classes: dict[tuple[int, int], Accuracy]
+    both: Accuracy
+    behind: Accuracy | None
+
+
 def probe_part(
     results: Path, frame: pd.DataFrame, lines: Sequence[Line], methods: Sequence[str], folder: Path
 ) -> dict[str, Any] | None:
@@ -87,18 +146,13 @@ def probe_part(
     large = answers[answers["cue_side"] == answers["cue_side"].max()]
     found = curves(large, lines)
     halves = {curve.method: curve.reach for curve in found}
-    counted = detail.between(answers, min(halves.values()), halves.get(detail.OURS, math.inf))
-    sights = detail.sights(counted, {curve.method: curve.memory for curve in found})
+    counted = between(answers, min(halves.values()), halves.get(OURS, math.inf))
+    seen = sights(counted, {curve.method: curve.memory for curve in found})
+    where = sorted(set(counted["distance"]))
     return {
-        "figures": [
-            draw_probe(found, large, results, methods, folder),
-            *([detail.draw_detail(sights, folder)] if sights else []),
-        ],
-        "sentences": [
-            *sentences(found, large["image"].nunique()),
-            *detail.sentences(sights, sorted(set(counted["distance"]))),
-        ],
-        "tables": [distance_table(found), result_table(found), *([detail.detail_table(sights)] if sights else [])],
+        "figures": [draw_probe(found, large, results, methods, folder), *([draw_detail(seen, folder)] if seen else [])],
+        "sentences": [*sentences(found, large["image"].nunique()), *detail_sentences(seen, where)],
+        "tables": [distance_table(found), result_table(found), *([detail_table(seen)] if seen else [])],
     }
 
 
@@ -119,13 +173,89 @@ def read_answers(results: Path, frame: pd.DataFrame) -> pd.DataFrame:
     if not parts:
         return pd.DataFrame()
     answers = pd.concat(parts, ignore_index=True)
-    return answers.assign(pair=twins.pairs(answers))
+    return answers.assign(pair=pairs(answers))
+
+
+def pairs(answers: pd.DataFrame) -> Counts:
+    """Group number of every row: scenes whose discs are at the same positions belong together."""
+    numbers: dict[tuple[tuple[int, int], ...], int] = {}
+    of_image = {}
+    for image, part in answers.groupby("image", sort=True):
+        places = tuple(sorted(set(zip(part["row"], part["column"], strict=True))))
+        of_image[image] = numbers.setdefault(places, len(numbers))
+    return np.array([of_image[image] for image in answers["image"]], dtype=np.int64)
+
+
+def accuracy(answers: pd.DataFrame, look: str) -> Accuracy | None:
+    """Estimate from rows of `read_answers` of one method for a key of LOOKS; None without rows."""
+    if answers.empty:
+        return None
+    right, total = _counts(answers, look)
+    return Accuracy(float(right.sum() / total.sum()), *bootstrap(right, total), len(right), _alike(answers, look))
+
+
+def difference(one: pd.DataFrame, other: pd.DataFrame, look: str) -> Accuracy | None:
+    """Accuracy of one method minus that of another on the same discs, for the seeds that both have, or None.
+
+    Seeds and groups are drawn for both at once.
+    """
+    common = sorted(set(one["seed"]) & set(other["seed"]))
+    if not common:
+        return None
+    counts = [_counts(part[part["seed"].isin(common)], look) for part in (one, other)]
+    gained, total = counts[0][0] - counts[1][0], counts[0][1]
+    return Accuracy(float(gained.sum() / total.sum()), *bootstrap(gained, total), len(common))
+
+
+def bootstrap(right: Counts, total: Counts, seed: int = 0) -> tuple[float, float]:
+    """Percentile interval of sum(right) / sum(total): seeds are resampled, and groups within each seed.
+
+    `right` and `total` are (S, P) correctly classified and all discs by training seed and group of scenes.
+    """
+    seeds, scenes = right.shape
+    random = np.random.default_rng(seed)
+    rows = random.integers(seeds, size=(DRAWS, seeds, 1))
+    columns = random.integers(scenes, size=(DRAWS, seeds, scenes))
+    shares = right[rows, columns].sum((1, 2)) / total[rows, columns].sum((1, 2))
+    low, high = np.quantile(shares, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def _counts(part: pd.DataFrame, look: str) -> tuple[Counts, Counts]:
+    """(S, P) correctly classified discs, and all discs."""
+    right = np.logical_and.reduce([part[predicted] == part[factor] for factor, predicted in LOOKS[look].items()])
+    grouped = part.assign(right=right).groupby(["seed", "pair"])["right"]
+    hits, total = grouped.sum().unstack(fill_value=0), grouped.size().unstack(fill_value=0)
+    return np.asarray(hits, dtype=np.int64), np.asarray(total, dtype=np.int64)
+
+
+def _alike(part: pd.DataFrame, look: str) -> bool:
+    """Whether scenes that differ only in the factors of `look` have the same predictions; false if one is missing."""
+    same = [factor for factor in FACTORS if factor not in LOOKS[look]]
+    grouped = part.groupby(["seed", "pair", "row", "column", *same])
+    counts = [grouped[column].nunique(dropna=False) for column in LOOKS[look].values()]
+    return bool(all((number == 1).all() for number in counts) and (grouped.size() == 2 ** len(LOOKS[look])).all())
+
+
+def shown(value: Accuracy | None) -> Estimate:
+    """With half of its interval; none for identities and single seeds, n = 0 without a value."""
+    if value is None:
+        return Estimate(None, None, 0)
+    half = None if value.identity or value.seeds < 2 else (value.high - value.low) / 2
+    return Estimate(value.share, half, value.seeds)
 
 
 def curves(answers: pd.DataFrame, lines: Sequence[Line]) -> list[Curve]:
     """A curve per method with results, in the order of `lines`."""
     found, known = [], [line for line in lines if line.benchmark == PROBE and len(answers)]
-    base = next((line.scores for line in known if line.method == BASE), {})
+    base = next((scores(line.rows) for line in known if line.method == BASE), {})
+
+    def rate(some: pd.DataFrame, look: str) -> Estimate:
+        return shown(accuracy(some, look))
+
+    def allowed(some: pd.DataFrame) -> float:
+        return CHANCE + (1 - CHANCE) * float((some["visible"] > 0).mean())
+
     for line in known:
         mine = answers[answers["method"] == line.method]
         if mine.empty:
@@ -140,29 +270,52 @@ def curves(answers: pd.DataFrame, lines: Sequence[Line]) -> list[Curve]:
                 patch=patch,
                 reach=reach,
                 looks=f"{context} × {context} pixels" if overview is None else whole,
-                centred={distance: _accuracy(part, "centred") for distance, part in parts.items()},
-                grid={distance: _accuracy(part, "grid") for distance, part in parts.items()},
-                allowed={distance: _allowed(part) for distance, part in parts.items()},
-                within=_accuracy(mine[mine["distance"] < reach], "centred"),
-                beyond=_accuracy(mine[mine["distance"] >= reach], "centred"),
-                all_grid=_accuracy(mine, "grid"),
-                all_allowed=_allowed(mine),
+                centred={distance: rate(part, "centred") for distance, part in parts.items()},
+                grid={distance: rate(part, "grid") for distance, part in parts.items()},
+                allowed={distance: allowed(part) for distance, part in parts.items()},
+                within=rate(mine[mine["distance"] < reach], "centred"),
+                beyond=rate(mine[mine["distance"] >= reach], "centred"),
+                all_grid=rate(mine, "grid"),
+                all_allowed=allowed(mine),
                 visible=float((mine["visible"] > 0).mean()),
                 missed=float(mine["centred"].isna().mean()),
                 mean_iou=line.mean_iou,
-                gain=paired(line.scores, {} if line.method == BASE else base),
+                gain=paired(scores(line.rows), {} if line.method == BASE else base),
                 memory=line.memory.mib if line.memory else line["memory_mib"],
             )
         )
     return found
 
 
-def _accuracy(answers: pd.DataFrame, look: str) -> Estimate:
-    return twins.shown(twins.accuracy(answers, look))
+def between(answers: pd.DataFrame, patch: float, window: float) -> pd.DataFrame:
+    """The discs whose cue is completely outside half a `patch`, and completely inside half a `window`, in pixels."""
+    outside, inside = answers["distance"] - HALF_CUE >= patch, answers["distance"] + HALF_CUE <= window
+    return answers[outside & inside]
 
 
-def _allowed(answers: pd.DataFrame) -> float:
-    return CHANCE + (1 - CHANCE) * float((answers["visible"] > 0).mean())
+def sights(answers: pd.DataFrame, memory: Mapping[str, float | None]) -> list[Sight]:
+    """One per method of `memory` (method -> peak in MiB) with results, in its order; `answers` are of `between`."""
+    found = []
+
+    def of(some: pd.DataFrame, look: str) -> Accuracy:
+        value = accuracy(some, look)
+        assert value is not None  # groups have rows
+        return value
+
+    for method, mib in memory.items():
+        mine = answers[answers["method"] == method]
+        if mine.empty:
+            continue
+        sides, details = (sorted({int(side) for side in mine[key]}, reverse=True) for key in ("cue_side", "detail"))
+        cue, detail = mine["cue_side"], mine["detail"]
+        kinds = {side: of(mine[cue == side], "centred") for side in sides}
+        textures = {side: of(mine[detail == side], "centred_texture") for side in details}
+        classes = {(one, two): of(mine[(cue == one) & (detail == two)], "centred_both")
+                   for one in sides for two in details}  # fmt: skip
+        ours = answers[answers["method"] == OURS]
+        behind = None if method == OURS else difference(ours, mine, "centred_both")
+        found.append(Sight(method, mib, kinds, textures, classes, of(mine, "centred_both"), behind))
+    return found
 
 
 def above_chance(value: Estimate) -> bool:
@@ -170,36 +323,57 @@ def above_chance(value: Estimate) -> bool:
     return value.mean is not None and value.mean - (value.half or 0.0) > CHANCE
 
 
+def seen(values: Mapping[int, Accuracy]) -> list[int]:
+    """The sides at which the lower end of the interval (of one seed: over scenes) is above chance."""
+    return [side for side, value in values.items() if not value.identity and value.low > CHANCE]
+
+
+def _rendered(template: str, **values: Any) -> list[tuple[str, str]]:
+    """(title, sentence) pairs of a template with a line, and a tab, for each."""
+    pairs = (line.partition("\t") for line in render(template, title=title_of, **values).splitlines() if line.strip())
+    return [(title.strip(), sentence.strip()) for title, _, sentence in pairs]
+
+
 def sentences(found: Sequence[Curve], scenes: int) -> list[tuple[str, str]]:
-    """(title, sentence) pairs: every sentence about a method follows from its numbers."""
-    made = render(
+    """(title, sentence) pairs on distances: every sentence about a method follows from its numbers."""
+    return _rendered(
         "probe.txt.j2",
         curves=found,
         scenes=scenes,
         seeds=max(curve.mean_iou.n for curve in found),
         base=title_of(BASE),
         base_memory=next((curve.memory for curve in found if curve.method == BASE), None),
-        title=title_of,
         reaches=_reaches,
         percent=lambda value: share(value).text,
         points=lambda value: points(value).text,
         mib=lambda value: mebibytes(value).text,
-        math=math,
     )
-    pairs = (line.partition("\t") for line in made.splitlines() if line.strip())
-    return [(title.strip(), sentence.strip()) for title, _, sentence in pairs]
+
+
+def detail_sentences(found: Sequence[Sight], where: Sequence[int]) -> list[tuple[str, str]]:
+    """(title, sentence) pairs on cues and textures; `where` are the distances of the discs that count."""
+    if not found:
+        return []
+    return _rendered(
+        "probe-detail.txt.j2",
+        sights=found,
+        where=_listed(where),
+        verdict=_verdict,
+        share=lambda value: share(shown(value)).text,
+        points=lambda value: points(Estimate(value, None, 1)).text,
+    )
 
 
 def _reaches(curve: Curve) -> dict[str, Any]:
     """Where a method is above chance and where not, and how this compares with its reach."""
-    seen = [distance for distance, value in curve.centred.items() if above_chance(value)]
-    lost = [distance for distance in curve.centred if distance not in seen]
+    above = [distance for distance, value in curve.centred.items() if above_chance(value)]
+    lost = [distance for distance in curve.centred if distance not in above]
     within = [distance for distance in curve.centred if distance < curve.reach]
-    if seen == within:
+    if above == within:
         verdict = "reach" if lost else "image" if math.isinf(curve.reach) else "all"
     else:
-        verdict = "less" if set(seen) < set(within) else "other"
-    return {"seen": _span(curve, seen), "lost": _span(curve, lost), "verdict": verdict}
+        verdict = "less" if set(above) < set(within) else "other"
+    return {"seen": _span(curve, above), "lost": _span(curve, lost), "verdict": verdict}
 
 
 def _span(curve: Curve, some: Sequence[int]) -> dict[str, str] | None:
@@ -207,33 +381,60 @@ def _span(curve: Curve, some: Sequence[int]) -> dict[str, str] | None:
     if not some:
         return None
     values = [value.mean for value in (curve.centred[distance] for distance in some) if value.mean is not None]
-    whole = list(curve.centred)
-    first, last = whole.index(some[0]), whole.index(some[-1])
-    unbroken = len(some) > 2 and list(some) == whole[first : last + 1]
+    unbroken = len(some) > 2 and list(some) == [one for one in curve.centred if some[0] <= one <= some[-1]]
     where = f"{some[0]} to {some[-1]}" if unbroken else " and ".join(map(str, some))
     return {"where": where, "low": f"{100 * min(values):.1f}", "high": f"{100 * max(values):.1f}"}
 
 
+def _verdict(values: Mapping[int, Accuracy]) -> str:
+    """Which sides are above chance and which are not."""
+    above = seen(values)
+    lost = [side for side in values if side not in above]
+    parts = [f"of {_listed(above)} pixels"] if above else []
+    parts += [f"not of {_listed(lost)}" + ("" if above else " pixels")] if lost else []
+    return ", ".join(parts)
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    *first, last = map(str, numbers)
+    return f"{', '.join(first)} and {last}" if first else last
+
+
 def distance_table(found: Sequence[Curve]) -> Table:
     """Accuracy in centred windows by the cue's distance."""
-    fields: list[Column[Curve]] = [words("method", lambda curve: title_of(curve.method))]
-    fields += [Column(f"{d} px", lambda curve, d=d: share(curve.centred[d])) for d in found[0].centred]  # type: ignore[misc]
-    return table_of("probe-distance", "Accuracy (%) in centred windows by the cue's distance in pixels", fields, found)
+    columns = [words("method", [title_of(curve.method) for curve in found])]
+    columns += [Column(f"{d} px", [share(curve.centred[d]) for curve in found]) for d in found[0].centred]
+    return table_of("probe-distance", "Accuracy (%) in centred windows by the cue's distance in pixels", columns)
 
 
 def result_table(found: Sequence[Curve]) -> Table:
     """Inputs, memory and accuracy of each method."""
-    fields: list[Column[Curve]] = [
-        words("method", lambda curve: title_of(curve.method)),
-        words("looks at", lambda curve: curve.looks),
-        Column("peak memory MiB", lambda curve: mebibytes(curve.memory)),
-        Column("centred, cue within reach %", lambda curve: share(curve.within)),
-        Column("centred, beyond %", lambda curve: share(curve.beyond)),
-        Column("grid %", lambda curve: share(curve.all_grid)),
-        Column("mIoU %", lambda curve: share(curve.mean_iou)),
-        Column(f"mIoU minus {title_of(BASE)}, points", lambda curve: points(curve.gain)),
+    columns = [
+        words("method", [title_of(curve.method) for curve in found]),
+        words("looks at", [curve.looks for curve in found]),
+        Column("peak memory MiB", [mebibytes(curve.memory) for curve in found]),
+        Column("centred, cue within reach %", [share(curve.within) for curve in found]),
+        Column("centred, beyond %", [share(curve.beyond) for curve in found]),
+        Column("grid %", [share(curve.all_grid) for curve in found]),
+        Column("mIoU %", [share(curve.mean_iou) for curve in found]),
+        Column(f"mIoU minus {title_of(BASE)}, points", [points(curve.gain) for curve in found]),
     ]
-    return table_of("probe-results", "Reach, accuracy and memory", fields, found)
+    return table_of("probe-results", "Reach, accuracy and memory", columns)
+
+
+def detail_table(found: Sequence[Sight]) -> Table:
+    """Accuracy by side of the cue, by side of the texture's parts, and of both; memory."""
+    kinds, textures = found[0].kinds, found[0].textures
+    behind = [points(shown(sight.behind)) for sight in found]
+    columns = [
+        words("method", [title_of(sight.method) for sight in found]),
+        *(Column(f"kind, cue {side} px %", [share(shown(sight.kinds[side])) for sight in found]) for side in kinds),
+        *(Column(f"texture {side} px %", [share(shown(sight.textures[side])) for sight in found]) for side in textures),
+        Column("both %", [share(shown(sight.both)) for sight in found]),
+        Column(f"{title_of(OURS)} minus this, both, points", behind),
+        Column("peak memory MiB", [mebibytes(sight.memory) for sight in found]),
+    ]
+    return table_of("probe-detail", "Kind by side of the cue, texture by side of its parts, both", columns)
 
 
 def draw_probe(
@@ -339,3 +540,31 @@ def _scene(
     axes.set_anchor("N")
     axes.set_axis_off()
     axes.set_title("a scene")
+
+
+def draw_detail(found: Sequence[Sight], folder: Path) -> Drawn:
+    """Share of discs with both factors right, one map per method: cues shrink to the right, textures downwards."""
+    down = -(-len(found) // ACROSS)
+    across = -(-len(found) // down)
+    with style():
+        figure, grid = panels(2.2 * COLUMN, 1.75 * down + 0.25, across, down)
+        for axes, sight in zip(grid, found, strict=False):
+            _map(axes, sight)
+        for axes in grid[len(found) :]:
+            axes.set_axis_off()
+        for axes in grid[::across]:
+            axes.set_ylabel("texture (pixels)")
+        return save(figure, folder / "probe-detail", "Kind and texture right, by side of the cue and of the texture")
+
+
+def _map(axes: Axes, sight: Sight) -> None:
+    cues, details = list(sight.kinds), list(sight.textures)
+    values = [[sight.classes[cue, detail].share for cue in cues] for detail in details]
+    texts = [[f"{100 * value:.0f}" for value in line] for line in values]
+    names = ([str(side) for side in cues], [str(side) for side in details])
+    drawn = draw_cells(axes, values, texts, names, cmap="cividis", vmin=CHANCE**2, vmax=1.0)
+    for text, value in zip(chain(*drawn), chain(*values), strict=True):
+        text.set_color("white" if value < 0.65 else "black")
+    axes.set_xlabel("cue (pixels)")
+    memory = "" if sight.memory is None else f"\n{mebibytes(sight.memory).text} MiB"
+    axes.set_title(f"{title_of(sight.method)}{memory}")

@@ -6,18 +6,11 @@ import csv
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from typing import Any
 
 from scpseg.benchmarks import get_benchmark
 
 PAPER = "Liu et al., Squeezing Context into Patches, IJCAI 2025, doi 10.24963/IJCAI.2025/179"
-REMARKS: dict[tuple[str, str, str], str] = {
-    ("potsdam", "SCPSeg", "deeplabv3plus-resnet18"): "The mF1 of 87.5 is as printed; an mF1 cannot be below its mIoU "
-    "(87.6), so it is probably a slip.",
-    ("deepglobe", "SCPSeg", "deeplabv3plus-resnet18"): "The paper counts 455/142/206 images for train/val/test where "
-    "the lists it cites have 454/207/142, so its figure may come from other test images than ours.",
-    ("inria", "SCPSeg", ""): "The paper does not say which segmenter this figure belongs to.",
-}
-"""Remarks on published rows: (benchmark, method, segmenter) -> sentence."""
 TITLES = {"caswit_like": "CASWiT-like", "large": "Large patch"}
 """Display names of methods that are in no published row."""
 
@@ -26,7 +19,7 @@ TITLES = {"caswit_like": "CASWiT-like", "large": "Large patch"}
 class Published:
     """A published row. Scores in per cent, memory in MB as printed; None = not reported.
 
-    `source` is the paper or page with the row, `note` a remark for the reader.
+    `source` is the paper or page with the row, `remark` a note for the reader.
     """
 
     benchmark: str
@@ -38,12 +31,7 @@ class Published:
     accuracy: str | None
     memory: str | None
     source: str = PAPER
-    note: str | None = None
-
-    @property
-    def remark(self) -> str | None:
-        """Remarks on this row for the reader."""
-        return self.note or REMARKS.get((self.benchmark, self.method, self.segmenter))
+    remark: str | None = None
 
     @property
     def f1_problem(self) -> str | None:
@@ -54,48 +42,33 @@ class Published:
         """
         if self.miou is None or self.mf1 is None:
             return None
-        iou, f1 = float(self.miou), float(self.mf1)
-        low, high = (
-            200 * bound / (100 + bound) + sign * _half_unit(self.mf1)
-            for sign, bound in ((-1, iou - _half_unit(self.miou)), (1, iou + _half_unit(self.miou)))
-        )
-        if len(get_benchmark(self.benchmark).scored) > 1:
-            low = iou - _half_unit(self.miou) - _half_unit(self.mf1)
+        # Half a unit of the last printed digit.
+        iou_error, f1_error = (0.5 * 10.0 ** -len(text.partition(".")[2]) for text in (self.miou, self.mf1))
+        f1, low, high = float(self.mf1), float(self.miou) - iou_error, float(self.miou) + iou_error
+        if len(get_benchmark(self.benchmark).scored) == 1:
+            low = 200 * low / (100 + low)
+        low, high = low - f1_error, 200 * high / (100 + high) + f1_error
         if low <= f1 <= high:
             return None
         bounds = f"at most {high:.2f}" if f1 > high else f"at least {low:.2f}"
         return f"mF1 {self.mf1} does not fit mIoU {self.miou}: one confusion matrix gives {bounds}"
 
 
-def _half_unit(text: str) -> float:
-    """Half a unit of the last digit of a printed number."""
-    return 0.5 * float(10.0 ** -len(text.partition(".")[2]))
-
-
 @cache
 def read_table(name: str) -> tuple[dict[str, str], ...]:
-    """Rows of a file in published/."""
-    with resources.files("scpseg.reporting").joinpath("published", name).open(encoding="utf-8") as stream:
+    """Rows of a CSV file in this folder."""
+    with resources.files("scpseg.reporting").joinpath(name).open(encoding="utf-8") as stream:
         return tuple(csv.DictReader(stream))
 
 
 @cache
 def _rows(name: str) -> tuple[Published, ...]:
-    return tuple(
-        Published(
-            benchmark=row["benchmark"],
-            method=row["method"],
-            segmenter=row["segmenter"],
-            mode=row["mode"],
-            miou=row["miou"] or None,
-            mf1=row["mf1"] or None,
-            accuracy=row["acc"] or None,
-            memory=row["memory_mb"] or None,
-            source=row.get("source") or PAPER,
-            note=row.get("remark") or None,
-        )
-        for row in read_table(name)
-    )
+    found = []
+    for row in read_table(f"published/{name}"):
+        given: dict[str, Any] = {key: value for key, value in row.items() if value}
+        lacking: dict[str, Any] = {"segmenter": "", "mode": ""} | dict.fromkeys(("miou", "mf1", "accuracy", "memory"))
+        found.append(Published(**(lacking | given)))
+    return tuple(found)
 
 
 def published() -> tuple[Published, ...]:
@@ -115,11 +88,10 @@ def published_row(benchmark: str, method: str, segmenter: str, encoder: str) -> 
     segmenter. A row with another segmenter does not match. Names are compared without case ('glnet' is GLNet).
     """
     rows = [row for row in published() if row.benchmark == benchmark and row.method.lower() == method]
-    for fits in (f"{segmenter}-{encoder}", f"{segmenter}-", ""):
-        for row in rows:
-            if row.segmenter == fits or (fits.endswith("-") and row.segmenter.startswith(fits)):
-                return row
-    return None
+    ranked = [row for row in rows if row.segmenter == f"{segmenter}-{encoder}"]
+    ranked += [row for row in rows if row.segmenter.startswith(f"{segmenter}-")]
+    ranked += [row for row in rows if not row.segmenter]
+    return next(iter(ranked), None)
 
 
 @cache

@@ -11,10 +11,13 @@ three or more seeds (Satterthwaite's degrees of freedom: 92 to 96), and in 91 to
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -42,12 +45,7 @@ class Estimate:
 class Difference:
     """Mean IoU of one method minus that of another, shares -1..1.
 
-    Attributes:
-        value: mean over the seeds that both have.
-        error: standard error; 0 if the two results are identical.
-        freedom: degrees of freedom.
-        seeds: number of common seeds; with one, the error is over images only: no conclusion about methods.
-        images: number of test images.
+    `value` is the mean over the `seeds` that both have; with one seed, the standard `error` is over images only.
     """
 
     value: float
@@ -78,12 +76,8 @@ def estimate(values: Iterable[float | None]) -> Estimate:
     """Mean and half width of the 95 % t interval of the existing values."""
     present = [float(value) for value in values if value is not None]
     n = len(present)
-    if n == 0:
-        return Estimate(None, None, 0)
-    if n == 1:
-        return Estimate(present[0], None, 1)
-    half = _quantile(n - 1, 1 - LEVEL / 2) * statistics.stdev(present) / math.sqrt(n)
-    return Estimate(statistics.fmean(present), half, n)
+    half = _quantile(n - 1, 1 - LEVEL / 2) * statistics.stdev(present) / math.sqrt(n) if n > 1 else None
+    return Estimate(statistics.fmean(present) if n else None, half, n)
 
 
 def paired(scores: Mapping[Any, float], base: Mapping[Any, float]) -> Estimate:
@@ -125,40 +119,33 @@ def differences(
 ) -> dict[tuple[str, str], Difference]:
     """Every ordered pair of methods with common images and a common seed, by (method, reference).
 
-    Args:
-        found: method -> seed -> (images, K, K), one matrix per test image, with images in the same order everywhere.
-        scored: classes in the mean.
-        number: number of bootstrap samples.
+    `found`: method -> seed -> (images, K, K), one matrix per test image, with images in the same order everywhere;
+    `scored`: classes in the mean; `number`: of bootstrap samples.
     """
     result: dict[tuple[str, str], Difference] = {}
-    cache: dict[tuple[str, tuple[int, ...]], Floats] = {}
 
+    @cache
     def samples(method: str, seeds: tuple[int, ...]) -> Floats:
-        if (method, seeds) not in cache:
-            stack = np.stack([found[method][seed] for seed in seeds])
-            cache[method, seeds] = resampled(stack, scored, draws(stack.shape[1], number))
-        return cache[method, seeds]
+        stack = np.stack([found[method][seed] for seed in seeds])
+        return resampled(stack, scored, draws(stack.shape[1], number))
 
-    methods = list(found)
-    for place, first in enumerate(methods):
-        for second in methods[place + 1 :]:
-            seeds = tuple(sorted(found[first].keys() & found[second].keys()))
-            if not seeds or any(found[first][seed].shape != found[second][seed].shape for seed in seeds):
-                continue
-            images = len(found[first][seeds[0]])
-            each = [float(mean_iou(found[first][s].sum(0), scored) - mean_iou(found[second][s].sum(0), scored))
-                    for s in seeds]  # fmt: skip
-            spread = samples(first, seeds) - samples(second, seeds)
-            if images < 2 or not np.isfinite(each).all() or not np.isfinite(spread).all():
-                continue
-            parts = [(float(spread.var(ddof=1)) * images / (images - 1), images - 1.0)]
-            if len(seeds) > 1:
-                parts.append((statistics.variance(each) / len(seeds), len(seeds) - 1.0))
-            value, variance = statistics.fmean(each), sum(part for part, _ in parts)
-            freedom = variance / sum(part / free for part, free in parts) if variance else math.inf
-            error = math.sqrt(variance)
-            result[first, second] = Difference(value, error, freedom, len(seeds), images)
-            result[second, first] = Difference(-value, error, freedom, len(seeds), images)
+    for first, second in itertools.combinations(found, 2):
+        one, other = found[first], found[second]
+        seeds = tuple(sorted(one.keys() & other.keys()))
+        if not seeds or any(one[seed].shape != other[seed].shape for seed in seeds):
+            continue
+        images = len(one[seeds[0]])
+        each = [float(mean_iou(one[s].sum(0), scored) - mean_iou(other[s].sum(0), scored)) for s in seeds]
+        spread = samples(first, seeds) - samples(second, seeds)
+        if images < 2 or not np.isfinite(each).all() or not np.isfinite(spread).all():
+            continue
+        parts = [(float(spread.var(ddof=1)) * images / (images - 1), images - 1.0)]
+        if len(seeds) > 1:
+            parts.append((statistics.variance(each) / len(seeds), len(seeds) - 1.0))
+        value, variance = statistics.fmean(each), sum(part for part, _ in parts)
+        freedom = variance / sum(part / free for part, free in parts) if variance else math.inf
+        result[first, second] = Difference(value, math.sqrt(variance), freedom, len(seeds), images)
+        result[second, first] = replace(result[first, second], value=-value)
     return result
 
 
@@ -189,26 +176,15 @@ def ranks(
     pairs = [(one, other) for one in methods for other in methods if one != other]
     if not pairs or any(pair not in found or found[pair].seeds < 2 for pair in pairs):
         return {}
-    better = {pair: found[pair].value > 0 and p_values[pair] < LEVEL for pair in pairs}
-    return {
-        one: (
-            1 + sum(better[other, one] for other in methods if other != one),
-            len(methods) - sum(better[one, other] for other in methods if other != one),
-        )
-        for one in methods
-    }
+    better = [pair for pair in pairs if found[pair].value > 0 and p_values[pair] < LEVEL]
+    lost, won = Counter(worse for _, worse in better), Counter(winner for winner, _ in better)
+    return {one: (1 + lost[one], len(methods) - won[one]) for one in methods}
 
 
 def dominators(points: Mapping[str, tuple[float, float]]) -> dict[str, list[str]]:
     """Method -> methods with at least its score, at most its memory, one of them better; `points`: (memory, score)."""
-    return {
-        name: [
-            other
-            for other, (memory, score) in points.items()
-            if memory <= mine[0] and score >= mine[1] and (memory, score) != mine
-        ]
-        for name, mine in points.items()
-    }
+    return {name: [other for other, one in points.items() if one[0] <= mine[0] and one[1] >= mine[1] and one != mine]
+            for name, mine in points.items()}  # fmt: skip
 
 
 def _quantile(freedom: float, share: float) -> float:

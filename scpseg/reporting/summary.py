@@ -1,4 +1,4 @@
-"""Summarise rows to one line per benchmark and method: means over seeds, memory at real size, and doubts."""
+"""Summaries of rows: a line per benchmark and method with doubts at its numbers, a part of the report per benchmark."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,10 @@ import pandas as pd
 
 from scpseg.benchmarks import get_benchmark
 from scpseg.files import damaged
-from scpseg.reporting.memory import Peak
-from scpseg.reporting.published import title_of
-from scpseg.reporting.sceptic import doubts
-from scpseg.reporting.statistics import Counts, Estimate, estimate
-from scpseg.reporting.tables import Cell, mebibytes
+from scpseg.reporting.memory import Peak, one_source
+from scpseg.reporting.published import elsewhere, published, title_of
+from scpseg.reporting.statistics import Counts, Estimate, corrected, differences, dominators, estimate, ranks
+from scpseg.tuning import GRID, at_edge
 
 Row = dict[str, Any]
 Flag = tuple[str, str]
@@ -31,24 +30,22 @@ _FOUND = "seconds weights_hash parameters_training log_every revision steps samp
 NOT_SETTINGS = tuple(f"training:{name}" for name in _FOUND.split())
 """Keys of a training's record that are results or descriptions, not settings."""
 _DATA = ("split", "split_list", "labels", "images")
+_SCORED = ("split", "images", "images_of", "train_images", "train_images_of", "split_list", "labels")
 _PROFILED = {
     **{name: f"profile_{name}" for name in ("segmenter:name", "segmenter:encoder", "segmenter:output_stride")},
     "inference:overlap": "profile:overlap",
     "inference:batch": "windows_per_batch",
 }
 """Settings that affect memory and speed, and the columns with their values during the measurement."""
+PUBLISHED_MODES: dict[str, tuple[str, str]] = {"glnet": ("direction", "both")}
+"""Method -> the setting, and its value, with which its published figures were measured."""
 
 
 @dataclass(frozen=True)
 class Line:
     """One benchmark and method; `line[column]` is the value in the first row with a result, or else the first row.
 
-    Attributes:
-        benchmark: name of the benchmark.
-        method: name of the method.
-        rows: rows of `collect`, one per declared seed.
-        memory: peak at the benchmark's real size, None if unknown.
-        flags: remarks on numbers.
+    `rows` are those of `collect`, one per declared seed; `memory` is the peak at the benchmark's real size, if known.
     """
 
     benchmark: str
@@ -90,33 +87,33 @@ class Line:
         """Mean IoU, 0..1, mean over the seeds."""
         return self.mean_iou.mean
 
-    @property
-    def scores(self) -> dict[int, float]:
-        """Mean IoU, 0..1, by seed."""
-        return {row["seed"]: row["mean_iou"] for row in self.done if row["mean_iou"] is not None}
-
     def mean(self, *columns: str) -> float | None:
-        """Mean over seeds of the first of these columns with numbers, None if none has any."""
-        found = ([float(row[name]) for row in self.rows if is_number(row.get(name))] for name in columns)
+        """Mean over seeds of the first of these columns with finite numbers, None if none has any."""
+        found = ([float(row[name]) for row in self.rows if _is_number(row.get(name))] for name in columns)
         return next((fmean(values) for values in found if values), None)
 
     def of(self, column: str) -> tuple[str, ...]:
         """Remarks on the numbers in this column."""
         return tuple(text for where, text in self.flags if where == column)
 
-    def memory_cell(self) -> Cell:
-        """Memory at real size as a cell of a table."""
-        return mebibytes(self.memory.mib if self.memory else None, self.of("memory"))
 
-
-def is_number(value: Any) -> bool:
-    """Whether a cell is a finite number; booleans are not."""
+def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def scores(rows: Iterable[Mapping[str, Any]]) -> dict[Any, float]:
+    """Mean IoU, 0..1, by seed, of the rows that have one; values may be texts, as in results/summary.csv."""
+    return {row["seed"]: float(row["mean_iou"]) for row in rows if row.get("mean_iou") not in (None, "")}
 
 
 def is_setting(key: str) -> bool:
     """Whether a column is a setting of a run."""
     return key.startswith(("model:", "segmenter:", "training:", "inference:")) and not key.startswith(NOT_SETTINGS)
+
+
+def invented(row: Row) -> bool:
+    """Whether a row is of synthetic scenes."""
+    return row["synthetic"] in (True, "True")
 
 
 def records(frame: pd.DataFrame) -> list[Row]:
@@ -131,22 +128,18 @@ def summarise(
 ) -> list[Line]:
     """One line per benchmark and method, in the order of the frame; lines without results have empty estimates.
 
-    Args:
-        frame: frame of `collect`.
-        peaks: (benchmark, method) -> memory at the real size.
-        unknown: (benchmark, method) -> reason why it is unknown.
+    By (benchmark, method), `peaks` is the memory at the real size, and `unknown` the reason why it is unknown.
     """
-    rows, lines = records(frame), []
+    rows = records(frame)
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row["benchmark"], row["method"]), []).append(row)
     usual = {what: common(device(row, what) for row in rows) for what in ("environment", "profile_environment")}
-    for (benchmark, method), mine in groups.items():
+    lines = []
+    for cell, mine in groups.items():
         found = [*_gaps(mine), *_settings(mine), *_hardware(mine, usual), *doubts(mine)]
-        why = (unknown or {}).get((benchmark, method))
-        flags = tuple(dict.fromkeys([*found, *([("memory", why)] if why else [])]))
-        peak = (peaks or {}).get((benchmark, method))
-        lines.append(Line(benchmark, method, tuple(mine), peak, flags))
+        found += [("memory", unknown[cell])] if unknown and cell in unknown else []
+        lines.append(Line(*cell, tuple(mine), (peaks or {}).get(cell), tuple(dict.fromkeys(found))))
     return lines
 
 
@@ -207,6 +200,46 @@ def _hardware(rows: Sequence[Row], usual: dict[str, str | None]) -> Iterator[Fla
         yield "seconds", f"{text}; not comparable with them"
 
 
+def doubts(rows: Sequence[Mapping[str, Any]]) -> Iterator[Flag]:
+    """The doubts that a critical reader would raise about one method on one benchmark.
+
+    About 'mean_iou': the combined output scores below one of its branches, a training loss ended above its start, or
+    the score is not better than one class everywhere. About 'rate': the tuned learning rate is at the edge of its
+    candidates. About 'published': the published figure is of another mode.
+    """
+    run = [row for row in rows if row["status"] == "ok" and row["mean_iou"] is not None]
+    if not run:
+        return
+    for key in run[0]:
+        kind, _, name = key.partition(":")
+        pairs = [(row["mean_iou"], row[key]) for row in run if row.get(key) is not None]
+        if (kind == "branch" or key == "chance") and pairs:
+            whole, part = (fmean(values) for values in zip(*pairs, strict=True))
+            if kind == "chance" and whole <= part:
+                yield "mean_iou", f"scores {100 * whole:.1f} %; one class everywhere scores {100 * part:.1f} %"
+            elif kind == "branch" and whole < part:
+                below, seeds = sum(own < other for own, other in pairs), "seed" if len(pairs) == 1 else "seeds"
+                text = f"scores {100 * whole:.1f} %, below its own {name} branch alone with {100 * part:.1f} %"
+                yield "mean_iou", f"{text} (in {below} of {len(pairs)} {seeds})"
+        elif kind == "trained" and name.endswith(":loss_end"):
+            branch = name.removesuffix(":loss_end")
+            losses = [(row["seed"], row.get(f"trained:{branch}:loss_start"), row.get(key)) for row in run]
+            rose = [(seed, start, end) for seed, start, end in losses if start is not None and end and end > start]
+            if rose:
+                text = f"training loss of {branch} ended above its start ({rose[0][1]:.3g} to {rose[0][2]:.3g}"
+                yield "mean_iou", f"{text}; seed {', '.join(str(loss[0]) for loss in rose)})"
+    optimizer, rate = run[0].get("training:optimizer"), run[0].get("training:learning_rate")
+    own = run[0].get("model:recipe") == "author"  # was not chosen by the suite
+    if not own and optimizer is not None and isinstance(rate, (int, float)) and at_edge(optimizer, rate):
+        tried = ", ".join(choice for choice in GRID if choice.split()[0] == optimizer) or "none"
+        at = f"{optimizer} {rate:g} is at the edge of its candidates ({tried})"
+        yield "rate", f"{at}, so a better one may be outside them"
+    key, mode = PUBLISHED_MODES.get(run[0]["method"], ("", ""))
+    mine = run[0].get(f"model:{key}")
+    if mine is not None and mine != mode:
+        yield "published", f"the published figure is of {key} '{mode}', this row of '{mine}'"
+
+
 def curve(results: Path, row: Row) -> list[dict[str, str]]:
     """Rows of a run's training history; empty if the file is missing."""
     path = results / "runs" / row["benchmark"] / row["method"] / str(row["seed"]) / "history.csv"
@@ -234,3 +267,69 @@ def read_matrices(results: Path, row: Row) -> tuple[list[str], Counts] | None:
     if matrices.shape != (len(ids), classes, classes):
         raise damaged(path, f"does not hold one {classes} x {classes} matrix per image")
     return ids, matrices
+
+
+class Part:
+    """A benchmark's part of the report, with the comparison of its methods.
+
+    Attributes:
+        synthetic, real: whether there are results (`done`), all on synthetic scenes, or all on real images.
+        source: source of the memory at real size, None if there is not exactly one.
+        ranked: lines in the ranking: those with a score and the common recipe.
+        at_edge: whether every ranked method has an extreme learning rate, so that this is said once.
+        pairs: paired differences of all methods that were scored on the same images; `p_values` are Holm's.
+        places: best and worst rank that the comparisons allow, for methods with at least two seeds.
+        dominated: method -> display names of methods that are at least as good with at most its memory.
+        published: published rows of this benchmark.
+        hollow: those with score and memory, for figures, and only beside scores on the real test images.
+    """
+
+    def __init__(self, lines: Sequence[Line], results: Path, reference: str) -> None:
+        """Compare the methods of `lines`; `reference` is the one to which differences are shown."""
+        self.lines, self.reference, self.name = lines, reference, lines[0].benchmark
+        self.spec = get_benchmark(self.name)
+        self.done = [row for line in lines for row in line.done]
+        self.synthetic = bool(self.done) and all(map(invented, self.done))
+        self.real = bool(self.done) and not any(map(invented, self.done))
+        self.source = one_source([line.memory for line in lines])
+        scored = [line for line in lines if line.score is not None]
+        self.ranked = [line for line in scored if line["model:recipe"] in (None, "suite")]
+        self.at_edge = bool(self.ranked) and all(line.of("rate") for line in self.ranked)
+        self.pairs = differences(self._matrices(results), self.spec.scored)
+        self.p_values = corrected(self.pairs)
+        self.places = ranks([line.method for line in self.ranked if line.mean_iou.n > 1], self.pairs, self.p_values)
+        known = {line.method: (line.memory.mib, line.score) for line in self.ranked if line.memory and line.score}
+        self.dominated = {name: [title_of(other) for other in found] for name, found in dominators(known).items()}
+        self.published = [row for row in (*published(), *elsewhere()) if row.benchmark == self.name]
+        tested = {row["split"] for row in self.done} == {"test"} and not self.synthetic
+        self.hollow = [row for row in self.published if tested and row.miou and row.memory]
+
+    def _matrices(self, results: Path) -> dict[str, dict[int, Counts]]:
+        """Confusion matrices by method and seed, of those with the same images as the first."""
+        found: dict[str, dict[int, Counts]] = {}
+        ids: list[str] | None = None
+        for line in self.ranked:
+            for row in line.done:
+                read = read_matrices(results, row)
+                if read is not None and (ids is None or ids == read[0]):
+                    ids = read[0]
+                    found.setdefault(line.method, {})[row["seed"]] = read[1]
+        return found
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """The images, sizes and powers behind the scores and the memory, for the templates."""
+        warnings = [text for row in self.done for text in str(row["warnings"] or "").split(" | ") if text]
+        runs = dict.fromkeys(tuple(row[key] for key in _SCORED) for row in self.done)
+        power = [pair.detectable for pair in list(self.pairs.values())[::2]]
+        folds = [sum(key.startswith("fold:") and row[key] is not None for key in row) for row in self.done]
+        return {
+            "sizes": list(dict.fromkeys(str(row["image_sizes"]) for row in self.done)),
+            "runs": [dict(zip(_SCORED, run, strict=True)) for run in runs],
+            "profiled": next((line.first for line in self.lines if line.first["height"] is not None), None),
+            "notes": list(dict.fromkeys([*warnings, *self.spec.notes])),
+            "detectable": 100 * median(power) if power else None,
+            "candidates": ", ".join(GRID) if self.at_edge else "",
+            "folds": max(folds, default=0),
+            "n": max((line.mean_iou.n for line in self.lines), default=0),
+        }

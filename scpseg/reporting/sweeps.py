@@ -1,24 +1,27 @@
-"""Results of sweeps as page, table and CSV: rows, means and differences over seeds, and the paper's figures."""
+"""Results of sweeps as page, table, picture and CSV; the paper's figures are beside the measured ones, never mixed."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import pandas as pd
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from scpseg.benchmarks import get_benchmark
 from scpseg.files import write_text
-from scpseg.reporting import tables
-from scpseg.reporting.figures import Drawn, inline
+from scpseg.reporting import figures, summary, tables
+from scpseg.reporting.figures import COLUMN, FONT, MUTED, Drawn, Look, arms, draw_cells, inline, legend, panels
 from scpseg.reporting.published import PAPER, read_table, title_of
-from scpseg.reporting.report_tables import environments
 from scpseg.reporting.statistics import Estimate, estimate, paired
-from scpseg.reporting.summary import common, device
 from scpseg.reporting.tables import Cell, Column, Table, mebibytes, number, points, share, table_of, text, words
 
 SEGMENTERS = {"fcn8s-resnet50": "FCN-8s", "deeplabv3plus-resnet18": "DeepLabv3+"}
@@ -27,6 +30,10 @@ STEPS = {"000": "plain", "100": "+ CSM", "110": "+ SRD", "111": "+ LFA"}
 """csm, srd, lfa of table 6 -> name of the step."""
 PAPER_SEGMENTER = {"sizes": "FCN-8s with ResNet-50"}
 STATUS = {"failed": "failed", "invalid": "not valid", "missing": "not run yet"}
+LEAST_POINTS = 2.0
+"""Minimum width of a score axis in per cent, so that random differences do not fill the panel."""
+ROW_HEIGHT, APART = 0.24, 0.26
+"""Height of a row of marks in inches; share of it between its first and its last mark, if they have error bars."""
 OTHER = ("measured on other hardware, or with another number of threads, than most rows",)
 Key = tuple[str, str]
 """(series, x)."""
@@ -36,15 +43,11 @@ Status = Literal["ok", "failed", "invalid", "missing"]
 
 @dataclass(frozen=True)
 class Sweep:
-    """A set of experiments that are compared.
+    """A set of experiments that are compared; `name` is that of its folder, `title` its question.
 
-    Attributes:
-        name: name of its folder.
-        title: its question, as text.
-        figure: 'steps' = lines over steps, 'pairs' = two marks per row, 'grid' = heat map, 'dots' = one mark per row.
-        axes: names of x and series.
-        source: the paper's table or figure with the same points, or None.
-        about: a sentence on the choice of the points, or ''.
+    `figure`: 'steps' = lines over steps, 'pairs' = two marks per row, 'grid' = heat map, 'dots' = one mark per row;
+    `axes`: names of x and series; `source`: the paper's table or figure with the same points; `about`: a sentence on
+    the choice of the points.
     """
 
     name: str
@@ -60,16 +63,12 @@ class Row:
     """One method at one point.
 
     Attributes:
-        x: position on the x axis.
-        series: line, group or row of the heat map.
-        method: name of the method.
+        x, series: position on the x axis; line, group or row of the heat map.
         settings: 'section.key=value' of the point, without those of the whole sweep.
-        status: 'ok', 'failed', 'invalid' or 'missing' (not run yet).
-        reason: reason if the status is not 'ok'.
+        status, reason: 'missing' is not run yet; the reason why it is not 'ok'.
         notes: remarks for the reader.
         reference: key of the row with which it is compared.
-        experiment: name of the DVC experiment; '' for a point whose parameters are not valid.
-        command: command that runs it again.
+        experiment, command: name of the DVC experiment, '' if the parameters are not valid; command that runs it again.
         runs: rows of results/summary.csv, one per seed, values as texts; empty unless 'ok'.
     """
 
@@ -93,7 +92,7 @@ class Row:
     @property
     def scores(self) -> dict[str, float]:
         """Mean IoU (0..1) by seed."""
-        return {run["seed"]: float(run["mean_iou"]) for run in self.runs if run["mean_iou"] is not None}
+        return summary.scores(self.runs)
 
     @property
     def miou(self) -> Estimate:
@@ -137,24 +136,25 @@ def difference(row: Row, rows: Sequence[Row]) -> Estimate | None:
 
 def measured_elsewhere(rows: Sequence[Row]) -> list[Row]:
     """Rows whose memory was measured on other hardware or with another number of threads than most rows."""
-    devices = [device(row.runs[0]) if row.memory is not None else None for row in rows]
-    most = common(devices)
+    devices = [summary.device(row.runs[0]) if row.memory is not None else None for row in rows]
+    most = summary.common(devices)
     return [row for row, found in zip(rows, devices, strict=True) if found not in (None, most)]
 
 
 @cache
 def published(sweep: str) -> dict[Key, str]:
     """Mean IoU in per cent as printed in the paper, by (series, x); empty if the paper has no such sweep."""
+    if sweep not in ("components", "segmenters", "sizes"):
+        return {}
+    rows = read_table(f"published/ablation_{sweep}.csv")
     if sweep == "components":
-        return {(SEGMENTERS[row["segmenter"]], STEPS[row["csm"] + row["srd"] + row["lfa"]]): row["miou"]
-                for row in read_table("ablation_components.csv")}  # fmt: skip
+        keys = [(SEGMENTERS[row["segmenter"]], STEPS[row["csm"] + row["srd"] + row["lfa"]]) for row in rows]
+        return dict(zip(keys, (row["miou"] for row in rows), strict=True))
     if sweep == "segmenters":
-        return {(series, row["segmenter"]): row[f"miou_{which}"] for row in read_table("ablation_segmenters.csv")
-                for series, which in (("Patch", "without"), ("SCPSeg", "with"))}  # fmt: skip
-    if sweep == "sizes":
-        return {(short(float(row["csm_ratio"])), short(float(row["context"]) / float(row["patch"]))): row["miou"]
-                for row in read_table("ablation_sizes.csv")}  # fmt: skip
-    return {}
+        kinds = (("Patch", "without"), ("SCPSeg", "with"))
+        return {(series, row["segmenter"]): row[f"miou_{which}"] for row in rows for series, which in kinds}
+    sides = [(float(row["csm_ratio"]), float(row["context"]) / float(row["patch"]), row["miou"]) for row in rows]
+    return {(short(ratio), short(context)): miou for ratio, context, miou in sides}
 
 
 def csv_text(sweep: Sweep, rows: Sequence[Row]) -> str:
@@ -171,8 +171,6 @@ def csv_text(sweep: Sweep, rows: Sequence[Row]) -> str:
 
 def write_sweep(sweep: Sweep, rows: Sequence[Row], folder: Path) -> None:
     """Write README.md, runs.csv, table.csv and, if there is a result, NAME.png, .svg and .pdf into `folder`."""
-    from scpseg.reporting.sweep_figures import draw_sweep
-
     table, drawn = sweep_table(sweep, rows), draw_sweep(sweep, rows, folder)
     write_text(folder / "runs.csv", csv_text(sweep, rows))
     write_text(folder / "table.csv", tables.csv_text(table))
@@ -205,7 +203,7 @@ def sweep_page(sweep: Sweep, rows: Sequence[Row], drawn: Drawn | None) -> str:
         missing=len(rows) - len(done),
         rows=len(rows),
         commands=commands,
-        environments=environments(runs),
+        environments=tables.environments(runs),
         paper=PAPER if published(sweep.name) else "",
         paper_segmenter=PAPER_SEGMENTER.get(sweep.name, ""),
     )
@@ -229,24 +227,23 @@ def sweep_table(sweep: Sweep, rows: Sequence[Row]) -> Table:
         kinds = ("patch", "context", "squeezed")
         return " / ".join(str(row.runs[0].get(f"model:{name}") or tables.DASH) for name in kinds) if row.runs else None
 
-    x: Column[Row] = words(sweep.axes[0], lambda row: row.x)
-    series: Column[Row] = words(sweep.axes[1], lambda row: row.series)
+    x, series = words(sweep.axes[0], [row.x for row in rows]), words(sweep.axes[1], [row.series for row in rows])
     columns = [x, series] if sweep.figure in ("pairs", "dots") else [series, x]  # the slowest changing one is first
     columns = columns if len({row.series for row in rows}) > 1 else [x]
     if any(setting.partition("=")[0] not in f"{row.x} {sweep.axes}" for row in rows for setting in row.own_settings):
-        columns.append(words("settings", lambda row: ", ".join(row.own_settings)))
+        columns.append(words("settings", [", ".join(row.own_settings) for row in rows]))
+    memory = [mebibytes(row.memory, OTHER if row in elsewhere else ()) for row in rows]
     columns += [
-        words("network", lambda row: row.network),
-        Column("patch / context / squeezed", sizes),
-        Column(f"{mean} %", score),
-        Column("difference", change, "to the reference row, seed by seed, in points"),
-        Column("seeds", lambda row: row.miou.n or None),
-        Column("profiled MiB", lambda row: mebibytes(row.memory, OTHER if row in elsewhere else ()),
-               "of the profiled image, by the meter of the next column"),
-        words("meter", lambda row: row.runs[0]["memory_backend"] if row.memory is not None else None),
-        Column("paper: mIoU %", lambda row: number(float(paper[row.key]), 1) if row.key in paper else None),
-    ]  # fmt: skip
-    return table_of(f"sweep-{sweep.name}", sweep.title, columns, rows)
+        words("network", [row.network for row in rows]),
+        Column("patch / context / squeezed", map(sizes, rows)),
+        Column(f"{mean} %", map(score, rows)),
+        Column("difference", map(change, rows), "to the reference row, seed by seed, in points"),
+        Column("seeds", [row.miou.n or None for row in rows]),
+        Column("profiled MiB", memory, "of the profiled image, by the meter of the next column"),
+        words("meter", [row.runs[0]["memory_backend"] if row.memory is not None else None for row in rows]),
+        Column("paper: mIoU %", [number(paper.get(row.key)) for row in rows]),
+    ]
+    return table_of(f"sweep-{sweep.name}", sweep.title, columns)
 
 
 def finished_sweeps(folder: Path) -> list[dict[str, Any]]:
@@ -259,14 +256,140 @@ def finished_sweeps(folder: Path) -> list[dict[str, Any]]:
             continue  # written by another version; the sweep will write it again
         name = path.parent.name
         title = (path.parent / "README.md").read_text(encoding="utf-8").partition("\n# ")[2].partition("\n")[0]
-        columns: list[Column[list[str]]] = [
-            Column(title, _cell(n), left=n < 2, key=f"c{n}") for n, title in enumerate(header)
-        ]
+        columns = [Column(head, [text(None if line[n] == tables.DASH else tables.csv_plain(line[n])) for line in lines],
+                          left=n < 2, key=f"c{n}") for n, head in enumerate(header)]  # fmt: skip
         svg = [inline(path.read_text(encoding="utf-8"), name, title, {}) for path in path.parent.glob("*.svg")]
-        table = table_of(f"sweep-{name}", title, columns, lines)
+        table = table_of(f"sweep-{name}", title, columns)
         found.append({"title": title, "table": table, "figure": Drawn((), title, svg[0]) if svg else None})
     return found
 
 
-def _cell(place: int) -> Callable[[list[str]], Cell]:
-    return lambda line: text(None if line[place] == tables.DASH else tables.csv_plain(line[place]))
+class Mark(NamedTuple):
+    """A score in per cent; `half` is half of its interval, 0 for one seed."""
+
+    score: float
+    half: float = 0.0
+
+    @property
+    def text(self) -> str:
+        """'71.2 ± 0.5' for several seeds."""
+        return f"{self.score:.1f}" + (f" ± {self.half:.1f}" if self.half else "")
+
+
+Marks = Mapping[Key, Mark]
+"""(series, x) -> score; does not contain points without a result."""
+
+
+def draw_sweep(sweep: Sweep, rows: Sequence[Row], folder: Path) -> Drawn | None:
+    """Write `sweep.name`.png, .svg and .pdf into `folder`; None if there is no result."""
+    found = {row.key: row.miou for row in rows}
+    measured = {key: Mark(100 * one.mean, 100 * (one.half or 0)) for key, one in found.items() if one.mean is not None}
+    if not measured:
+        return None
+    paper = {key: Mark(float(text)) for key, text in published(sweep.name).items()}
+    xs, series = list(dict.fromkeys(row.x for row in rows)), list(dict.fromkeys(row.series for row in rows))
+    first, looks = next(run for row in rows for run in row.runs), _looks(rows)
+    shown: list[tuple[str, Marks]] = [("this suite" if paper else "", measured)]
+    shown += [(f"paper, {sweep.source}", paper)] if paper else []
+    span = max(LEAST_POINTS, *(high - low for low, high in (_ends(marks) for _, marks in shown)))
+    rowed = sweep.figure in ("dots", "pairs")
+    high = 0.75 + ROW_HEIGHT * max(3, len(xs)) + 0.15 * (len(series) > 1) if rowed else 2.45
+    high = 0.75 + 0.32 * len(series) if sweep.figure == "grid" else high
+    with figures.style():
+        figure, grid = panels(COLUMN * len(shown) * (1.25 if rowed and not paper else 1), high, len(shown))
+        for place, (axes, (title, marks)) in enumerate(zip(grid, shown, strict=True)):
+            if sweep.figure == "grid":
+                _heat_map(axes, marks, xs, series)
+                axes.set_xlabel(sweep.axes[0])
+                axes.set_ylabel("" if place else sweep.axes[1])
+            else:
+                _series(axes, marks, xs, looks, sweep, span)
+                (axes.set_xlabel if rowed else axes.set_ylabel)(f"{first['mean_name']} (%)")
+                if rowed and place:  # the rows are those of the first panel
+                    axes.set_yticklabels([])
+            axes.set_title(title)
+            if first["synthetic"] == "True" and place == 0:
+                figures.mark_synthetic(axes)
+        if sweep.figure != "grid" and len(series) > 1:
+            legend(figure, grid[:1], "outside lower center", 4)
+        return figures.save(figure, folder / sweep.name, f"{sweep.title}: {first['mean_name']} of every point")
+
+
+def _looks(rows: Sequence[Row]) -> dict[str, Look]:
+    """Look by series: a method's own, as in all figures; another set for segmenters and others."""
+    methods, found = figures.looks_of({row.method for row in rows}), dict[str, Look]()
+    others = list(dict.fromkeys(row.series for row in rows if row.series != title_of(row.method)))
+    for row in rows:
+        other = figures.OTHERS[others.index(row.series) % len(figures.OTHERS)] if row.series in others else None
+        found[row.series] = other or methods[row.method]
+    return found
+
+
+def _series(axes: Axes, marks: Marks, xs: Sequence[str], looks: Mapping[str, Look], sweep: Sweep, span: float) -> None:
+    """Marks and error bars of every series: 'steps' with scores upwards and a line, others in rows."""
+    upright, series = sweep.figure == "steps", list(looks)
+    spread = sweep.figure == "pairs" or any(mark.half for mark in marks.values())
+    apart = spread * APART / (1 + upright) * (len(series) > 1)
+    shift = {name: apart * (place / max(len(series) - 1, 1) - 0.5) for place, name in enumerate(series)}
+    for place, x in enumerate(xs):
+        there = [name for name in series if (name, x) in marks]
+        if sweep.figure == "pairs":
+            ends = [marks[name, x].score for name in there]
+            axes.plot(ends, [place + shift[name] for name in there], color="#BBBBBB", zorder=1)
+        if sweep.figure == "pairs" and not there:
+            axes.text(0.5, place, "no figure", color=MUTED, fontsize=FONT - 1, ha="center", va="center",
+                      transform=axes.get_yaxis_transform())  # fmt: skip
+    for name in series:
+        look, places = looks[name], [place for place, x in enumerate(xs) if (name, x) in marks]
+        found, at = [marks[name, xs[place]] for place in places], [place + shift[name] for place in places]
+        level, half = [mark.score for mark in found], [mark.half for mark in found]
+        points = (at, level) if upright else (level, at)
+        if sweep.figure == "dots" and 0 in places:  # the first row is what the others are compared with
+            axes.axvline(level[0], color=look.colour, lw=0.8, ls=(0, (4, 3)))
+        if any(half):
+            bars = arms(level, half)
+            axes.errorbar(*points, yerr=bars if upright else None, xerr=None if upright else bars, fmt="none",
+                          ecolor=look.colour, elinewidth=0.8, capsize=2)  # fmt: skip
+        axes.plot(*points, label=name, color=look.colour, marker=look.marker, ms=5.5, mec=figures.PAPER, mew=0.5,
+                  lw=1.0, ls="-" if upright else "none", zorder=3)  # fmt: skip
+    across, along = (axes.xaxis, axes.yaxis) if upright else (axes.yaxis, axes.xaxis)
+    across.grid(visible=False)
+    across.set_ticks(range(len(xs)), xs)
+    along.set_major_locator(MaxNLocator(5, steps=figures.STEPS))
+    if upright:
+        axes.set_xlim(-0.4, len(xs) - 0.6)
+        axes.set_ylim(*_limits(marks, span))
+        axes.set_xlabel(sweep.axes[0])
+    else:
+        axes.set_ylim(len(xs) - 0.4, -0.6)
+        axes.set_xlim(*_limits(marks, span))
+
+
+def _heat_map(axes: Axes, marks: Marks, xs: Sequence[str], series: Sequence[str]) -> None:
+    """One cell per point with its score; the best in bold, points without a result in grey."""
+    values = np.array([[marks.get((name, x), Mark(np.nan)).score for x in xs] for name in series])
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    span, middle = max(high - low, LEAST_POINTS), (low + high) / 2
+    # Only the light half of the colour map, so that black numbers are readable everywhere.
+    shade = 0.05 + 0.5 * (values - (middle - span / 2)) / span
+    empty = (0.95, 0.95, 0.95, 1.0)
+    shades = np.where(np.isnan(values)[..., None], empty, colormaps["YlGnBu"](np.nan_to_num(shade)))
+    known = [[marks.get((name, x)) for x in xs] for name in series]
+    texts = [[mark.text if mark else "–" for mark in row] for row in known]
+    drawn = draw_cells(axes, shades, texts, (xs, series))
+    for cell, mark in zip(chain(*drawn), chain(*known), strict=True):
+        cell.set(color="black" if mark else MUTED, fontweight="bold" if mark and mark.score == high else "normal")
+
+
+def _ends(marks: Marks) -> tuple[float, float]:
+    """The lowest and the highest drawn score, including intervals."""
+    low = min(mark.score - mark.half for mark in marks.values())
+    high = max(mark.score + mark.half for mark in marks.values())
+    return max(low, 0.0), min(high, 100.0)
+
+
+def _limits(marks: Marks, span: float) -> tuple[float, float]:
+    """Limits of a score axis of width `span` with a margin, above 100 % only as far as needed."""
+    low, high = _ends(marks)
+    top = min((low + high) / 2 + 0.6 * span, max(100.0, high + 0.1 * span))
+    return top - 1.2 * span, top

@@ -8,8 +8,9 @@ import pytest
 
 from scpseg.errors import UserError
 from scpseg.profiling.records import MIB, table
-from scpseg.reporting.reference import computed_table, draw_computed, read_computed
-from scpseg.reporting.tables import csv_text
+from scpseg.reporting.figures import draw_computed
+from scpseg.reporting.memory import read_computed
+from scpseg.reporting.tables import computed_table, csv_text
 
 
 def record(method: str, mib: float, workload: str = "inference", **more: Any) -> dict[str, Any]:

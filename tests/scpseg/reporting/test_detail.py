@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scpseg.reporting import twins
-from scpseg.reporting.detail import Sight, between, detail_table, draw_detail, seen, sentences, sights
+from scpseg.reporting import probe
+from scpseg.reporting.probe import Sight, between, detail_sentences, detail_table, draw_detail, seen, sights
 
 CUES, DETAILS, WHERE = (16, 8, 4), (4, 2, 1), (40, 56)
 MEMORY = {"scpseg": 8.5, "patch": 8.0, "resize": None}
@@ -84,14 +84,14 @@ def test_what_is_blind_to_both_is_right_in_a_quarter() -> None:
     answers = pd.DataFrame(invented("scpseg", 99, 99))
     (sight,) = sights(between(answers, 32, 64), {"scpseg": 1.0})
     assert (sight.both.share, sight.both.identity) == (0.25, True)
-    assert seen(sight.kinds, 0.5) == [] and seen(sight.textures, 0.5) == []
-    text = dict(sentences([sight], WHERE))["SCPSeg"]
+    assert seen(sight.kinds) == [] and seen(sight.textures) == []
+    text = dict(detail_sentences([sight], WHERE))["SCPSeg"]
     assert "at or below chance in both at once (25.0 %)" in text
     assert "not of 16, 8 and 4 pixels" in text and "not of 4, 2 and 1 pixels" in text
 
 
 def test_sentences_follow_from_the_numbers(found: list[Sight]) -> None:
-    texts = dict(sentences(found, WHERE))
+    texts = dict(detail_sentences(found, WHERE))
     assert "at 40 and 56 pixels" in texts["Detail and reach."]
     assert "cues of 16 and 8 pixels, not of 4; textures of 4, 2 and 1 pixels." in texts["SCPSeg"]
     assert "cues not of 16, 8 and 4 pixels; textures of 4, 2 and 1 pixels." in texts["Patch"]
@@ -104,7 +104,7 @@ def test_sentences_follow_from_the_numbers(found: list[Sight]) -> None:
 def test_a_result_against_scpseg_is_said() -> None:
     parts = (invented("scpseg", 99, 1), invented("resize", 4, 1))
     answers = pd.DataFrame([row for part in parts for row in part])
-    texts = dict(sentences(sights(between(answers, 32, 64), {"scpseg": 1.0, "resize": 1.0}), WHERE))
+    texts = dict(detail_sentences(sights(between(answers, 32, 64), {"scpseg": 1.0, "resize": 1.0}), WHERE))
     assert "−50.0 points" in texts["SCPSeg against Resize,"]
     assert "the two separate, against SCPSeg" in texts["SCPSeg against Resize,"]
 
@@ -113,13 +113,13 @@ def test_one_seed_claims_no_interval_and_no_separation() -> None:
     parts = (invented("scpseg", 4, 1, seeds=1), invented("resize", 99, 1, seeds=1))
     answers = pd.DataFrame([row for part in parts for row in part])
     one = sights(between(answers, 32, 64), {"scpseg": 1.0, "resize": 1.0})
-    texts = dict(sentences(one, WHERE))["SCPSeg against Resize,"]
+    texts = dict(detail_sentences(one, WHERE))["SCPSeg against Resize,"]
     assert "one seed: no interval" in texts and "do not separate" not in texts
     assert not any("±" in cell.text for row in detail_table(one).rows for cell in row)
 
 
 def test_the_table_has_identities_without_intervals(found: list[Sight], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(twins, "DRAWS", 20)
+    monkeypatch.setattr(probe, "DRAWS", 20)
     table = detail_table(found)
     titles = [column.title for column in table.columns]
     assert titles[1:7] == [*(f"kind, cue {s} px %" for s in CUES), *(f"texture {s} px %" for s in DETAILS)]

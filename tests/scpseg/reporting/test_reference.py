@@ -10,8 +10,7 @@ from scpseg.errors import UserError
 from scpseg.profiling.records import CHANNELS, out_of_memory
 from scpseg.reporting.build import build_report
 from scpseg.reporting.memory import read_peaks
-from scpseg.reporting.reference import reference_tables
-from scpseg.reporting.tables import csv_text
+from scpseg.reporting.tables import csv_text, reference_tables
 
 MIB = 2**20
 SIDES = {"potsdam": 6000, "blu": 2048}

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from scpseg.reporting.sceptic import doubts
+from scpseg.reporting.summary import doubts
 
 GOOD: dict[str, Any] = {
     "method": "glnet",

@@ -14,12 +14,15 @@ from PIL import Image
 
 from scpseg.reporting.collect import collect
 from scpseg.reporting.figures import METHODS, OTHERS
-from scpseg.reporting.sweep_figures import Mark, _limits, _looks, draw_sweep
 from scpseg.reporting.sweeps import (
+    Mark,
     Row,
     Sweep,
+    _limits,
+    _looks,
     csv_text,
     difference,
+    draw_sweep,
     finished_sweeps,
     measured_elsewhere,
     published,

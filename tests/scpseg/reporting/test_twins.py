@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scpseg.reporting import twins
-from scpseg.reporting.twins import Accuracy, accuracy, bootstrap, difference, pairs
+from scpseg.reporting import probe
+from scpseg.reporting.probe import Accuracy, accuracy, bootstrap, difference, pairs
 
 
 def disc(
@@ -41,7 +41,7 @@ def test_twins_are_found_by_the_places_of_their_discs() -> None:
 
 
 def test_the_draws_are_of_seeds_and_then_of_pairs_within_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(twins, "DRAWS", 50)
+    monkeypatch.setattr(probe, "DRAWS", 50)
     right, total = np.array([[3, 1, 2], [0, 4, 1]]), np.array([[4, 4, 2], [4, 4, 2]])
     random = np.random.default_rng(0)
     seeds, columns = random.integers(2, size=(50, 2, 1)), random.integers(3, size=(50, 2, 3))
@@ -122,7 +122,7 @@ def test_counts_of_both_factors_equal_a_loop() -> None:
 
 
 def test_a_difference_is_paired_by_seed_and_scene(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(twins, "DRAWS", 40)
+    monkeypatch.setattr(probe, "DRAWS", 40)
     random = np.random.default_rng(3)
     frames = []
     for _ in range(2):
@@ -144,7 +144,7 @@ def test_a_difference_is_paired_by_seed_and_scene(monkeypatch: pytest.MonkeyPatc
     ]
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(shares, [0.025, 0.975])))
     # A method has no difference to itself, and only common seeds count.
-    assert difference(frames[0], frames[0], "centred") == (0.0, 0.0, 0.0, 2)
+    assert difference(frames[0], frames[0], "centred") == (0.0, 0.0, 0.0, 2, False)
     one = frames[1][frames[1]["seed"] == 1]
     alone = difference(frames[0], one, "centred")
     assert alone is not None and alone.seeds == 1
