@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,20 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from scpseg.errors import UserError
-from scpseg.reporting.figures import (
-    COLUMN,
-    FONT,
-    MUTED,
-    Drawn,
-    Look,
-    arms,
-    draw_cells,
-    legend,
-    looks_of,
-    panels,
-    save,
-    style,
-)
+from scpseg.reporting import figures
+from scpseg.reporting.figures import COLUMN, FONT, MUTED, Drawn, Look
 from scpseg.reporting.pictures import Pixels
 from scpseg.reporting.published import title_of
 from scpseg.reporting.statistics import Estimate, paired
@@ -80,7 +67,6 @@ class Accuracy(NamedTuple):
     identity: bool = False
 
 
-@dataclass(frozen=True)
 class Curve:
     """Results of one method; accuracies are shares 0..1 of the discs, estimated over twin scenes and seeds.
 
@@ -88,38 +74,44 @@ class Curve:
         patch: side L of the patch in pixels.
         reach: distance in pixels from the centre of a window that its input covers; infinite with an overview.
         looks: its inputs, as text.
-        centred: accuracy by distance (pixels) in windows centred on the disc.
-        grid: accuracy by distance under the windows of whole-image inference.
+        centred, grid: by distance (pixels), accuracy in windows centred on the disc, and under those of whole images.
         allowed: by distance, the value of `grid` for a method that identifies every cue of which it sees a part, and
             guesses otherwise; a few discs that a border of windows cuts can exceed it.
         within, beyond: accuracy in centred windows over all distances within reach, and beyond it.
         all_grid, all_allowed: `grid` and `allowed` over all distances.
         visible: share of all discs whose labelling window contains a part of the cue.
         missed: share of centred discs without any pixel predicted as a disc.
-        mean_iou: from the confusion matrix of whole images.
-        gain: `mean_iou` minus that of plain patches, paired by seed.
+        gain: mean IoU of whole images minus that of plain patches, paired by seed.
         memory: peak in MiB.
     """
 
-    method: str
-    patch: int
-    reach: float
-    looks: str
-    centred: dict[int, Estimate]
-    grid: dict[int, Estimate]
-    allowed: dict[int, float]
-    within: Estimate
-    beyond: Estimate
-    all_grid: Estimate
-    all_allowed: float
-    visible: float
-    missed: float
-    mean_iou: Estimate
-    gain: Estimate
-    memory: float | None
+    def __init__(self, line: Line, answers: pd.DataFrame, base: Mapping[int, float]) -> None:
+        """Estimate from the answers of one method; `base` are the scores of plain patches by seed."""
+        parts = {int(str(distance)): part for distance, part in answers.groupby("distance", sort=True)}
+        self.method, self.title, self.mean_iou = line.method, line.title, line.mean_iou
+        self.patch, context, overview = (line[f"model:{name}"] for name in ("patch", "context", "overview"))
+        self.reach = math.inf if overview is not None else context / 2
+        whole = f"the whole image, reduced to {overview} × {overview}"
+        self.looks = f"{context} × {context} pixels" if overview is None else whole
+        self.centred = {distance: _rate(part, "centred") for distance, part in parts.items()}
+        self.grid = {distance: _rate(part, "grid") for distance, part in parts.items()}
+        self.allowed = {distance: _allowed(part) for distance, part in parts.items()}
+        self.within = _rate(answers[answers["distance"] < self.reach], "centred")
+        self.beyond = _rate(answers[answers["distance"] >= self.reach], "centred")
+        self.all_grid, self.all_allowed = _rate(answers, "grid"), _allowed(answers)
+        self.visible, self.missed = float((answers["visible"] > 0).mean()), float(answers["centred"].isna().mean())
+        self.gain = paired(scores(line.rows), {} if line.method == BASE else base)
+        self.memory: float | None = line.memory.mib if line.memory else line["memory_mib"]
 
 
-@dataclass(frozen=True)
+def _rate(answers: pd.DataFrame, look: str) -> Estimate:
+    return shown(accuracy(answers, look))
+
+
+def _allowed(answers: pd.DataFrame) -> float:
+    return CHANCE + (1 - CHANCE) * float((answers["visible"] > 0).mean())
+
+
 class Sight:
     """What one method sees in centred windows, at the distances of `between`; `memory` is its peak in MiB.
 
@@ -127,13 +119,24 @@ class Sight:
     sides) and `both` those of both at once; `behind` is `both` of SCPSeg minus that of this method, None for SCPSeg.
     """
 
-    method: str
-    memory: float | None
-    kinds: dict[int, Accuracy]
-    textures: dict[int, Accuracy]
-    classes: dict[tuple[int, int], Accuracy]
-    both: Accuracy
-    behind: Accuracy | None
+    def __init__(self, method: str, memory: float | None, answers: pd.DataFrame) -> None:
+        """Estimate from the answers of all methods."""
+        mine, ours = answers[answers["method"] == method], answers[answers["method"] == OURS]
+        sides, details = (sorted({int(side) for side in mine[key]}, reverse=True) for key in ("cue_side", "detail"))
+        cue, detail = mine["cue_side"], mine["detail"]
+        self.method, self.title, self.memory = method, title_of(method), memory
+        self.kinds = {side: _known(mine[cue == side], "centred") for side in sides}
+        self.textures = {side: _known(mine[detail == side], "centred_texture") for side in details}
+        self.classes = {(one, two): _known(mine[(cue == one) & (detail == two)], "centred_both")
+                        for one in sides for two in details}  # fmt: skip
+        self.both = _known(mine, "centred_both")
+        self.behind = None if method == OURS else difference(ours, mine, "centred_both")
+
+
+def _known(answers: pd.DataFrame, look: str) -> Accuracy:
+    found = accuracy(answers, look)
+    assert found is not None  # groups have rows
+    return found
 
 
 def probe_part(
@@ -247,44 +250,10 @@ def shown(value: Accuracy | None) -> Estimate:
 
 def curves(answers: pd.DataFrame, lines: Sequence[Line]) -> list[Curve]:
     """A curve per method with results, in the order of `lines`."""
-    found, known = [], [line for line in lines if line.benchmark == PROBE and len(answers)]
+    known = [line for line in lines if line.benchmark == PROBE and len(answers)]
     base = next((scores(line.rows) for line in known if line.method == BASE), {})
-
-    def rate(some: pd.DataFrame, look: str) -> Estimate:
-        return shown(accuracy(some, look))
-
-    def allowed(some: pd.DataFrame) -> float:
-        return CHANCE + (1 - CHANCE) * float((some["visible"] > 0).mean())
-
-    for line in known:
-        mine = answers[answers["method"] == line.method]
-        if mine.empty:
-            continue
-        parts = {int(str(distance)): part for distance, part in mine.groupby("distance", sort=True)}
-        patch, context, overview = (line[f"model:{name}"] for name in ("patch", "context", "overview"))
-        reach = math.inf if overview is not None else context / 2
-        whole = f"the whole image, reduced to {overview} × {overview}"
-        found.append(
-            Curve(
-                method=line.method,
-                patch=patch,
-                reach=reach,
-                looks=f"{context} × {context} pixels" if overview is None else whole,
-                centred={distance: rate(part, "centred") for distance, part in parts.items()},
-                grid={distance: rate(part, "grid") for distance, part in parts.items()},
-                allowed={distance: allowed(part) for distance, part in parts.items()},
-                within=rate(mine[mine["distance"] < reach], "centred"),
-                beyond=rate(mine[mine["distance"] >= reach], "centred"),
-                all_grid=rate(mine, "grid"),
-                all_allowed=allowed(mine),
-                visible=float((mine["visible"] > 0).mean()),
-                missed=float(mine["centred"].isna().mean()),
-                mean_iou=line.mean_iou,
-                gain=paired(scores(line.rows), {} if line.method == BASE else base),
-                memory=line.memory.mib if line.memory else line["memory_mib"],
-            )
-        )
-    return found
+    parts = [(line, answers[answers["method"] == line.method]) for line in known]
+    return [Curve(line, mine, base) for line, mine in parts if len(mine)]
 
 
 def between(answers: pd.DataFrame, patch: float, window: float) -> pd.DataFrame:
@@ -295,27 +264,8 @@ def between(answers: pd.DataFrame, patch: float, window: float) -> pd.DataFrame:
 
 def sights(answers: pd.DataFrame, memory: Mapping[str, float | None]) -> list[Sight]:
     """One per method of `memory` (method -> peak in MiB) with results, in its order; `answers` are of `between`."""
-    found = []
-
-    def of(some: pd.DataFrame, look: str) -> Accuracy:
-        value = accuracy(some, look)
-        assert value is not None  # groups have rows
-        return value
-
-    for method, mib in memory.items():
-        mine = answers[answers["method"] == method]
-        if mine.empty:
-            continue
-        sides, details = (sorted({int(side) for side in mine[key]}, reverse=True) for key in ("cue_side", "detail"))
-        cue, detail = mine["cue_side"], mine["detail"]
-        kinds = {side: of(mine[cue == side], "centred") for side in sides}
-        textures = {side: of(mine[detail == side], "centred_texture") for side in details}
-        classes = {(one, two): of(mine[(cue == one) & (detail == two)], "centred_both")
-                   for one in sides for two in details}  # fmt: skip
-        ours = answers[answers["method"] == OURS]
-        behind = None if method == OURS else difference(ours, mine, "centred_both")
-        found.append(Sight(method, mib, kinds, textures, classes, of(mine, "centred_both"), behind))
-    return found
+    there = set(answers["method"])
+    return [Sight(method, mib, answers) for method, mib in memory.items() if method in there]
 
 
 def above_chance(value: Estimate) -> bool:
@@ -330,7 +280,7 @@ def seen(values: Mapping[int, Accuracy]) -> list[int]:
 
 def _rendered(template: str, **values: Any) -> list[tuple[str, str]]:
     """(title, sentence) pairs of a template with a line, and a tab, for each."""
-    pairs = (line.partition("\t") for line in render(template, title=title_of, **values).splitlines() if line.strip())
+    pairs = (line.partition("\t") for line in render(template, **values).splitlines() if line.strip())
     return [(title.strip(), sentence.strip()) for title, _, sentence in pairs]
 
 
@@ -402,7 +352,7 @@ def _listed(numbers: Sequence[int]) -> str:
 
 def distance_table(found: Sequence[Curve]) -> Table:
     """Accuracy in centred windows by the cue's distance."""
-    columns = [words("method", [title_of(curve.method) for curve in found])]
+    columns = [words("method", [curve.title for curve in found])]
     columns += [Column(f"{d} px", [share(curve.centred[d]) for curve in found]) for d in found[0].centred]
     return table_of("probe-distance", "Accuracy (%) in centred windows by the cue's distance in pixels", columns)
 
@@ -410,7 +360,7 @@ def distance_table(found: Sequence[Curve]) -> Table:
 def result_table(found: Sequence[Curve]) -> Table:
     """Inputs, memory and accuracy of each method."""
     columns = [
-        words("method", [title_of(curve.method) for curve in found]),
+        words("method", [curve.title for curve in found]),
         words("looks at", [curve.looks for curve in found]),
         Column("peak memory MiB", [mebibytes(curve.memory) for curve in found]),
         Column("centred, cue within reach %", [share(curve.within) for curve in found]),
@@ -427,7 +377,7 @@ def detail_table(found: Sequence[Sight]) -> Table:
     kinds, textures = found[0].kinds, found[0].textures
     behind = [points(shown(sight.behind)) for sight in found]
     columns = [
-        words("method", [title_of(sight.method) for sight in found]),
+        words("method", [sight.title for sight in found]),
         *(Column(f"kind, cue {side} px %", [share(shown(sight.kinds[side])) for sight in found]) for side in kinds),
         *(Column(f"texture {side} px %", [share(shown(sight.textures[side])) for sight in found]) for side in textures),
         Column("both %", [share(shown(sight.both)) for sight in found]),
@@ -444,28 +394,27 @@ def draw_probe(
 
     The scene is omitted if stage `evaluate` wrote no pictures.
     """
-    example, looks = _example(found, answers, results), looks_of(methods)
+    example, looks = _example(found, answers, results), figures.looks_of(methods)
     ratios = ([0.8] if example else []) + [1.0, 1.0]
-    with style():
-        figure, grid = panels(2.2 * COLUMN, HEIGHT, len(ratios), 1, width_ratios=ratios)
+    with figures.style():
+        figure, grid = figures.panels(2.2 * COLUMN, HEIGHT, len(ratios), 1, width_ratios=ratios)
         if example:
             _scene(grid[0], found, looks, *example)
         centred, whole = grid[-2:]
         _curves(centred, found, looks, [curve.centred for curve in found])
         _ends(centred, found, looks)
-        centred.set_title("centred windows")
-        centred.set_ylabel("correctly classified discs (%)")
+        centred.set(title="centred windows", ylabel="correctly classified discs (%)")
         _curves(whole, found, looks, [curve.grid for curve in found])
         for index, curve in enumerate(found):
-            xs = [distance + _shift(index, found) for distance in curve.allowed]
-            shares = [100 * allowed for allowed in curve.allowed.values()]
-            whole.plot(xs, shares, color=looks[curve.method].colour, lw=0.9, ls=DASHES, zorder=1)
+            xs, ys = np.array(list(curve.allowed)), np.array(list(curve.allowed.values()))
+            look = looks[curve.method]
+            whole.plot(xs + _shift(index, found), 100 * ys, color=look.colour, lw=0.9, ls=DASHES, zorder=1)
         (allowed,) = whole.plot([], [], color=MUTED, lw=0.9, ls=DASHES)
         whole.legend([allowed], ["what geometry allows"], loc="lower left", handlelength=2.2, borderaxespad=0.2)
         whole.set_title("grid windows")
         whole.tick_params(labelleft=False)
-        legend(figure, [centred], "outside upper right", 5)
-        return save(figure, folder / "probe-distance", "Accuracy against the distance of the cue, by method")
+        figures.legend(figure, [centred], "outside upper right", 5)
+        return figures.save(figure, folder / "probe-distance", "Accuracy against the distance of the cue, by method")
 
 
 def _curves(
@@ -474,21 +423,17 @@ def _curves(
     """One line per method with intervals, and the line of chance."""
     axes.axhline(100 * CHANCE, color=MUTED, lw=0.8, ls=":", zorder=0)
     for index, (curve, accuracies) in enumerate(zip(found, values, strict=True)):
-        known = [(distance, one.mean, one.half or 0.0) for distance, one in accuracies.items() if one.mean is not None]
-        xs, shares, halves = ([row[place] for row in known] for place in range(3))
-        percent, half = 100 * np.array(shares), 100 * np.array(halves)
-        memory = "" if curve.memory is None else f", {mebibytes(curve.memory).text} MiB"
-        look = looks[curve.method]
-        axes.errorbar(np.array(xs) + _shift(index, found), percent, yerr=arms(percent, half), color=look.colour,
-                      marker=look.marker, ms=4.2, mec="white", mew=0.4, lw=1.1, elinewidth=0.8, capsize=1.8,
-                      label=f"{title_of(curve.method)}{memory}", zorder=4 - index / len(found))  # fmt: skip
+        known = {distance: one for distance, one in accuracies.items() if one.mean is not None}
+        xs = np.array(list(known)) + _shift(index, found)
+        percent, half = (100 * np.array([[one.mean, one.half or 0.0] for one in known.values()], float)).T
+        memory, look = "" if curve.memory is None else f", {mebibytes(curve.memory).text} MiB", looks[curve.method]
+        axes.errorbar(xs, percent, yerr=figures.arms(percent, half), color=look.colour, marker=look.marker, ms=4.2,
+                      mec="white", mew=0.4, lw=1.1, elinewidth=0.8, capsize=1.8, label=f"{curve.title}{memory}",
+                      zorder=4 - index / len(found))  # fmt: skip
     distances = list(found[0].centred)
     step = distances[1] - distances[0] if len(distances) > 1 else 16
-    axes.set_xticks(distances)
-    axes.set_xlim(distances[0] - step * 0.75, distances[-1] + step * 0.75)
-    axes.set_ylim(42, 106)
-    axes.set_yticks([50, 60, 70, 80, 90, 100])
-    axes.set_xlabel("distance of the cue (pixels)")
+    axes.set(xticks=distances, xlim=(distances[0] - step * 0.75, distances[-1] + step * 0.75), ylim=(42, 106),
+             yticks=[50, 60, 70, 80, 90, 100], xlabel="distance of the cue (pixels)")  # fmt: skip
 
 
 def _shift(index: int, found: Sequence[Curve]) -> float:
@@ -546,15 +491,16 @@ def draw_detail(found: Sequence[Sight], folder: Path) -> Drawn:
     """Share of discs with both factors right, one map per method: cues shrink to the right, textures downwards."""
     down = -(-len(found) // ACROSS)
     across = -(-len(found) // down)
-    with style():
-        figure, grid = panels(2.2 * COLUMN, 1.75 * down + 0.25, across, down)
+    with figures.style():
+        figure, grid = figures.panels(2.2 * COLUMN, 1.75 * down + 0.25, across, down)
         for axes, sight in zip(grid, found, strict=False):
             _map(axes, sight)
         for axes in grid[len(found) :]:
             axes.set_axis_off()
         for axes in grid[::across]:
             axes.set_ylabel("texture (pixels)")
-        return save(figure, folder / "probe-detail", "Kind and texture right, by side of the cue and of the texture")
+        about = "Kind and texture right, by side of the cue and of the texture"
+        return figures.save(figure, folder / "probe-detail", about)
 
 
 def _map(axes: Axes, sight: Sight) -> None:
@@ -562,9 +508,8 @@ def _map(axes: Axes, sight: Sight) -> None:
     values = [[sight.classes[cue, detail].share for cue in cues] for detail in details]
     texts = [[f"{100 * value:.0f}" for value in line] for line in values]
     names = ([str(side) for side in cues], [str(side) for side in details])
-    drawn = draw_cells(axes, values, texts, names, cmap="cividis", vmin=CHANCE**2, vmax=1.0)
+    drawn = figures.draw_cells(axes, values, texts, names, cmap="cividis", vmin=CHANCE**2, vmax=1.0)
     for text, value in zip(chain(*drawn), chain(*values), strict=True):
         text.set_color("white" if value < 0.65 else "black")
-    axes.set_xlabel("cue (pixels)")
     memory = "" if sight.memory is None else f"\n{mebibytes(sight.memory).text} MiB"
-    axes.set_title(f"{title_of(sight.method)}{memory}")
+    axes.set(xlabel="cue (pixels)", title=f"{sight.title}{memory}")
