@@ -109,11 +109,6 @@ class Row:
         """'fcn8s, resnet50'."""
         return f"{self.runs[0]['segmenter:name']}, {self.runs[0]['segmenter:encoder']}" if self.runs else None
 
-    @property
-    def own_settings(self) -> list[str]:
-        """Settings that are not in the column of the network."""
-        return [setting for setting in self.settings if not setting.startswith("segmenter.")]
-
 
 def tidy(value: Any) -> str:
     """A parameter's value as text: 2.0 as 2, True as true."""
@@ -182,13 +177,20 @@ def write_sweep(sweep: Sweep, rows: Sequence[Row], folder: Path) -> None:
 
 def sweep_page(sweep: Sweep, rows: Sequence[Row], drawn: Drawn | None) -> str:
     """The page in Markdown."""
-    runs = [run for row in rows for run in row.runs]
-    done = [row for row in rows if row.runs]
+    runs, done = [run for row in rows for run in row.runs], [row for row in rows if row.runs]
     random = [row for row in done if any(str(run["segmenter:weights"]).startswith("random") for run in row.runs)]
+    all_random = random and len(random) == len(done)
+    who = "All networks" if all_random else "; ".join(dict.fromkeys(str(row.network) for row in random))
+    scenes = "The images behind this report are procedural scenes; its numbers say nothing about the real benchmarks."
+    found = {
+        ("Synthetic scenes.", scenes): any(summary.invented(run) for run in runs),
+        ("Random weights.", f"{who} started training from random weights, not from ImageNet."): who,
+        ("Incomplete.", f"{len(rows) - len(done)} of {len(rows)} rows have no result."): len(done) < len(rows),
+    }
     commands: dict[str, dict[str, Any]] = {}
     for row in (row for row in rows if row.command):
-        found = commands.setdefault(row.experiment, {"points": {}, "command": row.command})
-        found["points"][row.x if row.series == title_of(row.method) else f"{row.series}, {row.x}"] = None
+        known = commands.setdefault(row.experiment, {"points": {}, "command": row.command})
+        known["points"][row.x if row.series == title_of(row.method) else f"{row.series}, {row.x}"] = None
     return tables.render(
         "sweep.md.j2",
         sweep=sweep,
@@ -198,10 +200,7 @@ def sweep_page(sweep: Sweep, rows: Sequence[Row], drawn: Drawn | None) -> str:
         title=get_benchmark(runs[0]["benchmark"]).title if runs else "",
         seeds=sorted({run["seed"] for run in runs}, key=int),
         several=max((row.miou.n for row in done), default=0) > 1,
-        synthetic=any(run["synthetic"] == "True" for run in runs),
-        random=["All networks"] if len(random) == len(done) else list(dict.fromkeys(row.network for row in random)),
-        missing=len(rows) - len(done),
-        rows=len(rows),
+        notices=[notice for notice, holds in found.items() if holds],
         commands=commands,
         environments=tables.environments(runs),
         paper=PAPER if published(sweep.name) else "",
@@ -230,8 +229,10 @@ def sweep_table(sweep: Sweep, rows: Sequence[Row]) -> Table:
     x, series = words(sweep.axes[0], [row.x for row in rows]), words(sweep.axes[1], [row.series for row in rows])
     columns = [x, series] if sweep.figure in ("pairs", "dots") else [series, x]  # the slowest changing one is first
     columns = columns if len({row.series for row in rows}) > 1 else [x]
-    if any(setting.partition("=")[0] not in f"{row.x} {sweep.axes}" for row in rows for setting in row.own_settings):
-        columns.append(words("settings", [", ".join(row.own_settings) for row in rows]))
+    # Without the settings that are in the column of the network.
+    own = {row.key: [one for one in row.settings if not one.startswith("segmenter.")] for row in rows}
+    if any(one.partition("=")[0] not in f"{row.x} {sweep.axes}" for row in rows for one in own[row.key]):
+        columns.append(words("settings", [", ".join(own[row.key]) for row in rows]))
     memory = [mebibytes(row.memory, OTHER if row in elsewhere else ()) for row in rows]
     columns += [
         words("network", [row.network for row in rows]),

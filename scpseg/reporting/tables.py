@@ -8,8 +8,8 @@ import re
 import string
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from itertools import compress
 from pathlib import Path
 from statistics import fmean
@@ -85,18 +85,17 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Columns and rows; `name` is that of its files and anchor. `notes` are the flags of its cells in reading order."""
+    """Columns and rows; `name` is that of its files and anchor."""
 
     name: str
     caption: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
-    notes: tuple[str, ...] = field(default=(), init=False)
 
-    def __post_init__(self) -> None:
-        """Collect the notes."""
-        flags = dict.fromkeys(flag for row in self.rows for cell in row for flag in cell.flags)
-        object.__setattr__(self, "notes", tuple(flags))
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """The flags of the cells in reading order."""
+        return tuple(dict.fromkeys(flag for row in self.rows for cell in row for flag in cell.flags))
 
     def marks(self, cell: Cell) -> list[str]:
         """Letters of the cell's flags: a, b, ..., z, aa, ab, ..."""
