@@ -82,37 +82,34 @@ def _problems(header: Sequence[str], rows: Sequence[Mapping[Any, str | None]]) -
             many = "more" if None in row else "fewer"
             yield f"line {place} has {many} cells than the header; quote texts with commas"
             return
-        at = f"line {place}, column"
-        benchmark, kind = row["benchmark"] or "", row["kind"] or ""
-        if benchmark not in BENCHMARKS:
-            yield f"{at} benchmark: {benchmark!r} is unknown; {nearest(benchmark, BENCHMARKS)}"
-        if not (row["method"] or "").strip():
-            yield f"{at} method is empty; write the method's display name"
-        if kind not in KINDS:
-            yield f"{at} kind: {kind!r} is unknown; write one of: {', '.join(KINDS)}"
-        if row["split"] not in ("", "test", "val"):
-            yield f"{at} split: {row['split']!r} is unknown; write test or val"
-        for name in (*SHARES, *POSITIVE):
-            written = row[name]
-            if written and (problem := _misfit(name, written)):
-                yield f"{at} {name}: {problem}"
-        if row["memory_mib"] and not row["memory_kind"]:
-            yield f"{at} memory_kind is empty; say how memory_mib was measured, such as nvml"
-        if row["code"] and (urlsplit(row["code"]).scheme != "https" or re.search(r"\s", row["code"])):
-            yield f"{at} code: {row['code']!r} is not an https address"
-        if kind != MEASURED and not row["mean_iou"]:
-            yield f"{at} mean_iou is empty; a row of kind {kind!r} needs its score"
+        given = {name: value or "" for name, value in row.items()}
+        benchmark, kind, split, code = (given[name] for name in ("benchmark", "kind", "split", "code"))
+        checks = [
+            (benchmark in BENCHMARKS, f"benchmark: {benchmark!r} is unknown; {nearest(benchmark, BENCHMARKS)}"),
+            (given["method"].strip(), "method is empty; write the method's display name"),
+            (kind in KINDS, f"kind: {kind!r} is unknown; write one of: {', '.join(KINDS)}"),
+            (split in ("", "test", "val"), f"split: {split!r} is unknown; write test or val"),
+            *((False, f"{name}: {problem}") for name, problem in _misfits(given)),
+            (given["memory_kind"] or not given["memory_mib"],
+             "memory_kind is empty; say how memory_mib was measured, such as nvml"),
+            (not code or (urlsplit(code).scheme == "https" and not re.search(r"\s", code)),
+             f"code: {code!r} is not an https address"),
+            (kind == MEASURED or given["mean_iou"], f"mean_iou is empty; a row of kind {kind!r} needs its score"),
+        ]  # fmt: skip
+        yield from (f"line {place}, column {problem}" for holds, problem in checks if not holds)
 
 
-def _misfit(name: str, written: str) -> str | None:
-    """What is wrong with a number."""
-    try:
-        value = float(written)
-    except ValueError:
-        value = math.nan
-    if name in SHARES and not 0 <= value <= 1:
-        return f"{written!r} is not a share from 0 to 1; write 0.713 for 71.3 %"
-    return None if name in SHARES or 0 < value < math.inf else f"{written!r} is not a positive number"
+def _misfits(row: Row) -> Iterator[tuple[str, str]]:
+    """Column and problem of every number that is none, or out of range."""
+    for name in (*SHARES, *POSITIVE):
+        try:
+            value = float(row[name] or 1)
+        except ValueError:
+            value = math.nan
+        if name in SHARES and not 0 <= value <= 1:
+            yield name, f"{row[name]!r} is not a share from 0 to 1; write 0.713 for 71.3 %"
+        elif name in POSITIVE and not 0 < value < math.inf:
+            yield name, f"{row[name]!r} is not a positive number"
 
 
 def add_row(path: Path, row: Mapping[str, object]) -> None:
