@@ -68,7 +68,7 @@ def collect(results: Path, suite: SuiteParams, available: bool, states: States |
     """
     rows, states = [], states or {}
     for benchmark in suite.benchmarks:
-        for method in methods_of(suite):
+        for method in ("scpseg", *suite.baselines):
             names: dict[str, Any] = {"benchmark": benchmark, "method": method}
             path = results / "profile" / benchmark / f"{method}.json"
             state = states.get((benchmark, method, None))
@@ -87,11 +87,6 @@ def collect(results: Path, suite: SuiteParams, available: bool, states: States |
     return pd.DataFrame([[row.get(name) for name in columns] for row in rows], columns=columns, dtype=object)
 
 
-def methods_of(suite: SuiteParams) -> tuple[str, ...]:
-    """The compared methods, SCPSeg first."""
-    return ("scpseg", *suite.baselines)
-
-
 def _metrics_columns(found: dict[str, Any] | None, state: State) -> dict[str, Any]:
     if found is None:
         return {"status": state[0], "reason": state[1]}
@@ -103,9 +98,8 @@ def _metrics_columns(found: dict[str, Any] | None, state: State) -> dict[str, An
     parts = {name: found[name] for name in ("model", "environment", "evaluation_environment", "inference")}
     parts |= {"segmenter": _segmenter(found["segmenter"], found["model"]), "branch": found["branches"]}
     parts["fold"] = {str(number): fold["mean_iou"] for number, fold in enumerate(found.get("folds", ()))}
-    return row | _flat(
-        parts | {"iou": scores["iou"], "f1": scores["f1"], "trained": training.pop("branches"), "training": training}
-    )
+    parts |= {"iou": scores["iou"], "f1": scores["f1"], "trained": training.pop("branches"), "training": training}
+    return row | _flat(parts)
 
 
 def _profile_columns(found: dict[str, Any] | None, state: State) -> dict[str, Any]:

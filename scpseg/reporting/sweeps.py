@@ -294,15 +294,14 @@ def draw_sweep(sweep: Sweep, rows: Sequence[Row], folder: Path) -> Drawn | None:
     shown += [(f"paper, {sweep.source}", paper)] if paper else []
     span = max(LEAST_POINTS, *(high - low for low, high in (_ends(marks) for _, marks in shown)))
     rowed = sweep.figure in ("dots", "pairs")
-    high = 0.75 + ROW_HEIGHT * max(3, len(xs)) + 0.15 * (len(series) > 1) if rowed else 2.45
-    high = 0.75 + 0.32 * len(series) if sweep.figure == "grid" else high
+    rows_high = 0.75 + ROW_HEIGHT * max(3, len(xs)) + 0.15 * (len(series) > 1)
+    high = {"grid": 0.75 + 0.32 * len(series), "steps": 2.45}.get(sweep.figure, rows_high)
     with figures.style():
         figure, grid = panels(COLUMN * len(shown) * (1.25 if rowed and not paper else 1), high, len(shown))
         for place, (axes, (title, marks)) in enumerate(zip(grid, shown, strict=True)):
             if sweep.figure == "grid":
                 _heat_map(axes, marks, xs, series)
-                axes.set_xlabel(sweep.axes[0])
-                axes.set_ylabel("" if place else sweep.axes[1])
+                axes.set(xlabel=sweep.axes[0], ylabel="" if place else sweep.axes[1])
             else:
                 _series(axes, marks, xs, looks, sweep, span)
                 (axes.set_xlabel if rowed else axes.set_ylabel)(f"{first['mean_name']} (%)")
@@ -344,26 +343,23 @@ def _series(axes: Axes, marks: Marks, xs: Sequence[str], looks: Mapping[str, Loo
         look, places = looks[name], [place for place, x in enumerate(xs) if (name, x) in marks]
         found, at = [marks[name, xs[place]] for place in places], [place + shift[name] for place in places]
         level, half = [mark.score for mark in found], [mark.half for mark in found]
-        points = (at, level) if upright else (level, at)
+        where = (at, level) if upright else (level, at)
         if sweep.figure == "dots" and 0 in places:  # the first row is what the others are compared with
             axes.axvline(level[0], color=look.colour, lw=0.8, ls=(0, (4, 3)))
         if any(half):
             bars = arms(level, half)
-            axes.errorbar(*points, yerr=bars if upright else None, xerr=None if upright else bars, fmt="none",
+            axes.errorbar(*where, yerr=bars if upright else None, xerr=None if upright else bars, fmt="none",
                           ecolor=look.colour, elinewidth=0.8, capsize=2)  # fmt: skip
-        axes.plot(*points, label=name, color=look.colour, marker=look.marker, ms=5.5, mec=figures.PAPER, mew=0.5,
+        axes.plot(*where, label=name, color=look.colour, marker=look.marker, ms=5.5, mec=figures.PAPER, mew=0.5,
                   lw=1.0, ls="-" if upright else "none", zorder=3)  # fmt: skip
     across, along = (axes.xaxis, axes.yaxis) if upright else (axes.yaxis, axes.xaxis)
     across.grid(visible=False)
     across.set_ticks(range(len(xs)), xs)
     along.set_major_locator(MaxNLocator(5, steps=figures.STEPS))
     if upright:
-        axes.set_xlim(-0.4, len(xs) - 0.6)
-        axes.set_ylim(*_limits(marks, span))
-        axes.set_xlabel(sweep.axes[0])
+        axes.set(xlim=(-0.4, len(xs) - 0.6), ylim=_limits(marks, span), xlabel=sweep.axes[0])
     else:
-        axes.set_ylim(len(xs) - 0.4, -0.6)
-        axes.set_xlim(*_limits(marks, span))
+        axes.set(ylim=(len(xs) - 0.4, -0.6), xlim=_limits(marks, span))
 
 
 def _heat_map(axes: Axes, marks: Marks, xs: Sequence[str], series: Sequence[str]) -> None:
