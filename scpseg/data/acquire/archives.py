@@ -12,9 +12,8 @@ import re
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -28,34 +27,37 @@ ROOT = Path(__file__).parents[3]
 
 
 class Group(NamedTuple):
-    """One archive as relative posix paths: its name, and the one file or the ordered parts it consists of.
-
-    A zip that is stored in another one is `size` bytes of these, from byte `start`.
-    """
+    """One archive: its name, its file or the ordered parts, below a folder; whether zips inside it are entered."""
 
     name: str
     parts: tuple[str, ...]
-    start: int = 0
-    size: int | None = None
-
-    def inner(self, member: Mapping[str, Any]) -> Group:
-        """A zip that is stored in this zip."""
-        return Group(f"{self.name}/{member['name']}", self.parts, self.start + member["start"], member["size"])
+    enter: bool = True
 
 
-@dataclass(frozen=True)
-class Listing:
+class Listing(NamedTuple):
     """Contents of an archive according to its headers, without unpacking.
 
     Attributes:
         files: declared bytes by path <archive>/<member>, including members of zips that are stored in a zip.
         hidden: declared bytes of inner zips that must be unpacked before their members are known.
-        unreadable: reasons why files in `files` cannot be unpacked here.
+        unreadable: reasons why files in `files` and `hidden` cannot be unpacked here.
     """
 
     files: dict[str, int]
     hidden: dict[str, int]
     unreadable: dict[str, str]
+
+    def holds(self, wanted: Wanted) -> bool:
+        """Whether a member is wanted, or an archive inside might have one; UserError if it cannot be unpacked."""
+        found = [path for path in self.files if wanted(path)]
+        self.expect_readable(found)
+        return bool(found or self.hidden)
+
+    def expect_readable(self, paths: Iterable[str]) -> None:
+        """Raise a UserError about the first of these members that cannot be unpacked."""
+        for path in paths:
+            if why := self.unreadable.get(path):
+                raise UserError(f"{path} {why}; unpack it yourself and name the folder in data.source")
 
 
 def group_archives(paths: Iterable[str]) -> list[Group]:
@@ -72,38 +74,28 @@ def group_archives(paths: Iterable[str]) -> list[Group]:
             if number not in parts:
                 raise UserError(f"{name}.{number:03d} is missing between the parts of {name}; fetch it")
         groups.append(Group(name, tuple(parts[number] for number in sorted(parts))))
-    return sorted(groups, key=lambda group: group.name)
+    return sorted(groups)
 
 
 def list_members(group: Group, folder: Path) -> Listing:
     """List the contents of an archive in `folder`, as far as headers contain them.
 
+    Archives at a deeper level than zips inside the archive, and a 7z inside it, are not opened.
+
     Raises:
         UserError: the archive is damaged, of an unsupported kind, or has an unsafe member.
     """
-    listing = Listing({}, {}, {})
-    _list(group, folder, listing)
-    return listing
-
-
-def holds_wanted(listing: Listing, wanted: Wanted) -> bool:
-    """Whether an archive has a wanted member, or an archive inside that might; UserError if it cannot be unpacked."""
-    found = [path for path in listing.files if wanted(path)]
-    for path in found:
-        _reject_unreadable(path, listing.unreadable.get(path))
-    return bool(found or listing.hidden)
+    with _Unpacker(group, folder) as unpacker:
+        return unpacker.listing
 
 
 def read_members(group: Group, folder: Path, wanted: Wanted, spool: Path, most: int | None = None) -> Unpacked:
-    """Unpack the wanted members of an archive in `folder`, including those of inner zips, as files in `spool`.
-
-    A zip inside a 7z, or compressed in a zip, is unpacked to the spool and deleted after its members. Archives at a
-    deeper level, and a 7z inside an archive, are not opened.
+    """Unpack the wanted members of an archive in `folder`, also those of zips stored in it, as files in `spool`.
 
     Args:
         group: the archive.
         folder: folder of the archive.
-        wanted: called once with the path <archive>/<member> or <archive>/<inner zip>/<member> of each member.
+        wanted: called once with the path <archive>/<member> of each member.
         spool: existing folder.
         most: maximum size of a wanted member in bytes.
 
@@ -113,103 +105,40 @@ def read_members(group: Group, folder: Path, wanted: Wanted, spool: Path, most: 
     Raises:
         UserError: a member is damaged, unsafe, encrypted, too large, or of an unsupported kind; or the disk is full.
     """
-    yield from _read(group, folder, wanted, spool, most, True)
+    with _Unpacker(group, folder) as unpacker:
+        listing = unpacker.listing
+        paths = [path for path in listing.files if wanted(path)]
+        listing.expect_readable(paths)
+        for path in paths:
+            if most is not None and listing.files[path] > most:
+                raise UserError(
+                    f"{path} declares {listing.files[path]} bytes, more than the {most} bytes of the largest file "
+                    "expected; the archive is damaged or hostile: fetch it from a trusted source"
+                )
+        yield from unpacker.extract(paths, spool)
 
 
-def _is_zip(name: str) -> bool:
-    return name.lower().endswith(".zip")
+def unpack_inner(group: Group, folder: Path, spool: Path) -> list[Group]:
+    """Unpack the zips inside an archive whose members its headers do not show, to `spool`; they are archives then.
 
-
-def _list(archive: Group, folder: Path, listing: Listing, outer: bool = True) -> None:
-    for member in _members(archive, folder):
-        path = f"{archive.name}/{member['name']}"
-        inner = outer and _is_zip(member["name"])
-        if inner and member["start"] is not None:
-            _list(archive.inner(member), folder, listing, False)
-        elif inner:
-            listing.hidden[path] = member["size"]
-        else:
-            listing.files[path] = member["size"]
-            if member["why"]:
-                listing.unreadable[path] = member["why"]
-
-
-def _read(archive: Group, folder: Path, wanted: Wanted, spool: Path, most: int | None, outer: bool) -> Unpacked:
-    targets, stored, hidden = [], [], {}
-    for member in _members(archive, folder):
-        path, name, inner = f"{archive.name}/{member['name']}", member["name"], outer and _is_zip(member["name"])
-        if inner and member["start"] is not None:
-            stored.append(member)
-            continue
-        if not inner and not wanted(path):
-            continue
-        _reject_unreadable(path, member["why"])
-        targets.append(name)
-        if inner:
-            hidden[name] = member["size"]
-        elif most is not None and member["size"] > most:
-            raise UserError(
-                f"{path} declares {member['size']} bytes, more than the {most} bytes of the largest file expected; "
-                "the archive is damaged or hostile: fetch it from a trusted source"
-            )
-    for name, place in _extract(archive, folder, targets, hidden, spool):
-        path = f"{archive.name}/{name}"
-        if name not in hidden:
-            yield path, place
-            continue
-        try:
-            yield from _read(Group(path, (place.name,)), spool, wanted, spool, most, False)
-        finally:
-            place.unlink(missing_ok=True)
-    for member in stored:
-        yield from _read(archive.inner(member), folder, wanted, spool, most, False)
-
-
-def _extract(archive: Group, folder: Path, names: Sequence[str], hidden: Mapping[str, int], spool: Path) -> Unpacked:
-    if not names:
-        return
-    for name, size in hidden.items():
-        path = f"{archive.name}/{name}"
-        check_space(spool, size, f"unpacking {path}, which stays on the disk while its images are decoded,")
-        say(f"{path}: unpacking {size_text(size)} to the disk, until its images are decoded")
-    tag = f"{zlib.crc32(f'{archive.start} {archive.name}'.encode('utf-8', 'surrogatepass')):08x}"
-    places = {name: str(spool / f"{tag}-{number}{PurePosixPath(name).suffix}") for number, name in enumerate(names)}
-    largest = max(hidden.values(), default=0)
-    bar = byte_progress(f"unpacking {archive.name}") if hidden else nullcontext(lambda done, total: None)
-    try:
-        with (
-            full_disk_named(spool, largest, f"unpacking {archive.name}"),
-            bar as show,
-            _Unpacker(archive, folder, places) as unpacker,
-        ):
-            for _ in names:
-                name = unpacker.reply(lambda at: show(at, largest))["name"]
-                yield name, Path(places.pop(name))
-                unpacker.proceed()
-    finally:
-        for place in places.values():
-            Path(place).unlink(missing_ok=True)
-
-
-def _members(archive: Group, folder: Path) -> list[dict[str, Any]]:
-    with _Unpacker(archive, folder, None) as unpacker:
-        return list(unpacker.reply()["members"])
-
-
-def _reject_unreadable(path: str, why: str | None) -> None:
-    if why:
-        raise UserError(f"{path} {why}; unpack it yourself and name the folder in data.source")
+    Raises:
+        UserError: as `read_members`, or there is too little disk space.
+    """
+    with _Unpacker(group, folder) as unpacker:
+        hidden = unpacker.listing.hidden
+        unpacker.listing.expect_readable(hidden)
+        check_space(spool, sum(hidden.values()), f"unpacking {group.name}, whose zips stay on the disk while in use,")
+        for path, size in hidden.items():
+            say(f"{path}: unpacking {size_text(size)} to the disk, until its images are decoded")
+        unpacked = unpacker.extract(list(hidden), spool)
+        return [Group(path, (str(place.absolute()),), enter=False) for path, place in unpacked]
 
 
 class _Unpacker:
-    """The process for one archive; it ends with the block, and with this process."""
+    """The process for one archive, whose listing it has sent; it ends with the block, and with this process."""
 
-    def __init__(self, archive: Group, folder: Path, targets: Mapping[str, str] | None) -> None:
-        self.name = archive.name
-        parts = [str(folder / part) for part in archive.parts]
-        self.request = json.dumps(
-            {**archive._asdict(), "parts": parts, "zip": _is_zip(archive.name), "targets": targets}
-        )
+    def __init__(self, group: Group, folder: Path) -> None:
+        self.group, self.parts = group, [str(folder / part) for part in group.parts]
 
     def __enter__(self) -> _Unpacker:
         path = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}".rstrip(os.pathsep)
@@ -220,20 +149,49 @@ class _Unpacker:
             stderr=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": path},
         )
-        self.proceed(self.request)
+        try:
+            is_zip = self.group.name.lower().endswith(".zip")
+            self._send({"parts": self.parts, "zip": is_zip, "enter": self.group.enter})
+            reply = self._reply()
+        except BaseException:
+            self.__exit__()
+            raise
+        self.listing = Listing(
+            *({f"{self.group.name}/{name}": it for name, it in reply[key].items()} for key in Listing._fields)
+        )
         return self
 
     def __exit__(self, *raised: object) -> None:
         self.process.kill()
         self.process.communicate()
 
-    def reply(self, show: Callable[[int], None] = lambda at: None) -> dict[str, Any]:
+    def extract(self, paths: Sequence[str], spool: Path) -> Unpacked:
+        """Write these members to files in `spool`, one on each iteration."""
+        if not paths:
+            return
+        tag = f"{zlib.crc32(self.group.name.encode('utf-8', 'surrogatepass')):08x}"
+        places = {path: spool / f"{tag}-{k}{PurePosixPath(path).suffix}" for k, path in enumerate(paths)}
+        largest = max(self.listing.hidden.get(path, 0) for path in paths)
+        bar = byte_progress(f"unpacking {self.group.name}") if largest else nullcontext(lambda done, total: None)
+        start = len(self.group.name) + 1
+        try:
+            with full_disk_named(spool, largest, f"unpacking {self.group.name}"), bar as show:
+                self._send({path[start:]: str(place) for path, place in places.items()})
+                for _ in paths:
+                    path = f"{self.group.name}/{self._reply(lambda at: show(at, largest))['name']}"
+                    yield path, places.pop(path)
+                    self._send(None)
+        finally:
+            for place in places.values():
+                place.unlink(missing_ok=True)
+
+    def _reply(self, show: Callable[[int], None] = lambda at: None) -> dict[str, Any]:
         """The next answer, or the error that it names; `show` is called with the number of bytes unpacked meanwhile."""
         assert self.process.stdout is not None
         while line := self.process.stdout.readline():
             reply: dict[str, Any] = json.loads(line)
             if "error" in reply:
-                raise UserError(f"{self.name} {reply['error']}")
+                raise UserError(f"{self.group.name}/{reply['inner']}".rstrip("/") + f" {reply['error']}")
             if "errno" in reply:
                 raise OSError(reply["errno"], reply["strerror"], reply["filename"])
             if "at" not in reply:
@@ -241,14 +199,13 @@ class _Unpacker:
             show(reply["at"])
         code = self.process.wait()
         raise UserError(
-            f"{self.name}: the process that unpacks it ended with status {code}, so the archive is damaged, hostile or "
-            f"larger than the memory; fetch it from a trusted source, or unpack it yourself and name the folder in "
-            "data.source"
+            f"{self.group.name}: the process that unpacks it ended with status {code}, so the archive is damaged, "
+            "hostile or larger than the memory; fetch it from a trusted source, or unpack it yourself and name the "
+            "folder in data.source"
         )
 
-    def proceed(self, line: str = "") -> None:
-        """Allow the process to unpack the next member."""
+    def _send(self, value: object) -> None:
         assert self.process.stdin is not None
         with suppress(BrokenPipeError):  # the next reply has the reason
-            self.process.stdin.write(line.encode() + b"\n")
+            self.process.stdin.write(json.dumps(value).encode() + b"\n")
             self.process.stdin.flush()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Literal, NamedTuple
 
@@ -31,8 +30,7 @@ class Slot(NamedTuple):
     number: int = 0
 
 
-@dataclass(frozen=True)
-class Pairing:
+class Pairing(NamedTuple):
     """The images that have a label.
 
     Attributes:
@@ -59,20 +57,6 @@ def role_of(spec: Benchmark, variant: str, path: str) -> Slot | None:
     return None
 
 
-def slots_of(spec: Benchmark, variant: str, lists: Ids) -> Callable[[str], Slot | None]:
-    """A function that returns the slot of a file given its posix path, or None if the file is not wanted."""
-    places = {id.lower(): (part, id) for part, ids in lists.items() for id in ids}
-
-    def slot(path: str) -> Slot | None:
-        role = role_of(spec, variant, path)
-        if role is None or not lists:
-            return role
-        place = places.get(role.id.lower())
-        return place and Slot(*place, role.kind, role.number)
-
-    return slot
-
-
 def pair_files(spec: Benchmark, variant: str, split: str, lists: Ids, paths: Iterable[str], partial: bool) -> Pairing:
     """Pair images with labels, and sort them into splits.
 
@@ -89,35 +73,36 @@ def pair_files(spec: Benchmark, variant: str, split: str, lists: Ids, paths: Ite
             `partial` is false.
     """
     by_folder = not lists
-    found: dict[Kind, dict[tuple[str, str], dict[int, str]]] = {kind: {} for kind in KINDS}
+    images: dict[tuple[str, str], dict[int, str]] = {}
+    labels: dict[tuple[str, str], dict[int, str]] = {}
     names: dict[tuple[str, str], str] = {}  # of images, as they are written
+
+    def key_of(part: str, id: str) -> tuple[str, str]:
+        return part if by_folder else "", id.lower()
+
     for path in sorted(paths, key=lambda path: (EXTRACT in path, path)):
-        role = role_of(spec, variant, path)
-        if role is None:
-            continue
-        key = (role.split if by_folder else "", role.id.lower())
-        first = found[role.kind].setdefault(key, {}).setdefault(role.number, path)
-        if first != path and EXTRACT not in path:
-            raise UserError(f"{spec.name}: {same(first, path, role)}")
-        if role.kind == "image":
-            names.setdefault(key, role.id)
-    images, labels = found["image"], found["label"]
+        if role := role_of(spec, variant, path):
+            key, files = key_of(role.split, role.id), images if role.kind == "image" else labels
+            first = files.setdefault(key, {}).setdefault(role.number, path)
+            if first != path and EXTRACT not in path:
+                what = f"{first} and {path} are both the {role.kind} of {role.id}"
+                raise UserError(f"{spec.name}: {what}; remove or rename one of them")
+            if role.kind == "image":
+                names.setdefault(key, role.id)
     if by_folder:
         lists = {part: tuple(sorted(id for (place, _), id in names.items() if place == part)) for part in PARTS}
-    chosen: dict[str, tuple[str, ...]] = {}
+    chosen = {part: tuple(id for id in ids if key_of(part, id) in images) for part, ids in lists.items()}
     slots: dict[Slot, str] = {}
-    used = {(part if by_folder else "", id.lower()) for part, ids in lists.items() for id in ids}
-    for part, ids in lists.items():
-        keys = {id: (part if by_folder else "", id.lower()) for id in ids}
-        chosen[part] = tuple(id for id, key in keys.items() if key in images)
-        for id in chosen[part]:
-            if keys[id] not in labels:
-                raise UserError(
-                    f"{spec.name}: image {min(images[keys[id]].values())} has no label file ({variant}); "
-                    "add the label or remove the image"
-                )
-            for kind in KINDS:
-                slots |= {Slot(part, id, kind, n): path for n, path in _parts(spec, found[kind][keys[id]]).items()}
+    for part, id in ((part, id) for part, ids in chosen.items() for id in ids):
+        key = key_of(part, id)
+        if key not in labels:
+            raise UserError(
+                f"{spec.name}: image {min(images[key].values())} has no label file ({variant}); "
+                "add the label or remove the image"
+            )
+        for kind, there in zip(KINDS, (images[key], labels[key]), strict=True):
+            slots |= {Slot(part, id, kind, number): path for number, path in _parts(spec, there).items()}
+    used = {key_of(part, id) for part, ids in lists.items() for id in ids}
     counts = {part: len(ids) for part, ids in chosen.items()}
     expected = {part: len(ids) for part, ids in lists.items()}
     missing = [id for part, ids in lists.items() for id in ids if id not in chosen[part]]
@@ -132,8 +117,8 @@ def pair_files(spec: Benchmark, variant: str, split: str, lists: Ids, paths: Ite
     if by_folder and spec.counts:
         expected = dict(zip(PARTS, spec.counts, strict=True))
         if counts != expected:
-            here, there = ("/".join(map(str, number.values())) for number in (counts, expected))
-            warnings.append(f"{spec.name}: {here} images in train/val/test, but {there} are published")
+            found, published = ("/".join(map(str, number.values())) for number in (counts, expected))
+            warnings.append(f"{spec.name}: {found} images in train/val/test, but {published} are published")
     total = f"{sum(counts.values())} of {sum(expected.values())} images of split {split!r} found"
     if not any(counts.values()):
         raise UserError(
@@ -148,11 +133,6 @@ def pair_files(spec: Benchmark, variant: str, split: str, lists: Ids, paths: Ite
             "or set data.partial: true to use the part that is there"
         )
     return Pairing(chosen, slots, expected, tuple(warnings))
-
-
-def same(first: str, path: str, slot: Slot) -> str:
-    """The sentence about two files for one slot."""
-    return f"{first} and {path} are both the {slot.kind} of {slot.id}; remove or rename one of them"
 
 
 def _parts(spec: Benchmark, files: Mapping[int, str]) -> dict[int, str]:

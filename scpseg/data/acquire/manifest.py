@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from scpseg.benchmarks.base import Benchmark
-from scpseg.data.acquire.archives import Group, Listing, group_archives, holds_wanted, list_members
+from scpseg.data.acquire.archives import Group, Listing, group_archives, list_members
 from scpseg.data.acquire.layout import role_of
 from scpseg.data.acquire.sources import chosen, is_address
 from scpseg.errors import CONTROL, UserError
@@ -169,7 +169,7 @@ def _usable(spec: Benchmark, variant: str, folder: Path, paths: list[str]) -> di
     _expect_readable(folder, [part for group in groups for part in group.parts])
     listings = [(group, list_members(group, folder)) for group in groups]
     wanted = partial(role_of, spec, variant)
-    return {group: listing for group, listing in listings if holds_wanted(listing, wanted)}
+    return {group: listing for group, listing in listings if listing.holds(wanted)}
 
 
 def _expect_readable(folder: Path, paths: Iterable[str]) -> None:

@@ -1,7 +1,8 @@
 """Process that opens archives: `python -m scpseg.data.acquire.unpacker`, started by `archives`.
 
-It reads one request (a line of JSON) and answers with lines of JSON. A hostile archive can crash it or use up its
-memory or time, but not those of the stage. Members are written under names of our own, never under theirs.
+It reads a request and answers with what the archive contains; then it reads which members to write to which files, and
+writes one at a time, each after the parent's leave. All are lines of JSON. A hostile archive can crash this process or
+use up its memory or time, but not those of the stage. Members are written under names of our own, never under theirs.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import stat
 import struct
 import sys
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import PurePosixPath
-from threading import Semaphore, Thread
-from typing import Any, BinaryIO, cast
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from scpseg.errors import CONTROL
 
@@ -81,25 +83,32 @@ class _Joined(io.RawIOBase):
         return 0
 
 
+class Member(NamedTuple):
+    """A file in an archive: what its library calls it, its declared size, why it cannot be read ('' = it can).
+
+    `start` is the first byte of a zip that is stored as it is.
+    """
+
+    info: Any
+    size: int
+    why: str = ""
+    start: int | None = None
+
+
 def _safe(entries: Iterable[tuple[str, str, bool, Any]]) -> dict[str, Any]:
     """Files by posix name, of (name, why it is neither file nor directory, is a directory, info); else Rejected."""
     found: dict[str, Any] = {}
     for count, (name, kind, folder, info) in enumerate(entries):
         plain = name.replace("\\", "/")
-        why = ""
-        if plain.startswith("/") or plain[1:2] == ":":
-            why = "has an absolute path"
-        elif ".." in plain.split("/"):
-            why = "points outside with '..'"
-        elif CONTROL.search(plain):
-            why = "has a control character in its name"
-        elif kind:
-            why = f"is {kind}"
-        elif not folder and plain in found:
-            why = "is duplicated"
-        elif count > MEMBERS:
-            why = f"is one of more than {MEMBERS}"
-        if why:
+        problems = {
+            "has an absolute path": plain.startswith("/") or plain[1:2] == ":",
+            "points outside with '..'": ".." in plain.split("/"),
+            "has a control character in its name": CONTROL.search(plain),
+            f"is {kind}": kind,
+            "is duplicated": not folder and plain in found,
+            f"is one of more than {MEMBERS}": count > MEMBERS,
+        }
+        if why := next((why for why, there in problems.items() if there), None):
             raise Rejected(
                 f"member {name[:200]!r} {why}, so nothing of this archive is unpacked; fetch it from a trusted source"
             )
@@ -108,17 +117,11 @@ def _safe(entries: Iterable[tuple[str, str, bool, Any]]) -> dict[str, Any]:
     return found
 
 
-def _kind(mode: int) -> str:
-    """Name of the type of a special file, from a Unix mode; '' for files, directories and mode 0."""
-    if stat.S_ISLNK(mode):
-        return "a link"
-    return "" if stat.S_IFMT(mode) in (0, stat.S_IFREG, stat.S_IFDIR) else "a special file"
-
-
 class _Zip:
     """An open zip archive."""
 
     def __init__(self, stream: BinaryIO) -> None:
+        self.stream = stream
         try:
             self.file = zipfile.ZipFile(stream)
         except zipfile.BadZipFile:
@@ -130,31 +133,37 @@ class _Zip:
                     f"is the last volume of a split zip, which is not supported; join them (`zip -s 0`) or {UNPACK}"
                 ) from None
             raise
-        self.infos = _safe((i.filename, _kind(i.external_attr >> 16), i.is_dir(), i) for i in self.file.infolist())
-        self.stream = stream
+        infos = _safe((info.filename, self._kind(info), info.is_dir(), info) for info in self.file.infolist())
+        self.members = {name: self._member(name, info) for name, info in infos.items()}
 
-    def members(self) -> Iterator[dict[str, Any]]:
-        """Name, size, why it cannot be read ('' = it can), and its first byte if it is stored uncompressed."""
-        for name, info in self.infos.items():
-            why = "is encrypted" if info.flag_bits & 1 else ""
-            if not why and info.compress_type not in ZIP_METHODS:
-                method = zipfile.compressor_names.get(info.compress_type, "unknown")  # type: ignore[attr-defined]
-                why = f"is compressed with method {info.compress_type} ({method}), which is not supported"
-            start = None
-            if not why and info.compress_type == zipfile.ZIP_STORED and name.lower().endswith(".zip"):
-                self.stream.seek(info.header_offset)
-                lengths = ZIP_LOCAL.unpack(self.stream.read(ZIP_LOCAL.size))
-                start = info.header_offset + ZIP_LOCAL.size + sum(lengths)
-            yield {"name": name, "size": info.file_size, "why": why, "start": start}
+    @staticmethod
+    def _kind(info: zipfile.ZipInfo) -> str:
+        mode = info.external_attr >> 16
+        plain = stat.S_IFMT(mode) in (0, stat.S_IFREG, stat.S_IFDIR)
+        return "" if plain else "a link" if stat.S_ISLNK(mode) else "a special file"
 
-    def extract(self, targets: dict[str, str], begin: Callable[[str], _Output]) -> None:
+    def _member(self, name: str, info: zipfile.ZipInfo) -> Member:
+        method = info.compress_type
+        if info.flag_bits & 1:
+            return Member(info, info.file_size, "is encrypted")
+        if method not in ZIP_METHODS:
+            known = zipfile.compressor_names.get(method, "unknown")  # type: ignore[attr-defined]
+            why = f"is compressed with method {method} ({known}), which is not supported"
+            return Member(info, info.file_size, why)
+        if method != zipfile.ZIP_STORED or not _is_zip(name):
+            return Member(info, info.file_size)
+        self.stream.seek(info.header_offset)
+        header = ZIP_LOCAL.unpack(self.stream.read(ZIP_LOCAL.size))
+        return Member(info, info.file_size, start=info.header_offset + ZIP_LOCAL.size + sum(header))
+
+    def extract(self, names: Sequence[str], begin: Callable[[str], _Output]) -> None:
         """Write members to their files, in the order of the archive."""
-        for name in sorted(targets, key=lambda name: self.infos[name].header_offset):
-            with begin(name) as output, self.file.open(self.infos[name]) as stream:
+        for name in sorted(names, key=lambda name: self.members[name].info.header_offset):
+            with begin(name) as output, self.file.open(self.members[name].info) as stream:
                 while chunk := stream.read(CHUNK):
                     output.write(chunk)
-                if output.count != self.infos[name].file_size:
-                    raise zipfile.BadZipFile(f"{output.count} of {self.infos[name].file_size} bytes")
+                if output.count != self.members[name].size:
+                    raise zipfile.BadZipFile(f"{output.count} of {self.members[name].size} bytes")
 
 
 class _SevenZip:
@@ -171,8 +180,7 @@ class _SevenZip:
             raise Rejected(f"is truncated: {total} of {expected} bytes in {count}; fetch what is missing")
         import py7zr  # a tenth of a second, which zips do not need
 
-        self.py7zr = py7zr
-        self.file = py7zr.SevenZipFile(stream)
+        self.py7zr, self.file = py7zr, py7zr.SevenZipFile(stream)
         streams = self.file.header.main_streams
         for coder in (coder for folder in (streams.unpackinfo.folders if streams else ()) for coder in folder.coders):
             if coder["method"] not in SEVEN_ZIP_CODERS:
@@ -181,24 +189,24 @@ class _SevenZip:
                     f"{', '.join(SEVEN_ZIP_CODERS.values())}); {UNPACK}"
                 )
         special = "a link or a special file"
-        self.infos = _safe(
+        infos = _safe(
             (i.filename, "" if i.is_file or i.is_directory else special, i.is_directory, i) for i in self.file.list()
         )
+        self.members = {name: Member(info, info.uncompressed or 0) for name, info in infos.items()}
 
-    def members(self) -> Iterator[dict[str, Any]]:
-        """As for a zip; nothing in a 7z can be read without unpacking."""
-        for name, info in self.infos.items():
-            yield {"name": name, "size": info.uncompressed or 0, "why": "", "start": None}
-
-    def extract(self, targets: dict[str, str], begin: Callable[[str], _Output]) -> None:
+    def extract(self, names: Sequence[str], begin: Callable[[str], _Output]) -> None:
         """Write members to their files, in the order of the archive."""
-        names = {PurePosixPath(name).as_posix(): name for name in targets}
+        plain = {PurePosixPath(name).as_posix(): name for name in names}
 
         class Factory(self.py7zr.io.WriterFactory):  # type: ignore[misc,name-defined]
             def create(self, filename: str) -> _Output:
-                return begin(names[filename])
+                return begin(plain[filename])
 
-        self.file.extract(targets=[self.infos[name].filename for name in targets], factory=Factory())
+        self.file.extract(targets=[self.members[name].info.filename for name in names], factory=Factory())
+
+
+def _is_zip(name: str) -> bool:
+    return name.lower().endswith(".zip")
 
 
 class _Output(io.FileIO):
@@ -222,69 +230,82 @@ class _Output(io.FileIO):
         return len(data)
 
 
-def answer(request: dict[str, Any], send: Callable[..., None], permits: Semaphore) -> None:
-    """List the members of an archive, or extract {member: file}, and report the result."""
-    targets, current = request["targets"], list[str]()
-
-    def report_last() -> None:  # a member is known to be right when the next one begins or all are done
-        if current:
-            name = current.pop()
-            send(name=name, path=targets[name])
-            permits.acquire()
+def answer(request: dict[str, Any], send: Callable[..., None], receive: Callable[[], str]) -> None:
+    """List the members of an archive, receive {member: file}, write these, and report each and the result."""
+    inner, current = "", list[str]()
 
     def begin(name: str) -> _Output:
         report_last()
-        current.append(name)
-        return _Output(targets[name], send)
+        current.append(f"{inner}{name}")
+        return _Output(targets[current[0]], send)
+
+    def report_last() -> None:  # a member is known to be right when the next one begins or all are done
+        if current:
+            send(name=current.pop())
+            receive()
+
+    def opened(is_zip: bool, *window: int) -> _Zip | _SevenZip:
+        stream = cast(BinaryIO, io.BufferedReader(_Joined(request["parts"], *window), CHUNK))
+        return _Zip(stream) if is_zip else _SevenZip(stream, len(request["parts"]))
 
     try:
-        joined = _Joined(request["parts"], request["start"], request["size"])
-        stream = cast(BinaryIO, io.BufferedReader(joined, CHUNK))
-        archive = _Zip(stream) if request["zip"] else _SevenZip(stream, len(request["parts"]))
-        if targets is None:
-            send(members=list(archive.members()))
-        else:
-            archive.extract(targets, begin)
-            report_last()
-        send(done=True)
-    except Rejected as error:
-        send(error=str(error))
-    except MemoryError:
+        limits = resource.getrlimit(resource.RLIMIT_CPU)
+        resource.setrlimit(resource.RLIMIT_CPU, (LISTING_SECONDS, limits[1]))
+        archives = {"": opened(request["zip"])}
+        members, hidden = dict(archives[""].members), {}
+        for name in filter(_is_zip, archives[""].members if request["enter"] else ()):
+            hidden[name] = members.pop(name)
+            if (start := hidden[name].start) is not None:
+                inner = f"{name}/"
+                archives[inner] = opened(True, start, hidden.pop(name).size)
+                members |= {f"{inner}{path}": member for path, member in archives[inner].members.items()}
         send(
-            error=f"needs more than {MEMORY >> 30} GiB of memory to unpack, so it is damaged or hostile: fetch it again"
+            files={path: member.size for path, member in members.items()},
+            hidden={path: member.size for path, member in hidden.items()},
+            unreadable={path: member.why for path, member in (members | hidden).items() if member.why},
         )
+        targets = json.loads(receive())
+        resource.setrlimit(resource.RLIMIT_CPU, limits)
+        for inner, archive in archives.items():
+            if names := [name for name in archive.members if f"{inner}{name}" in targets]:
+                archive.extract(names, begin)
+        report_last()
+        send(done=True)
     except Exception as error:  # on damaged bytes, zipfile, py7zr and their codecs raise a dozen types
         text = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
-        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: an offset without sense
-            send(errno=error.errno, strerror=error.strerror, filename=error.filename)
+        if isinstance(error, Rejected):
+            text = str(error)
+        elif isinstance(error, MemoryError):
+            text = (
+                f"needs more than {MEMORY >> 30} GiB of memory to unpack, so it is damaged or hostile: fetch it again"
+            )
+        elif isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: a senseless offset
+            return send(errno=error.errno, strerror=error.strerror, filename=error.filename)
         elif isinstance(error, RuntimeError) or type(error).__name__ in UNSUPPORTED:
-            send(error=f"cannot be unpacked here ({text}): it is encrypted or of an unsupported kind; {UNPACK}")
+            text = f"cannot be unpacked here ({text}): it is encrypted or of an unsupported kind; {UNPACK}"
         else:
-            send(error=f"is damaged, truncated or encrypted ({text}): fetch it again")
+            text = f"is damaged, truncated or encrypted ({text}): fetch it again"
+        send(error=text, inner=inner)
 
 
 def main() -> None:
     """Answer the request on standard input; end when it is closed, which means that the parent ended."""
     channel = os.fdopen(os.dup(1), "w", encoding="ascii")
     os.dup2(2, 1)  # for output of libraries
+    lines = SimpleQueue[str]()
 
     def send(**values: Any) -> None:
         channel.write(json.dumps(values) + "\n")
         channel.flush()
 
-    request = json.loads(sys.stdin.readline())
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    if request["targets"] is None:
-        resource.setrlimit(resource.RLIMIT_CPU, (LISTING_SECONDS, LISTING_SECONDS))
-    permits = Semaphore(0)
-
-    def watch() -> None:
-        while sys.stdin.readline():
-            permits.release()
+    def listen() -> None:
+        for line in sys.stdin:
+            lines.put(line)
         os._exit(1)
 
-    Thread(target=watch, daemon=True).start()
-    answer(request, send, permits)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    Thread(target=listen, daemon=True).start()
+    answer(json.loads(lines.get()), send, lines.get)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Arrays are written to a working folder whose name depends on everything that affects their content, so an interrupted
 run can resume; at the end, this folder is renamed to the store. Of archives, only files that become arrays are
-written to the disk, a few at a time, and a zip inside a 7z while its files are decoded.
+written to the disk, a few at a time, and zips inside a 7z while their files are decoded.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections import deque
-from collections.abc import Generator, Iterator
+from collections import Counter, deque
+from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
@@ -24,12 +24,11 @@ from threading import Thread
 from typing import Any
 
 from scpseg.benchmarks.base import Benchmark
-from scpseg.data.acquire.archives import Group, Listing, group_archives, list_members, read_members
-from scpseg.data.acquire.layout import EXTRACT, KINDS, Pairing, Slot, pair_files, role_of, same, slots_of
+from scpseg.data.acquire.archives import Group, Listing, group_archives, list_members, read_members, unpack_inner
+from scpseg.data.acquire.layout import KINDS, Pairing, Slot, pair_files, role_of
 from scpseg.data.acquire.manifest import Manifest, file_size
 from scpseg.data.acquire.space import check_space, full_disk_named
 from scpseg.data.prepare.decode import read_size
-from scpseg.data.prepare.index import build_index
 from scpseg.data.prepare.work import Choice, Job, Record, Task, array_bytes, check_same, decode_file, join_parts
 from scpseg.data.store import INDEX, Store
 from scpseg.errors import UserError
@@ -40,6 +39,7 @@ VERSION = 3  # increased when the same files decode to another store
 WORKERS = 8  # most processes used: each holds one file's pixels and little more, about 200 MB for 6000 x 6000
 AHEAD = 2  # files that wait for a process, beyond one for each: bounds memory and what is unpacked at a time
 PIXEL_BYTES = 16  # more than any real file takes for a pixel of its benchmark's images
+SHOWN, NAMED = 3, 8  # sizes of images in a line, images in a warning
 
 
 def fill(
@@ -94,23 +94,24 @@ def _made(target: Path, job: Job) -> dict[str, Any] | None:
 
 
 def _fill(plan: Plan, target: Path, workers: int | None) -> dict[str, Any]:
-    job, missing = plan.job, plan.missing()
+    job, what = plan.job, f"preparing {plan.job.spec.name}"
     workers = workers or min(os.cpu_count() or 1, WORKERS)
-    if missing is not None:
-        workers = min(workers, max(1, len(missing)))
     needed = plan.needed(workers)
-    check_space(job.folder, needed, f"preparing {job.spec.name}")
-    if plan.done:
-        say(f"preparing {job.spec.name}: {len(plan.done)} files of an earlier run are kept")
-    with full_disk_named(job.folder, needed, f"preparing {job.spec.name}"):
+    check_space(job.folder, needed, what)
+    with full_disk_named(job.folder, needed, what):
+        job.spool.mkdir(parents=True, exist_ok=True)
         try:
+            if plan.hidden:
+                plan.enter()
+                check_space(job.folder, plan.needed(workers), what)
+            if plan.done:
+                say(f"{what}: {len(plan.done)} files of an earlier run are kept")
             records = _decode(plan, workers)
         finally:
             shutil.rmtree(job.spool, ignore_errors=True)
-        pairing = plan.pairing()
-        records = join_parts(job, pairing, records)
-        index = build_index(job, plan.manifest, pairing, records)
-        _keep_only(job, index)
+        records = join_parts(job, plan.pairing, records)
+        index = build_index(job, plan.manifest, plan.pairing, records)
+        _expect_arrays(job, index)
         write_json(job.store / INDEX, index)
     if target.exists():
         shutil.rmtree(target)
@@ -123,19 +124,12 @@ def _fill(plan: Plan, target: Path, workers: int | None) -> dict[str, Any]:
 
 def _fingerprint(spec: Benchmark, manifest: Manifest, choice: Choice) -> str:
     """Name of the working folder: a fingerprint of everything that affects the arrays."""
-    slot = slots_of(spec, manifest.labels, choice.lists)
-    files = [[record.path, record.sha256] for record in manifest.files if slot(record.path)]
+    ids = {id.lower() for names in choice.lists.values() for id in names}
+    roles = ((record, role_of(spec, manifest.labels, record.path)) for record in manifest.files)
+    files = [[record.path, record.sha256] for record, role in roles if role and (not ids or role.id.lower() in ids)]
     archives = [[record.path, record.sha256] for record in manifest.archives]
-    colours = [cls.colour for cls in spec.classes]
-    rules: list[Any] = [
-        VERSION,
-        spec.decoding,
-        colours,
-        spec.ignored,
-        spec.unknown_share,
-        choice.ignore_first,
-        manifest.labels,
-    ]
+    rules: list[Any] = [VERSION, spec.decoding, [cls.colour for cls in spec.classes], spec.ignored, spec.unknown_share]
+    rules += [choice.ignore_first, manifest.labels]
     rules += [spec.indexed] if spec.indexed else []
     rules += [choice.folds] if choice.folds else []
     content = json.dumps([rules, choice.lists, archives, files])
@@ -160,59 +154,32 @@ class Plan:
     Attributes:
         job: settings common to all files.
         manifest: manifest of the files.
-        paths: the file of each slot, as far as it is known.
+        hidden: bytes of the zips that must be unpacked before their members are known; 0 after `enter`.
+        pairing: what belongs together; empty while zips are hidden.
         done: records of finished files.
     """
 
     def __init__(self, job: Job, manifest: Manifest, folder: Path) -> None:
         """List the archives in `folder`, pair what is known, and clear what a killed run left half done."""
         self.job, self.manifest, self.folder = job, manifest, folder
-        self.slot_of = slots_of(job.spec, manifest.labels, job.choice.lists)
-        self._listings = _listings(manifest, folder)
-        # Members of a zip inside a 7z are known only after it is unpacked.
-        self._hidden = any(listing.hidden for listing in self._listings.values())
-        listed = {path: size for listing in self._listings.values() for path, size in listing.files.items()}
-        self._declared = {path: size for path, size in listed.items() if role_of(job.spec, manifest.labels, path)}
-        self._loose = {record.path: record.sha256 for record in manifest.files}
-        self.done: dict[Slot, Record] = {}
-        self.paths: dict[Slot, str] = {}
-        if self._hidden:
-            for path in sorted({*self._declared, *self._loose}, key=lambda path: (EXTRACT in path, path)):
-                self.take(path)
-        else:
-            self.paths = dict(self.pairing().paths)
+        self._listings, self._loose = _listings(manifest, folder), {file.path: file.sha256 for file in manifest.files}
+        self.hidden = sum(sum(listing.hidden.values()) for listing in self._listings.values())
+        self.pairing = Pairing({}, {}, {}, ()) if self.hidden else self._paired()
         for leftover in job.folder.rglob(".*"):
             leftover.unlink()
         shutil.rmtree(job.spool, ignore_errors=True)
-        for slot, record in job.finished().items():
-            if self._hidden or slot in self.paths:
-                self.paths.setdefault(slot, record["path"])
-                self.done[slot] = record
+        self.done = job.finished()
 
-    def pairing(self) -> Pairing:
-        """What belongs together of all files known by now."""
-        paths = {*self._declared, *self._loose, *self.paths.values()}
-        choice = self.job.choice
-        return pair_files(self.job.spec, self.manifest.labels, choice.split, choice.lists, paths, choice.partial)
+    def _paired(self) -> Pairing:
+        job, paths = self.job, [*self._loose, *(path for listing in self._listings.values() for path in listing.files)]
+        return pair_files(job.spec, self.manifest.labels, job.choice.split, job.choice.lists, paths, job.choice.partial)
 
-    def take(self, path: str) -> Slot | None:
-        """The slot that the file at `path` is to be decoded for, None where it is not wanted or finished."""
-        slot = self.slot_of(path)
-        if slot is None or not (self._hidden or slot in self.paths):
-            return None
-        first = self.paths.setdefault(slot, path)
-        if first != path and EXTRACT not in path:
-            raise UserError(f"{self.job.spec.name}: {same(first, path, slot)}")
-        return slot if first == path and slot not in self.done else None
-
-    def missing(self) -> set[Slot] | None:
-        """Slots that are not filled yet, or None if they are known only at the end of an archive."""
-        lists = self.job.choice.lists
-        if self._hidden and not lists:
-            return None
-        parts = range(self.job.spec.layout.rows * self.job.spec.layout.columns if self._hidden else 0)
-        named = {Slot(part, id, kind, k) for part, ids in lists.items() for id in ids for kind in KINDS for k in parts}
-        return (named | self.paths.keys()) - self.done.keys()
+    def enter(self) -> None:
+        """Unpack the hidden zips to the spool, and pair all files."""
+        for group, listing in list(self._listings.items()):
+            for inner in unpack_inner(group, self.folder, self.job.spool) if listing.hidden else ():
+                self._listings[inner] = list_members(inner, self.folder)
+        self.hidden, self.pairing = 0, self._paired()
 
     def needed(self, workers: int) -> int:
         """Bytes of disk space that arrays and spool still need.
@@ -220,58 +187,50 @@ class Plan:
         Known from headers for loose files, and from the benchmark's image size for members of archives. For images of
         any size, only the sizes declared in archives are known, which give a rough number.
         """
-        missing, side, exact = self.missing(), self.job.spec.side, self.job.sides == "exact"
-        image, label = (array_bytes(kind, side, side) for kind in KINDS)
-        slots = self.paths.keys() - self.done.keys() if missing is None else missing
-        total, packed = 0, 0
-        for slot in slots:
-            path = self.paths.get(slot, "")
+        side, exact = self.job.spec.side, self.job.sides == "exact"
+        listings = self._listings.items()
+        declared = {path: size for _, listing in listings for path, size in listing.files.items()}
+        slots, total, packed = dict(self.pairing.paths), self.hidden, bool(self.hidden)
+        if self.hidden and exact:
+            named = ((part, id) for part, ids in self.job.choice.lists.items() for id in ids)
+            slots = {Slot(part, id, kind): "" for part, id in named for kind in KINDS}
+        elif self.hidden:
+            parts = [part for group, listing in listings if listing.hidden for part in group.parts]
+            total += sum((self.folder / part).stat().st_size for part in parts)
+        for slot, path in slots.items():
+            if slot in self.done:
+                continue
             if path in self._loose:
                 total += array_bytes(slot.kind, *read_size(self.folder / path, path))
             else:
-                total += (image if slot.kind == "image" else label) if exact else self._declared.get(path, 0)
-                packed += 1
-        if missing is None and exact:
-            total, packed = sum(self.job.spec.counts) * (image + label), 1
-        elif not exact and any(missing is None or slot not in self.paths for slot in slots or [None]):
-            parts = [part for group, listing in self._listings.items() if listing.hidden for part in group.parts]
-            total += sum((self.folder / part).stat().st_size for part in parts)
-        if packed:  # a zip inside a 7z is on the disk while its members are decoded
-            total += max((size for listing in self._listings.values() for size in listing.hidden.values()), default=0)
-        return total + (workers + AHEAD) * image if packed and exact else total
+                total += array_bytes(slot.kind, side, side) if exact else declared[path]
+                packed = True
+        return total + (workers + AHEAD) * array_bytes("image", side, side) if packed and exact else total
 
-    def incoming(self) -> Generator[Task, None, None]:
+    def left(self) -> dict[str, Slot]:
+        """The files that are not finished."""
+        return {path: slot for slot, path in self.pairing.paths.items() if slot not in self.done}
+
+    def tasks(self) -> Generator[Task, None, None]:
         """The files that are not finished; those in archives are put into the spool just before they are given out."""
-        for slot, path in list(self.paths.items()):
-            if path in self._loose and slot not in self.done:
-                yield Task(self.job, slot, path, self.folder / path, self._loose[path])
-        left, job = self.missing(), self.job
+        left, job = self.left(), self.job
+        for path, slot in left.items():
+            if path in self._loose:
+                yield Task(job, slot, path, self.folder / path, self._loose[path])
         most = PIXEL_BYTES * job.spec.side**2 if job.sides != "any" else None
-        job.spool.mkdir(parents=True, exist_ok=True)
         for group, listing in self._listings.items():
-            mine = [slot for slot in left or () if self.paths.get(slot, f"{group.name}/").startswith(f"{group.name}/")]
-            if left is not None and not (mine and (listing.hidden or any(slot in self.paths for slot in mine))):
-                continue
-            members = read_members(group, self.folder, lambda path: self.take(path) is not None, job.spool, most)
-            with closing(members):
-                for path, place in members:
-                    wanted = self.slot_of(path)
-                    assert wanted is not None
-                    yield Task(job, wanted, path, place, None)
-                    if left is not None:
-                        left.discard(wanted)
-                        if not left:  # nothing after the last file is unpacked
-                            return
+            if not left.keys().isdisjoint(listing.files):
+                with closing(read_members(group, self.folder, left.__contains__, job.spool, most)) as members:
+                    for path, place in members:
+                        yield Task(job, left[path], path, place, None)
 
 
 def _decode(plan: Plan, workers: int) -> dict[Slot, Record]:
     """The records of all files, including those of earlier runs."""
-    job, records = plan.job, dict[Slot, Record]()
-    with closing(plan.incoming()) as tasks:
-        work = decode_all(tasks, workers)
-        if (missing := plan.missing()) is not None:
-            done = len(plan.done)
-            work = progress(work, done + len(missing), f"preparing {job.spec.name}", done)
+    job, records, left = plan.job, dict[Slot, Record](), len(plan.left())
+    with closing(plan.tasks()) as tasks:
+        decoded = decode_all(tasks, min(workers, max(1, left)))
+        work = progress(decoded, len(plan.done) + left, f"preparing {job.spec.name}", len(plan.done))
         for record in chain(plan.done.values(), work):
             job.check_side(record["height"], record["width"], record["path"])
             slot = Slot(*record["slot"])
@@ -282,23 +241,16 @@ def _decode(plan: Plan, workers: int) -> dict[Slot, Record]:
     return records
 
 
-def _keep_only(job: Job, index: dict[str, Any]) -> None:
-    """Check that every array of the index is there, and remove others, such as labels of images that are missing."""
-    wanted = {}
+def _expect_arrays(job: Job, index: dict[str, Any]) -> None:
     for name, image in index["images"].items():
+        split, id = name.split("/", 1)
         for kind in KINDS:
-            split, id = name.split("/", 1)
             path = job.array(Slot(split, id, kind), whole=True)
-            wanted[path] = array_bytes(kind, image["height"], image["width"])
-    for path, size in wanted.items():
-        if file_size(path) != size:
-            raise UserError(
-                f"{path.name} of {job.spec.name} was deleted or truncated while the store was made; "
-                "do not change the folder data, and run the same command again"
-            )
-    for path in job.store.rglob("*.npy"):
-        if path not in wanted:
-            path.unlink()
+            if file_size(path) != array_bytes(kind, image["height"], image["width"]):
+                raise UserError(
+                    f"{path.name} of {job.spec.name} was deleted or truncated while the store was made; "
+                    "do not change the folder data, and run the same command again"
+                )
 
 
 def decode_all(tasks: Iterator[Task], workers: int) -> Iterator[Record]:
@@ -341,3 +293,100 @@ def _follow_parent() -> None:
         os._exit(1)
 
     Thread(target=watch, args=(parent.sentinel,), daemon=True).start()
+
+
+def build_index(job: Job, manifest: Manifest, pairing: Pairing, records: Mapping[Slot, Record]) -> dict[str, Any]:
+    """What index.json of the store holds; UserError where no label of a whole real benchmark shows some class."""
+    spec, choice, counts = job.spec, job.choice, pairing.expected
+    present = {id for ids in pairing.ids.values() for id in ids}
+    images = {}
+    for split, ids in pairing.ids.items():
+        for id in ids:
+            image, label = records[Slot(split, id, "image")], records[Slot(split, id, "label")]
+            images[f"{split}/{id}"] = {
+                **{key: label[key] for key in ("height", "width", "pixels", "ignored", "unknown")},
+                "near_threshold": label["near"],
+                **{f"{kind}_sha256": record["array_sha256"] for kind, record in (("image", image), ("label", label))},
+                **{f"{kind}_files": record["files"] for kind, record in (("image", image), ("label", label))},
+            }
+    if not (choice.partial or job.synthetic) and choice.split in spec.splits:
+        _expect_classes(spec, images, choice.ignore_first)
+    return {
+        "benchmark": spec.name,
+        "classes": [cls.name for cls in spec.classes],
+        "inputs": job.inputs,
+        "synthetic": manifest.synthetic,
+        "source": manifest.source,
+        "split": choice.split,
+        "labels": manifest.labels,
+        # Of a rotation, the images that are scored in all folds, and those that the first one is trained on.
+        "expected": {
+            part: sum(len(fold[part]) for fold in choice.folds if part != "train") or count
+            for part, count in counts.items()
+        },
+        "ids": {split: list(ids) for split, ids in pairing.ids.items()},
+        "folds": [{part: [id for id in ids if id in present] for part, ids in fold.items()} for fold in choice.folds],
+        "images": images,
+        "warnings": [*pairing.warnings, *_warnings(spec, images, job.sides == "most")],
+    }
+
+
+def summary(spec: Benchmark, index: Mapping[str, Any]) -> list[str]:
+    """Lines that describe the contents of the store and what the benchmark expects."""
+    images = index["images"].values()
+    sizes = Counter(f"{image['height']} x {image['width']}" for image in images)
+    often = sorted(sizes, key=lambda size: (-sizes[size], size))[:SHOWN]
+    shown = ", ".join(f"{sizes[size]} of {size}" for size in often) + (", ..." if len(sizes) > SHOWN else "")
+    found = {part: len(ids) for part, ids in index["ids"].items()}
+    for part in found.keys() - {"train"} if index["folds"] else ():
+        found[part] = sum(len(fold[part]) for fold in index["folds"])
+    counts = ", ".join(f"{part} {count} of {index['expected'][part]}" for part, count in found.items())
+    counts += f" in {len(index['folds'])} folds" if index["folds"] else ""
+    ignored, unknown, near = (sum(image[key] for image in images) for key in ("ignored", "unknown", "near_threshold"))
+    area = sum(image["height"] * image["width"] for image in images)
+    pixels = _class_pixels(spec, index["images"])
+    shares = ", ".join(f"{cls.name} {count / area:.2%}" for cls, count in zip(spec.classes, pixels, strict=True))
+    own = "" if spec.any_size else f"; the benchmark's have {spec.side} x {spec.side}"
+    lines = [
+        f"{spec.name}: {counts}",
+        f"{spec.name}: images (height x width) {shown}{own}",
+        f"{spec.name}: labels {index['labels']}: {shares}, ignored {ignored / area:.2%}",
+    ]
+    if spec.decoding == "threshold":
+        lines.append(
+            f"{spec.name}: {unknown} pixels with a colour of no class, {near} with a channel near the threshold"
+        )
+    return lines
+
+
+def _class_pixels(spec: Benchmark, images: Mapping[str, Any]) -> list[int]:
+    return [sum(image["pixels"][index] for image in images.values()) for index in range(len(spec.classes))]
+
+
+def _expect_classes(spec: Benchmark, images: Mapping[str, Any], ignore_first: bool) -> None:
+    counts = _class_pixels(spec, images)
+    absent = [cls.name for k, cls in enumerate(spec.classes) if not counts[k] and not (ignore_first and k == 0)]
+    if absent:
+        raise UserError(
+            f"{spec.name}: no label has a pixel of class {', '.join(absent)}, so these are not its labels; "
+            "download them again, or set data.partial: true to use them as they are"
+        )
+
+
+def _warnings(spec: Benchmark, images: Mapping[str, Any], crops: bool) -> list[str]:
+    unknown = [f"{name} {image['unknown']}" for name, image in images.items() if image["unknown"]]
+    unscored = {name: im for name, im in images.items() if not any(im["pixels"][index] for index in spec.scored)}
+    blank = [name for name, image in unscored.items() if not sum(image["pixels"])]
+    other = sum((image["height"], image["width"]) != (spec.side, spec.side) for image in images.values())
+    warnings = []
+    for what, names in (
+        ("pixels of no class's colour, ignored", unknown),
+        ("labels in which every pixel is ignored", blank),
+        ("labels without a pixel of a scored class", [name for name in unscored if name not in blank]),
+    ):
+        if names:
+            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+            warnings.append(f"{spec.name}: {what}: {', '.join(names[:NAMED])}{more}")
+    if crops and other:
+        warnings.append(f"{spec.name}: {other} of {len(images)} images are not of {spec.side} x {spec.side} pixels")
+    return warnings

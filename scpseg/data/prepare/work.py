@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from scpseg.benchmarks.base import Benchmark, Ids
-from scpseg.data.acquire.layout import KINDS, Kind, Pairing, Slot
+from scpseg.data.acquire.layout import Kind, Pairing, Slot
 from scpseg.data.prepare.decode import check_image, decode_label, read_pixels, read_size
 from scpseg.data.store import HEADER, array_hash, image_path, label_path, save_array
 from scpseg.errors import UserError
@@ -179,17 +179,11 @@ def join_parts(job: Job, pairing: Pairing, records: Mapping[Slot, Record]) -> di
     """The records of whole images and labels; joins parts, row by row, if the benchmark splits its images.
 
     Raises:
-        UserError: parts have different sizes, or the file names of an id differ in upper and lower case.
+        UserError: parts have sizes that do not fit together.
     """
     whole: dict[Slot, Record] = {}
     parts: dict[Slot, list[Slot]] = {}
     for slot in pairing.paths:
-        if slot not in records:  # only where folders give split and id
-            image, label = (pairing.paths[slot._replace(kind=kind)] for kind in KINDS)
-            raise UserError(
-                f"{image} and {label} differ in upper and lower case; "
-                "unpack them, give both the same name and set data.source to the folder"
-            )
         parts.setdefault(slot._replace(number=0), []).append(slot)
     for first, slots in parts.items():
         found = [records[slot] for slot in slots]

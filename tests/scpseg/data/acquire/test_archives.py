@@ -15,7 +15,7 @@ import py7zr
 import pytest
 
 from scpseg.data.acquire import archives, space
-from scpseg.data.acquire.archives import Group, group_archives, holds_wanted, list_members, read_members
+from scpseg.data.acquire.archives import Group, group_archives, list_members, read_members, unpack_inner
 from scpseg.errors import UserError
 
 Make = Callable[[Path, Mapping[str, bytes]], Path]
@@ -61,11 +61,15 @@ def read(folder: Path, most: int | None = None, wanted: Callable[[str], bool] = 
     """Every wanted member of every archive of a folder; never more than one of them in the spool."""
     spool, found = folder / "spool", {}
     spool.mkdir(exist_ok=True)
-    for group in group_archives(path.name for path in folder.iterdir()):
-        for path, place in read_members(group, folder, wanted, spool, most):
-            assert [other for other in spool.iterdir() if other.suffix != ".zip"] == [place]
-            found[path] = place.read_bytes()
-            place.unlink()
+    for outer in group_archives(path.name for path in folder.iterdir()):
+        hidden = list_members(outer, folder).hidden
+        for group in (outer, *(unpack_inner(outer, folder, spool) if hidden else ())):
+            for path, place in read_members(group, folder, wanted, spool, most):
+                assert [other for other in spool.iterdir() if other.suffix != ".zip"] == [place]
+                found[path] = place.read_bytes()
+                place.unlink()
+    for inner in spool.glob("*.zip"):
+        inner.unlink()
     assert not list(spool.iterdir())
     return found
 
@@ -88,7 +92,7 @@ def test_members_come_out_as_they_went_in(make: Make, tmp_path: Path) -> None:
     assert read(tmp_path, wanted=lambda path: path.endswith("five.tif")) == {f"{name}/\u00e4/five.tif": b"five"}
     listing = list_members(Group(name, (name,)), tmp_path)
     assert listing.files == {f"{name}/{member}": len(data) for member, data in MEMBERS.items()}
-    assert holds_wanted(listing, wanted) and not holds_wanted(listing, lambda path: False)
+    assert listing.holds(wanted) and not listing.holds(lambda path: False)
 
 
 def test_groups_parts_of_split_archives() -> None:
@@ -281,8 +285,8 @@ def test_unsupported_zips_say_what_to_do(write: Callable[[], bytes], what: str, 
     if what != "last volume":
         listing = list_members(Group("a.zip", ("a.zip",)), tmp_path)
         with pytest.raises(UserError, match="unpack it yourself"):
-            holds_wanted(listing, wanted)  # which is asked at download
-        assert not holds_wanted(listing, lambda path: False)
+            listing.holds(wanted)  # which is asked at download
+        assert not listing.holds(lambda path: False)
 
 
 def with_coder(path: Path, old: bytes, new: bytes) -> None:
@@ -342,10 +346,11 @@ def test_the_unpacker_ends_with_the_generator_and_with_its_parent(tmp_path: Path
     command = [archives.sys.executable, "-m", "scpseg.data.acquire.unpacker"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdin is not None and child.stdout is not None
-        request = {"parts": [str(tmp_path / "a.zip")], "start": 0, "size": None, "zip": True}
+        request = {"parts": [str(tmp_path / "a.zip")], "zip": True, "enter": True}
         targets = {name: str(tmp_path / f"{number}.out") for number, name in enumerate(TIFS)}
-        child.stdin.write(archives.json.dumps(request | {"targets": targets}) + "\n")
+        child.stdin.write(f"{archives.json.dumps(request)}\n{archives.json.dumps(targets)}\n")
         child.stdin.flush()
+        assert archives.json.loads(child.stdout.readline())["files"] == {n: len(data) for n, data in MEMBERS.items()}
         assert "a/one.tif" in child.stdout.readline()
         assert not (tmp_path / "1.out").exists()  # waits for leave
         child.stdin.close()
@@ -357,11 +362,10 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         pytest.skip("no /dev/full here")
     zip_of(tmp_path, MEMBERS)
     (tmp_path / "spool").mkdir()
-    code = 'import os; input(); print(\'{"errno": 28, "strerror": "No space left on device", "filename": "x"}\')'
+    listing = {"files": {"x.tif": 1}, "hidden": {}, "unreadable": {}}
+    full = {"errno": 28, "strerror": "No space left on device", "filename": "x"}
+    code = f"import json\nfor one in {(listing, full)}: input(), print(json.dumps(one), flush=True)"
     started = subprocess.Popen
-    monkeypatch.setattr(
-        archives, "_members", lambda group, folder: [{"name": "x.tif", "size": 1, "why": "", "start": None}]
-    )
     monkeypatch.setattr(archives.subprocess, "Popen", lambda command, **o: started([command[0], "-c", code], **o))
     with pytest.raises(UserError, match="the disk is full while unpacking a"):
         read(tmp_path)

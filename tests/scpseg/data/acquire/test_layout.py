@@ -1,7 +1,7 @@
 import pytest
 
 from scpseg.benchmarks import BENCHMARKS
-from scpseg.data.acquire.layout import Slot, pair_files, role_of, slots_of
+from scpseg.data.acquire.layout import Slot, pair_files, role_of
 from scpseg.errors import UserError
 
 INRIA, BLU = BENCHMARKS["inria"], BENCHMARKS["blu"]
@@ -109,12 +109,14 @@ def test_own_lists_cannot_tell_equal_names_apart() -> None:
 
 
 def test_places_in_the_store() -> None:
-    slot = slots_of(INRIA, "gt", LISTS)
-    assert slot("a.7z/b.zip/D/train/gt/Austin2.tif") == ("train", "austin2", "label", 0)
-    assert slot("train/images/vienna3.tif") == ("val", "vienna3", "image", 0)
-    assert [slot(path) for path in ("train/images/kitsap1.tif", "test/images/austin2.tif", "readme.txt")] == [None] * 3
-    assert slots_of(BLU, "label", {})("BLU/Val/label/A.png") == ("val", "A", "label", 0)
-    assert slots_of(BLU, "label", {"test": ("a",)})("BLU/Val/label/A.png") == ("test", "a", "label", 0)
+    assert role_of(INRIA, "gt", "a.7z/b.zip/D/train/gt/Austin2.tif") == ("", "Austin2", "label", 0)
+    assert role_of(INRIA, "gt", "train/images/vienna3.tif") == ("", "vienna3", "image", 0)
+    assert [role_of(INRIA, "gt", path) for path in ("test/images/austin2.tif", "readme.txt")] == [None] * 2
+    assert role_of(BLU, "label", "BLU/Val/label/A.png") == ("val", "A", "label", 0)
+    paths = [path for id in ("kitsap1", "Austin2") for path in inria(id)]
+    assert pair_files(INRIA, "gt", "mine", {"val": ("austin2",)}, paths, True).paths == {
+        Slot("val", "austin2", kind): path for kind, path in zip(("image", "label"), paths[2:], strict=True)
+    }
 
 
 def test_potsdams_labels_for_participants_are_the_same_twice() -> None:
