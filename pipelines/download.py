@@ -59,7 +59,7 @@ def bring(params: Params, benchmark: str, source: str) -> None:
     Raises:
         UserError: the source is unknown, or the download fails.
     """
-    from scpseg.data.acquire.http import Connection
+    from scpseg.data.acquire.transfer import Connection
     from scpseg.data.acquire.upstream import acquire
 
     spec, data = get_benchmark(benchmark), params.section("data", DataParams)

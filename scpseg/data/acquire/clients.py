@@ -7,7 +7,6 @@ record (a version, a revision). All errors of a client become a UserError; lost 
 from __future__ import annotations
 
 import os
-import time
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,32 +16,28 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from scpseg.benchmarks.base import Source
-from scpseg.data.acquire.http import Connection, cause, chain
 from scpseg.data.acquire.sources import without_secrets
 from scpseg.data.acquire.space import check_space, full_disk_named, size_text
-from scpseg.data.acquire.transfer import Remote
+from scpseg.data.acquire.transfer import Connection, Lost, Remote, cause, chain, is_passing
 from scpseg.errors import UserError
 from scpseg.progress import say
 
 T = TypeVar("T")
-ATTEMPTS = 4  # consecutive attempts without a new byte before giving up
-PAUSE = 1.0  # seconds before the second attempt; doubled for each further one
 TIMEOUT = 60.0  # seconds without an answer, for clients that would wait forever
-BUSY = frozenset({408, 429, 500, 502, 503, 504})
 OFFLINE = frozenset(
     {"ConnectionError", "Timeout", "TimeoutError", "TransportError", "ChunkedEncodingError", "OfflineModeIsEnabled"}
 )
 """Names of exception classes that mean: no answer, or the connection was lost."""
 
 
-def kaggle(source: Source, labels: str, folder: Path, _: Connection) -> dict[str, str]:
+def kaggle(source: Source, labels: str, folder: Path, connection: Connection) -> dict[str, str]:
     """Download and unpack a Kaggle data set into `folder`; the client verifies the archive's MD5 from Kaggle."""
     import kagglehub
 
     _check_space(source, folder, source.disk)
     # With output_dir, the client deletes the part of an interrupted download; its own cache resumes.
     os.environ |= {"KAGGLEHUB_CACHE": str(folder), "DISABLE_KAGGLE_CACHE": "true", "DISABLE_COLAB_CACHE": "true"}
-    place = Path(_persistently(source, folder, partial(kagglehub.dataset_download, source.address)))
+    place = Path(_ask(source, folder, connection, partial(kagglehub.dataset_download, source.address)))
     for file in source.wanted(labels):
         for path in place.rglob(file.name):
             if why := Remote(source.page, file.name, file.size, file.sha256, file.md5).differs(path):
@@ -50,7 +45,7 @@ def kaggle(source: Source, labels: str, folder: Path, _: Connection) -> dict[str
     return {"version": place.name}
 
 
-def huggingface(source: Source, labels: str, folder: Path, _: Connection) -> dict[str, str]:
+def huggingface(source: Source, labels: str, folder: Path, connection: Connection) -> dict[str, str]:
     """Download the part of a Hugging Face data set that `source.pattern` selects; verify each file by its SHA-256."""
     import huggingface_hub
 
@@ -61,7 +56,7 @@ def huggingface(source: Source, labels: str, folder: Path, _: Connection) -> dic
         tree = api.list_repo_tree(source.address, repo_type="dataset", revision=commit, recursive=True)
         return commit, {entry.path: entry for entry in tree if hasattr(entry, "size")}
 
-    commit, entries = _persistently(source, folder, listing)
+    commit, entries = _ask(source, folder, connection, listing)
     wanted = {path: entry for path, entry in entries.items() if fnmatch(path, source.pattern)}
     if not wanted:
         raise UserError(f"{source.page} contains nothing like {source.pattern} at revision {commit}")
@@ -69,39 +64,36 @@ def huggingface(source: Source, labels: str, folder: Path, _: Connection) -> dic
     say(f"{source.name}: revision {commit}, {len(wanted)} files, {size_text(size)}")
     _check_space(source, folder, size)
     fetch = partial(huggingface_hub.snapshot_download, source.address, repo_type="dataset", revision=commit)
-    _persistently(source, folder, partial(fetch, allow_patterns=source.pattern, local_dir=str(folder)))
-    missing = [path for path in wanted if not (folder / path).is_file()]
-    if missing:
-        raise UserError(f"{source.name}: {len(missing)} files did not arrive, e.g. {missing[0]}; try again")
+    _ask(source, folder, connection, partial(fetch, allow_patterns=source.pattern, local_dir=str(folder)))
     for path, entry in wanted.items():
+        if not (folder / path).is_file():
+            raise UserError(f"{source.name}: {path} did not arrive; run the same command again")
         if entry.lfs and (why := Remote(source.page, path, sha256=entry.lfs.sha256).differs(folder / path)):
             (folder / path).unlink()
             raise UserError(f"{source.name}: {path} is damaged: {why}; it was removed, run the same command again")
     return {"revision": commit}
 
 
-def drive(source: Source, labels: str, folder: Path, _: Connection) -> dict[str, str]:
+def drive(source: Source, labels: str, folder: Path, connection: Connection) -> dict[str, str]:
     """Download the wanted archives of a Google Drive folder."""
     import gdown
 
     list_folder = partial(gdown.download_folder, id=source.address, skip_download=True, quiet=True, timeout=TIMEOUT)
-    listed: Any = _persistently(source, folder, list_folder)
+    listed: Any = _ask(source, folder, connection, list_folder)
     ids = {Path(file.path).name: file.id for file in listed}
     _check_space(source, folder, source.disk)
     names = [file.name for file in source.wanted(labels)]
     if lacking := [name for name in names if name not in ids]:
-        raise UserError(
-            f"{source.page} does not contain {' and '.join(lacking)}, only {', '.join(sorted(ids)) or 'nothing'}"
-        )
+        there = ", ".join(sorted(ids)) or "nothing"
+        raise UserError(f"{source.page} does not contain {' and '.join(lacking)}, only {there}")
     for name in names:
         path = folder / name
         fetch = partial(gdown.download, id=ids[name], output=str(path), resume=True, quiet=True, timeout=TIMEOUT)
-        _persistently(source, folder, fetch)
+        _ask(source, folder, connection, fetch)
         if not zipfile.is_zipfile(path):
             path.unlink()
-            raise UserError(
-                f"{source.page}: {name} as downloaded is not a zip archive and was deleted; try again later"
-            )
+            why = "as downloaded is not a zip archive and was deleted; try again later"
+            raise UserError(f"{source.page}: {name} {why}")
     return {}
 
 
@@ -109,25 +101,22 @@ def _check_space(source: Source, folder: Path, size: int | None) -> None:
     check_space(folder, max((size or 0) - _bytes_in(folder), 0), f"fetching from {source.name}")
 
 
-def _persistently(source: Source, folder: Path, call: Callable[[], T]) -> T:
-    """Call a client, and again after a lost connection, until several attempts in a row have brought no byte."""
-    had, failed = _bytes_in(folder), 0
-    while True:
+def _ask(source: Source, folder: Path, connection: Connection, call: Callable[[], T]) -> T:
+    """Call a client, and again after a lost connection."""
+
+    def attempt() -> T:
         try:
             with full_disk_named(folder, source.disk or 0, f"fetching from {source.name}"):
                 return call()
         except (UserError, MemoryError):
             raise
         except Exception as error:  # the clients and the libraries below them raise dozens of types
-            now = _bytes_in(folder)
-            failed, had = 1 if now > had else failed + 1, now
-            why = f"{source.name}: {reason(error, source.page)}"
-            code = _status(error)
-            if failed >= ATTEMPTS or not (_offline(error) if code is None else code in BUSY):
-                raise UserError(why) from error
-        pause = PAUSE * 2 ** (failed - 1)
-        say(f"{why}; try {failed + 1} of {ATTEMPTS} in {pause:.0f} s")
-        time.sleep(pause)
+            code, why = _status(error), f"{source.name}: {reason(error, source.page)}"
+            if _offline(error) if code is None else is_passing(code):
+                raise Lost(why) from error
+            raise UserError(why) from error
+
+    return connection.persist(source.page, attempt, lambda: _bytes_in(folder))
 
 
 def reason(error: BaseException, page: str) -> str:

@@ -308,7 +308,7 @@ def _folder(spec: Benchmark, variant: str, data: DataParams, upstream: UpstreamP
     """The folder of the files; downloads what comes from the network and is not in the cache."""
     if not from_network(data):
         return source_folder(spec.name, data)
-    from scpseg.data.acquire.http import Connection  # HTTP clients, which local files do not need
+    from scpseg.data.acquire.transfer import Connection  # HTTP clients, which local files do not need
     from scpseg.data.acquire.upstream import acquire
 
     return acquire(spec, variant, data, chosen(spec, data, upstream), Connection(upstream.unverified_hosts))

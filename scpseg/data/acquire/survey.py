@@ -9,11 +9,11 @@ from pathlib import Path
 import requests
 
 from scpseg.benchmarks.base import Benchmark, Source
-from scpseg.data.acquire.http import Connection
 from scpseg.data.acquire.manifest import UPSTREAM, cache_folder, file_size, find, from_network, source_folder
 from scpseg.data.acquire.sources import chosen
 from scpseg.data.acquire.space import free_bytes, size_text
-from scpseg.data.acquire.upstream import BY_HAND, CLIENTS, brought, by_hand, complete, rough
+from scpseg.data.acquire.transfer import Connection
+from scpseg.data.acquire.upstream import BY_HAND, WHOLE, brought, by_hand, complete, rough
 from scpseg.errors import UserError
 from scpseg.params import DataParams, UpstreamParams
 
@@ -78,7 +78,7 @@ def _there(base: Path, source: Source, labels: str) -> tuple[str, str, list[str]
     """What is in the cache, what is to be fetched, and where some files are there, the names of the others."""
     if complete(base, source, labels):
         return "complete, verified", "nothing", []
-    folder, client = base / source.folder, source.how in CLIENTS
+    folder, client = base / source.folder, source.how in WHOLE
     names = [file.name for file in source.wanted(labels)]
     paths = folder.rglob("*") if client else (folder / f"{name}{end}" for name in names for end in ("", ".part"))
     have = sum(file_size(path) or 0 for path in paths)

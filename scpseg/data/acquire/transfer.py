@@ -1,4 +1,4 @@
-"""Downloads of files: resumed after any interruption and verified; whole files, or windows of a remote zip.
+"""Downloads over HTTP: bounded in size and time, retried, resumed after any interruption, and verified.
 
 While `<name>` is downloaded, it is called `<name>.part`, with `<name>.part.json`; it is renamed once it is verified.
 """
@@ -6,46 +6,312 @@ While `<name>` is downloaded, it is called `<name>.part`, with `<name>.part.json
 from __future__ import annotations
 
 import hashlib
+import http.client
 import re
+import socket
+import ssl
 import struct
 import tempfile
+import threading
+import time
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
 import requests
+import urllib3
+from urllib3.util import Retry
 
-from scpseg.data.acquire.http import (
-    CHUNK,
-    LARGEST,
-    Connection,
-    Lost,
-    Version,
-    agree,
-    content_range,
-    making_sense,
-    number,
-    reject_page,
-    version_of,
-)
-from scpseg.data.acquire.sources import address
+from scpseg.data.acquire.sources import address, without_secrets
 from scpseg.data.acquire.space import check_space, full_disk_named
 from scpseg.errors import UserError
 from scpseg.files import read_json, write_json
 from scpseg.progress import byte_progress, say
 
-PROGRESS = 1 << 13
-"""Bytes that an attempt must bring to not count as a failure."""
-UNKNOWN_LENGTH = 1 << 36
-"""Maximum bytes of a file whose length the server does not send."""
-TABLE = 1 << 20
-"""Bytes at the end of a remote zip, which contain its table."""
-LOCAL_HEADER, SIGNATURE, ENCRYPTED = 30, b"PK\x03\x04", 0x1
-"""Of a member of a zip: size of its header, its start, a flag."""
+T = TypeVar("T")
+USER_AGENT = "scpseg-suite (benchmark downloader)"
+TRIES, LONGEST_PAUSE = 6, 120  # seconds, also if a server asks for a longer pause
+PROGRESS = 1 << 13  # bytes that a try must bring to not count as a failure
+CONNECT, READ = 20.0, 60.0  # seconds to connect; for the headers of an answer, and between two pieces of its body
+SLOWEST = 1 << 10  # bytes per second; an answer that is slower for READ seconds counts as lost
+CHUNK, PAGE, LARGEST = 1 << 20, 4 << 20, 1 << 40  # bytes: of a piece; most of a page, of a file
+UNKNOWN_LENGTH = 1 << 36  # most bytes of a file whose length the server does not send
+TABLE = 1 << 20  # bytes at the end of a remote zip, which contain its table
+LOCAL_HEADER, SIGNATURE, ENCRYPTED = 30, b"PK\x03\x04", 0x1  # of a member of a zip: header's size, its start, a flag
+UNFINISHED = (".part", ".part.json")
+PASSING = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
+SENSELESS = (
+    *(ArithmeticError, LookupError, TypeError, ValueError, RecursionError, struct.error, zipfile.BadZipFile),
+    *(http.client.HTTPException, requests.RequestException, urllib3.exceptions.HTTPError),
+)
+"""Errors that parsing an answer raises."""
+MARKUP = re.compile(rb"\s*<(!doctype|!--|html|head|body|\?xml)", re.IGNORECASE)
+
+
+class Lost(Exception):
+    """A try failed and another one may succeed, after `wait` seconds if the server says so."""
+
+    def __init__(self, why: str, wait: float | None = None) -> None:
+        """Keep `wait` beside the reason."""
+        super().__init__(why)
+        self.wait = wait
+
+
+@contextmanager
+def making_sense(url: str) -> Iterator[None]:
+    """Turn an answer that cannot be parsed into a UserError; such errors are caught here only."""
+    try:
+        yield
+    except SENSELESS as error:
+        raise UserError(
+            f"{address(url)} sends an answer that cannot be parsed ({type(error).__name__}: {cause(error)}); "
+            "check the address or use another source"
+        ) from error
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what it came from, what that came from, ..."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def cause(error: BaseException) -> str:
+    """The innermost cause of an error, as short text."""
+    *_, error = chain(error)
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return without_secrets(" ".join(str(text).split()))[:200]
+
+
+def is_passing(status: int) -> bool:
+    """Whether an HTTP status means that the same request may succeed later."""
+    return status in (408, 429) or status >= 500
+
+
+class _Session(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        target = super().get_redirect_target(resp)
+        if target is not None:
+            resp.close()
+            resp._content = b""  # requests would read the whole body of a redirect
+            if resp.url.startswith("https:") and urlsplit(target).scheme not in ("", "https"):
+                raise UserError(
+                    f"{address(resp.url)} redirects to {address(target)}, which is not encrypted; "
+                    "use the correct address or another source"
+                )
+        return target
+
+
+class _Bounded:
+    """A urllib3 connection that limits the time until the headers of an answer are complete."""
+
+    sock: socket.socket
+
+    def getresponse(self, *args: Any, **options: Any) -> Any:
+        def cut(sock: socket.socket) -> None:
+            with suppress(OSError):  # closed in the meantime
+                sock.shutdown(socket.SHUT_RDWR)
+
+        timer = threading.Timer(self.sock.gettimeout() or READ, cut, (self.sock,))
+        timer.daemon = True
+        timer.start()
+        try:
+            return super().getresponse(*args, **options)  # type: ignore[misc]
+        finally:
+            timer.cancel()
+
+
+class _Adapter(requests.adapters.HTTPAdapter):
+    def __init__(self, unverified: Collection[str]) -> None:
+        super().__init__()
+        self.unverified, self.warned = unverified, set[str]()
+
+    def get_connection_with_tls_context(self, *args: Any, **options: Any) -> Any:
+        pool: Any = super().get_connection_with_tls_context(*args, **options)
+        if not issubclass(pool.ConnectionCls, _Bounded):
+            pool.ConnectionCls = type("Bounded", (_Bounded, pool.ConnectionCls), {})
+        return pool
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
+        if (host := urlsplit(str(request.url)).hostname or "") in self.unverified:
+            options["verify"] = False
+            if host not in self.warned:
+                self.warned.add(host)
+                urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)  # one line of ours says it
+                say(f"{host}: its certificate is not checked, because of upstream.unverified_hosts")
+        return super().send(request, *args, **options)
+
+
+class Connection:
+    """A session (cookies, open connections) for all servers of a download.
+
+    Checks certificates and redirects, retries failures for some time, then raises a UserError.
+    """
+
+    def __init__(
+        self,
+        unverified_hosts: Sequence[str] = (),
+        *,
+        connect: float = CONNECT,
+        read: float = READ,
+        tries: int = TRIES,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Open no connection yet; certificates of `unverified_hosts` are not checked. Times are in seconds."""
+        self.session = _Session()
+        self.session.max_redirects = 10
+        self.session.headers["User-Agent"] = USER_AGENT
+        self.unverified = frozenset(host.lower() for host in unverified_hosts)
+        adapter = _Adapter(self.unverified)
+        for scheme in ("http://", "https://"):
+            self.session.mount(scheme, adapter)
+        self.timeouts, self.tries, self._sleep = (connect, read), tries, sleep
+
+    def persist(self, url: str, attempt: Callable[[], T], have: Callable[[], int] = lambda: 0) -> T:
+        """The result of `attempt`, which is repeated while it raises Lost; the pauses double.
+
+        Tries that increase the number of bytes, `have`, are not counted.
+
+        Raises:
+            UserError: the last try failed, or an answer cannot be parsed.
+        """
+        furthest, failed = have(), 0
+        while True:
+            try:
+                with making_sense(url):
+                    return attempt()
+            except Lost as error:
+                if have() >= furthest + PROGRESS:
+                    furthest, failed = have(), 0
+                failed, host = failed + 1, urlsplit(url).hostname
+                if failed >= self.tries:
+                    raise UserError(
+                        f"{host} failed {failed} times to send {address(url)} ({error}); check the connection, or try "
+                        "again later with the same command (downloaded data are kept)"
+                    ) from error
+                seconds = min(2.0 ** (failed - 1) if error.wait is None else error.wait, LONGEST_PAUSE)
+                say(f"{host}: {error}; try {failed + 1} of {self.tries} in {seconds:.0f} s")
+                self._sleep(seconds)
+
+    def open(
+        self,
+        url: str,
+        headers: Mapping[str, str] | None = None,
+        *,
+        method: str = "GET",
+        data: Mapping[str, str] | None = None,
+        allowed: Collection[int] = (),
+    ) -> requests.Response:
+        """Send a request and return the answer with an unread body. The caller handles the statuses in `allowed`.
+
+        Raises:
+            UserError: the server cannot be reached, denies access, does not have it, or sends an invalid answer.
+        """
+
+        def attempt() -> requests.Response:
+            try:
+                response = self.session.request(
+                    method, url, headers=headers, data=data, stream=True, timeout=self.timeouts, allow_redirects=True
+                )
+            except PASSING as error:
+                for inner in (link for link in chain(error) if isinstance(link, ssl.SSLCertVerificationError)):
+                    host = urlsplit((error.request.url if error.request else None) or url).hostname
+                    raise UserError(
+                        f"the certificate of {host} cannot be verified ({inner.verify_message}); if you trust that "
+                        "host, add it to upstream.unverified_hosts (known checksums are still verified)"
+                    ) from error
+                raise Lost(cause(error)) from error
+            status, reason = response.status_code, f"{response.status_code} {response.reason}".strip()
+            if status < 300 or status in allowed:
+                return response
+            response.close()
+            if is_passing(status):
+                wait = None
+                with suppress(*SENSELESS):  # no time in the answer, or not a valid one
+                    wait = Retry(retry_after_max=LONGEST_PAUSE).parse_retry_after(response.headers["Retry-After"])
+                raise Lost(reason, wait)
+            why, todo = "has nothing" if status in (404, 410) else "cannot be fetched", "check the address"
+            if status in (401, 403):
+                why, todo = "is refused", "log in or accept the terms there in a browser"
+            raise UserError(f"{address(response.url)} {why} ({reason}); {todo}, or use another source")
+
+        return self.persist(url, attempt)
+
+    def text(
+        self, url: str, headers: Mapping[str, str] | None = None, *, data: Mapping[str, str] | None = None
+    ) -> str | None:
+        """The page or list at an address, None where there is none (404); with `data` the answer to that form."""
+
+        def attempt() -> str | None:
+            with self.open(url, headers, method="POST" if data else "GET", data=data, allowed=(404,)) as response:
+                body = b"".join(self.pieces(response, PAGE, decode=True))
+                return None if response.status_code == 404 else body.decode("utf-8", "replace")
+
+        return self.persist(url, attempt)
+
+    def pieces(self, response: requests.Response, most: int, decode: bool = False) -> Iterator[bytes]:
+        """The body of an answer as it comes; Lost where it breaks off or is slow, UserError above `most` bytes."""
+        total, got, since = 0, 0, time.monotonic()
+        while True:
+            try:
+                piece = response.raw.read1(CHUNK, decode_content=decode)
+            except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError) as error:
+                raise Lost(f"the connection was lost ({cause(error)})") from error
+            if not piece:
+                return
+            total, got = total + len(piece), got + len(piece)
+            if total > most:
+                raise UserError(f"{address(response.url)} sends more than {most} bytes; use another source")
+            now = time.monotonic()
+            if now - since >= self.timeouts[1]:
+                if got < SLOWEST * (now - since):
+                    raise Lost(f"it sent {got} bytes in {now - since:.0f} s")
+                got, since = 0, now
+            yield piece
+
+
+def number(digits: str) -> int:
+    """A length from a header; ValueError if it is not a plain number, or larger than any file."""
+    if not re.fullmatch(r"[0-9]{1,15}", digits) or int(digits) > LARGEST:
+        raise ValueError(f"{digits[:40]!r} is not a length")
+    return int(digits)
+
+
+def _content_range(response: requests.Response) -> tuple[int, int, int | None]:
+    """First and last byte of the body, and the total length if it is known; (0, 0, length) of a range outside."""
+    value = response.headers.get("Content-Range", "").strip()
+    if response.status_code == 416:
+        outside = re.fullmatch(r"bytes \*/(\d+)", value, re.ASCII)
+        return 0, 0, number(outside[1]) if outside else None
+    match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", value, re.ASCII)
+    if not match or not number(match[1]) <= number(match[2]) < (LARGEST if match[3] == "*" else number(match[3])):
+        raise ValueError(f"Content-Range: {value[:80] or 'none'}")
+    return number(match[1]), number(match[2]), None if match[3] == "*" else number(match[3])
+
+
+def _reject_page(response: requests.Response, head: bytes = b"") -> None:
+    """Reject a web page, by its type or first bytes, and a body with a content encoding."""
+    kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if kind in ("text/html", "application/xhtml+xml") or MARKUP.match(head):
+        raise UserError(
+            f"{address(response.url)} answers with a web page instead of the file, perhaps to log in or to accept "
+            "terms; open it in a browser, or use another source"
+        )
+    if (encoding := response.headers.get("Content-Encoding", "identity")) != "identity":
+        raise UserError(
+            f"{address(response.url)} has Content-Encoding {encoding[:40]}, which was not requested; use another source"
+        )
+
+
+def _version(response: requests.Response) -> str:
+    """What identifies the version of a file, '' where the server does not say."""
+    return response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
 
 
 @dataclass(frozen=True)
@@ -73,29 +339,29 @@ class Remote:
         """Reject names that leave the folder, are hidden or end like an unfinished file."""
         path = PurePosixPath(self.name)
         hidden = any(part.startswith(".") for part in path.parts) or not path.name
-        unfinished = self.name.endswith((".part", ".part.json"))
-        if path.is_absolute() or hidden or unfinished or "\\" in self.name or not self.name.isprintable():
+        odd = "\\" in self.name or not self.name.isprintable()
+        if hidden or odd or path.is_absolute() or self.name.endswith(UNFINISHED):
             raise UserError(f"{self.name[:200]!r} of {address(self.url)} is not a safe file name; use another source")
 
     def differs(self, path: Path) -> str | None:
         """How the file at `path` differs from what is known of this one, in words; None if it does not."""
-        size = path.stat().st_size
-        if self.size not in (None, size):
+        if self.size not in (None, size := path.stat().st_size):
             return f"it has {size} bytes instead of {self.size}"
-        for name in ("sha256", "md5"):
-            if expected := getattr(self, name):
-                with path.open("rb") as stream:
-                    found = hashlib.file_digest(stream, name).hexdigest()
-                if found != expected.lower():
-                    return f"{name} {found} instead of {expected.lower()}"
-        if self.crc32 is not None:
-            crc = 0
-            with path.open("rb") as stream:
-                while piece := stream.read(CHUNK):
-                    crc = zlib.crc32(piece, crc)
-            if crc != self.crc32:
-                return f"crc32 {crc:08x} instead of {self.crc32:08x}"
+        crc32 = None if self.crc32 is None else f"{self.crc32:08x}"
+        for name, known in (("sha256", self.sha256), ("md5", self.md5), ("crc32", crc32)):
+            if known and (found := _checksum(path, name)) != known.lower():
+                return f"{name} {found} instead of {known.lower()}"
         return None
+
+
+def _checksum(path: Path, name: str) -> str:
+    with path.open("rb") as stream:
+        if name != "crc32":
+            return hashlib.file_digest(stream, name).hexdigest()
+        crc = 0
+        while piece := stream.read(CHUNK):
+            crc = zlib.crc32(piece, crc)
+        return f"{crc:08x}"
 
 
 def transfer(remote: Remote, folder: Path, connection: Connection) -> None:
@@ -106,22 +372,22 @@ def transfer(remote: Remote, folder: Path, connection: Connection) -> None:
     """
     target = folder / remote.name
     target.parent.mkdir(parents=True, exist_ok=True)
-    with making_sense(remote.url):
-        if target.is_file():
-            if not (why := remote.differs(target)):
-                return
-            say(f"{remote.name} exists, but {why}; downloading it again")
-            target.unlink()
-        part = _Part(remote, target)
-        part.receive(connection)
-        if why := remote.differs(part.path):
-            raise part.rejected(f"is damaged or another file: {why}")
-        part.path.replace(target)
-        part.origin.unlink(missing_ok=True)
-
-
-_ORIGIN = {"key": str, "etag": (str, None), "modified": (str, None), "size": (int, None)}
-"""What is noted beside an unfinished file."""
+    if target.is_file():
+        if not (why := remote.differs(target)):
+            return
+        say(f"{remote.name} exists, but {why}; downloading it again")
+        target.unlink()
+    part = _Part(remote, target)
+    with (
+        full_disk_named(folder, remote.size or 0, part.what),
+        part.path.open("ab") as stream,
+        byte_progress(remote.name, part.have) as show,
+    ):
+        connection.persist(remote.url, partial(part.receive, connection, stream, show), lambda: part.have)
+    if why := remote.differs(part.path):
+        raise part.rejected(f"is damaged or another file: {why}")
+    part.path.replace(target)
+    part.note.unlink(missing_ok=True)
 
 
 class _Part:
@@ -129,135 +395,100 @@ class _Part:
 
     def __init__(self, remote: Remote, target: Path) -> None:
         """Keep the bytes of an earlier run if they are provably of the same file."""
-        self.remote, self.host, self.place = remote, urlsplit(remote.url).hostname, address(remote.url)
-        self.what = f"fetching {remote.name}"
-        self.path, self.origin = (target.with_name(f"{target.name}{end}") for end in (".part", ".part.json"))
-        self.have, self.total = 0, remote.size
-        self.version: Version = {}
+        self.remote, self.host, self.what = remote, urlsplit(remote.url).hostname, f"fetching {remote.name}"
+        self.path, self.note = (target.with_name(f"{target.name}{end}") for end in UNFINISHED)
+        self.have, self.total, self.version = 0, remote.size, ""
         # Addresses may contain secrets, so only their hash is written.
         self.key = hashlib.sha256(f"{remote.first} {remote.url}".encode("utf-8", "surrogatepass")).hexdigest()
-        size = self.path.stat().st_size if self.path.is_file() else 0
-        if not size:
+        if not (size := self.path.stat().st_size if self.path.is_file() else 0):
             return
-        try:
-            origin = read_json(self.origin, _ORIGIN)
-        except (UserError, OSError):
-            origin = {"key": ""}
-        if origin["key"] == self.key and origin["size"] in (None, self.total or origin["size"]):
-            self.version, self.total = {key: origin[key] for key in ("etag", "modified")}, origin["size"]
-            if self.provable and (self.total is None or size <= self.total):
+        with suppress(UserError, OSError):
+            note = read_json(self.note, {"key": str, "version": str, "size": (int, None)})
+            total, self.version = note["size"], note["version"]
+            fits = note["key"] == self.key and total in (None, remote.size or total)
+            if fits and (total is None or size <= total) and self.provable:
                 say(f"{remote.name}: resuming after {size} bytes of an earlier run")
-                self.have = size
+                self.have, self.total = size, total
                 return
         say(f"{remote.name}: {size} bytes of an earlier run may be of another file; starting from zero")
-        self.discard()
-        self.total, self.version = remote.size, {}
+        self.path.unlink()
+        self.version = ""
 
     @property
     def provable(self) -> bool:
         """Whether a validator or a checksum tells if two answers are of the same file."""
-        return any((*self.version.values(), self.remote.sha256, self.remote.md5, self.remote.crc32))
+        return any((self.version, self.remote.sha256, self.remote.md5, self.remote.crc32))
 
-    def receive(self, connection: Connection) -> None:
-        """Request the missing bytes until the file is complete; only tries that bring hardly any bytes are counted."""
-        furthest, failed = self.have, 0
-        with (
-            full_disk_named(self.path.parent, self.remote.size or 0, self.what),
-            self.path.open("ab") as stream,
-            byte_progress(self.remote.name, self.have) as show,
-        ):
-            while self.have != self.total:
-                try:
-                    with connection.open(self.remote.url, self._request(), allowed=(416,)) as response:
-                        self._accept(response, stream)
-                        for piece in connection.pieces(response, UNKNOWN_LENGTH if self.total is None else LARGEST):
-                            if response.status_code == 416:
-                                break
-                            self._append(response, piece, stream)
-                            show(self.have, self.total)
-                    self.total = self.have if self.total is None else self.total
-                    if self.have != self.total:
-                        raise Lost("the answer ended early")
-                except Lost as error:
-                    if self.have >= furthest + PROGRESS:
-                        furthest, failed = self.have, 0
-                    failed += 1
-                    connection.pause(self.remote.url, str(error), failed)
-
-    def _request(self) -> dict[str, str]:
+    def receive(self, connection: Connection, stream: BinaryIO, show: Callable[[int, int | None], None]) -> None:
+        """Request the missing bytes; Lost where some are still missing."""
+        if self.have == self.total:
+            return
         remote, headers = self.remote, {"Accept-Encoding": "identity"}
         if remote.first or (self.have and self.provable):
             last = remote.first + (remote.size or 0) - 1 if remote.first else ""
             headers["Range"] = f"bytes={remote.first + self.have}-{last}"
-        return headers
+        with connection.open(remote.url, headers, allowed=(416,)) as response:
+            self._accept(response, stream)
+            most = UNKNOWN_LENGTH if self.total is None else LARGEST
+            for piece in connection.pieces(response, most) if response.status_code != 416 else ():
+                if not self.have and not remote.first:
+                    _reject_page(response, piece)
+                if self.total is None:
+                    check_space(self.path.parent, 64 * CHUNK, f"{self.what}, whose length is unknown,")
+                elif self.have + len(piece) > self.total:
+                    raise self.rejected(f"is longer than {self.total} bytes")
+                stream.write(piece)
+                self.have += len(piece)
+                show(self.have, self.total)
+        self.total = self.have if self.total is None else self.total
+        if self.have != self.total:
+            raise Lost("the answer ended early")
 
     def _accept(self, response: requests.Response, stream: BinaryIO) -> None:
         """Check the headers of an answer; start again from zero where it is not the continuation of the file."""
-        remote, version, code = self.remote, version_of(response), response.status_code
-        first, wanted, length = 0, remote.first + self.have, None
-        if code == 416:
-            match = re.fullmatch(r"bytes \*/(\d+)", response.headers.get("Content-Range", "").strip(), re.ASCII)
-            length = number(match[1]) if match else None
-        else:
-            reject_page(response)
-            if code == 206:
-                first, _, length = content_range(response)
-            elif (given := response.headers.get("Content-Length")) is not None:
-                length = number(given)
+        remote, version, code = self.remote, _version(response), response.status_code
+        place, first, length = address(remote.url), 0, None
+        if code != 416:
+            _reject_page(response)
+        if code in (206, 416):
+            first, _, length = _content_range(response)
+        elif (given := response.headers.get("Content-Length")) is not None:
+            length = number(given)
         if code != 206 and remote.first:
-            raise UserError(f"{self.place} does not send bytes from {remote.first} on; use another source")
+            raise UserError(f"{place} does not send bytes from {remote.first} on; use another source")
         if not remote.first and length is not None and remote.size not in (None, length):
-            raise UserError(
-                f"{self.place} has {length} bytes instead of {remote.size} bytes; check the address or use "
-                "another source"
-            )
+            why = f"{length} bytes instead of {remote.size} bytes"
+            raise UserError(f"{place} has {why}; check the address or use another source")
         total = self.total if remote.first or length is None else length
-        same = agree(version, self.version) and total == (self.total or total) and (code != 416 or length is not None)
-        if self.have and not same:
-            self._begin(stream, version if code == 200 else {}, length if code == 200 else remote.size)
-            if code != 200:
-                raise Lost(f"{remote.name} changed: starting it again from zero")
-            say(f"{self.host}: {remote.name} changed: starting it again from zero")
-        elif code == 206 and ("Range" not in response.request.headers or first != wanted):
-            raise UserError(
-                f"{self.place} sends bytes from {first} instead of the requested {wanted}; use another source"
-            )
-        elif code == 200 or not self.have:
+        same = version in ("", self.version or version) and total == (self.total or total)
+        if self.have and code != 200 and not (same and (code != 416 or length is not None)):
+            self._begin(stream, "", remote.size)
+            raise Lost(f"{remote.name} changed: starting it again from zero")
+        wanted = remote.first + self.have
+        if code == 206 and ("Range" not in response.request.headers or first != wanted):
+            raise UserError(f"{place} sends bytes from {first} instead of the requested {wanted}; use another source")
+        if code == 200 or not self.have:
             if self.have:
-                say(f"{self.host} cannot resume {remote.name}: starting it again from zero")
-            self._begin(stream, version, total)
-        self.total = total
-        if total is not None:
-            check_space(self.path.parent, total - self.have, self.what)
+                why = f"cannot resume {remote.name}" if same else f"{remote.name} changed"
+                say(f"{self.host} {why}: starting it again from zero")
+            self._begin(stream, version, remote.size if remote.first or length is None else length)
+        else:
+            self.total = total
+        if self.total is not None:
+            check_space(self.path.parent, self.total - self.have, self.what)
 
-    def _append(self, response: requests.Response, piece: bytes, stream: BinaryIO) -> None:
-        if not self.have and not self.remote.first:
-            reject_page(response, piece)
-        if self.total is not None and self.have + len(piece) > self.total:
-            raise self.rejected(f"is longer than {self.total} bytes")
-        if self.total is None and (self.have + len(piece)) % (64 * CHUNK) < len(piece):
-            check_space(self.path.parent, 64 * CHUNK, f"{self.what}, whose length is unknown,")
-        stream.write(piece)
-        self.have += len(piece)
-
-    def _begin(self, stream: BinaryIO, version: Version, total: int | None) -> None:
+    def _begin(self, stream: BinaryIO, version: str, total: int | None) -> None:
         """Start from zero and note the version and length of the file."""
         stream.truncate(0)
         self.have, self.total, self.version = 0, total, version
-        write_json(self.origin, {"key": self.key, "size": total, "etag": None, "modified": None, **version})
+        write_json(self.note, {"key": self.key, "size": total, "version": version})
 
     def rejected(self, why: str) -> UserError:
         """Remove the file; the error that says why."""
-        self.discard()
-        return UserError(
-            f"{self.remote.name} from {self.host} {why}; it was deleted, run the same command again or use another "
-            "source"
-        )
-
-    def discard(self) -> None:
-        """Remove the file and its note."""
         self.path.unlink(missing_ok=True)
-        self.origin.unlink(missing_ok=True)
+        self.note.unlink(missing_ok=True)
+        todo = "it was deleted, run the same command again or use another source"
+        return UserError(f"{self.remote.name} from {self.host} {why}; {todo}")
 
 
 def stored_members(url: str, connection: Connection, names: Sequence[str]) -> list[Remote]:
@@ -268,28 +499,35 @@ def stored_members(url: str, connection: Connection, names: Sequence[str]) -> li
     Raises:
         UserError: it is not a zip, a member is missing or ambiguous, or it is compressed or encrypted.
     """
-    place, found = address(url), []
-    size, version = 0, Version()
+    place, found, size, version = address(url), list[Remote](), 0, ""
 
     def get(first: int, last: int) -> bytes:
         """Bytes `first` to `last`, both inclusive, of the same version of the file each time."""
         nonlocal size, version
-        headers = {"Range": f"bytes={first}-{last}", "Accept-Encoding": "identity"}
-        response, content = connection.read(url, headers, last - first + 1)
-        start, end, whole = content_range(response)
-        if (start, end) != (first, last) or whole is None:
-            raise ValueError(f"bytes {start} to {end} instead of the requested {first} to {last}")
-        if (size or whole) != whole or not agree(version, version_of(response)):
-            raise UserError(f"{place} changed while it was being read; run the same command again")
-        size, version = whole, version_of(response)
-        return content
+        with connection.open(url, {"Range": f"bytes={first}-{last}", "Accept-Encoding": "identity"}) as response:
+            _reject_page(response)
+            if response.status_code != 206:
+                raise UserError(f"{place} does not support range requests; use another source")
+            start, end, whole = _content_range(response)
+            if (start, end) != (first, last) or whole is None:
+                raise ValueError(f"bytes {start} to {end} instead of the requested {first} to {last}")
+            if (size or whole, version or _version(response)) != (whole, _version(response)):
+                raise UserError(f"{place} changed while it was being read; run the same command again")
+            content = b"".join(connection.pieces(response, last - first + 1))
+            if len(content) != last - first + 1:
+                raise Lost("the answer ended early")
+            size, version = whole, _version(response)
+            return content
+
+    def read(first: int, last: int) -> bytes:
+        return connection.persist(url, partial(get, first, last))
 
     with making_sense(url), tempfile.TemporaryFile() as file:
-        get(0, 0)
+        read(0, 0)
         first = max(size - TABLE, 0)
         file.truncate(first)  # a sparse file: it has the size of the zip, but uses no space
         file.seek(first)
-        file.write(get(first, size - 1))
+        file.write(read(first, size - 1))
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
         for name in names:
@@ -299,11 +537,10 @@ def stored_members(url: str, connection: Connection, names: Sequence[str]) -> li
                 raise UserError(f"{place} contains {len(fitting)} members {name} instead of one; found: {there}")
             (member,) = fitting
             if member.flag_bits & ENCRYPTED or member.compress_type != zipfile.ZIP_STORED:
-                raise UserError(
-                    f"{name} in {place} is compressed or encrypted, so it cannot be fetched alone; fetch the whole"
-                )
+                why = "is compressed or encrypted, so it cannot be fetched alone; fetch the whole"
+                raise UserError(f"{name} in {place} {why}")
             end = member.header_offset + LOCAL_HEADER
-            header = get(member.header_offset, end - 1)
+            header = read(member.header_offset, end - 1)
             if header[:4] != SIGNATURE:
                 raise zipfile.BadZipFile(f"{name} is not at its position in the table of the zip")
             data = end + sum(struct.unpack("<HH", header[-4:]))

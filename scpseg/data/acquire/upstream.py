@@ -1,29 +1,37 @@
-"""Download a benchmark's archives or files into the cache, from one source after another until one is complete."""
+"""Download a benchmark's archives or files into the cache, from one source after another until one is complete.
+
+A password-protected Seafile share is opened first, and again when its session ends. Protocol (as reported, never tried
+on the network): GET the page, which contains a form token; POST token and password with the page as Referer; with the
+cookie `sessionid` of the answer, <page>?dl=1 supports range requests.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
-from scpseg.benchmarks.base import Benchmark, How, Source
-from scpseg.data.acquire import clients, seafile
-from scpseg.data.acquire.http import Connection, making_sense, number
+from scpseg.benchmarks.base import Benchmark, Source
+from scpseg.data.acquire import clients
 from scpseg.data.acquire.manifest import MIRROR_LIST, UPSTREAM, cache_folder, file_size, unusable_cache
 from scpseg.data.acquire.space import check_space, size_text
-from scpseg.data.acquire.transfer import Remote, transfer
+from scpseg.data.acquire.transfer import UNFINISHED, Connection, Remote, making_sense, number, stored_members, transfer
 from scpseg.errors import UserError
 from scpseg.files import locked, read_json, write_json
 from scpseg.params import DataParams
 from scpseg.progress import say
 
+T = TypeVar("T")
 BY_HAND = "by-hand"
 """Folder for archives or files that the user downloaded; it is used before every source."""
-CLIENTS = ("kaggle", "huggingface")  # kinds of download whose files are known only afterwards
-UNFINISHED = (".part", ".part.json")
+CLIENTS = {"kaggle": clients.kaggle, "huggingface": clients.huggingface, "drive": clients.drive}
+WHOLE = ("kaggle", "huggingface")  # kinds of download whose files are known only afterwards
 MOST_LISTED = 1000  # maximum number of archives in the list of a mirror
+SESSIONS = 6  # of a share that may end during one file before giving up
 
 
 def acquire(spec: Benchmark, variant: str, data: DataParams, sources: Sequence[Source], connection: Connection) -> Path:
@@ -57,7 +65,7 @@ def acquire(spec: Benchmark, variant: str, data: DataParams, sources: Sequence[S
         try:
             with locked(base / f".{source.folder}.lock", f"fetching from {source.name}"), making_sense(source.page):
                 if not complete(base, source, variant):
-                    _record(base, source, TAKE[source.how](source, variant, folder, connection))
+                    _record(base, source, fetch(source, variant, folder, connection))
                 return folder
         except UserError as error:
             say(f"{spec.name}: {source.name} failed: {error}")
@@ -66,46 +74,16 @@ def acquire(spec: Benchmark, variant: str, data: DataParams, sources: Sequence[S
     raise UserError(f"{spec.name} cannot be fetched {why}; by hand: {by_hand(spec, base)}")
 
 
-def files(source: Source, labels: str, folder: Path, connection: Connection) -> dict[str, str]:
-    """Download the files of a source, or its archive."""
-    remotes = []
-    for file in source.wanted(labels):
-        url = source.address if source.how == "archive" else f"{source.address}/{quote(file.name)}"
-        remotes.append(Remote(url, file.name, file.size, file.sha256, file.md5))
-    _fetch(source, remotes, folder, connection)
-    return {}
+def fetch(source: Source, labels: str, folder: Path, connection: Connection) -> dict[str, str]:
+    """Download and verify the files of a source for a kind of labels, and return facts to record.
 
-
-def mirror(source: Source, labels: str, folder: Path, connection: Connection) -> dict[str, str]:
-    """Download and verify the archives that a mirror's archives.json lists; without it, those with usual names."""
-    url = f"{source.address}/{MIRROR_LIST}"
-    text = connection.text(url)
-    if text is None:
-        return files(source, labels, folder, connection)
-    with making_sense(url):
-        entries = json.loads(text)["archives"]
-        found = [(str(entry["name"]), number(str(entry["size"])), str(entry["sha256"])) for entry in entries]
-        if not 0 < len({name for name, _, _ in found}) == len(found) <= MOST_LISTED:
-            raise ValueError(f"{len(found)} archives, of which some are duplicated, or too many")
-    remotes = [Remote(f"{source.address}/{quote(name)}", name, size, sha256) for name, size, sha256 in found]
-    _fetch(source, remotes, folder, connection)
-    return {"listed": MIRROR_LIST}
-
-
-TAKE: dict[How, Callable[[Source, str, Path, Connection], dict[str, str]]] = {
-    "files": files,
-    "archive": files,
-    "mirror": mirror,
-    "share": seafile.share,
-    "members": seafile.members,
-    "kaggle": clients.kaggle,
-    "huggingface": clients.huggingface,
-    "drive": clients.drive,
-}
-"""Functions that download a source's files for a kind of labels into a folder, and return facts to record."""
-
-
-def _fetch(source: Source, remotes: Sequence[Remote], folder: Path, connection: Connection) -> None:
+    Raises:
+        UserError: a download fails, or a file cannot be verified.
+    """
+    if source.how in CLIENTS:
+        return CLIENTS[source.how](source, labels, folder, connection)
+    listed = connection.text(f"{source.address}/{MIRROR_LIST}") if source.how == "mirror" else None
+    remotes = _in_session(source, connection, partial(_remotes, source, labels, connection, listed))
     for remote in remotes:
         if (host := urlsplit(remote.url).hostname) in connection.unverified and remote.sha256 is None:
             raise UserError(
@@ -116,7 +94,63 @@ def _fetch(source: Source, remotes: Sequence[Remote], folder: Path, connection: 
     needed = sum((remote.size or 0) - (file_size(folder / f"{remote.name}.part") or 0) for remote in lacking)
     check_space(folder, needed, f"fetching {len(lacking)} files from {source.name}")
     for remote in remotes:
-        transfer(remote, folder, connection)
+        _in_session(source, connection, partial(transfer, remote, folder, connection))
+    return {"listed": MIRROR_LIST} if listed is not None else {}
+
+
+def _remotes(source: Source, labels: str, connection: Connection, listed: str | None) -> list[Remote]:
+    """The files to download; `listed` is the text of a mirror's archives.json, without it its usual names are used."""
+    if listed is not None:
+        with making_sense(f"{source.address}/{MIRROR_LIST}"):
+            entries = json.loads(listed)["archives"]
+            found = [(str(entry["name"]), number(str(entry["size"])), str(entry["sha256"])) for entry in entries]
+            if not 0 < len({name for name, _, _ in found}) == len(found) <= MOST_LISTED:
+                raise ValueError(f"{len(found)} archives, of which some are duplicated, or too many")
+        return [Remote(f"{source.address}/{quote(name)}", name, size, sha256) for name, size, sha256 in found]
+    files, inside = source.wanted(labels), f"{source.address}?dl=1"
+    if source.how == "members":
+        return stored_members(inside, connection, [file.name for file in files])
+    urls = {"archive": source.address, "share": inside}
+    return [
+        Remote(
+            urls.get(source.how, f"{source.address}/{quote(file.name)}"), file.name, file.size, file.sha256, file.md5
+        )
+        for file in files
+    ]
+
+
+def _in_session(source: Source, connection: Connection, work: Callable[[], T]) -> T:
+    """Do `work`, in an open share if it is one; if it fails because the session ended, open it again and repeat it."""
+    for left in reversed(range(SESSIONS)) if source.how in ("share", "members") else ():
+        open_share(connection, source.address, source.password)
+        try:
+            return work()
+        except UserError:
+            if not left or not _asks_password(connection.text(source.address) or ""):
+                raise
+    return work()
+
+
+def open_share(connection: Connection, url: str, password: str) -> None:
+    """Give the password, so that `connection` holds the session's cookie; nothing where the share is open already."""
+    page = connection.text(url)
+    if page is None:
+        raise UserError(f"the share {url} does not exist; look at the benchmark's page")
+    if not _asks_password(page):
+        return
+    field = re.search(r"<input\b[^>]*\bname=[\"']csrfmiddlewaretoken[\"'][^>]*>", page)
+    value = re.search(r"\bvalue=[\"']([^\"']+)[\"']", field[0]) if field else None
+    token = value[1] if value else connection.session.cookies.get("sfcsrftoken")
+    if not token:
+        raise UserError(f"the password form of share {url} has no token; look at it in a browser")
+    form = {"csrfmiddlewaretoken": token, "token": urlsplit(url).path.rstrip("/").split("/")[-1], "password": password}
+    if _asks_password(connection.text(url, {"Referer": url}, data=form) or ""):
+        why = "it may have changed: look at the benchmark's page"
+        raise UserError(f"the share {url} does not accept the known password; {why}")
+
+
+def _asks_password(page: str) -> bool:
+    return re.search(r"<input\b[^>]*\bname=[\"']password[\"']", page) is not None
 
 
 def brought(base: Path) -> bool:
@@ -135,7 +169,7 @@ def complete(base: Path, source: Source, variant: str) -> bool:
     if any(file_size(base / source.folder / path) != size for path, size in there.items()):
         return False
     # archives.json lists all archives of its mirror.
-    whole = source.how in CLIENTS or "listed" in values["facts"]
+    whole = source.how in WHOLE or "listed" in values["facts"]
     return whole or all(file.name in there for file in source.wanted(variant))
 
 

@@ -21,7 +21,7 @@ from server import Request, Server, cut
 from scpseg.benchmarks import BENCHMARKS
 from scpseg.benchmarks.base import File
 from scpseg.data.acquire import clients
-from scpseg.data.acquire.http import Connection
+from scpseg.data.acquire.transfer import Connection
 from scpseg.errors import UserError
 
 # kagglehub leaves the connections of refused calls to the collector.
@@ -32,8 +32,8 @@ PINNED, LOOSE, DRIVE = (
 KAGGLE = "/api.kaggle.com/v1/datasets.DatasetApiService/"
 BUNDLE = "/storage.test/bundle"
 JSON, HTML = {"Content-Type": "application/json"}, {"Content-Type": "text/html"}
-UNUSED = Connection()
-"""Clients have their own."""
+CONNECTION = Connection(tries=4, sleep=lambda seconds: None)
+"""Of it, clients use the tries and pauses alone."""
 
 
 def zipped(**members: bytes) -> bytes:
@@ -52,7 +52,6 @@ def led(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iter
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, "environ", os.environ.copy())  # the client's settings go to this process
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(clients, "PAUSE", 0.0)
     send = HTTPAdapter.send
 
     def lead(self: HTTPAdapter, request, **options):
@@ -88,12 +87,12 @@ def test_kaggle_goes_on_after_a_cut_and_asks_once(led: Server, tmp_path: Path) -
     content = os.urandom(3 << 20)
     serve_kaggle(led, zipped(train__1_sat=content))
     led.play(BUNDLE, cut(2 << 20))
-    assert clients.kaggle(PINNED, "", tmp_path / "kaggle", UNUSED) == {"version": "2"}
+    assert clients.kaggle(PINNED, "", tmp_path / "kaggle", CONNECTION) == {"version": "2"}
     place = tmp_path / "kaggle/datasets" / PINNED.address
     assert [path.read_bytes() for path in place.rglob("*_sat")] == [content]
     assert f"bytes={2 << 20}-" in [request.headers.get("range") for request in led.asked(BUNDLE)]
     asked = len(led.requests)
-    clients.kaggle(PINNED, "", tmp_path / "kaggle", UNUSED)
+    clients.kaggle(PINNED, "", tmp_path / "kaggle", CONNECTION)
     assert len(led.requests) == asked
 
 
@@ -101,8 +100,8 @@ def test_kaggle_without_a_pin_keeps_the_version_and_checks_the_known_file(led: S
     inner = zipped(x=b"1")
     serve_kaggle(led, zipped(**{"data.zip": inner}))
     right = replace(LOOSE, files=(File("data.zip", md5=hashlib.md5(inner).hexdigest()),))
-    assert clients.kaggle(right, "", tmp_path / "right", UNUSED) == {"version": "7"}
-    said = sentence(lambda: clients.kaggle(LOOSE, "", tmp_path / "wrong", UNUSED))
+    assert clients.kaggle(right, "", tmp_path / "right", CONNECTION) == {"version": "7"}
+    said = sentence(lambda: clients.kaggle(LOOSE, "", tmp_path / "wrong", CONNECTION))
     assert "data.zip of https://www.kaggle.com/" in said and "instead of f32684b0b2bf6f8d604cd359a399c061" in said
 
 
@@ -119,21 +118,21 @@ def test_kaggle_without_a_pin_keeps_the_version_and_checks_the_known_file(led: S
 def test_kaggle_refuses(code: int, part: str, calls: int, led: Server, tmp_path: Path) -> None:
     plain = {"Content-Type": "text/plain"}
     led.on("POST", f"{KAGGLE}DownloadDataset", lambda request: request.answer(code, b"no", plain))
-    assert part in sentence(lambda: clients.kaggle(PINNED, "", tmp_path, UNUSED))
+    assert part in sentence(lambda: clients.kaggle(PINNED, "", tmp_path, CONNECTION))
     assert len(led.requests) == calls
 
 
 def test_kaggle_and_drive_are_not_there(led: Server, tmp_path: Path) -> None:
     led.shutdown()
     led.server_close()
-    said = sentence(lambda: clients.kaggle(PINNED, "", tmp_path, UNUSED))
+    said = sentence(lambda: clients.kaggle(PINNED, "", tmp_path, CONNECTION))
     assert "kaggle: cannot be reached or lost the connection (Connection refused)" in said
-    assert "drive: cannot be reached" in sentence(lambda: clients.drive(DRIVE, "noBoundary", tmp_path, UNUSED))
+    assert "drive: cannot be reached" in sentence(lambda: clients.drive(DRIVE, "noBoundary", tmp_path, CONNECTION))
 
 
 def test_kaggle_damaged_bundle(led: Server, tmp_path: Path) -> None:
     serve_kaggle(led, b"no archive")
-    assert "Unsupported archive type" in sentence(lambda: clients.kaggle(PINNED, "", tmp_path, UNUSED))
+    assert "Unsupported archive type" in sentence(lambda: clients.kaggle(PINNED, "", tmp_path, CONNECTION))
 
 
 def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,9 +142,9 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             raise OSError(errno.ENOSPC, "no space")
 
     monkeypatch.setitem(sys.modules, "kagglehub", Client)
-    said = sentence(lambda: clients.kaggle(PINNED, "", tmp_path, UNUSED))
+    said = sentence(lambda: clients.kaggle(PINNED, "", tmp_path, CONNECTION))
     assert "the disk is full while fetching from kaggle" in said
-    said = sentence(lambda: clients.kaggle(replace(PINNED, disk=1 << 60), "", tmp_path, UNUSED))
+    said = sentence(lambda: clients.kaggle(replace(PINNED, disk=1 << 60), "", tmp_path, CONNECTION))
     assert "fetching from kaggle needs 1152921504606846976 bytes" in said
 
 
@@ -183,7 +182,7 @@ def test_drive_takes_the_wanted_archives_and_goes_on(led: Server, tmp_path: Path
     named = {"Content-Disposition": 'attachment; filename="2_Ortho_RGB.zip"'}
     file = led.files["/2_Ortho_RGB.zip"]
     led.play(CONFIRMED, lambda request, _: request.handler.file(CONFIRMED, file, cut=2 << 20, changes=named))
-    clients.drive(DRIVE, "noBoundary", tmp_path, UNUSED)
+    clients.drive(DRIVE, "noBoundary", tmp_path, CONNECTION)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == {
         "2_Ortho_RGB.zip": images,
         "5_Labels_all_noBoundary.zip": labels,
@@ -193,9 +192,9 @@ def test_drive_takes_the_wanted_archives_and_goes_on(led: Server, tmp_path: Path
 
 def test_drive_lacks_an_archive_or_sends_something_else(led: Server, tmp_path: Path) -> None:
     serve_drive(led, {"2_Ortho_RGB.zip": b"<html>", "5_Labels_all_noBoundary.zip": zipped(b=b"x")})
-    said = sentence(lambda: clients.drive(DRIVE, "bordered", tmp_path, UNUSED))
+    said = sentence(lambda: clients.drive(DRIVE, "bordered", tmp_path, CONNECTION))
     assert "does not contain 5_Labels_all.zip, only 2_Ortho_RGB.zip, 5_Labels_all_noBoundary.zip" in said
-    said = sentence(lambda: clients.drive(DRIVE, "noBoundary", tmp_path, UNUSED))
+    said = sentence(lambda: clients.drive(DRIVE, "noBoundary", tmp_path, CONNECTION))
     assert "2_Ortho_RGB.zip as downloaded is not a zip archive" in said and not (tmp_path / "2_Ortho_RGB.zip").exists()
 
 
@@ -203,9 +202,9 @@ def test_drive_quota_and_absence(led: Server, tmp_path: Path) -> None:
     serve_drive(led, dict.fromkeys(IDS, b"x"))
     page = b'<p class="uc-error-subcaption">Too many users have viewed this file recently.</p>'
     led.on("GET", DIRECT, lambda request: request.answer(200, page, HTML))
-    assert "Too many users have viewed" in sentence(lambda: clients.drive(DRIVE, "noBoundary", tmp_path, UNUSED))
+    assert "Too many users have viewed" in sentence(lambda: clients.drive(DRIVE, "noBoundary", tmp_path, CONNECTION))
     led.functions.clear()
-    assert "status code 404" in sentence(lambda: clients.drive(DRIVE, "noBoundary", tmp_path, UNUSED))
+    assert "status code 404" in sentence(lambda: clients.drive(DRIVE, "noBoundary", tmp_path, CONNECTION))
 
 
 def test_reasons() -> None:

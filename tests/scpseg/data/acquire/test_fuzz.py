@@ -13,8 +13,7 @@ import py7zr
 import pytest
 from server import Request, Server
 
-from scpseg.data.acquire.http import Connection
-from scpseg.data.acquire.transfer import Remote, stored_members, transfer
+from scpseg.data.acquire.transfer import Connection, Remote, stored_members, transfer
 from scpseg.errors import UserError
 
 pytestmark = pytest.mark.soak

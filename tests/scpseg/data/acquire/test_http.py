@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 from server import Request, Server, headers, redirect, status
 
-from scpseg.data.acquire import http, space
+from scpseg.data.acquire import space
 from scpseg.data.acquire import transfer as downloads
-from scpseg.data.acquire.http import LONGEST_PAUSE, USER_AGENT, Connection
-from scpseg.data.acquire.transfer import Remote, transfer
+from scpseg.data.acquire.transfer import LONGEST_PAUSE, USER_AGENT, Connection, Remote, transfer
 from scpseg.errors import UserError
 
 
@@ -217,7 +216,7 @@ def test_a_page_is_read_up_to_a_limit(server: Server, connection: Connection, mo
     server.play("/b", headers(Content_Length="100"))
     assert connection.text(server.url("/b")) == "12345678"  # asked again after the short body
     assert connection.text(server.url("/none")) is None
-    monkeypatch.setattr(http, "PAGE", 7)
+    monkeypatch.setattr(downloads, "PAGE", 7)
     with pytest.raises(UserError, match="more than 7 bytes"):
         connection.text(server.url("/b"))
 

@@ -21,11 +21,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from scpseg.data.acquire import clients
-from scpseg.data.acquire.http import Connection
+from scpseg.data.acquire.transfer import Connection
 from scpseg.benchmarks import BENCHMARKS, get_benchmark
 from scpseg.errors import UserError
 
-clients.PAUSE = 0.0
+connection = Connection(sleep=lambda seconds: None)
 source = BENCHMARKS["inria"].sources[1]
 for name, change in (
     ("good", {}),
@@ -35,7 +35,7 @@ for name, change in (
     ("none", {"pattern": "data/other/**"}),
 ):
     try:
-        facts = clients.huggingface(replace(source, **change), "gt", Path(sys.argv[1]) / name, Connection())
+        facts = clients.huggingface(replace(source, **change), "gt", Path(sys.argv[1]) / name, connection)
         print(name, facts)
     except UserError as error:
         print(name, error)

@@ -16,8 +16,7 @@ from typing import Any
 import pytest
 from server import Server, chunked, cut, headers, page, redirect, status, swap
 
-from scpseg.data.acquire.http import Connection
-from scpseg.data.acquire.transfer import Remote, transfer
+from scpseg.data.acquire.transfer import Connection, Remote, transfer
 from scpseg.errors import UserError
 
 SIZE = 300_000
@@ -357,7 +356,7 @@ def test_interrupted_by_hand(server: Server, fetch: Fetch, target: Path, monkeyp
 CHILD = """
 import sys
 from pathlib import Path
-from scpseg.data.acquire.http import Connection
+from scpseg.data.acquire.transfer import Connection
 from scpseg.data.acquire.transfer import Remote, transfer
 transfer(Remote(sys.argv[1], "sub/a.7z", sha256=sys.argv[3]), Path(sys.argv[2]), Connection())
 """

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from server import Server, cut, headers, page, status, swap
 
-from scpseg.data.acquire.http import Connection
-from scpseg.data.acquire.transfer import stored_members, transfer
+from scpseg.data.acquire.transfer import Connection, stored_members, transfer
 from scpseg.errors import UserError
 
 DATA = random.Random(1).randbytes(10_500)

@@ -10,8 +10,8 @@ from server import Server, cut, page, status
 from scpseg.benchmarks import BENCHMARKS
 from scpseg.benchmarks.base import Benchmark, File, Source
 from scpseg.data.acquire import upstream as module
-from scpseg.data.acquire.http import Connection
 from scpseg.data.acquire.sources import chosen
+from scpseg.data.acquire.transfer import Connection
 from scpseg.errors import UserError
 from scpseg.params import DataParams, UpstreamParams
 

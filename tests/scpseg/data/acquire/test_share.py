@@ -10,8 +10,8 @@ from share import BEHIND, PASSWORD, PLACE, Share
 
 from scpseg.benchmarks import BENCHMARKS
 from scpseg.benchmarks.base import File, Source
-from scpseg.data.acquire import seafile
-from scpseg.data.acquire.http import Connection
+from scpseg.data.acquire import upstream
+from scpseg.data.acquire.transfer import Connection
 from scpseg.errors import UserError
 
 IMAGES, ERODED, BORDERED = os.urandom(300_000), b"eroded", b"bordered"
@@ -49,11 +49,11 @@ def test_only_the_wanted_members_are_fetched(
 ) -> None:
     share = Share(server, whole(), token_in)
     source = source_of(share)
-    seafile.members(source, "noBoundary", tmp_path, connection)
+    upstream.fetch(source, "noBoundary", tmp_path, connection)
     assert held(tmp_path) == {"2_Ortho_RGB.zip": IMAGES, "5_Labels_all_noBoundary.zip": ERODED}
     assert share.opened == 1
     assert server.sent[BEHIND] < len(share.file.content) / 2
-    seafile.members(source, "bordered", tmp_path, connection)
+    upstream.fetch(source, "bordered", tmp_path, connection)
     assert held(tmp_path)["5_Labels_all.zip"] == BORDERED
     windows = [request.headers.get("range") for request in server.asked(BEHIND)]
     assert len(windows) == len(set(windows)) + 3, "only the zip's table and the header of the images are read twice"
@@ -65,7 +65,7 @@ def test_a_session_that_ends_is_opened_again_and_the_transfer_goes_on(
     share = Share(server, whole())
     server.play(BEHIND, cut(5 << 20))
     share.expire()
-    seafile.share(source_of(share, whole=True), "", tmp_path, connection)
+    upstream.fetch(source_of(share, whole=True), "", tmp_path, connection)
     assert held(tmp_path) == {"Potsdam.zip": share.file.content}
     assert share.opened == 2
     assert server.sent[BEHIND] < len(share.file.content) + (1 << 20), "nothing was fetched twice"
@@ -74,7 +74,7 @@ def test_a_session_that_ends_is_opened_again_and_the_transfer_goes_on(
 def test_a_session_that_ends_between_members(server: Server, connection: Connection, tmp_path: Path) -> None:
     share = Share(server, whole())
     share.expire(after=1)
-    seafile.members(source_of(share), "noBoundary", tmp_path, connection)
+    upstream.fetch(source_of(share), "noBoundary", tmp_path, connection)
     assert held(tmp_path) == {"2_Ortho_RGB.zip": IMAGES, "5_Labels_all_noBoundary.zip": ERODED}
     assert share.opened == 2
 
@@ -83,21 +83,21 @@ def test_sessions_that_always_end_stop_it(server: Server, connection: Connection
     share = Share(server, whole())
     server.on("GET", BEHIND, lambda request: (share.sessions.clear(), share._send(request)))
     with pytest.raises(UserError, match="answers with a web page instead of the file"):
-        seafile.share(source_of(share, whole=True), "", tmp_path, connection)
-    assert share.opened == seafile.SESSIONS
+        upstream.fetch(source_of(share, whole=True), "", tmp_path, connection)
+    assert share.opened == upstream.SESSIONS
 
 
 def test_refusals_are_sentences(server: Server, connection: Connection, tmp_path: Path) -> None:
     share = Share(server, whole())
     with pytest.raises(UserError, match="does not accept the known password") as caught:
-        seafile.members(source_of(share, password="wrong"), "noBoundary", tmp_path, connection)
+        upstream.fetch(source_of(share, password="wrong"), "noBoundary", tmp_path, connection)
     assert "\n" not in str(caught.value) and "wrong" not in str(caught.value)
     share.token_in = "nowhere"
     with pytest.raises(UserError, match="has no token"):
-        seafile.members(source_of(share), "noBoundary", tmp_path, Connection(tries=1))
+        upstream.fetch(source_of(share), "noBoundary", tmp_path, Connection(tries=1))
     gone = replace(source_of(share), address=server.url("/f/gone/"))
     with pytest.raises(UserError, match=r"/f/gone/ does not exist"):
-        seafile.members(gone, "noBoundary", tmp_path, connection)
+        upstream.fetch(gone, "noBoundary", tmp_path, connection)
     assert not list(tmp_path.iterdir())
 
 
@@ -107,12 +107,12 @@ def test_a_share_without_the_members(server: Server, connection: Connection, tmp
         file.writestr("Potsdam/2_Ortho_RGB.zip", IMAGES)
     share = Share(server, stream.getvalue())
     with pytest.raises(UserError, match="5_Labels_all"):
-        seafile.members(source_of(share), "noBoundary", tmp_path, connection)
+        upstream.fetch(source_of(share), "noBoundary", tmp_path, connection)
     assert not held(tmp_path)
 
 
 def test_an_open_share_is_not_asked_for_its_password(server: Server, connection: Connection) -> None:
     Share(server, b"x")
     server.on("GET", PLACE, lambda request: request.answer(200, b"<p>open", {"Content-Type": "text/html"}))
-    seafile.open_share(connection, server.url(PLACE), PASSWORD)
+    upstream.open_share(connection, server.url(PLACE), PASSWORD)
     assert {request.method for request in server.requests} == {"GET"}
