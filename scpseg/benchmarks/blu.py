@@ -7,9 +7,7 @@ from scpseg.benchmarks.base import Benchmark, Class, File, Layout, Miniature, Sc
 
 def draw(side: int, seed: int, number: int) -> Scene:
     """Draw towns in open country; a corner of every fourth image is outside the survey."""
-    from scpseg.synthetic.canvas import Canvas, Material
-    from scpseg.synthetic.land import Country, Zone, draw_country
-    from scpseg.synthetic.town import Town
+    from scpseg.synthetic.scenes import Canvas, Country, Material, Town, Zone, draw_country
 
     district = Town(block=(72, 126), street=8, lot=54, house=(14.5, 10.5), houses=3, tree=3.2, garden=2, car=(5, 2.6),
                     lots={"house": 2, "hall": 2, "yard": 2, "grove": 1})  # fmt: skip

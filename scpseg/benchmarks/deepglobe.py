@@ -12,9 +12,7 @@ TERMS = (
 
 def draw(side: int, seed: int, number: int) -> Scene:
     """Draw open country; some images have a cloud, below which the land cover is unknown."""
-    from scpseg.synthetic.canvas import Canvas
-    from scpseg.synthetic.land import Country, Zone, draw_country
-    from scpseg.synthetic.town import Town
+    from scpseg.synthetic.scenes import Canvas, Country, Town, Zone, draw_country
 
     hamlet = Town(block=(58, 46), street=6, lot=14, house=(10.5, 7.5), houses=1, tree=2.8, garden=1, car=(4, 2),
                   lots={"house": 8, "grove": 1})  # fmt: skip

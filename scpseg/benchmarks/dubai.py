@@ -13,9 +13,7 @@ UNLABELLED = (0x9B, 0x9B, 0x9B)
 
 def draw(side: int, seed: int, number: int) -> Scene:
     """Draw towns between sand, gardens and the sea; a corner of every fourth image is unlabelled."""
-    from scpseg.synthetic.canvas import Canvas, Material
-    from scpseg.synthetic.land import Country, Zone, draw_country
-    from scpseg.synthetic.town import Town
+    from scpseg.synthetic.scenes import Canvas, Country, Material, Town, Zone, draw_country
 
     district = Town(block=(84, 110), street=8, lot=42, house=(15, 11), houses=2, tree=2.6, garden=1, car=(5, 2.6),
                     lots={"house": 3, "hall": 2, "yard": 2})  # fmt: skip

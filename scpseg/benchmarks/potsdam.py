@@ -26,8 +26,7 @@ BORDER = 2.0
 
 def draw(side: int, seed: int, number: int) -> Scene:
     """Draw large houses and gardens; flat roofs look like paved yards and like lawns."""
-    from scpseg.synthetic.canvas import Canvas, Material
-    from scpseg.synthetic.town import Town, draw_town
+    from scpseg.synthetic.scenes import Canvas, Material, Town, draw_town
 
     quarter = Town(block=(168, 204), street=24, lot=84, house=(50, 33), houses=1, tree=10.5, garden=7, car=(23, 11),
                    lots={"house": 3, "hall": 1, "yard": 1, "lawn": 1, "green roof": 1, "grove": 1},

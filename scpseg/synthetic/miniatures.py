@@ -138,15 +138,12 @@ def encoded(picture: Bytes, path: str) -> bytes:
 @contextmanager
 def _replacing(folder: Path) -> Iterator[Path]:
     """A temporary folder that replaces `folder` if the block succeeds; also removes what a killed run left."""
-    partial, old = folder.with_name(f".{folder.name}-partial"), folder.with_name(f".{folder.name}-old")
-    for left in (partial, old):
-        shutil.rmtree(left, ignore_errors=True)
+    partial = folder.with_name(f".{folder.name}-partial")
+    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         yield partial
-        if folder.exists():
-            folder.rename(old)
+        shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
     finally:
-        for left in (partial, old):
-            shutil.rmtree(left, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)

@@ -19,82 +19,51 @@ multiple of 16.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from scpseg.benchmarks.base import Bytes
 from scpseg.benchmarks.probe import CUE_SIDES, CUES, DIAMETERS, DISCS
 
-Bytes = NDArray[np.uint8]
-CUE, DISC = max(CUE_SIDES), max(DIAMETERS.values())
-"""Room in pixels that objects of any size get."""
-GAP = 6
-"""Minimum distance in pixels between objects, and between objects and the border."""
-BORDER = DISC // 2 + GAP
-"""Minimum distance from the centre of an object to the border."""
-NEAREST = 24
-"""Minimum distance at which a disc does not touch the cue."""
-REACH = 0.55
-"""Maximum distance relative to the side of a scene: more would leave few positions for the cue."""
-TRIES = 60
-"""Positions tried for a disc before the scene is started again."""
-TINT = (72, 0, -72)
-"""What is added to the ground's colour in the centre of an orange cue, and taken away in that of a blue one."""
-RING = -1 / 3
-"""Share of the tint in the ring, which has three times as many pixels as the centre, half as wide as the cue."""
-DISC_COLOUR = (166, 166, 166)
-CONTRAST = 40.0
-"""Of a texture to the disc's colour, on both sides."""
-GROUND_COLOUR = (112, 112, 112)
-NOISE = 7.0
-GRAINS = (0.7, 12.0)
-"""Pixels."""
+CUE, DISC = max(CUE_SIDES), max(DIAMETERS.values())  # room in pixels that objects of any size get
+GAP = 6  # minimum distance in pixels between objects, and between objects and the border
+BORDER = DISC // 2 + GAP  # minimum distance from the centre of an object to the border
+NEAREST = 24  # minimum distance at which a disc does not touch the cue
+REACH = 0.55  # maximum distance relative to the side of a scene: more would leave few positions for the cue
+TRIES = 60  # positions tried for a disc before the scene is started again
+TINT = (72, 0, -72)  # added to the ground's colour in the centre of an orange cue, taken away in that of a blue one
+RING = (
+    -1 / 3
+)  # share of the tint in the ring, three times as many pixels as the centre, which is half as wide as the cue
+DISC_COLOUR, GROUND_COLOUR = (166, 166, 166), (112, 112, 112)
+CONTRAST = 40.0  # of a texture to the disc's colour, on both sides
+NOISE, GRAINS = 7.0, (0.7, 12.0)  # standard deviation of each, and their sizes in pixels
 
 
-@dataclass(frozen=True)
-class Disc:
-    """A disc with its texture.
-
-    Attributes:
-        row: of the centre, a corner of pixels: `row` pixels are above it.
-        column: of the centre, a corner of pixels.
-        distance: to the cue's centre in pixels.
-        detail: side in pixels of its bars or squares, a key of DIAMETERS.
-        texture: 0 striped, 1 chequered.
-        upright: whether stripes are vertical.
-        sign: 1 or -1, the brightness of the part at the centre.
-    """
+class Disc(NamedTuple):
+    """A disc with its texture; its centre is a corner of pixels, with `row` pixels above it."""
 
     row: int
     column: int
-    distance: int
-    detail: int
-    texture: int
-    upright: bool
-    sign: int
+    distance: int  # to the cue's centre in pixels
+    detail: int  # side in pixels of its bars or squares, a key of DIAMETERS
+    texture: int  # 0 striped, 1 chequered
+    upright: bool  # whether stripes are vertical
+    sign: int  # 1 or -1, the brightness of the part at the centre
 
 
-@dataclass(frozen=True)
-class ProbeScene:
-    """An image, its labels and the objects in it.
+class ProbeScene(NamedTuple):
+    """An image, its labels and the objects in it."""
 
-    Attributes:
-        image: (H, W, 3) uint8.
-        label: (H, W) uint8 training ids.
-        kind: 0 or 1, the kind of the cue and of all discs.
-        cue: row and column of the cue's centre, as for a disc.
-        side: of the cue in pixels, one of CUE_SIDES.
-        discs: from nearest to farthest, one of each detail at every distance.
-    """
-
-    image: Bytes
-    label: Bytes
-    kind: int
-    cue: tuple[int, int]
-    side: int
-    discs: tuple[Disc, ...]
+    image: Bytes  # (H, W, 3)
+    label: Bytes  # (H, W) training ids
+    kind: int  # 0 or 1, the kind of the cue and of all discs
+    cue: tuple[int, int]  # row and column of the cue's centre, as for a disc
+    side: int  # of the cue in pixels, one of CUE_SIDES
+    discs: tuple[Disc, ...]  # from nearest to farthest, one of each detail at every distance
 
 
 def distances(side: int) -> tuple[int, ...]:
@@ -159,9 +128,8 @@ def _free_place(
     """A centre on the square of half side `distance` around the cue, or None if no position was found."""
     for _ in range(TRIES):
         far, along = int(rng.choice((-distance, distance))), int(rng.integers(-distance, distance + 1))
-        down, right = (far, along) if rng.integers(2) else (along, far)
-        y, x = row + down, column + right
-        inside = all(BORDER <= value <= side - BORDER for value in (y, x))
+        y, x = (row + far, column + along) if rng.integers(2) else (row + along, column + far)
+        inside = min(y, x) >= BORDER and max(y, x) <= side - BORDER
         if inside and all(max(abs(y - other.row), abs(x - other.column)) >= DISC + GAP for other in others):
             return y, x
     return None
