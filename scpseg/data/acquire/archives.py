@@ -35,17 +35,11 @@ class Group(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """Contents of an archive according to its headers, without unpacking.
+    """Contents of an archive according to its headers, without unpacking, by path <archive>/<member>."""
 
-    Attributes:
-        files: declared bytes by path <archive>/<member>, including members of zips that are stored in a zip.
-        hidden: declared bytes of inner zips that must be unpacked before their members are known.
-        unreadable: reasons why files in `files` and `hidden` cannot be unpacked here.
-    """
-
-    files: dict[str, int]
-    hidden: dict[str, int]
-    unreadable: dict[str, str]
+    files: dict[str, int]  # declared bytes of the files, including members of zips that are stored in a zip
+    hidden: dict[str, int]  # declared bytes of inner zips that must be unpacked before their members are known
+    unreadable: dict[str, str]  # reasons why some of these cannot be unpacked here
 
     def holds(self, wanted: Wanted) -> bool:
         """Whether a member is wanted, or an archive inside might have one; UserError if it cannot be unpacked."""

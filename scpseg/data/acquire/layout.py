@@ -31,19 +31,12 @@ class Slot(NamedTuple):
 
 
 class Pairing(NamedTuple):
-    """The images that have a label.
+    """The images that have a label."""
 
-    Attributes:
-        ids: those of each split, in the order of its list.
-        paths: the file of each slot.
-        expected: how many the lists name by split.
-        warnings: sentences for people.
-    """
-
-    ids: Mapping[str, tuple[str, ...]]
-    paths: Mapping[Slot, str]
-    expected: Mapping[str, int]
-    warnings: tuple[str, ...]
+    ids: Mapping[str, tuple[str, ...]]  # those of each split, in the order of its list
+    paths: Mapping[Slot, str]  # the file of each slot
+    expected: Mapping[str, int]  # how many the lists name by split
+    warnings: tuple[str, ...]  # sentences for people
 
 
 def role_of(spec: Benchmark, variant: str, path: str) -> Slot | None:

@@ -39,21 +39,13 @@ class FileRecord(NamedTuple):
 
 @dataclass(frozen=True)
 class Manifest:
-    """The files of a benchmark.
-
-    Attributes:
-        benchmark: name of the benchmark.
-        source: 'mirror' (synthetic miniatures), 'folder' (the user's files) or 'upstream' (downloaded).
-        labels: kind of labels.
-        archives: archives with images and labels, with every part of split ones; path is `name` in JSON.
-        files: images and labels outside archives.
-    """
+    """The files of a benchmark."""
 
     benchmark: str
-    source: str
-    labels: str
-    archives: tuple[FileRecord, ...]
-    files: tuple[FileRecord, ...]
+    source: str  # 'mirror' (synthetic miniatures), 'folder' (the user's files) or 'upstream' (downloaded)
+    labels: str  # kind of labels
+    archives: tuple[FileRecord, ...]  # with images and labels, every part of split ones; path is `name` in JSON
+    files: tuple[FileRecord, ...]  # images and labels outside archives
 
     @property
     def synthetic(self) -> bool:
@@ -77,11 +69,7 @@ class Manifest:
 
 
 def read_listed(path: Path) -> tuple[FileRecord, ...]:
-    """The archives that a list of a mirror on this machine names: {"archives": [{"name", "size", "sha256"}]}.
-
-    Raises:
-        UserError: it is damaged.
-    """
+    """The archives that a list of a mirror on this machine names; UserError if it is damaged."""
     return _records(path, read_json(path, {"archives": _ARCHIVES})["archives"], "name")
 
 
@@ -89,8 +77,7 @@ def _records(path: Path, entries: Sequence[dict[str, Any]], name: str) -> tuple[
     found = tuple(FileRecord(entry[name], entry["size"], entry["sha256"]) for entry in entries)
     for record in found:
         # A name of another folder, or one that no system can open.
-        inside = not Path(record.path).is_absolute() and ".." not in record.path and "\0" not in record.path
-        if record.size < 0 or not inside:
+        if record.size < 0 or Path(record.path).is_absolute() or ".." in record.path or "\0" in record.path:
             raise damaged(path, f"names {record.path!r} of {record.size} bytes, which was never written")
     return found
 
@@ -208,10 +195,10 @@ def _expect_both(spec: Benchmark, variant: str, paths: Iterable[str], data: Data
     lacking = " and ".join(f"no {kind}" for kind in ("image", "label") if kind not in kinds)
     if lacking:
         where = "expected is" if from_network(data) else f"expected there, or in its folder {spec.name}/, is"
+        ends = " and ".join(map(_readable, (spec.layout.image, spec.layout.labels[variant])))
         raise UserError(
             f"data.source {data.source!r} has {lacking} of {spec.name}; {where} an archive (.zip, .7z, .7z.001, ...) "
-            f"or files with paths that end like {_readable(spec.layout.image)} and "
-            f"{_readable(spec.layout.labels[variant])}"
+            f"or files with paths that end like {ends}"
         )
 
 
@@ -231,11 +218,9 @@ def cache_folder(benchmark: str, data: DataParams) -> Path:
         folder = root() / Path(os.environ.get("SCPSEG_CACHE") or data.cache).expanduser() / benchmark
     except RuntimeError as error:
         raise unusable_cache(data, "that home directory does not exist") from error
-    for part in (folder / UPSTREAM, folder, *folder.parents):
-        if part.exists():
-            if part.is_dir():
-                break
-            raise unusable_cache(data, f"{part} is not a directory")
+    there = next(part for part in (folder / UPSTREAM, folder, *folder.parents) if part.exists())
+    if not there.is_dir():
+        raise unusable_cache(data, f"{there} is not a directory")
     return folder
 
 
@@ -291,17 +276,14 @@ def verify_archives(folder: Path, records: Sequence[FileRecord], remedy: str) ->
     """Check the sizes, then the SHA-256 of archives; `remedy` ends the message of the UserError."""
     for record in records:
         size = file_size(folder / record.path)
-        if size is None:
-            raise UserError(f"archive {record.path} is missing; {remedy}")
         if size != record.size:
-            why = "is truncated" if size < record.size else "is too long"
-            raise UserError(f"archive {record.path} {why}: {size} bytes instead of {record.size}; {remedy}")
+            why = "is missing" if size is None else "is truncated" if size < record.size else "is too long"
+            why += f": {size} bytes instead of {record.size}" if size is not None else ""
+            raise UserError(f"archive {record.path} {why}; {remedy}")
     for record, found in zip(records, hash_files(folder, [r.path for r in records], "checking archives"), strict=True):
         if found.sha256 != record.sha256:
-            raise UserError(
-                f"archive {record.path} has the wrong checksum: SHA-256 {found.sha256} "
-                f"instead of {record.sha256}; {remedy}"
-            )
+            why = f"SHA-256 {found.sha256} instead of {record.sha256}"
+            raise UserError(f"archive {record.path} has the wrong checksum: {why}; {remedy}")
 
 
 def _folder(spec: Benchmark, variant: str, data: DataParams, upstream: UpstreamParams) -> Path:

@@ -68,15 +68,14 @@ def check_upstream(params: Params) -> None:
         UserError: a name is neither a source of its benchmark nor an address, an address would write a secret to
             dvc.lock, or a host name is not valid.
     """
-    upstream = params.upstream
     source = params.section("data", DataParams).source
     if "://" in source and (why := _address_problem(source)):
         raise params.invalid("data.source", address(source), why)
     for spec in (spec for spec in BENCHMARKS.values() if not spec.invented):
-        for name in upstream.of(spec.name):
-            if why := source_problem(spec, name) or (_address_problem(name) if "://" in name else None):
+        for name in params.upstream.of(spec.name):
+            if why := source_problem(spec, name) or ("://" in name and _address_problem(name)) or None:
                 raise params.invalid(f"upstream.{spec.name}", address(name) if "://" in name else name, why)
-    for host in upstream.unverified_hosts:
+    for host in params.upstream.unverified_hosts:
         if not host or urlsplit(f"//{host}").hostname != host:
             why = "it is not a host name in lower case, like files.inria.fr"
             raise params.invalid("upstream.unverified_hosts", host, why)

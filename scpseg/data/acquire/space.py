@@ -29,12 +29,14 @@ def free_bytes(folder: Path) -> int:
 
 def check_space(folder: Path, needed: int, what: str) -> None:
     """Raise a UserError if less than `needed` bytes and a margin are free on the disk of `folder`."""
+    if needed + MARGIN > free_bytes(folder):
+        todo = "free some space, or move data.cache or the repository to a larger disk"
+        raise UserError(f"{_room(folder, needed, what)}; {todo}")
+
+
+def _room(folder: Path, needed: int, what: str) -> str:
     free = free_bytes(folder)
-    if needed + MARGIN > free:
-        raise UserError(
-            f"{what} needs {needed} bytes ({size_text(needed)}), but {free} bytes ({size_text(free)}) are free; "
-            "free some space, or move data.cache or the repository to a larger disk"
-        )
+    return f"{what} needs {needed} bytes ({size_text(needed)}), but {free} bytes ({size_text(free)}) are free"
 
 
 @contextmanager
@@ -45,8 +47,5 @@ def full_disk_named(folder: Path, needed: int, what: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in FULL:
             raise
-        free = free_bytes(folder)
-        raise UserError(
-            f"the disk is full while {what}, which needs {needed} bytes ({size_text(needed)}), {free} bytes "
-            f"({size_text(free)}) are free; free some space and run the same command again"
-        ) from error
+        why = _room(folder, needed, f"the disk is full while {what}, which")
+        raise UserError(f"{why}; free some space and run the same command again") from error

@@ -18,7 +18,10 @@ from scpseg.errors import UserError
 from scpseg.params import DataParams, UpstreamParams
 
 SECONDS = 5.0  # that a server may take to say that it is there
-WIDTH = 118
+WRAPPER = textwrap.TextWrapper(
+    118, initial_indent="  ", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+)
+"""Keeps addresses and paths whole."""
 COLUMNS = (18, 18, 30, 22, 22)
 HEAD = ("source", "reachable", "in the cache", "to fetch", "disk in the cache")
 
@@ -34,37 +37,29 @@ def survey(
     state = "prepared" if (store / "index.json").is_file() else "not prepared"
     needs = f"needs about {size_text(needed)}, {size_text(free_bytes(store))} free"
     lines = [f"{spec.name}, labels {labels}", f"  store {store.as_posix()}: {state}; {needs}"]
-    if from_network(data):
-        return lines + _sources(spec, labels, data, upstream)
-    return lines + _wrapped(f"source {data.source}: {_local(spec, labels, data)}")
-
-
-def _sources(spec: Benchmark, labels: str, data: DataParams, upstream: UpstreamParams) -> list[str]:
+    if not from_network(data):
+        return lines + WRAPPER.wrap(f"source {data.source}: {_local(spec, labels, data)}")
     base = cache_folder(spec.name, data) / UPSTREAM
-    lines = [f"  cache {cache_folder(spec.name, data)}: {size_text(free_bytes(base))} free"]
+    lines.append(f"  cache {base.parent}: {size_text(free_bytes(base))} free")
     if brought(base):
-        lines += _wrapped(f"files in {base / BY_HAND} are used before every source")
+        lines += WRAPPER.wrap(f"files in {base / BY_HAND} are used before every source")
     sources, notes = chosen(spec, data, upstream), []
     with ThreadPoolExecutor(max(len(sources), 1)) as pool:
         answers = list(pool.map(lambda source: reachable(source, upstream), sources))
-    lines += [_row(HEAD)] if sources else _wrapped(f"upstream.{spec.name} names no source")
+    lines += [_row(HEAD)] if sources else WRAPPER.wrap(f"upstream.{spec.name} names no source")
     for source, answer in zip(sources, answers, strict=True):
         there, fetch, lacking = _there(base, source, labels)
         disk = "unknown" if source.disk is None else rough(source.disk, source)
         lines.append(_row((source.name, answer, there, fetch, disk)))
-        if lacking:
-            notes += _wrapped(f"missing of {source.name}: {', '.join(lacking)}")
-        if source.notes:
-            notes += _wrapped(f"{source.name}: {source.notes}")
-    return [*lines, *notes, *_wrapped(f"without any source, by hand: {by_hand(spec, base)}")]
+        notes += WRAPPER.wrap(f"missing of {source.name}: {', '.join(lacking)}") if lacking else []
+        notes += WRAPPER.wrap(f"{source.name}: {source.notes}") if source.notes else []
+    return [*lines, *notes, *WRAPPER.wrap(f"without any source, by hand: {by_hand(spec, base)}")]
 
 
 def reachable(source: Source, upstream: UpstreamParams) -> str:
     """Whether the server of a source answers, in a word or two."""
-    if source.how == "files":
-        url = f"{source.address}/{source.files[0].name}"
-    else:
-        url = source.address if "://" in source.address else source.page
+    url = source.address if "://" in source.address else source.page
+    url += f"/{source.files[0].name}" if source.how == "files" else ""
     connection = Connection(upstream.unverified_hosts, connect=SECONDS, read=SECONDS, tries=1)
     try:
         with connection.open(url, method="HEAD", allowed=range(400, 600)) as response:
@@ -106,9 +101,3 @@ def _local(spec: Benchmark, labels: str, data: DataParams) -> str:
 
 def _row(cells: tuple[str, ...]) -> str:
     return "  " + "".join(f"{cell:{width - 2}}  " for cell, width in zip(cells, COLUMNS, strict=True)).rstrip()
-
-
-def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(
-        text, WIDTH, initial_indent="  ", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
-    )

@@ -316,24 +316,15 @@ def _version(response: requests.Response) -> str:
 
 @dataclass(frozen=True)
 class Remote:
-    """A file at an address, or a window of it.
+    """A file at an address, or a window of it."""
 
-    Attributes:
-        url: its address, http or https.
-        name: relative posix path of the copy in the target folder.
-        size: bytes, if known.
-        sha256: hex checksum, if known; also `md5`.
-        crc32: checksum from a zip, if known.
-        first: start of the window [first, first + size) in the file; a window needs `size`.
-    """
-
-    url: str
-    name: str
-    size: int | None = None
-    sha256: str | None = None
+    url: str  # http or https
+    name: str  # relative posix path of the copy in the target folder
+    size: int | None = None  # bytes, if known
+    sha256: str | None = None  # hex checksum, if known
     md5: str | None = None
-    crc32: int | None = None
-    first: int = 0
+    crc32: int | None = None  # from a zip
+    first: int = 0  # start of the window [first, first + size) in the file; a window needs `size`
 
     def __post_init__(self) -> None:
         """Reject names that leave the folder, are hidden or end like an unfinished file."""

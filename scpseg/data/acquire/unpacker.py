@@ -30,10 +30,8 @@ LISTING_SECONDS = 600  # of CPU time to read the list of members
 MEMBERS = 1 << 20  # maximum number
 REPORT_EVERY = 64 << 20  # unpacked bytes between two progress reports
 SEVEN_ZIP_START = 32  # bytes of a 7z file's first header, which contains the position of the other one
-SEVEN_ZIP_CODERS = {b"\0": "copy", b"\x21": "LZMA2", b"\3\1\1": "LZMA", b"\3": "delta", b"\3\3\1\3": "BCJ"} | {
-    b"\4\1\x08": "deflate",
-    b"\4\2\2": "bzip2",
-}
+SEVEN_ZIP_CODERS = {b"\0": "copy", b"\x21": "LZMA2", b"\3\1\1": "LZMA", b"\3": "delta", b"\3\3\1\3": "BCJ"}
+SEVEN_ZIP_CODERS |= {b"\4\1\x08": "deflate", b"\4\2\2": "bzip2"}
 """Supported coders; others crash on damaged input or are not supported by py7zr."""
 UNSUPPORTED = ("PasswordRequired", "UnsupportedCompressionMethodError")  # errors of py7zr
 ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
@@ -74,12 +72,12 @@ class _Joined(io.RawIOBase):
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
         view = memoryview(buffer).cast("B")
         for file, start, end in zip(self.files, self.starts, self.starts[1:], strict=False):
-            if start <= self.position < min(end, self.end):
+            end = min(end, self.end)
+            if start <= self.position < end:
                 file.seek(self.position - start)
-                data = file.read(min(len(view), min(end, self.end) - self.position))
-                view[: len(data)] = data
-                self.position += len(data)
-                return len(data)
+                count = file.readinto(view[: end - self.position])  # type: ignore[attr-defined]
+                self.position += count
+                return int(count)
         return 0
 
 
@@ -144,14 +142,11 @@ class _Zip:
 
     def _member(self, name: str, info: zipfile.ZipInfo) -> Member:
         method = info.compress_type
-        if info.flag_bits & 1:
-            return Member(info, info.file_size, "is encrypted")
-        if method not in ZIP_METHODS:
-            known = zipfile.compressor_names.get(method, "unknown")  # type: ignore[attr-defined]
-            why = f"is compressed with method {method} ({known}), which is not supported"
+        known = zipfile.compressor_names.get(method, "unknown")  # type: ignore[attr-defined]
+        why = "" if method in ZIP_METHODS else f"is compressed with method {method} ({known}), which is not supported"
+        why = "is encrypted" if info.flag_bits & 1 else why
+        if why or method != zipfile.ZIP_STORED or not _is_zip(name):
             return Member(info, info.file_size, why)
-        if method != zipfile.ZIP_STORED or not _is_zip(name):
-            return Member(info, info.file_size)
         self.stream.seek(info.header_offset)
         header = ZIP_LOCAL.unpack(self.stream.read(ZIP_LOCAL.size))
         return Member(info, info.file_size, start=info.header_offset + ZIP_LOCAL.size + sum(header))
@@ -182,16 +177,12 @@ class _SevenZip:
 
         self.py7zr, self.file = py7zr, py7zr.SevenZipFile(stream)
         streams = self.file.header.main_streams
-        for coder in (coder for folder in (streams.unpackinfo.folders if streams else ()) for coder in folder.coders):
-            if coder["method"] not in SEVEN_ZIP_CODERS:
-                raise Rejected(
-                    f"uses the 7z coder {coder['method'].hex()}, which is not supported (supported: "
-                    f"{', '.join(SEVEN_ZIP_CODERS.values())}); {UNPACK}"
-                )
-        special = "a link or a special file"
-        infos = _safe(
-            (i.filename, "" if i.is_file or i.is_directory else special, i.is_directory, i) for i in self.file.list()
-        )
+        for folder in streams.unpackinfo.folders if streams else ():
+            for coder in (coder["method"] for coder in folder.coders if coder["method"] not in SEVEN_ZIP_CODERS):
+                known = f"supported: {', '.join(SEVEN_ZIP_CODERS.values())}"
+                raise Rejected(f"uses the 7z coder {coder.hex()}, which is not supported ({known}); {UNPACK}")
+        kinds = {True: "", False: "a link or a special file"}
+        infos = _safe((i.filename, kinds[i.is_file or i.is_directory], i.is_directory, i) for i in self.file.list())
         self.members = {name: Member(info, info.uncompressed or 0) for name, info in infos.items()}
 
     def extract(self, names: Sequence[str], begin: Callable[[str], _Output]) -> None:

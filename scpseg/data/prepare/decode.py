@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tifffile
@@ -38,23 +38,14 @@ OPAQUE = 255
 REDUCED, MASK = 1, 4  # bits of TIFF's NewSubfileType: a thumbnail or overview, a transparency mask
 
 
-@dataclass(frozen=True)
-class Label:
-    """A decoded label.
+class Label(NamedTuple):
+    """A decoded label."""
 
-    Attributes:
-        ids: (H, W) uint8 training ids, 255 = ignored.
-        pixels: number of pixels of each training id.
-        ignored: number of pixels that are 255, including unknown ones.
-        unknown: number of pixels with a colour of no class.
-        near: with threshold decoding, number of pixels with a channel within 40 of 128; otherwise 0.
-    """
-
-    ids: Pixels
-    pixels: tuple[int, ...]
-    ignored: int
-    unknown: int
-    near: int
+    ids: Pixels  # (H, W) training ids, 255 = ignored
+    pixels: tuple[int, ...]  # number of pixels of each training id
+    ignored: int  # number of pixels that are 255, including unknown ones
+    unknown: int  # number of pixels with a colour of no class
+    near: int  # with threshold decoding, number of pixels with a channel within 40 of 128; otherwise 0
 
 
 def read_size(path: Path, name: str) -> tuple[int, int]:
@@ -119,9 +110,8 @@ def decode_label(pixels: Pixels, spec: Benchmark, name: str, ignore_first: bool 
         UserError: wrong number of bands, or more pixels with an unknown colour than `spec.unknown_share`; with
             threshold decoding, more pixels near the threshold than NEAR_SHARE, or class ids instead of colours.
     """
-    grey = pixels.ndim == 2
     only_grey = all(len(set(cls.colour)) == 1 for cls in spec.classes)
-    if (grey and not only_grey) or (not grey and pixels.shape[2] != 3):
+    if not only_grey if pixels.ndim == 2 else pixels.shape[2] != 3:
         raise UserError(f"{name} has {_bands(pixels)}; expected a label of {'1 or ' if only_grey else ''}3 bands (RGB)")
     cut = spec.decoding == "threshold"
     table = _table(spec, ignore_first)
@@ -189,8 +179,7 @@ def _unknown_text(pixels: Pixels, ids: Pixels, spec: Benchmark, unknown: int) ->
     found = np.flatnonzero(ids == UNKNOWN)[:SAMPLE]
     row, column = divmod(int(found[0]), ids.shape[1])
     colours = pixels.reshape(ids.size, -1)[found]
-    first = tuple(colours[0].tolist())
-    others = [tuple(colour.tolist()) for colour in np.unique(colours, axis=0)[:SHOWN]]
+    first, *others = (tuple(colour.tolist()) for colour in (colours[0], *np.unique(colours, axis=0)[:SHOWN]))
     return (
         f"{unknown} of {ids.size} pixels have a colour of no class (at most {spec.unknown_share:.1%} may), "
         f"the first at row {row}, column {column} is {first}; colours found: {', '.join(map(str, others))}"

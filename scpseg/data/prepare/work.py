@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -19,30 +19,21 @@ from scpseg.files import damaged, read_json, sha256, write_json
 Record = dict[str, Any]
 """Record of a decoded file: slot, path, bytes, sha256, height, width, array_sha256, and counts of a label."""
 COUNTS = ("ignored", "unknown", "near")
-_RECORD = {
-    "slot": [str, str, str, int],
-    "path": str,
-    "bytes": int,
-    "sha256": str,
-    "height": int,
-    "width": int,
-    "array_sha256": str,
-}
+_RECORD: dict[str, Any] = dict.fromkeys(("path", "sha256", "array_sha256"), str) | dict.fromkeys(
+    ("bytes", "height", "width"), int
+)
+_RECORD |= {"slot": [str, str, str, int]}
 _LABEL = {**_RECORD, "pixels": [int], **dict.fromkeys(COUNTS, int)}
 
 
-@dataclass(frozen=True)
-class Choice:
-    """Choices from the parameters: name of the split and its lists, partial benchmarks allowed, label id 0 ignored.
+class Choice(NamedTuple):
+    """Choices from the parameters."""
 
-    `folds` has the lists of each fold of a rotation, of which `lists` is the first; it is empty for other splits.
-    """
-
-    split: str
-    lists: Ids
-    partial: bool
-    ignore_first: bool
-    folds: tuple[Ids, ...] = ()
+    split: str  # its name
+    lists: Ids  # its lists; of a rotation, those of the first fold
+    partial: bool  # whether a part of the benchmark is enough
+    ignore_first: bool  # whether training id 0 is ignored
+    folds: tuple[Ids, ...] = ()  # the lists of each fold of a rotation; empty for other splits
 
 
 @dataclass(frozen=True)
@@ -76,10 +67,9 @@ class Job:
 
     def array(self, slot: Slot, whole: bool = False) -> Path:
         """Path of the array of a slot; with `whole`, of the image or label of which it is a part."""
-        layout = self.spec.layout
-        split = slot.split
-        folder = self.store if whole or layout.rows * layout.columns == 1 else self.folder / "parts" / str(slot.number)
-        return (image_path if slot.kind == "image" else label_path)(folder, split, slot.id)
+        whole = whole or self.spec.layout.rows * self.spec.layout.columns == 1
+        folder = self.store if whole else self.folder / "parts" / str(slot.number)
+        return (image_path if slot.kind == "image" else label_path)(folder, slot.split, slot.id)
 
     def record(self, slot: Slot) -> Path:
         """Path of the record of a decoded file; written last, so it marks a finished file."""
@@ -110,19 +100,14 @@ class Job:
             raise UserError(f"{found}; crop it to at most that size")
 
 
-@dataclass(frozen=True)
-class Task:
-    """A file: its slot, its path in the manifest or archive, and where its bytes are now.
-
-    `sha256` is that of the manifest; None for a file from a verified archive in the spool, which is deleted after it is
-    decoded.
-    """
+class Task(NamedTuple):
+    """A file to decode."""
 
     job: Job
     slot: Slot
-    path: str
-    place: Path
-    sha256: str | None
+    path: str  # in the manifest or archive
+    place: Path  # where its bytes are now
+    sha256: str | None  # in the manifest; None for a file from a verified archive, which is deleted when it is decoded
 
 
 def array_bytes(kind: Kind, height: int, width: int) -> int:
@@ -167,11 +152,11 @@ def decode_file(task: Task) -> Record:
 def check_same(record: Record, other: Record) -> None:
     """Raise a UserError where an image and its label have different sizes."""
     image, label = (record, other) if "pixels" in other else (other, record)
-    sizes = [(one["height"], one["width"]) for one in (image, label)]
+    sizes = [f"{one['height']} x {one['width']}" for one in (image, label)]
     if sizes[0] != sizes[1]:
         raise UserError(
-            f"{image['path']} has {sizes[0][0]} x {sizes[0][1]} pixels (height x width), but its label "
-            f"{label['path']} has {sizes[1][0]} x {sizes[1][1]}; download both again"
+            f"{image['path']} has {sizes[0]} pixels (height x width), but its label {label['path']} has {sizes[1]}; "
+            "download both again"
         )
 
 
