@@ -86,12 +86,8 @@ def list_members(group: Group, folder: Path) -> Listing:
 def read_members(group: Group, folder: Path, wanted: Wanted, spool: Path, most: int | None = None) -> Unpacked:
     """Unpack the wanted members of an archive in `folder`, also those of zips stored in it, as files in `spool`.
 
-    Args:
-        group: the archive.
-        folder: folder of the archive.
-        wanted: called once with the path <archive>/<member> of each member.
-        spool: existing folder.
-        most: maximum size of a wanted member in bytes.
+    `wanted` is called once with the path <archive>/<member> of each member; `most` is the maximum size of a wanted
+    member in bytes. `spool` exists.
 
     Yields:
         Path of the member, and its file, which the caller deletes. The next member is unpacked on the next iteration.
@@ -105,10 +101,8 @@ def read_members(group: Group, folder: Path, wanted: Wanted, spool: Path, most: 
         listing.expect_readable(paths)
         for path in paths:
             if most is not None and listing.files[path] > most:
-                raise UserError(
-                    f"{path} declares {listing.files[path]} bytes, more than the {most} bytes of the largest file "
-                    "expected; the archive is damaged or hostile: fetch it from a trusted source"
-                )
+                why = f"declares {listing.files[path]} bytes, more than the {most} bytes of the largest file expected"
+                raise UserError(f"{path} {why}; the archive is damaged or hostile: fetch it from a trusted source")
         yield from unpacker.extract(paths, spool)
 
 
@@ -193,9 +187,8 @@ class _Unpacker:
             show(reply["at"])
         code = self.process.wait()
         raise UserError(
-            f"{self.group.name}: the process that unpacks it ended with status {code}, so the archive is damaged, "
-            "hostile or larger than the memory; fetch it from a trusted source, or unpack it yourself and name the "
-            "folder in data.source"
+            f"{self.group.name}: the process that unpacks it ended with status {code}, so it is damaged, hostile or "
+            "larger than the memory; fetch it from a trusted source, or unpack it and name the folder in data.source"
         )
 
     def _send(self, value: object) -> None:

@@ -19,10 +19,7 @@ EXTRACT = "_for_participants"
 
 
 class Slot(NamedTuple):
-    """What a file is or becomes: the image or label of an id in a split, or part `number` of it, counted from 0.
-
-    Of a file alone the split is that of its folder, '' where folders do not give the split.
-    """
+    """What a file is or becomes: the image or label of an id in a split ('' = not known), or part `number` of it."""
 
     split: str
     id: str
@@ -51,15 +48,10 @@ def role_of(spec: Benchmark, variant: str, path: str) -> Slot | None:
 
 
 def pair_files(spec: Benchmark, variant: str, split: str, lists: Ids, paths: Iterable[str], partial: bool) -> Pairing:
-    """Pair images with labels, and sort them into splits.
+    """Pair the files at posix `paths`, images with labels, and sort them into splits.
 
-    Args:
-        spec: the benchmark.
-        variant: kind of labels.
-        split: name of the split, for messages.
-        lists: ids by 'train', 'val', 'test'; empty if folders define the split.
-        paths: posix paths of the manifest's files.
-        partial: whether a part of the benchmark is enough.
+    `lists` has the ids of split `split`; it is empty if folders define the split. With `partial`, a part of the
+    benchmark is enough.
 
     Raises:
         UserError: two files for one id, an image without label, a missing part of an image, or a missing image although
@@ -89,10 +81,8 @@ def pair_files(spec: Benchmark, variant: str, split: str, lists: Ids, paths: Ite
     for part, id in ((part, id) for part, ids in chosen.items() for id in ids):
         key = key_of(part, id)
         if key not in labels:
-            raise UserError(
-                f"{spec.name}: image {min(images[key].values())} has no label file ({variant}); "
-                "add the label or remove the image"
-            )
+            why = f"image {min(images[key].values())} has no label file ({variant})"
+            raise UserError(f"{spec.name}: {why}; add the label or remove the image")
         for kind, there in zip(KINDS, (images[key], labels[key]), strict=True):
             slots |= {Slot(part, id, kind, number): path for number, path in _parts(spec, there).items()}
     used = {key_of(part, id) for part, ids in lists.items() for id in ids}
@@ -114,27 +104,22 @@ def pair_files(spec: Benchmark, variant: str, split: str, lists: Ids, paths: Ite
             warnings.append(f"{spec.name}: {found} images in train/val/test, but {published} are published")
     total = f"{sum(counts.values())} of {sum(expected.values())} images of split {split!r} found"
     if not any(counts.values()):
-        raise UserError(
-            f"{spec.name}: {total}; put images of its lists into data.source, or name other lists in {spec.name}.split"
-        )
+        todo = f"put images of its lists into data.source, or name other lists in {spec.name}.split"
+        raise UserError(f"{spec.name}: {total}; {todo}")
     empty = [part for part, number in expected.items() if number and not counts[part]]
     if (missing or empty) and not partial:
         parts = ", ".join(f"{part} {counts[part]} of {number}" for part, number in expected.items())
         lacking = f"missing e.g. {_few(missing)}" if missing else f"no image in {' and '.join(empty)}"
-        raise UserError(
-            f"{spec.name}: only {total} ({parts}), {lacking}; complete data.source, "
-            "or set data.partial: true to use the part that is there"
-        )
+        todo = "complete data.source, or set data.partial: true to use the part that is there"
+        raise UserError(f"{spec.name}: only {total} ({parts}), {lacking}; {todo}")
     return Pairing(chosen, slots, expected, tuple(warnings))
 
 
 def _parts(spec: Benchmark, files: Mapping[int, str]) -> dict[int, str]:
     count = spec.layout.rows * spec.layout.columns
     if lacking := [str(number + 1) for number in range(count) if number not in files]:
-        raise UserError(
-            f"{spec.name}: of the {count} parts that {min(files.values())} belongs to, part {', '.join(lacking)} is "
-            "missing; add it, or remove the others"
-        )
+        why = f"of the {count} parts that {min(files.values())} belongs to, part {', '.join(lacking)} is missing"
+        raise UserError(f"{spec.name}: {why}; add it, or remove the others")
     return {number: files[number] for number in range(count)}
 
 

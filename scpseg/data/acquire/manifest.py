@@ -116,10 +116,8 @@ def locate(spec: Benchmark, manifest: Manifest, data: DataParams, upstream: Upst
     """
     again = f"run `dvc repro -f download@{spec.name}`"
     if _kind(data) != manifest.source:
-        raise UserError(
-            f"the manifest of {spec.name} was made from source {manifest.source}, "
-            f"data.source is {data.source!r}; {again}"
-        )
+        made = f"the manifest of {spec.name} was made from source {manifest.source}"
+        raise UserError(f"{made}, data.source is {data.source!r}; {again}")
     folder = _folder(spec, manifest.labels, data, upstream)
     for record in manifest.files:
         size = file_size(folder / record.path)
@@ -164,18 +162,16 @@ def _expect_readable(folder: Path, paths: Iterable[str]) -> None:
         if CONTROL.search(path):
             raise UserError(f"{path!a} in {folder} has a name that is not valid text; rename it")
         if not (folder / path).is_file():
-            raise UserError(
-                f"{folder / path} is not a file that can be read, but a broken link, a pipe or a device; remove it"
-            )
+            why = "is not a file that can be read, but a broken link, a pipe or a device"
+            raise UserError(f"{folder / path} {why}; remove it")
 
 
 def _walk(folder: Path) -> Iterator[str]:
     """Relative posix paths of all files, also through links; each real directory is visited once."""
 
     def unreadable(error: OSError) -> NoReturn:
-        raise UserError(
-            f"{error.filename} cannot be read ({error.strerror}); change its permissions, or move it out of {folder}"
-        ) from error
+        todo = f"change its permissions, or move it out of {folder}"
+        raise UserError(f"{error.filename} cannot be read ({error.strerror}); {todo}") from error
 
     seen = set()
     for here, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):

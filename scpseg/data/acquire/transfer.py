@@ -69,10 +69,8 @@ def making_sense(url: str) -> Iterator[None]:
     try:
         yield
     except SENSELESS as error:
-        raise UserError(
-            f"{address(url)} sends an answer that cannot be parsed ({type(error).__name__}: {cause(error)}); "
-            "check the address or use another source"
-        ) from error
+        why = f"sends an answer that cannot be parsed ({type(error).__name__}: {cause(error)})"
+        raise UserError(f"{address(url)} {why}; check the address or use another source") from error
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -101,10 +99,8 @@ class _Session(requests.Session):
             resp.close()
             resp._content = b""  # requests would read the whole body of a redirect
             if resp.url.startswith("https:") and urlsplit(target).scheme not in ("", "https"):
-                raise UserError(
-                    f"{address(resp.url)} redirects to {address(target)}, which is not encrypted; "
-                    "use the correct address or another source"
-                )
+                why = f"redirects to {address(target)}, which is not encrypted"
+                raise UserError(f"{address(resp.url)} {why}; use the correct address or another source")
         return target
 
 
@@ -191,9 +187,9 @@ class Connection:
                     furthest, failed = have(), 0
                 failed, host = failed + 1, urlsplit(url).hostname
                 if failed >= self.tries:
+                    why = f"{host} failed {failed} times to send {address(url)} ({error}); check the connection, or"
                     raise UserError(
-                        f"{host} failed {failed} times to send {address(url)} ({error}); check the connection, or try "
-                        "again later with the same command (downloaded data are kept)"
+                        f"{why} try again later with the same command (downloaded data are kept)"
                     ) from error
                 seconds = min(2.0 ** (failed - 1) if error.wait is None else error.wait, LONGEST_PAUSE)
                 say(f"{host}: {error}; try {failed + 1} of {self.tries} in {seconds:.0f} s")
@@ -213,12 +209,11 @@ class Connection:
         Raises:
             UserError: the server cannot be reached, denies access, does not have it, or sends an invalid answer.
         """
+        options: dict[str, Any] = {"headers": headers, "data": data, "stream": True, "timeout": self.timeouts}
 
         def attempt() -> requests.Response:
             try:
-                response = self.session.request(
-                    method, url, headers=headers, data=data, stream=True, timeout=self.timeouts, allow_redirects=True
-                )
+                response = self.session.request(method, url, allow_redirects=True, **options)
             except PASSING as error:
                 for inner in (link for link in chain(error) if isinstance(link, ssl.SSLCertVerificationError)):
                     host = urlsplit((error.request.url if error.request else None) or url).hostname
@@ -304,9 +299,8 @@ def _reject_page(response: requests.Response, head: bytes = b"") -> None:
             "terms; open it in a browser, or use another source"
         )
     if (encoding := response.headers.get("Content-Encoding", "identity")) != "identity":
-        raise UserError(
-            f"{address(response.url)} has Content-Encoding {encoding[:40]}, which was not requested; use another source"
-        )
+        why = f"has Content-Encoding {encoding[:40]}, which was not requested"
+        raise UserError(f"{address(response.url)} {why}; use another source")
 
 
 def _version(response: requests.Response) -> str:

@@ -86,10 +86,8 @@ def fetch(source: Source, labels: str, folder: Path, connection: Connection) -> 
     remotes = _in_session(source, connection, partial(_remotes, source, labels, connection, listed))
     for remote in remotes:
         if (host := urlsplit(remote.url).hostname) in connection.unverified and remote.sha256 is None:
-            raise UserError(
-                f"{host} is in upstream.unverified_hosts and the SHA-256 of {remote.name} is unknown, so it cannot be "
-                "verified; remove the host, or use another source"
-            )
+            why = f"the SHA-256 of {remote.name} is unknown, so it cannot be verified"
+            raise UserError(f"{host} is in upstream.unverified_hosts and {why}; remove it, or use another source")
     lacking = [remote for remote in remotes if not (folder / remote.name).is_file()]
     needed = sum((remote.size or 0) - (file_size(folder / f"{remote.name}.part") or 0) for remote in lacking)
     check_space(folder, needed, f"fetching {len(lacking)} files from {source.name}")

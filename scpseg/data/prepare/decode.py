@@ -66,10 +66,7 @@ def read_size(path: Path, name: str) -> tuple[int, int]:
 def read_pixels(path: Path, name: str, indices: bool = False) -> Pixels:
     """Decode a PNG, JPEG, TIFF or .npy file, recognised by its content, to (H, W) grey or (H, W, C) uint8.
 
-    Args:
-        path: the file.
-        name: for messages.
-        indices: return the indices of a palette instead of its colours, and accept .npy files of class ids.
+    With `indices`, a palette's indices are returned instead of its colours, and .npy files of class ids are accepted.
 
     Raises:
         UserError: the file is damaged, is not a PNG, JPEG or TIFF file, has more than 8 bits per channel, more than one
@@ -84,9 +81,8 @@ def read_pixels(path: Path, name: str, indices: bool = False) -> Pixels:
         else:
             pixels = _read_picture(path, name, indices)
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):
-        raise UserError(
-            f"{name} has {pixels.dtype} values of shape {pixels.shape}; convert it to an image of 8-bit channels"
-        )
+        found = f"{pixels.dtype} values of shape {pixels.shape}"
+        raise UserError(f"{name} has {found}; convert it to an image of 8-bit channels")
     return np.ascontiguousarray(pixels)
 
 
@@ -98,20 +94,17 @@ def check_image(pixels: Pixels, name: str) -> Pixels:
 
 
 def decode_label(pixels: Pixels, spec: Benchmark, name: str, ignore_first: bool = False) -> Label:
-    """Convert colours to training ids.
+    """Convert colours, (H, W, 3), or (H, W) if all classes are grey levels, to training ids.
 
-    Args:
-        pixels: (H, W, 3), or (H, W) if all classes are grey levels.
-        spec: the benchmark, with its colours and whether each channel is first thresholded at 128.
-        name: file name for messages.
-        ignore_first: map training id 0 to 255 (for DeepGlobe's class unknown).
+    With `ignore_first`, training id 0 becomes 255 (for DeepGlobe's class unknown).
 
     Raises:
         UserError: wrong number of bands, or more pixels with an unknown colour than `spec.unknown_share`; with
             threshold decoding, more pixels near the threshold than NEAR_SHARE, or class ids instead of colours.
     """
     only_grey = all(len(set(cls.colour)) == 1 for cls in spec.classes)
-    if not only_grey if pixels.ndim == 2 else pixels.shape[2] != 3:
+    fits = only_grey if pixels.ndim == 2 else pixels.shape[2] == 3
+    if not fits:
         raise UserError(f"{name} has {_bands(pixels)}; expected a label of {'1 or ' if only_grey else ''}3 bands (RGB)")
     cut = spec.decoding == "threshold"
     table = _table(spec, ignore_first)
@@ -166,10 +159,8 @@ def _table(spec: Benchmark, ignore_first: bool) -> Pixels:
     """Training id by code; 8 entries for bits, 16 MiB for colours, filled in milliseconds."""
     threshold = spec.decoding == "threshold"
     table = np.full(8 if threshold else 1 << 24, UNKNOWN, np.uint8)
-    colours = {cls.colour: index for index, cls in enumerate(spec.classes)}
-    if ignore_first:
-        colours[spec.classes[0].colour] = IGNORE_INDEX
-    colours.update(dict.fromkeys(spec.ignored, IGNORE_INDEX))
+    ignored = (*spec.ignored, *([spec.classes[0].colour] if ignore_first else []))
+    colours = {cls.colour: index for index, cls in enumerate(spec.classes)} | dict.fromkeys(ignored, IGNORE_INDEX)
     for colour, index in colours.items():
         table[_codes(np.array([[colour]], np.uint8), threshold)] = index
     return table
@@ -303,7 +294,5 @@ def _naming_damage(name: str) -> Iterator[None]:
         raise
     except Exception as error:
         # On damaged bytes, Pillow, tifffile and their codecs raise errors of a dozen types.
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(
-            f"{name} cannot be decoded ({reason.rstrip('.')}); the file is damaged: download it again"
-        ) from error
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise UserError(f"{name} cannot be decoded ({reason}); the file is damaged: download it again") from error

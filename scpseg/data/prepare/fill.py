@@ -57,15 +57,14 @@ def fill(
 
     Args:
         spec: the benchmark.
-        manifest: its archives and files.
-        folder: folder of these archives and files.
+        manifest: its archives and files, which are in `folder`.
+        folder: as `locate` returns it.
         choice: the parameters.
         target: folder of the store, or a link to one, for example on another disk.
         working: folder for working folders (may not exist), on the same disk as `target` unless that is a link.
         workers: number of decoding processes; default one per core, at most 8. This process unpacks.
 
-    Returns:
-        The index, as in index.json.
+    Returns the index, as in index.json.
 
     Raises:
         UserError: a file is damaged or does not fit, the benchmark is incomplete although `choice.partial` is false, or
@@ -247,10 +246,8 @@ def _expect_arrays(job: Job, index: dict[str, Any]) -> None:
         for kind in KINDS:
             path = job.array(Slot(split, id, kind), whole=True)
             if file_size(path) != array_bytes(kind, image["height"], image["width"]):
-                raise UserError(
-                    f"{path.name} of {job.spec.name} was deleted or truncated while the store was made; "
-                    "do not change the folder data, and run the same command again"
-                )
+                why = f"{path.name} of {job.spec.name} was deleted or truncated while the store was made"
+                raise UserError(f"{why}; do not change the folder data, and run the same command again")
 
 
 def decode_all(tasks: Iterator[Task], workers: int) -> Iterator[Record]:
@@ -276,10 +273,8 @@ def decode_all(tasks: Iterator[Task], workers: int) -> Iterator[Record]:
             for future in waiting:
                 yield future.result()
     except BrokenProcessPool as error:
-        raise UserError(
-            "a decoding process was killed, probably because memory ran out; finished images are "
-            "kept: free some memory and run the same command again"
-        ) from error
+        why = "a decoding process was killed, probably because memory ran out; finished images are kept"
+        raise UserError(f"{why}: free some memory and run the same command again") from error
 
 
 def _follow_parent() -> None:
@@ -367,10 +362,9 @@ def _expect_classes(spec: Benchmark, images: Mapping[str, Any], ignore_first: bo
     counts = _class_pixels(spec, images)
     absent = [cls.name for k, cls in enumerate(spec.classes) if not counts[k] and not (ignore_first and k == 0)]
     if absent:
-        raise UserError(
-            f"{spec.name}: no label has a pixel of class {', '.join(absent)}, so these are not its labels; "
-            "download them again, or set data.partial: true to use them as they are"
-        )
+        why = f"no label has a pixel of class {', '.join(absent)}, so these are not its labels"
+        todo = "download them again, or set data.partial: true to use them as they are"
+        raise UserError(f"{spec.name}: {why}; {todo}")
 
 
 def _warnings(spec: Benchmark, images: Mapping[str, Any], crops: bool) -> list[str]:

@@ -19,10 +19,8 @@ from scpseg.files import damaged, read_json, sha256, write_json
 Record = dict[str, Any]
 """Record of a decoded file: slot, path, bytes, sha256, height, width, array_sha256, and counts of a label."""
 COUNTS = ("ignored", "unknown", "near")
-_RECORD: dict[str, Any] = dict.fromkeys(("path", "sha256", "array_sha256"), str) | dict.fromkeys(
-    ("bytes", "height", "width"), int
-)
-_RECORD |= {"slot": [str, str, str, int]}
+_RECORD: dict[str, Any] = {"slot": [str, str, str, int], "path": str, "bytes": int, "sha256": str, "array_sha256": str}
+_RECORD |= {"height": int, "width": int}
 _LABEL = {**_RECORD, "pixels": [int], **dict.fromkeys(COUNTS, int)}
 
 
@@ -127,10 +125,8 @@ def decode_file(task: Task) -> Record:
     except OSError as error:
         raise UserError(f"{name} cannot be read ({error.strerror}); check the disk and data.source") from error
     if task.sha256 not in (None, digest):  # files outside the repository may change unseen
-        raise UserError(
-            f"{name} is not the file that was downloaded (its SHA-256 differs); restore it, or use it as it is now "
-            f"with `dvc repro -f download@{job.spec.name}`"
-        )
+        todo = f"restore it, or use it as it is now with `dvc repro -f download@{job.spec.name}`"
+        raise UserError(f"{name} is not the file that was downloaded (its SHA-256 differs); {todo}")
     height, width = read_size(task.place, name)
     job.check_side(height, width, name)
     pixels = read_pixels(task.place, name, job.spec.indexed and task.slot.kind == "label")
@@ -186,9 +182,8 @@ def _joined(job: Job, slots: list[Slot], records: list[Record]) -> Record:
         rows = [np.concatenate(arrays[first : first + step], axis=1) for first in range(0, len(arrays), step)]
         array = np.concatenate(rows, axis=0)
     except ValueError as error:
-        raise UserError(
-            f"the parts of {slots[0].id} ({records[0]['path']}, ...) do not fit together ({error}); download them again"
-        ) from error
+        parts = f"the parts of {slots[0].id} ({records[0]['path']}, ...)"
+        raise UserError(f"{parts} do not fit together ({error}); download them again") from error
     record = {**records[0], "height": array.shape[0], "width": array.shape[1]}
     record["array_sha256"] = save_array(job.array(slots[0], whole=True), array)
     if "pixels" in record:
