@@ -47,7 +47,7 @@ def random_label(spec: Benchmark, height: int, width: int, noise: int = 0, seed:
 
 
 def same(one: Label, two: Label) -> bool:
-    return np.array_equal(one.ids, two.ids) and replace(one, ids=two.ids) == two
+    return np.array_equal(one.ids, two.ids) and one._replace(ids=two.ids) == two
 
 
 @pytest.mark.parametrize("name", NAMES)
