@@ -308,6 +308,10 @@ def _version(response: requests.Response) -> str:
     return response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
 
 
+def _agree(one: str, other: str) -> bool:
+    return not one or not other or one == other
+
+
 @dataclass(frozen=True)
 class Remote:
     """A file at an address, or a window of it."""
@@ -445,7 +449,7 @@ class _Part:
             why = f"{length} bytes instead of {remote.size} bytes"
             raise UserError(f"{place} has {why}; check the address or use another source")
         total = self.total if remote.first or length is None else length
-        same = version in ("", self.version or version) and total == (self.total or total)
+        same = _agree(version, self.version) and total == (self.total or total)
         if self.have and code != 200 and not (same and (code != 416 or length is not None)):
             self._begin(stream, "", remote.size)
             raise Lost(f"{remote.name} changed: starting it again from zero")
@@ -496,7 +500,7 @@ def stored_members(url: str, connection: Connection, names: Sequence[str]) -> li
             start, end, whole = _content_range(response)
             if (start, end) != (first, last) or whole is None:
                 raise ValueError(f"bytes {start} to {end} instead of the requested {first} to {last}")
-            if (size or whole, version or _version(response)) != (whole, _version(response)):
+            if (size or whole) != whole or not _agree(version, _version(response)):
                 raise UserError(f"{place} changed while it was being read; run the same command again")
             content = b"".join(connection.pieces(response, last - first + 1))
             if len(content) != last - first + 1:
