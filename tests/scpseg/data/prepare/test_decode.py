@@ -2,6 +2,7 @@ import resource
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -113,6 +114,13 @@ def test_few_unknown_pixels_are_ignored_and_counted() -> None:
     pixels[0, 10] = (255, 0, 255)
     with pytest.raises(UserError, match=r"11 of 10000 pixels .* \(at most 0\.1% may\)"):
         decode_label(pixels, spec, "x.tif")
+
+
+@pytest.mark.parametrize(("decoding", "noise"), [("exact", 0), ("threshold", 90)])
+def test_grey_labels_equal_their_three_equal_bands(decoding: Literal["exact", "threshold"], noise: int) -> None:
+    spec = replace(BENCHMARKS["inria"], decoding=decoding)
+    grey = random_label(spec, BLOCK_ROWS + 9, 23, noise)[..., 0]  # an odd number of pixels in each block
+    assert same(decode_label(grey, spec, "x.tif"), slow_decode(np.stack([grey] * 3, axis=-1), spec))
 
 
 def test_first_unknown_grey_value() -> None:
