@@ -62,6 +62,7 @@ def test_every_method_trains_in_two_processes_like_in_one(tmp_path: Path) -> Non
     assert all(losses < 1e-5 for losses, _ in found.values()), found
 
 
+@pytest.mark.soak
 def test_an_interrupt_saves_the_state_and_another_number_of_processes_resumes(alone: Path, tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "STOP_AT": "3"}
     command = [*SCRIPT, str(tmp_path / "broken"), "2", "patch:12"]
