@@ -67,7 +67,8 @@ def index(folder: Path) -> Kind:
     spec = BENCHMARKS["blu"]
     ids = {"train": [], "val": [], "test": ["a"]}
     made = {"benchmark": "blu", "classes": [cls.name for cls in spec.classes], "split": "authors", "synthetic": True}
-    made |= {"source": "mirror", "labels": "label", "expected": {"train": 1, "val": 1, "test": 2}, "warnings": [], "folds": []}
+    made |= {"source": "mirror", "labels": "label", "expected": {"train": 1, "val": 1, "test": 2}}
+    made |= {"warnings": [], "folds": []}
     write_json(folder / "index.json", made | {"ids": ids, "images": {"test/a": record}})
 
     def read() -> None:
