@@ -42,8 +42,10 @@ def main() -> None:
     import torch
 
     from pipelines.bench import rows
+    from scpseg.environment import keep_freed_memory
 
     torch.set_num_threads(1)
+    keep_freed_memory()  # as trainings and evaluations do; for both sides
     with tempfile.TemporaryDirectory(prefix="scpseg-bench-") as folder:
         for name in given.topics or TOPICS:
             module = importlib.import_module(f"pipelines.bench.{name}")
