@@ -35,7 +35,7 @@ SMALL = SegmenterParams("deeplabv3plus", "tu-test_resnet.r160_in1k", 8, "random"
 CPU = torch.device("cpu")
 CELLS = {256: 48, 512: 96}
 """Side of the feature map of the squeezed patch, by L."""
-LOOP, LOOP_SIDE = 10, 400
+LOOP, LOOP_SIDE = 8, 400
 """Steps per repeat of the loop, and the side of its images."""
 
 
