@@ -484,7 +484,7 @@ def draw_growth(path: Path, to: Path) -> Drawn:
                 xs, ys = ([float(row[column]) for row in mine] for column in ("x", key))
                 side.plot(xs, ys, color=look.colour, marker=look.marker, markersize=3)
                 side.set_ylabel(name, color=look.colour)
-                side.set_ylim(bottom=0)
+                side.set_ylim(0, 1.08 * max(ys))
             right.spines["right"].set_visible(True)
             right.grid(False)
             axes.set(title=title, xlabel=across)
