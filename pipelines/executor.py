@@ -156,28 +156,28 @@ def snapshot() -> tuple[Path, str, Path]:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where runs are made: here, `workers` at the same time with their GPUs, or on Slurm with parameters of sbatch."""
+class Resources:
+    """What runs use: `workers` processes and their GPUs on this machine, or Slurm with parameters of sbatch."""
 
     workers: int | None = None
     gpus: tuple[str, ...] = ()
     slurm: Mapping[str, Any] | None = None
 
     @property
-    def several(self) -> bool:
+    def parallel(self) -> bool:
         """Whether runs may be made at the same time."""
         return self.slurm is not None or (self.workers or 1) > 1
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that `place_of` reads."""
+    """Add the options that `resources_of` reads."""
     parser.add_argument("--on", default="local", choices=("local", "slurm"), help="this machine (default) or a cluster")
     parser.add_argument("--workers", type=int, metavar="N", help="runs at the same time (default 1; slurm: 256)")
     parser.add_argument("--slurm", action="append", default=[], metavar="KEY=VALUE,...", help="parameters of sbatch")
 
 
-def place_of(given: argparse.Namespace, machine: MachineParams) -> Place:
-    """Where the command line and `machine` want the runs.
+def resources_of(given: argparse.Namespace, machine: MachineParams) -> Resources:
+    """The resources that the command line and `machine` ask for.
 
     Raises:
         UserError: an option is not valid, or there are too few GPUs.
@@ -194,9 +194,9 @@ def place_of(given: argparse.Namespace, machine: MachineParams) -> Place:
     if given.on == "slurm":
         pairs = (word.split("=", 1) for word in words)
         slurm = {key: int(value) if value.isdecimal() else value for key, value in pairs}
-        return Place(given.workers, slurm=slurm)
+        return Resources(given.workers, slurm=slurm)
     if hardware(machine)["machine.device"] == "cpu":
-        return Place(given.workers)
+        return Resources(given.workers)
     import torch
 
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -208,7 +208,7 @@ def place_of(given: argparse.Namespace, machine: MachineParams) -> Place:
             "visible: a profile must not be measured beside another run on its GPU; lower --workers"
         )
     gpus = tuple(",".join(visible[worker * each : (worker + 1) * each]) for worker in range(workers))
-    return Place(given.workers, gpus)
+    return Resources(given.workers, gpus)
 
 
 def prepare(task: Task, benchmark: str) -> None:
@@ -219,7 +219,7 @@ def prepare(task: Task, benchmark: str) -> None:
     """
     first = replace(task, name=f"data-{benchmark}", target=f"prepare@{benchmark}")
     print(f"preparing {benchmark}: log {first.log}", flush=True)
-    for _, reason in run_here([first], Place()):
+    for _, reason in run_here([first], Resources()):
         if reason:
             raise UserError(f"the images of {benchmark} could not be prepared: {reason}")
 
@@ -242,12 +242,12 @@ Outcomes = Generator[tuple[Task, str | None], None, None]
 """Each task with None or the reason of its failure, as soon as it ends."""
 
 
-def run(tasks: Sequence[Task], place: Place) -> Outcomes:
+def run(tasks: Sequence[Task], resources: Resources) -> Outcomes:
     """Run every task once."""
-    return run_here(tasks, place) if place.slurm is None else run_on_slurm(tasks, place)
+    return run_here(tasks, resources) if resources.slurm is None else run_on_slurm(tasks, resources)
 
 
-def run_here(tasks: Sequence[Task], place: Place) -> Outcomes:
+def run_here(tasks: Sequence[Task], resources: Resources) -> Outcomes:
     """Run the tasks on this machine. Ctrl-C or SIGTERM ends the runs, which save their state."""
     executor = submitit.LocalExecutor(SCRATCH / "jobs")
     executor.update_parameters(timeout_min=10**6)
@@ -255,9 +255,9 @@ def run_here(tasks: Sequence[Task], place: Place) -> Outcomes:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         while waiting or running:
-            for worker in range(place.workers or 1):
+            for worker in range(resources.workers or 1):
                 if waiting and worker not in running:
-                    task = replace(waiting.pop(0), gpus=place.gpus[worker] if place.gpus else "")
+                    task = replace(waiting.pop(0), gpus=resources.gpus[worker] if resources.gpus else "")
                     running[worker] = task, executor.submit(task)
             for worker, (task, job) in list(running.items()):
                 if job.done():
@@ -272,7 +272,7 @@ def run_here(tasks: Sequence[Task], place: Place) -> Outcomes:
         signal.signal(signal.SIGTERM, before)
 
 
-def run_on_slurm(tasks: Sequence[Task], place: Place) -> Outcomes:
+def run_on_slurm(tasks: Sequence[Task], resources: Resources) -> Outcomes:
     """Run the tasks as an array of jobs on a cluster that shares this folder.
 
     If this process ends, the jobs continue; the next one waits for them instead of submitting them again.
@@ -281,10 +281,10 @@ def run_on_slurm(tasks: Sequence[Task], place: Place) -> Outcomes:
         UserError: Slurm is not installed, or a parameter of sbatch is not valid.
     """
     folder = (SCRATCH / "jobs").resolve()
-    fixed = {"nodes": 1, "ntasks_per_node": 1} | ({"array_parallelism": place.workers} if place.workers else {})
+    fixed = {"nodes": 1, "ntasks_per_node": 1} | ({"array_parallelism": resources.workers} if resources.workers else {})
     try:
         executor = submitit.SlurmExecutor(folder, max_num_timeout=1000)
-        executor.update_parameters(**{"job_name": "scpseg", **(place.slurm or {}), **fixed})
+        executor.update_parameters(**{"job_name": "scpseg", **(resources.slurm or {}), **fixed})
     except (RuntimeError, ValueError) as error:
         raise UserError(f"--on slurm: {' '.join(str(error).split())}") from None
     files = {task.name: SCRATCH / f"{task.name}.job" for task in tasks}

@@ -335,7 +335,7 @@ def work(file: Path, out: Path, budget: float, methods: Collection[str] = tuple(
     """Measure, write the records, print them.
 
     Raises:
-        UserError: a method is unknown, there is no NVIDIA GPU, `out` holds records of another machine, a parameter is
+        UserError: a method is unknown, there is no NVIDIA GPU, `out` contains records of another machine, a parameter is
             not valid, or a measurement failed (after writing records).
     """
     end = time.monotonic() + budget

@@ -46,9 +46,9 @@ def work() -> None:
     params = Params.load()
     check_surroundings(params)
     check(params)
-    place = executor.place_of(given, params.section("machine", MachineParams))
-    stages = run_at_the_same_time(place) if place.several else None
-    code = run_dvc(stages or ()) if stages != () else 1
+    resources = executor.resources_of(given, params.section("machine", MachineParams))
+    finished = run_parallel(resources) if resources.parallel else None
+    code = 1 if finished == [] else run_dvc(finished or [])
     if code == 0:
         print(f"the report: {PAGE}")
         return
@@ -70,19 +70,19 @@ def named(suite: SuiteParams, lacking: dict[Key, tuple[str, str]]) -> str:
     return f"{len(lacking)} of {all_results} results are missing ({details})"
 
 
-def run_at_the_same_time(place: executor.Place) -> tuple[str, ...] | None:
+def run_parallel(resources: executor.Resources) -> list[str] | None:
     """Make the runs that are not current, each in a clone, for the cache.
 
     Profiles are made too where each run has a GPU of its own; on a CPU, they would be measured beside other runs.
 
     Returns:
-        None, or if a run failed, which would fail again here, the stages of the others.
+        None if no run failed; otherwise the stages that finished, because the others would fail again here.
 
     Raises:
         UserError: see `executor.prepare` and `executor.run_on_slurm`.
     """
     check_experiments()
-    kinds = ("evaluate", "profile") if place.slurm is not None or place.gpus else ("evaluate",)
+    kinds = ("evaluate", "profile") if resources.slurm is not None or resources.gpus else ("evaluate",)
     with executor.turn():
         state = executor.snapshot()
         digest = hashlib.sha256(f"{state[1]} {state[2].name}".encode()).hexdigest()[:8]
@@ -97,7 +97,7 @@ def run_at_the_same_time(place: executor.Place) -> tuple[str, ...] | None:
             executor.prepare(next(iter(tasks)), benchmark)
         failed: set[executor.Task] = set()
         print(f"{len(tasks)} runs: logs in {executor.SCRATCH}", flush=True)
-        with contextlib.closing(executor.run(list(tasks), place)) as done:
+        with contextlib.closing(executor.run(list(tasks), resources)) as done:
             for number, (task, reason) in enumerate(done, 1):
                 what = f"failed: {reason}; log {task.log}" if reason else "finished"
                 print(f"[{number}/{len(tasks)}] {task.target}: {what}", flush=True)
@@ -106,7 +106,7 @@ def run_at_the_same_time(place: executor.Place) -> tuple[str, ...] | None:
                     job = tasks[task]
                     words = (job.kind, job.benchmark, job.method, *(() if job.seed is None else (str(job.seed),)))
                     record_error(list(words), reason)
-    return tuple(task.target for task in tasks if task not in failed) if failed else None
+    return [task.target for task in tasks if task not in failed] if failed else None
 
 
 def run_dvc(stages: Sequence[str] = ()) -> int:

@@ -147,9 +147,9 @@ def run_sweep(sweep: Sweep, jobs: list[Job], folder: Path, params: Params, given
     """Run missing experiments, and write the page again after each.
 
     Raises:
-        UserError: see `executor.place_of`, `executor.prepare` and `executor.run_on_slurm`.
+        UserError: see `executor.resources_of`, `executor.prepare` and `executor.run_on_slurm`.
     """
-    place = executor.place_of(given, params.section("machine", MachineParams))
+    resources = executor.resources_of(given, params.section("machine", MachineParams))
     with executor.turn():
         results = found_for(jobs)
         failures: dict[str, str] = {}
@@ -158,11 +158,11 @@ def run_sweep(sweep: Sweep, jobs: list[Job], folder: Path, params: Params, given
         write_sweep(sweep, list(rows_of(jobs, results, failures)), folder)
         state = executor.snapshot()
         tasks = [executor.Task(*state, job.name, job.settings) for job in missing.values()]
-        if len(tasks) > 1 and place.several:
+        if len(tasks) > 1 and resources.parallel:
             executor.prepare(tasks[0], given.benchmark)
         for task in tasks:
             print(f"{label(sweep, missing[task.name].point)}: log {task.log}", flush=True)
-        with contextlib.closing(executor.run(tasks, place)) as done:  # ends the runs after Ctrl-C
+        with contextlib.closing(executor.run(tasks, resources)) as done:  # ends the runs after Ctrl-C
             for number, (task, reason) in enumerate(done, 1):
                 job = missing[task.name]
                 results |= found_for([job])

@@ -192,7 +192,7 @@ class RssMeter(_Meter):
         else:
             self.details["rss_source"] = f"samples every {self.period * 1000:g} ms, because {self.no_high_water}"
             if not self.timeline:
-                self.unavailable["rss"] = f"{self.no_high_water}, and {self.lost or 'there was no sample'}"
+                self.unavailable["rss"] = f"{self.no_high_water}, and {self.lost or 'no sample was taken'}"
         return self.described()
 
     def limit(self) -> int:

@@ -114,7 +114,7 @@ class Resident:
     """
 
     def __init__(self, pid: int, tree: bool) -> None:
-        """Read process `pid`; raises SourceError if there is no such process, or no /proc."""
+        """Read process `pid`; raises SourceError if the process does not exist, or /proc is missing."""
         self.pid, self.tree, self.page = pid, tree, os.sysconf("SC_PAGE_SIZE")
         self.facts: dict[str, Any] = {}
         needed = f"/proc/{pid}/task/{pid}/children" if tree else f"/proc/{pid}/statm"

@@ -282,7 +282,7 @@ Marks = Mapping[Key, Mark]
 
 
 def draw_sweep(sweep: Sweep, rows: Sequence[Row], folder: Path) -> Drawn | None:
-    """Write `sweep.name`.png, .svg and .pdf into `folder`; None if there is no result."""
+    """Write `sweep.name`.png, .svg and .pdf into `folder`; None if no result exists."""
     found = {row.key: row.miou for row in rows}
     measured = {key: Mark(100 * one.mean, 100 * (one.half or 0)) for key, one in found.items() if one.mean is not None}
     if not measured:

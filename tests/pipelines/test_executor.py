@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from pipelines import executor
-from pipelines.executor import Place, Task, place_of, turn, why
+from pipelines.executor import Resources, Task, resources_of, turn, why
 from pipelines.experiments import finished, summary_of
 from scpseg.errors import UserError
 from scpseg.params import MachineParams
@@ -28,7 +28,7 @@ with executor.turn():
     state, done = executor.snapshot(), experiments.finished()
     runs = [(name, tuple(settings)) for name, settings in json.loads(sys.argv[1])]
     tasks = [executor.Task(*state, *run) for run in runs if run[0].rpartition("-")[2] not in done]
-    for task, reason in executor.run_here(tasks, executor.Place(int(sys.argv[2]))):
+    for task, reason in executor.run_here(tasks, executor.Resources(int(sys.argv[2]))):
         print(task.name, reason, flush=True)
 """
 
@@ -141,9 +141,9 @@ def test_each_worker_has_its_own_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = MachineParams("cuda", False, False, 0, 0, devices=2)
     monkeypatch.setattr(executor, "hardware", lambda machine: {"machine.device": "cuda"})
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,4,5,6")
-    assert place_of(options("--workers", "2"), machine) == Place(2, ("3,4", "5,6"))
+    assert resources_of(options("--workers", "2"), machine) == Resources(2, ("3,4", "5,6"))
     with pytest.raises(UserError, match=r"--workers 3 with machine\.devices 2 needs 6 GPUs, but 4 are visible"):
-        place_of(options("--workers", "3"), machine)
+        resources_of(options("--workers", "3"), machine)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_slurm_gets_an_array_of_jobs_and_a_preempted_one_goes_on(cluster: Path) 
     tasks = [Task(*state, f"s-0000000{x}", (f"a.x={x}", f"a.slow={slow}")) for x, slow in ((1, 0), (2, 8))]
     options = {"partition": "long", "gres": "gpu:1", "time": 240}
     with turn():
-        done = executor.run_on_slurm(tasks, Place(slurm=options))
+        done = executor.run_on_slurm(tasks, Resources(slurm=options))
         assert next(done) == (tasks[0], None)
         wait_for_start("2")
         assert [path.read_text() for path in Path(".scratch/sweeps").glob("*.job")] == ["77_1\n"]
@@ -245,11 +245,11 @@ def test_slurm_gets_an_array_of_jobs_and_a_preempted_one_goes_on(cluster: Path) 
 
 def test_a_sweep_that_starts_again_waits_for_jobs_in_the_queue(cluster: Path) -> None:
     tasks = [Task(*executor.snapshot(), f"q-0000000{x}", (f"a.x={x}", "a.slow=3")) for x in (1, 2)]
-    first = executor.run_on_slurm(tasks, Place(2, slurm={"time": 10}))
+    first = executor.run_on_slurm(tasks, Resources(2, slurm={"time": 10}))
     assert next(first)[1] is None
     first.close()  # as when the sweep is ended
     left = [task for task in tasks if task.name[-8:] not in finished()]
-    again = dict(executor.run_on_slurm(left, Place(2, slurm={"time": 10})))
+    again = dict(executor.run_on_slurm(left, Resources(2, slurm={"time": 10})))
     assert set(again.values()) <= {None} and sorted(started()) == ["1", "2"] and len(finished()) == 2
 
 
@@ -264,4 +264,4 @@ def test_what_slurm_cannot_take_is_a_sentence(
     else:
         monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(UserError, match=f"--on slurm: .*{words}"):
-        next(executor.run_on_slurm([], Place(slurm=options)))
+        next(executor.run_on_slurm([], Resources(slurm=options)))

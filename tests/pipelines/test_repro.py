@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from pipelines import repro
-from pipelines.executor import Place
+from pipelines.executor import Resources
 from pipelines.freshness import Key, State, error_file
 from scpseg.errors import UserError
 from scpseg.params import SuiteParams
@@ -78,9 +78,9 @@ def test_runs_at_the_same_time_leave_nothing_to_do_here_but_those_that_failed(
     Path("dvc.yaml").write_text(MATRIX)
     Path("run.sh").write_text(RUN)
     subprocess.run(["git", "add", "-A"], check=True)
-    assert repro.run_at_the_same_time(Place(2)) == tuple(
+    assert repro.run_parallel(Resources(2)) == [
         f"evaluate-baseline@blu-{run}" for run in ("patch-0", "patch-1", "glnet-0")
-    )
+    ]
     assert "evaluate-baseline@blu-glnet-1: failed: the loss is not finite; log" in capsys.readouterr().out
     assert "the loss is not finite" in error_file(["evaluate", "blu", "glnet", "1"]).read_text()
     started = Path(".scratch/started").read_text().split()
@@ -89,9 +89,9 @@ def test_runs_at_the_same_time_leave_nothing_to_do_here_but_those_that_failed(
     assert repro.run_dvc(done) == 0 and Path("results/patch-1").read_text() == "patch\n"
     assert Path(".scratch/started").read_text().split() == started  # from the cache
     Path("run.sh").write_text(RUN.replace("!= glnet-1", "!= none"))  # not committed: takes part all the same
-    assert repro.run_at_the_same_time(Place(2)) is None and repro.run_dvc() == 0
+    assert repro.run_parallel(Resources(2)) is None and repro.run_dvc() == 0
     assert sorted(Path(".scratch/started").read_text().split()[5:]) == ["glnet-0", "glnet-1", "patch-0", "patch-1"]
-    assert Path("results/glnet-1").exists() and repro.run_at_the_same_time(Place(2)) is None
+    assert Path("results/glnet-1").exists() and repro.run_parallel(Resources(2)) is None
 
 
 def test_an_interrupted_dvc_starts_no_other_stage(tmp_path: Path) -> None:

@@ -34,8 +34,10 @@ class Pretended:
         self.stop = 99
         self.pages: list[str] = []
 
-    def run_here(self, tasks: list[executor.Task], place: executor.Place) -> Iterator[tuple[executor.Task, str | None]]:
-        self.place = place
+    def run_here(
+        self, tasks: list[executor.Task], resources: executor.Resources
+    ) -> Iterator[tuple[executor.Task, str | None]]:
+        self.resources = resources
         for task in tasks:
             yield task, self.run(task)
 
@@ -177,19 +179,19 @@ def test_a_run_that_ends_well_without_its_experiment_has_failed(
 
 def test_several_workers_find_the_images_prepared(pretended: Pretended, monkeypatch: pytest.MonkeyPatch) -> None:
     start(monkeypatch, *GRID, "--workers", "2")
-    assert (pretended.place, pretended.prepared) == (executor.Place(2), ["prepare@potsdam"])
+    assert (pretended.resources, pretended.prepared) == (executor.Resources(2), ["prepare@potsdam"])
 
 
 def test_parameters_of_slurm_are_passed_on(pretended: Pretended, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[executor.Place] = []
+    seen: list[executor.Resources] = []
 
-    def run_on_slurm(tasks: list[executor.Task], place: executor.Place) -> Any:
-        seen.append(place)
-        return pretended.run_here(tasks, place)
+    def run_on_slurm(tasks: list[executor.Task], resources: executor.Resources) -> Any:
+        seen.append(resources)
+        return pretended.run_here(tasks, resources)
 
     monkeypatch.setattr(executor, "run_on_slurm", run_on_slurm)
     start(monkeypatch, *GRID, "--on", "slurm", "--slurm", "partition=a,gres=gpu:a100:2", "--slurm", "time=240")
-    assert seen == [executor.Place(slurm={"partition": "a", "gres": "gpu:a100:2", "time": 240})]
+    assert seen == [executor.Resources(slurm={"partition": "a", "gres": "gpu:a100:2", "time": 240})]
     assert pretended.prepared == ["prepare@potsdam"] and len(pretended.ran) == 3
 
 

@@ -80,7 +80,7 @@ class FakeGpu:
         self.most_allocated, self.most_held = self.allocated, self.held
 
     def functions(self) -> dict[str, Callable[..., Any]]:
-        """What stands in for functions of torch.cuda."""
+        """Replacements of functions of torch.cuda."""
         return {
             "get_device_properties": lambda device: SimpleNamespace(uuid=self.uuid()),
             "synchronize": lambda device: None,
