@@ -65,7 +65,7 @@ def fingerprint_of(request: Request) -> dict[str, Any]:
     import torch
 
     from scpseg.environment import configure
-    from scpseg.profiling.meters import fingerprint
+    from scpseg.profiling.fingerprint import fingerprint
 
     if torch.version.cuda is None:
         return {"gpu": None, "reason": f"torch {torch.__version__} is built without CUDA"}
@@ -335,8 +335,8 @@ def work(file: Path, out: Path, budget: float, methods: Collection[str] = tuple(
     """Measure, write the records, print them.
 
     Raises:
-        UserError: a method is unknown, there is no NVIDIA GPU, `out` contains records of another machine, a parameter is
-            not valid, or a measurement failed (after writing records).
+        UserError: a method is unknown, no NVIDIA GPU is found, `out` contains records of another machine, a parameter
+            is not valid, or a measurement failed (after writing records).
     """
     end = time.monotonic() + budget
     params = on_gpu(Params.load(file))

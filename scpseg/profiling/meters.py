@@ -7,7 +7,6 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,10 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from scpseg.environment import environment
 from scpseg.errors import UserError
-from scpseg.profiling.fresh import allocator, memory_limit
+from scpseg.profiling.fresh import memory_limit
 from scpseg.profiling.records import CHANNELS
-from scpseg.profiling.sampling import PERIOD, Device, Sample, Sampler, SourceError, TimedSamples, gaps
+from scpseg.profiling.sampling import PERIOD, Sample, Sampler, SourceError, TimedSamples, gaps
 
 PROC = Path("/proc/self")
 CHECK_BYTES = 256 * 2**20
@@ -32,8 +30,6 @@ DRIFT = 2**25
 OF_DEVICE = ("device", "reserved")
 """Keys of a sample that are not processes."""
 NVML_CHANNELS = ("nvml_process", "nvml_above_context", "nvml_device")
-SWITCHES = ("CUBLAS_WORKSPACE_CONFIG", "CUDA_LAUNCH_BLOCKING", "CUDA_MODULE_LOADING", "NVIDIA_TF32_OVERRIDE")
-PACKAGES = ("numpy", "nvidia-ml-py", "segmentation-models-pytorch", "timm", "torchvision")
 
 
 class _Meter:
@@ -388,33 +384,3 @@ def saw(low: Sample, high: Sample, key: str) -> bool:
     if below is None or above is None:
         return False
     return abs(above - below - CHECK_BYTES) <= CHECK_TOLERANCE * CHECK_BYTES
-
-
-def fingerprint(device: torch.device) -> dict[str, Any]:
-    """Facts of an NVIDIA GPU and its software for a reference table, after `scpseg.environment.configure`.
-
-    No host name, no UUID. `driver` is None if NVML cannot be read; `nvml` then has the reason.
-    """
-    properties = torch.cuda.get_device_properties(device)
-    facts: dict[str, Any] = {"driver": None, "mig": None}
-    why = None
-    try:
-        facts = Device(str(properties.uuid), os.environ.get("CUDA_VISIBLE_DEVICES")).facts
-    except SourceError as error:
-        why = str(error)
-    return {
-        **environment(device),
-        "gpu": properties.name,
-        "total_bytes": int(properties.total_memory),
-        "capability": f"{properties.major}.{properties.minor}",
-        "multiprocessors": int(properties.multi_processor_count),
-        "driver": facts["driver"],
-        "mig": facts["mig"],
-        "nvml": why,
-        "cudnn_tf32": torch.backends.cudnn.allow_tf32,
-        "cudnn_benchmark": torch.backends.cudnn.benchmark,
-        "cudnn_deterministic": torch.backends.cudnn.deterministic,
-        "allocator": {**allocator(), "backend": torch.cuda.get_allocator_backend()},
-        "switches": {name: os.environ.get(name) for name in SWITCHES},
-        "packages": {name: version(name) for name in PACKAGES},
-    }
