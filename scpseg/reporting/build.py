@@ -15,7 +15,7 @@ from scpseg.errors import UserError
 from scpseg.files import write_json, write_text
 from scpseg.params import SuiteParams
 from scpseg.profiling.records import PROFILE
-from scpseg.reporting import figures, tables
+from scpseg.reporting import figures, report_tables, tables
 from scpseg.reporting.collect import States, collect, read_result
 from scpseg.reporting.contributed import contributed_table
 from scpseg.reporting.memory import read_computed, read_peaks
@@ -108,7 +108,7 @@ def _context(
     specs = {part.name: part.spec for part in parts}
     addresses, pictures = album(chosen, specs, PICTURE_BUDGET)
     rows, computed = records(frame), read_computed(results)
-    common = tables.common_settings(rows)
+    common = report_tables.common_settings(rows)
     benchmarks = [
         {
             "name": part.name,
@@ -117,13 +117,13 @@ def _context(
             "synthetic": part.synthetic,
             "hollow": part.hollow,
             "outside": any(not cls.scored for cls in part.spec.classes),
-            "main": tables.main_table(part),
-            "pairs": tables.pair_table(part),
-            "classes": tables.class_table(part),
-            "folds": tables.fold_table(part),
-            "networks": tables.network_table(part),
-            "published": tables.published_table(part),
-            "settings": tables.settings_table(part, common),
+            "main": report_tables.main_table(part),
+            "pairs": report_tables.pair_table(part),
+            "classes": report_tables.class_table(part),
+            "folds": report_tables.fold_table(part),
+            "networks": report_tables.network_table(part),
+            "published": report_tables.published_table(part),
+            "settings": report_tables.settings_table(part, common),
             "pareto": figures.draw_pareto([(part.lines, part.hollow)], methods, folder / part.name),
             "curves": figures.draw_curves(part.lines, results, methods, folder / f"{part.name}-training"),
             "parts": figures.draw_parts(part.lines, folder / f"{part.name}-memory"),
@@ -139,19 +139,19 @@ def _context(
         "benchmarks": benchmarks,
         "album": addresses,
         "notices": notices(rows),
-        "overview": tables.overview_table(parts),
+        "overview": report_tables.overview_table(parts),
         "headline": whole,
         "timelines": figures.draw_timelines(_profiles(lines, results), methods, folder / "timelines"),
-        "reference": tables.reference_tables(results / "reference"),
-        "computed": None if computed is None else tables.computed_table(computed),
+        "reference": report_tables.reference_tables(results / "reference"),
+        "computed": None if computed is None else report_tables.computed_table(computed),
         "computed_figure": None if computed is None else figures.draw_computed(computed, folder / "memory-sweeps"),
         "contributed": contributed_table(results / "contributed"),
         "unverified": unverified(parts, rows),
-        "common": [(tables.plain(key), value) for key, value in common.items()],
-        "environments": tables.environments(rows),
+        "common": [(report_tables.plain(key), value) for key, value in common.items()],
+        "environments": report_tables.environments(rows),
         "specs": list(specs.values()),
         "paper": PAPER,
-        "runs": tables.command_table([row for line in lines for row in line.rows]),
+        "runs": report_tables.command_table([row for line in lines for row in line.rows]),
     }
 
 

@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 
 from scpseg.benchmarks import get_benchmark
 from scpseg.files import write_text
-from scpseg.reporting import figures, summary, tables
+from scpseg.reporting import figures, report_tables, summary, tables
 from scpseg.reporting.figures import COLUMN, FONT, MUTED, Drawn, Look, arms, draw_cells, inline, legend, panels
 from scpseg.reporting.published import PAPER, read_table, title_of
 from scpseg.reporting.statistics import Estimate, estimate, paired
@@ -202,7 +202,7 @@ def sweep_page(sweep: Sweep, rows: Sequence[Row], drawn: Drawn | None) -> str:
         several=max((row.miou.n for row in done), default=0) > 1,
         notices=[notice for notice, holds in found.items() if holds],
         commands=commands,
-        environments=tables.environments(runs),
+        environments=report_tables.environments(runs),
         paper=PAPER if published(sweep.name) else "",
         paper_segmenter=PAPER_SEGMENTER.get(sweep.name, ""),
     )

@@ -10,7 +10,8 @@ from scpseg.errors import UserError
 from scpseg.profiling.records import CHANNELS, out_of_memory
 from scpseg.reporting.build import build_report
 from scpseg.reporting.memory import read_peaks
-from scpseg.reporting.tables import csv_text, reference_tables
+from scpseg.reporting.report_tables import reference_tables
+from scpseg.reporting.tables import csv_text
 
 MIB = 2**20
 SIDES = {"potsdam": 6000, "blu": 2048}

@@ -10,7 +10,8 @@ from scpseg.errors import UserError
 from scpseg.profiling.records import MIB, table
 from scpseg.reporting.figures import draw_computed
 from scpseg.reporting.memory import read_computed
-from scpseg.reporting.tables import computed_table, csv_text
+from scpseg.reporting.report_tables import computed_table
+from scpseg.reporting.tables import csv_text
 
 
 def record(method: str, mib: float, workload: str = "inference", **more: Any) -> dict[str, Any]:
