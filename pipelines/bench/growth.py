@@ -22,7 +22,7 @@ from scpseg.data.acquire.layout import KINDS, Slot
 from scpseg.data.prepare.work import Choice, Job, Task, decode_file
 from scpseg.evaluation.streaming import segment
 from scpseg.files import sha256, write_text
-from scpseg.reporting.figures import draw_growth
+from scpseg.reporting.charts import draw_growth
 
 GROWTH = Path("results/bench-growth.csv")
 SIDES = (1000, 2000, 5000, 10000, 20000)

@@ -15,7 +15,7 @@ from scpseg.errors import UserError
 from scpseg.files import write_json, write_text
 from scpseg.params import SuiteParams
 from scpseg.profiling.records import PROFILE
-from scpseg.reporting import figures, report_tables, tables
+from scpseg.reporting import charts, figures, report_tables, tables
 from scpseg.reporting.collect import States, collect, read_result
 from scpseg.reporting.contributed import contributed_table
 from scpseg.reporting.memory import read_computed, read_peaks
@@ -124,9 +124,9 @@ def _context(
             "networks": report_tables.network_table(part),
             "published": report_tables.published_table(part),
             "settings": report_tables.settings_table(part, common),
-            "pareto": figures.draw_pareto([(part.lines, part.hollow)], methods, folder / part.name),
-            "curves": figures.draw_curves(part.lines, results, methods, folder / f"{part.name}-training"),
-            "parts": figures.draw_parts(part.lines, folder / f"{part.name}-memory"),
+            "pareto": charts.draw_pareto([(part.lines, part.hollow)], methods, folder / part.name),
+            "curves": charts.draw_curves(part.lines, results, methods, folder / f"{part.name}-training"),
+            "parts": charts.draw_parts(part.lines, folder / f"{part.name}-memory"),
             "pictures": pictures.get(part.name),
             "examples": draw_examples(chosen.get(part.name, []), part.spec, folder / f"{part.name}-examples"),
             "probe": probe_part(results, frame, part.lines, methods, folder) if part.name == PROBE else None,
@@ -134,17 +134,17 @@ def _context(
         for part in parts
     ]
     several = [(part.lines, part.hollow) for part in parts]
-    whole = figures.draw_pareto(several, methods, folder / "overview") if len(parts) > 1 else benchmarks[0]["pareto"]
+    whole = charts.draw_pareto(several, methods, folder / "overview") if len(parts) > 1 else benchmarks[0]["pareto"]
     return {
         "benchmarks": benchmarks,
         "album": addresses,
         "notices": notices(rows),
         "overview": report_tables.overview_table(parts),
         "headline": whole,
-        "timelines": figures.draw_timelines(_profiles(lines, results), methods, folder / "timelines"),
+        "timelines": charts.draw_timelines(_profiles(lines, results), methods, folder / "timelines"),
         "reference": report_tables.reference_tables(results / "reference"),
         "computed": None if computed is None else report_tables.computed_table(computed),
-        "computed_figure": None if computed is None else figures.draw_computed(computed, folder / "memory-sweeps"),
+        "computed_figure": None if computed is None else charts.draw_computed(computed, folder / "memory-sweeps"),
         "contributed": contributed_table(results / "contributed"),
         "unverified": unverified(parts, rows),
         "common": [(report_tables.plain(key), value) for key, value in common.items()],

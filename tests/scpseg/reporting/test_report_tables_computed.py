@@ -8,7 +8,7 @@ import pytest
 
 from scpseg.errors import UserError
 from scpseg.profiling.records import MIB, table
-from scpseg.reporting.figures import draw_computed
+from scpseg.reporting.charts import draw_computed
 from scpseg.reporting.memory import read_computed
 from scpseg.reporting.report_tables import computed_table
 from scpseg.reporting.tables import csv_text

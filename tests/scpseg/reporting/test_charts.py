@@ -9,8 +9,9 @@ import matplotlib as mpl
 import pytest
 from PIL import Image
 
+from scpseg.reporting.charts import draw_curves, draw_pareto, draw_parts, draw_timelines
 from scpseg.reporting.collect import collect
-from scpseg.reporting.figures import DPI, METHODS, draw_curves, draw_pareto, draw_parts, draw_timelines
+from scpseg.reporting.figures import DPI, METHODS
 from scpseg.reporting.memory import Peak
 from scpseg.reporting.published import published
 from scpseg.reporting.summary import Line, summarise
