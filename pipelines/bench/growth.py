@@ -35,9 +35,10 @@ WIDTH_ONLY = 2.2
 
 
 def sparse(folder: Path, side: int, channels: int) -> np.memmap[tuple[int, ...], np.dtype[np.uint8]]:
-    """A memory-mapped array of zeros that takes no space on the disk."""
-    shape = (side, side, channels) if channels > 1 else (side, side)
-    return np.lib.format.open_memmap(folder / f"{side}-{channels}.npy", mode="w+", dtype=np.uint8, shape=shape)
+    """A memory-mapped array of zeros that takes no space on the disk: an image as in the store, or a label."""
+    shape = (side, channels, side) if channels > 1 else (side, side)
+    array = np.lib.format.open_memmap(folder / f"{side}-{channels}.npy", mode="w+", dtype=np.uint8, shape=shape)
+    return array.transpose(0, 2, 1) if channels > 1 else array
 
 
 def ready_inference(side: int) -> Work:

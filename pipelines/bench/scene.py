@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from scpseg.data.store import image_path, label_path, save_array
+from scpseg.data.store import image_path, label_path, save_array, save_image
 from scpseg.data.windows import Bytes
 from scpseg.files import write_json
 
@@ -41,7 +41,7 @@ def write_store(folder: Path, image: Bytes, label: Bytes, copies: int = 1) -> No
         images[f"train/{name}"] = {
             "height": image.shape[0],
             "width": image.shape[1],
-            "image_sha256": save_array(image_path(folder, "train", name), image),
+            "image_sha256": save_image(image_path(folder, "train", name), image),
             "label_sha256": save_array(label_path(folder, "train", name), label),
         }
     index: dict[str, Any] = {

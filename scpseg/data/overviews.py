@@ -38,8 +38,8 @@ def reduce_image(image: Bytes, side: int) -> Bytes:
     columns = [_cells(first, width, side) for first in range(0, side, BAND)]
     for first in range(0, side, BAND):
         rows, weights = _cells(first, height, side)
-        band = torch.from_numpy(image[rows].astype(np.float32))
-        sums = (weights @ band.flatten(1)).reshape(-1, width, 3).permute(2, 0, 1)
+        band = torch.from_numpy(np.ascontiguousarray(image[rows].transpose(0, 2, 1), dtype=np.float32))
+        sums = (weights @ band.flatten(1)).reshape(-1, 3, width).permute(1, 0, 2)
         cells = torch.cat([sums[..., part] @ across.T for part, across in columns], dim=-1)
         # Weights are integers except at borders, and sums are small, so that a mean of half a level is exact.
         means = cells / (height / side * (width / side))

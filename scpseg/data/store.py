@@ -20,6 +20,8 @@ from scpseg.files import damaged, read_json, replacing
 INDEX = "index.json"
 HEADER = 128
 """Bytes of the header of the store's .npy files."""
+ROWS = 64
+"""Rows that are written at a time."""
 KEPT = 128
 """Arrays that a store keeps mapped. Each holds a file descriptor, of which a process often has 1,024."""
 _SPLITS = ("train", "val", "test")
@@ -40,7 +42,7 @@ _INDEX = {
 
 
 def image_path(folder: Path, split: str, id: str) -> Path:
-    """Path of an image's array, (H, W, 3) uint8."""
+    """Path of an image's array, (H, 3, W) uint8: the row of each channel is contiguous, as in a batch."""
     return folder / split / f"{id}.image.npy"
 
 
@@ -55,11 +57,19 @@ def save_array(path: Path, array: NDArray[np.uint8]) -> str:
     Raises:
         OSError: with its errno, such as ENOSPC, which np.save would lose.
     """
-    array = np.ascontiguousarray(array)
+    header, digest = {"descr": "|u1", "fortran_order": False, "shape": array.shape}, hashlib.sha256()
     with replacing(path) as temporary, temporary.open("wb") as stream:
-        np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(array))
-        stream.write(array.data)
-    return hashlib.sha256(array.reshape(-1).data).hexdigest()
+        np.lib.format.write_array_header_1_0(stream, header)
+        for first in range(0, len(array), ROWS):
+            rows = np.ascontiguousarray(array[first : first + ROWS]).data
+            stream.write(rows)
+            digest.update(rows)
+    return digest.hexdigest()
+
+
+def save_image(path: Path, image: NDArray[np.uint8]) -> str:
+    """Write an (H, W, 3) image with `save_array`, in the order of `image_path`."""
+    return save_array(path, image.transpose(0, 2, 1))
 
 
 def array_hash(path: Path) -> str:
@@ -152,14 +162,14 @@ class Store:
                 list(pool.map(partial(open_array, split), self.ids(split)))
 
     def image(self, split: str, id: str) -> np.memmap[Any, np.dtype[np.uint8]]:
-        """(H, W, 3) uint8 RGB, read-only.
+        """(H, W, 3) uint8 RGB, a read-only view of the array of `image_path`.
 
         Raises:
             UserError: the file is missing, or differs from the index.
         """
-        shape = (*self._size(split, id), 3)
+        height, width = self._size(split, id)
         path = image_path(self.folder, self._homes.get(id, split), id)
-        return self._open(path, shape, self._record(split, id)["image_sha256"])
+        return self._open(path, (height, 3, width), self._record(split, id)["image_sha256"]).transpose(0, 2, 1)
 
     def label(self, split: str, id: str) -> np.memmap[Any, np.dtype[np.uint8]]:
         """(H, W) uint8 training ids, 255 = ignored, read-only.

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 from scpseg import IGNORE_INDEX
 
 Bytes = NDArray[np.uint8]
-STRIP = 128
-"""Rows that are copied at a time. (A block for a whole window would be new memory each time, whose pages cost more.)"""
 
 
 def mirrored(start: int, length: int, size: int) -> Iterator[tuple[slice, slice]]:
@@ -35,11 +33,7 @@ def mirrored(start: int, length: int, size: int) -> Iterator[tuple[slice, slice]
 
 def cut_image(image: Bytes, top: int, left: int, height: int, width: int) -> Bytes:
     """A (3, height, width) copy of (H, W, 3) `image` from row `top`, column `left`; mirrored outside the image."""
-    window, planes = window_of(image, top, left, height, width), np.empty((3, height, width), dtype=np.uint8)
-    # Strips are copied to one block first: the rows of the image are far apart, and each is read once per channel.
-    for first in range(0, height, STRIP):
-        planes[:, first : first + STRIP] = np.ascontiguousarray(window[first : first + STRIP]).transpose(2, 0, 1)
-    return planes
+    return np.ascontiguousarray(window_of(image, top, left, height, width).transpose(2, 0, 1))
 
 
 def window_of(image: Bytes, top: int, left: int, height: int, width: int) -> Bytes:
@@ -47,7 +41,7 @@ def window_of(image: Bytes, top: int, left: int, height: int, width: int) -> Byt
     rows, columns = image.shape[:2]
     if top >= 0 and left >= 0 and top + height <= rows and left + width <= columns:
         return image[top : top + height, left : left + width]
-    window = np.empty((height, width, 3), dtype=np.uint8)
+    window = np.empty((height, 3, width), dtype=np.uint8).transpose(0, 2, 1)
     for down, source in mirrored(top, height, rows):
         for across, line in mirrored(left, width, columns):
             window[down, across] = image[source, line]

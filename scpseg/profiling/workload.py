@@ -233,7 +233,8 @@ def timed(once: Callable[[], object], repeats: int, limit: float | None = None) 
 
 def random_image(height: int, width: int) -> Bytes:
     """(H, W, 3) uint8 of random pixels with a fixed seed."""
-    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    rows = np.random.default_rng(0).integers(0, 256, (height, 3, width), dtype=np.uint8)
+    return rows.transpose(0, 2, 1)  # in memory as in the store
 
 
 def is_oom(error: BaseException) -> bool:

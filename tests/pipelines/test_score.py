@@ -11,7 +11,7 @@ from PIL import Image
 
 from pipelines import paths, score
 from scpseg.benchmarks import BENCHMARKS
-from scpseg.data.store import image_path, label_path, save_array
+from scpseg.data.store import image_path, label_path, save_array, save_image
 from scpseg.errors import UserError
 from scpseg.evaluation.confusion import confusion, described, metrics
 from scpseg.files import read_json, write_json
@@ -31,7 +31,7 @@ def put_store(benchmark: str, ids: tuple[str, ...] = IDS) -> dict[str, np.ndarra
         predictions[name] = np.where(rng.random(truth.shape) < 0.7, truth, rng.integers(0, classes, truth.shape))
         truth[:3] = 255
         record = {"height": truth.shape[0], "width": truth.shape[1]}
-        record["image_sha256"] = save_array(image_path(folder, "test", name), np.zeros((*truth.shape, 3), np.uint8))
+        record["image_sha256"] = save_image(image_path(folder, "test", name), np.zeros((*truth.shape, 3), np.uint8))
         record["label_sha256"] = save_array(label_path(folder, "test", name), truth)
         images[f"test/{name}"] = record
     images["train/7_7"] = record

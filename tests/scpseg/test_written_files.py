@@ -15,7 +15,7 @@ from pipelines.freshness import error_file, record_error
 from scpseg.benchmarks import BENCHMARKS
 from scpseg.data.acquire.manifest import FileRecord, Manifest, read_listed
 from scpseg.data.prepare.work import Choice, Job, Slot
-from scpseg.data.store import Store, image_path, label_path, save_array
+from scpseg.data.store import Store, image_path, label_path, save_array, save_image
 from scpseg.errors import UserError
 from scpseg.files import read_json, write_json
 from scpseg.params import Params, SuiteParams
@@ -62,7 +62,7 @@ def damaged(whole: Any, chance: random.Random) -> bytes:
 
 def index(folder: Path) -> Kind:
     record = {"height": 3, "width": 2}
-    record["image_sha256"] = save_array(image_path(folder, "test", "a"), np.zeros((3, 2, 3), np.uint8))
+    record["image_sha256"] = save_image(image_path(folder, "test", "a"), np.zeros((3, 2, 3), np.uint8))
     record["label_sha256"] = save_array(label_path(folder, "test", "a"), np.zeros((3, 2), np.uint8))
     spec = BENCHMARKS["blu"]
     ids = {"train": [], "val": [], "test": ["a"]}

@@ -35,7 +35,7 @@ from scpseg.errors import UserError
 from scpseg.files import locked, write_json
 from scpseg.progress import progress, say
 
-VERSION = 3  # increased when the same files decode to another store
+VERSION = 4  # increased when the same files decode to another store
 WORKERS = 8  # most processes used: each holds one file's pixels and little more, about 200 MB for 6000 x 6000
 AHEAD = 2  # files that wait for a process, beyond one for each: bounds memory and what is unpacked at a time
 PIXEL_BYTES = 16  # more than any real file takes for a pixel of its benchmark's images

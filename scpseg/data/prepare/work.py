@@ -12,7 +12,7 @@ import numpy as np
 from scpseg.benchmarks.base import Benchmark, Ids
 from scpseg.data.acquire.layout import Kind, Pairing, Slot
 from scpseg.data.prepare.decode import check_image, decode_label, read_pixels, read_size
-from scpseg.data.store import HEADER, array_hash, image_path, label_path, save_array
+from scpseg.data.store import HEADER, array_hash, image_path, label_path, save_array, save_image
 from scpseg.errors import UserError
 from scpseg.files import damaged, read_json, sha256, write_json
 
@@ -133,12 +133,11 @@ def decode_file(task: Task) -> Record:
     record: Record = {"slot": list(task.slot), "path": name, "bytes": size, "sha256": digest}
     record |= {"height": height, "width": width}
     if task.slot.kind == "image":
-        array = check_image(pixels, name)
+        record["array_sha256"] = save_image(job.array(task.slot), check_image(pixels, name))
     else:
         label = decode_label(pixels, job.spec, name, job.choice.ignore_first)
-        array = label.ids
         record |= {"pixels": list(label.pixels)} | {key: getattr(label, key) for key in COUNTS}
-    record["array_sha256"] = save_array(job.array(task.slot), array)
+        record["array_sha256"] = save_array(job.array(task.slot), label.ids)
     write_json(job.record(task.slot), record)
     if task.sha256 is None:
         task.place.unlink()
@@ -179,12 +178,12 @@ def _joined(job: Job, slots: list[Slot], records: list[Record]) -> Record:
     arrays = [np.load(job.array(slot)) for slot in slots]
     step = job.spec.layout.columns
     try:
-        rows = [np.concatenate(arrays[first : first + step], axis=1) for first in range(0, len(arrays), step)]
+        rows = [np.concatenate(arrays[first : first + step], axis=-1) for first in range(0, len(arrays), step)]
         array = np.concatenate(rows, axis=0)
     except ValueError as error:
         parts = f"the parts of {slots[0].id} ({records[0]['path']}, ...)"
         raise UserError(f"{parts} do not fit together ({error}); download them again") from error
-    record = {**records[0], "height": array.shape[0], "width": array.shape[1]}
+    record = {**records[0], "height": array.shape[0], "width": array.shape[-1]}
     record["array_sha256"] = save_array(job.array(slots[0], whole=True), array)
     if "pixels" in record:
         record["pixels"] = [sum(counts) for counts in zip(*(one["pixels"] for one in records), strict=True)]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from scpseg.data import store as store_module
-from scpseg.data.store import Store, array_hash, image_path, label_path, save_array
+from scpseg.data.store import Store, array_hash, image_path, label_path, save_array, save_image
 from scpseg.errors import UserError
 from scpseg.files import write_json
 
@@ -19,7 +19,7 @@ def made(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     record = {
         "height": 7,
         "width": 5,
-        "image_sha256": save_array(image_path(folder, "val", "a 1"), image),
+        "image_sha256": save_image(image_path(folder, "val", "a 1"), image),
         "label_sha256": save_array(label_path(folder, "val", "a 1"), label),
     }
     images = {"val/a 1": record}
@@ -54,9 +54,10 @@ def test_maps_what_was_saved(tmp_path: Path) -> None:
 
 def test_saves_like_numpy_and_strided_arrays_too(tmp_path: Path) -> None:
     array = np.arange(60, dtype=np.uint8).reshape(3, 4, 5)[:, ::2, ::-1]
-    save_array(tmp_path / "ours.npy", array)
+    found = save_array(tmp_path / "ours.npy", array)
     np.save(tmp_path / "theirs.npy", np.ascontiguousarray(array))
     assert (tmp_path / "ours.npy").read_bytes() == (tmp_path / "theirs.npy").read_bytes()
+    assert found == hashlib.sha256(array.tobytes()).hexdigest()
     assert sorted(os.listdir(tmp_path)) == ["ours.npy", "theirs.npy"]
 
 
@@ -70,8 +71,8 @@ def test_missing_or_damaged_store_is_named(tmp_path: Path) -> None:
     path.write_bytes(whole[:-9])
     with pytest.raises(UserError, match=r"a 1\.image\.npy is missing or damaged; run"):
         store.image("val", "a 1")
-    save_array(path, np.zeros((5, 7, 3), np.uint8))
-    with pytest.raises(UserError, match=r"a 1\.image\.npy is uint8 of \(5, 7, 3\)"):
+    save_image(path, np.zeros((5, 7, 3), np.uint8))
+    with pytest.raises(UserError, match=r"a 1\.image\.npy is uint8 of \(5, 3, 7\), but the index has \(7, 3, 5\)"):
         store.image("val", "a 1")
     path.unlink()
     with pytest.raises(UserError, match="missing or damaged"):
@@ -93,8 +94,10 @@ def test_damaged_index_and_empty_array_are_named(tmp_path: Path) -> None:
 def test_hashes_are_those_of_the_data(tmp_path: Path) -> None:
     image, _ = made(tmp_path)
     path = image_path(tmp_path, "val", "a 1")
-    assert Store(tmp_path).index["images"]["val/a 1"]["image_sha256"] == hashlib.sha256(image.tobytes()).hexdigest()
-    assert array_hash(path) == hashlib.sha256(image.tobytes()).hexdigest()
+    rows = b"".join(row[:, channel].tobytes() for row in image for channel in range(3))
+    assert Store(tmp_path).index["images"]["val/a 1"]["image_sha256"] == hashlib.sha256(rows).hexdigest()
+    assert array_hash(path) == hashlib.sha256(rows).hexdigest()
+    assert np.array_equal(Store(tmp_path).image("val", "a 1"), image)
 
 
 @pytest.mark.parametrize("kind", ["image", "label"])
@@ -121,7 +124,7 @@ def test_each_array_is_hashed_once_and_again_when_it_changes(tmp_path: Path, mon
         opened.image("val", "a 1")
         opened.label("val", "a 1")
     assert len(hashed) == 2
-    assert store.image("val", "a 1") is store.image("val", "a 1") and store.in_fold(0).ids("val") == ("a 1",)
+    assert store.label("val", "a 1") is store.label("val", "a 1") and store.in_fold(0).ids("val") == ("a 1",)
     assert b"memmap" not in pickle.dumps(store)
     path = label_path(tmp_path, "val", "a 1")
     save_array(path, np.ones((7, 5), np.uint8))
@@ -137,7 +140,7 @@ def test_a_large_benchmark_does_not_use_up_the_file_descriptors(tmp_path: Path) 
     image, label = np.zeros((7, 5, 3), np.uint8), np.zeros((7, 5), np.uint8)
     record = {"height": 7, "width": 5}
     for name in ids:
-        record["image_sha256"] = save_array(image_path(tmp_path, "val", name), image)
+        record["image_sha256"] = save_image(image_path(tmp_path, "val", name), image)
         record["label_sha256"] = save_array(label_path(tmp_path, "val", name), label)
         index["images"][f"val/{name}"] = record
     index["ids"]["val"] = ids
