@@ -26,11 +26,11 @@ from typing import Any
 import submitit
 from filelock import FileLock, Timeout
 
-from pipelines.experiments import arguments, finished, hardware
+from pipelines.experiments import arguments, finished
 from scpseg.errors import UserError
 from scpseg.files import locked, write_text
 from scpseg.params import MachineParams
-from scpseg.processes import end_tree, end_with_parent
+from scpseg.processes import end_tree, end_with_parent, git
 
 SCRATCH = Path(".scratch/sweeps")
 """Folder of the locks, the clones, and the logs."""
@@ -95,12 +95,12 @@ class Task:
 
         shutil.rmtree(clone, ignore_errors=True)
         clone.parent.mkdir(parents=True, exist_ok=True)
-        _git("clone", "--quiet", "--shared", "--no-checkout", str(self.root), str(clone))
-        _git("-C", str(clone), "checkout", "--quiet", "--detach", self.commit)
+        git("clone", "--quiet", "--shared", "--no-checkout", str(self.root), str(clone))
+        git("-C", str(clone), "checkout", "--quiet", "--detach", self.commit)
         if self.changes.stat().st_size:
-            _git("-C", str(clone), "apply", "--whitespace=nowarn", str(self.changes))
+            git("-C", str(clone), "apply", "--whitespace=nowarn", str(self.changes))
         for key in ("user.name", "user.email"):
-            _git("-C", str(clone), "config", key, _git("config", "--default", "sweep", key).strip())
+            git("-C", str(clone), "config", key, git("config", "--default", "sweep", key).strip())
         if (own := Path(".dvc/config.local")).is_file():
             shutil.copyfile(own, clone / own)
         with Repo(".") as repo:
@@ -140,33 +140,21 @@ def _prepare() -> None:
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 
 
-def _git(*words: str) -> str:
-    done = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise UserError(f"git {words[0]} failed: {(done.stderr.strip() or 'no message').splitlines()[-1]}")
-    return done.stdout
-
-
 def snapshot() -> tuple[Path, str, Path]:
     """The repository now, which later changes do not affect: folder, commit, and a file of uncommitted changes."""
-    changes = _git("diff", "--binary", "HEAD")
+    changes = git("diff", "--binary", "HEAD")
     path = SCRATCH / f"{hashlib.sha256(changes.encode()).hexdigest()[:12]}.patch"
     write_text(path, changes)
-    return Path.cwd(), _git("rev-parse", "HEAD").strip(), path.resolve()
+    return Path.cwd(), git("rev-parse", "HEAD").strip(), path.resolve()
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What runs use: `workers` processes and their GPUs on this machine, or Slurm with parameters of sbatch."""
+    """What runs use, `workers` at a time: GPUs of this machine, or Slurm with these parameters of sbatch."""
 
-    workers: int | None = None
+    workers: int = 1
     gpus: tuple[str, ...] = ()
     slurm: Mapping[str, Any] | None = None
-
-    @property
-    def parallel(self) -> bool:
-        """Whether runs may be made at the same time."""
-        return self.slurm is not None or (self.workers or 1) > 1
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -184,31 +172,33 @@ def resources_of(given: argparse.Namespace, machine: MachineParams) -> Resources
     """
     if given.workers is not None and given.workers < 1:
         raise UserError(f"--workers {given.workers}: it must be 1 or more")
-    words = [word for text in given.slurm for word in text.split(",")]
-    if words and given.on != "slurm":
-        raise UserError(f"--slurm {words[0]} needs --on slurm")
-    for word in words:
+    slurm: dict[str, Any] = {}
+    for word in ",".join(given.slurm).split(",") if given.slurm else ():
         key, _, value = word.partition("=")
+        if given.on != "slurm":
+            raise UserError(f"--slurm {word} needs --on slurm")
         if not key or not value or (key == "time" and not value.isdecimal()):
             raise UserError(f"--slurm {word}: write partition=gpu,gres=gpu:1,time=240, with the time in minutes")
+        slurm[key] = int(value) if value.isdecimal() else value
+    workers = given.workers or (1 if given.on == "local" else 256)
     if given.on == "slurm":
-        pairs = (word.split("=", 1) for word in words)
-        slurm = {key: int(value) if value.isdecimal() else value for key, value in pairs}
-        return Resources(given.workers, slurm=slurm)
-    if hardware(machine)["machine.device"] == "cpu":
-        return Resources(given.workers)
+        return Resources(workers, slurm=slurm)
     import torch
 
+    from scpseg.environment import choose_device
+
+    if choose_device(machine.device).type == "cpu":
+        return Resources(workers)
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     visible = list(map(str, range(torch.cuda.device_count()))) if named is None else [n for n in named.split(",") if n]
-    workers, each = given.workers or 1, machine.devices
+    each = machine.devices
     if len(visible) < workers * each:
         raise UserError(
             f"--workers {workers} with machine.devices {each} needs {workers * each} GPUs, but {len(visible)} are "
             "visible: a profile must not be measured beside another run on its GPU; lower --workers"
         )
     gpus = tuple(",".join(visible[worker * each : (worker + 1) * each]) for worker in range(workers))
-    return Resources(given.workers, gpus)
+    return Resources(workers, gpus)
 
 
 def prepare(task: Task, benchmark: str) -> None:
@@ -255,7 +245,7 @@ def run_here(tasks: Sequence[Task], resources: Resources) -> Outcomes:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         while waiting or running:
-            for worker in range(resources.workers or 1):
+            for worker in range(resources.workers):
                 if waiting and worker not in running:
                     task = replace(waiting.pop(0), gpus=resources.gpus[worker] if resources.gpus else "")
                     running[worker] = task, executor.submit(task)
@@ -281,31 +271,25 @@ def run_on_slurm(tasks: Sequence[Task], resources: Resources) -> Outcomes:
         UserError: Slurm is not installed, or a parameter of sbatch is not valid.
     """
     folder = (SCRATCH / "jobs").resolve()
-    fixed = {"nodes": 1, "ntasks_per_node": 1} | ({"array_parallelism": resources.workers} if resources.workers else {})
+    fixed = {"nodes": 1, "ntasks_per_node": 1, "array_parallelism": resources.workers}
     try:
         executor = submitit.SlurmExecutor(folder, max_num_timeout=1000)
         executor.update_parameters(**{"job_name": "scpseg", **(resources.slurm or {}), **fixed})
     except (RuntimeError, ValueError) as error:
         raise UserError(f"--on slurm: {' '.join(str(error).split())}") from None
     files = {task.name: SCRATCH / f"{task.name}.job" for task in tasks}
-    jobs: dict[str, submitit.Job[str | None]] = {
-        name: submitit.SlurmJob(folder, path.read_text(encoding="utf-8").strip())
-        for name, path in files.items()
-        if path.is_file()
-    }
-    new = [task for task in tasks if task.name not in jobs]
+    new = [task for task in tasks if not files[task.name].is_file()]
     if new:
         with executor.batch():
             submitted = [executor.submit(task) for task in new]
         for task, job in zip(new, submitted, strict=True):
-            write_text(files[task.name], f"{job.job_id}\n")
-            jobs[task.name] = job
-    left = {task.name: task for task in tasks}
+            write_text(files[task.name], job.job_id)
+    left = {task: submitit.SlurmJob[str | None](folder, files[task.name].read_text(encoding="utf-8")) for task in tasks}
     try:
         while left:
-            for name in [name for name in left if jobs[name].done()]:
-                files[name].unlink()
-                yield left.pop(name), _outcome(jobs[name])
+            for task in [task for task, job in left.items() if job.done()]:
+                files[task.name].unlink()
+                yield task, _outcome(left.pop(task))
             time.sleep(POLL)
     finally:
         if left:

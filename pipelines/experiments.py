@@ -7,37 +7,17 @@ import hashlib
 import io
 import json
 import re
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from scpseg.errors import UserError
-from scpseg.params import MachineParams
+from scpseg.processes import git
 from scpseg.validation import parse_yaml
 
 NUMBERLESS = ("check", "report")
 """Stages that do not affect the numbers of a run; of the report, only the code for results/summary.csv counts."""
-
-
-def hardware(machine: MachineParams) -> dict[str, Any]:
-    """`machine.device` and `machine.threads` as a run on this machine uses them, without defaults of the library.
-
-    Results depend on them, and DVC knows the parameters only: with `threads: 0` it would restore results that were
-    measured under another OMP_NUM_THREADS. On a GPU, threads do not matter.
-
-    Raises:
-        UserError: the device is not available.
-    """
-    import torch
-
-    from scpseg.environment import choose_device
-
-    device = choose_device(machine.device).type
-    threads = machine.threads or (torch.get_num_threads() if device == "cpu" else 0)
-    return {"machine.device": device, "machine.threads": threads}
 
 
 def identity(values: Mapping[str, Any], methods: Sequence[str], benchmark: str, device: str) -> str:
@@ -57,20 +37,14 @@ def identity(values: Mapping[str, Any], methods: Sequence[str], benchmark: str, 
 
 
 def _sources(methods: Sequence[str]) -> list[Path]:
-    """dvc.yaml and the files in the dependencies of its stages, without outputs of other stages."""
-    pipeline = Path("dvc.yaml")
-    stages = yaml.safe_load(pipeline.read_text(encoding="utf-8"))["stages"]
+    """dvc.yaml and the files in the dependencies of its stages, without outputs, which git ignores."""
+    stages = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
     named = {path for name, stage in stages.items() if name not in NUMBERLESS for path in stage.get("deps", [])}
-    named |= {"scpseg/reporting/collect.py"}
+    named |= {"dvc.yaml", "scpseg/reporting/collect.py"}
     patterns = {name.replace("${item.benchmark}", "*") for name in named}
-    names = {name.replace("${item.method}", method) for name in patterns for method in methods}
-    roots = {path for name in names for path in Path(".").glob(name)}
-    files = {pipeline}
-    for root in roots:
-        found = root.rglob("*") if root.is_dir() else [root]
-        if root.parts[0] not in ("data", "results"):
-            files |= {path for path in found if path.is_file() and "__pycache__" not in path.parts}
-    return sorted(files)
+    names = sorted({name.replace("${item.method}", method) for name in patterns for method in methods})
+    listed = git("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *names).split("\0")
+    return [path for path in map(Path, sorted(set(listed))) if path.is_file()]
 
 
 def finished() -> dict[str, tuple[str, str]]:
@@ -93,7 +67,7 @@ def summary_of(revision: str) -> list[dict[str, Any]] | None:
 def params_of(revision: str) -> dict[str, Any] | None:
     """params.yaml of a revision or experiment; None if it does not exist."""
     text = _read("params.yaml", revision)
-    return None if text is None else dict(yaml.safe_load(text))
+    return None if text is None else dict(parse_yaml(text, f"params.yaml of {revision}"))
 
 
 def _read(name: str, revision: str) -> str | None:
@@ -113,13 +87,9 @@ def settings_for(values: Mapping[str, Any], current: Mapping[str, Any]) -> list[
     They give the same run in the current working tree and in a fresh checkout of the commit.
 
     Raises:
-        UserError: no commit contains params.yaml.
+        UserError: there is no commit.
     """
-    show = ["git", "show", "HEAD:./params.yaml"]
-    done = subprocess.run(show, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise UserError("a sweep needs a git commit that contains params.yaml: commit the project, then start again")
-    head = parse_yaml(done.stdout, "params.yaml of the commit")
+    head = parse_yaml(git("show", "HEAD:./params.yaml"), "params.yaml of the commit")
     return [
         f"{section}.{key}={_text(value)}"
         for section, entries in values.items()

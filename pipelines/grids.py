@@ -66,8 +66,8 @@ def tiny(params: Params) -> bool:
     return str(params.values["segmenter"]["encoder"]).startswith(TINY)
 
 
-def values_of(params: Params, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """All parameters with `settings` applied.
+def changed(params: Params, settings: Mapping[str, Any]) -> Params:
+    """The parameters with `settings` applied.
 
     Raises:
         UserError: a key does not exist.
@@ -79,24 +79,17 @@ def values_of(params: Params, settings: Mapping[str, Any]) -> dict[str, Any]:
             known = [f"{part}.{entry}" for part, entries in values.items() for entry in entries]
             raise UserError(f"-S {name}: {params.path.name} has no such parameter; {nearest(name, known)}")
         values[section][key] = value
-    return values
+    return Params(values, params.path)
 
 
-def effective(values: Mapping[str, Any], benchmark: str) -> Sizes:
-    """Effective sides in pixels of SCPSeg for these values.
+def effective(params: Params, benchmark: str) -> Sizes:
+    """Effective sides in pixels of SCPSeg, which are equal if two experiments use the same network.
 
     Raises:
         UserError: see `scpseg.method.csm.sizes`.
     """
-    csm = values["csm"]
-    stride = feature_stride(values["segmenter"]["name"])
-    return sizes(values[benchmark]["patch"], float(csm["ratio"]), float(csm["context"]), stride)
-
-
-def canonical(values: Mapping[str, Any], benchmark: str) -> dict[str, Any]:
-    """The values with effective instead of requested sizes: equal if two experiments use the same network."""
-    found = effective(values, benchmark)
-    return {**values, "csm": {**values["csm"], "ratio": found.squeezed, "context": found.context}}
+    csm, name = params.values["csm"], params.values["segmenter"]["name"]
+    return sizes(params.benchmark(benchmark).patch, float(csm["ratio"]), float(csm["context"]), feature_stride(name))
 
 
 def segmenter_of(params: Params, name: str) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -114,13 +107,13 @@ def segmenter_of(params: Params, name: str) -> tuple[dict[str, Any], tuple[str, 
 
 def fitted(params: Params, point: Point, benchmark: str) -> Point:
     """The point with the largest LFA window that fits its feature maps; a note says if it was changed."""
-    values = values_of(params, point.settings)
-    window = values["lfa"]["window"]
+    own = changed(params, point.settings)
+    window = own.values["lfa"]["window"]
     try:
-        cells = effective(values, benchmark).squeezed // feature_stride(values["segmenter"]["name"])
+        cells = effective(own, benchmark).squeezed // feature_stride(own.values["segmenter"]["name"])
     except UserError:
         return point  # the check of all parameters rejects it with the reason
-    if not values["lfa"]["weight"] or window <= cells:
+    if not own.values["lfa"]["weight"] or window <= cells:
         return point
     note = f"lfa.window {cells} instead of {window}: the features of the squeezed patch have {cells} × {cells} cells"
     return replace(point, settings={**point.settings, "lfa.window": cells}, notes=(*point.notes, note))
@@ -156,24 +149,14 @@ def segmenters(params: Params) -> tuple[Sweep, list[Point]]:
 
 def sizes_(params: Params) -> tuple[Sweep, list[Point]]:
     """Figure 5 of the paper: side of the squeezed patch against side of the context window."""
-    settings, notes = segmenter_of(params, "fcn8s")
-    about = ""
-    if tiny(params):
-        own = params.values["segmenter"]["name"]
-        settings, notes = {}, ()
-        about = f"{KINDS[own].title} as in params.yaml, not the paper's FCN-8s." if own != "fcn8s" else ""
-    points = [
-        Point(
-            short(context),
-            short(ratio),
-            {**settings, "csm.ratio": ratio, "csm.context": context},
-            ("scpseg",),
-            (short(1.0), short(context)),
-            (*notes, *(("no frame, so the window has no effect: one run for all of them",) if ratio == 1 else ())),
-        )
-        for ratio in RATIOS
-        for context in CONTEXTS
-    ]
+    own, points = params.values["segmenter"]["name"], list[Point]()
+    settings, notes = ({}, ()) if tiny(params) else segmenter_of(params, "fcn8s")
+    about = f"{KINDS[own].title} as in params.yaml, not the paper's FCN-8s." if tiny(params) and own != "fcn8s" else ""
+    for ratio, context in itertools.product(RATIOS, CONTEXTS):
+        here = {**settings, "csm.ratio": ratio, "csm.context": context}
+        plain = ("no frame, so the window has no effect: one run for all of them",) if ratio == 1 else ()
+        reference = (short(1.0), short(context))
+        points.append(Point(short(context), short(ratio), here, ("scpseg",), reference, (*notes, *plain)))
     axes = ("csm.context = G / L", "csm.ratio = D / L")
     return Sweep("sizes", "How much context, and how much room for it", "grid", axes, "figure 5", about), points
 
@@ -192,9 +175,8 @@ def choices(params: Params) -> tuple[Sweep, list[Point]]:
 def tuning(params: Params) -> tuple[Sweep, list[Point]]:
     """The same optimisers and learning rates for every method; the best on the validation split go into `tuned`."""
     methods = ("scpseg", *params.suite.baselines)
-    points = [
-        Point(choice, "", {f"tuned.{method}": choice for method in methods}, methods, ("", GRID[0])) for choice in GRID
-    ]
+    pairs = [(pair, {f"tuned.{method}": pair for method in methods}) for pair in GRID]
+    points = [Point(pair, "", settings, methods, ("", GRID[0])) for pair, settings in pairs]
     title = "Optimiser and learning rate: the same three candidates for every method"
     return Sweep("tuning", title, "dots", ("optimiser and rate", "method"), None), points
 
@@ -212,14 +194,13 @@ def product(name: str, grid: Mapping[str, Sequence[Any]], methods: tuple[str, ..
     keys = list(grid)
     points: list[Point] = []
     for combination in itertools.product(*grid.values()):
-        settings = dict(zip(grid, combination, strict=True))
-        shown = {key: tidy(value) for key, value in settings.items()}
-        if figure == "grid":
-            point = Point(shown[keys[1]], shown[keys[0]], settings, methods)
-        else:
-            words = list(shown.values()) if len(grid) == 1 else [f"{key} = {value}" for key, value in shown.items()]
-            point = Point(", ".join(words), "", settings, methods)
-        points.append(point)
+        settings = dict(zip(keys, combination, strict=True))
+        x, series = ", ".join(f"{key} = {tidy(value)}" for key, value in settings.items()), ""
+        if len(keys) == 1:
+            x = tidy(combination[0])
+        elif figure == "grid":
+            series, x = map(tidy, combination)
+        points.append(Point(x, series, settings, methods))
     first = (points[0].series, points[0].x)
     axes = (keys[-1], keys[0]) if figure == "grid" else (keys[0] if len(grid) == 1 else "settings", "method")
     return Sweep(name, " × ".join(keys), figure, axes, None), [replace(point, reference=first) for point in points]

@@ -30,9 +30,6 @@ from scpseg.errors import UserError
 from scpseg.params import MachineParams, Params, SuiteParams
 from scpseg.processes import end_tree
 
-GRACE = 60.0
-"""Seconds that an interrupted stage gets to save its state."""
-
 
 def work() -> None:
     """Run the pipeline.
@@ -47,7 +44,7 @@ def work() -> None:
     check_surroundings(params)
     check(params)
     resources = executor.resources_of(given, params.section("machine", MachineParams))
-    finished = run_parallel(resources) if resources.parallel else None
+    finished = run_parallel(resources) if resources.slurm is not None or resources.workers > 1 else None
     code = 1 if finished == [] else run_dvc(finished or [])
     if code == 0:
         print(f"the report: {PAGE}")
@@ -123,7 +120,7 @@ def run_dvc(stages: Sequence[str] = ()) -> int:
         return process.wait()
     except KeyboardInterrupt:
         # DVC ignores Ctrl-C during a stage and would start the next one; a SIGTERM to it ends the stage as well.
-        end_tree(process, GRACE)
+        end_tree(process, executor.GRACE)
         raise
     finally:
         signal.signal(signal.SIGTERM, before)

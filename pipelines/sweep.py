@@ -93,7 +93,7 @@ def with_suite(base: Params, given: argparse.Namespace) -> Params:
             why = f"give whole numbers from 0 to {LAST_SEED}, each once, such as --seeds 0,1,2"
             raise UserError(f"--seeds {given.seeds}: {why}")
     settings = {"suite.benchmarks": [given.benchmark], "suite.seeds": seeds, "evaluation.split": given.split}
-    return Params(grids.values_of(base, settings), base.path)
+    return grids.changed(base, settings)
 
 
 def points_of(params: Params, given: argparse.Namespace) -> tuple[Params, Sweep, list[grids.Point]]:
@@ -105,39 +105,38 @@ def points_of(params: Params, given: argparse.Namespace) -> tuple[Params, Sweep,
     grid = grids.parse(given.set)
     many = [key for key, values in grid.items() if len(values) > 1]
     fixed = {key: values[0] for key, values in grid.items() if len(values) == 1}
-    params = Params(grids.values_of(params, fixed), params.path)
-    if given.name not in grids.NAMED:
-        if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", given.name):
-            raise UserError(
-                f"{given.name!r} is not a valid name of a sweep: use lower-case letters, digits and hyphens"
-            )
-        if not grid:
-            raise UserError(
-                f"unknown sweep {given.name!r} (known: {', '.join(grids.NAMED)}); define your own grid with -S"
-            )
-        swept = {key: grid[key] for key in many or grid}
-        return params, *grids.product(given.name, swept, grids.methods_for(grid, given.methods))
-    if many or given.methods:
-        what = f"-S {many[0]} has several values" if many else "--methods is given"
-        raise UserError(f"{what}, but the points of {given.name} are fixed; give your own grid another name")
-    sweep, points = grids.NAMED[given.name](params)
-    taken = [key for key in fixed if any(key in point.settings for point in points)]
-    if taken:
-        raise UserError(f"-S {taken[0]}: {given.name} sets it itself; give your own grid another name")
-    return params, sweep, [grids.fitted(params, point, given.benchmark) for point in points]
+    params = grids.changed(params, fixed)
+    if given.name in grids.NAMED:
+        sweep, points = grids.NAMED[given.name](params)
+        own = {key for point in points for key in point.settings}
+        wrong = [f"-S {key}" for key in grid if key in own or key in many] + ["--methods"] * bool(given.methods)
+        if wrong:
+            raise UserError(f"{wrong[0]}: {given.name} sets its own points; give your own grid another name")
+        return params, sweep, [grids.fitted(params, point, given.benchmark) for point in points]
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", given.name):
+        raise UserError(f"{given.name!r} is not a valid name of a sweep: use lower-case letters, digits and hyphens")
+    if not grid:
+        known = ", ".join(grids.NAMED)
+        raise UserError(f"unknown sweep {given.name!r} (known: {known}); define your own grid with -S")
+    swept = {key: grid[key] for key in many or grid}
+    return params, *grids.product(given.name, swept, grids.methods_for(grid, given.methods))
 
 
 def job_of(sweep: str, params: Params, base: Params, point: grids.Point, benchmark: str) -> Job:
     """The experiment of a point, or the error if its parameters are not valid."""
     rivals = [method for method in point.methods if method != "scpseg"]
-    whole = {**point.settings, "suite.baselines": rivals}
-    own = Params(grids.values_of(params, whole), params.path)
+    from scpseg.environment import resolved  # imports torch
+
+    own = grids.changed(params, {**point.settings, "suite.baselines": rivals})
     try:
         check(own)
-        own = Params(grids.values_of(own, experiments.hardware(own.section("machine", MachineParams))), own.path)
+        # DVC knows the parameters only: it would restore results of another number of threads.
+        own = grids.changed(own, resolved(own.section("machine", MachineParams)))
     except UserError as error:
         return Job(point, own, error=str(error).partition(ADVICE)[0])
-    identity = experiments.identity(grids.canonical(own.values, benchmark), point.methods, benchmark, device_name(own))
+    sides = grids.effective(own, benchmark)
+    network = grids.changed(own, {"csm.ratio": sides.squeezed, "csm.context": sides.context})
+    identity = experiments.identity(network.values, point.methods, benchmark, device_name(own))
     words = re.sub(r"[^a-z0-9.]+", "-", f"{sweep} {point.series} {point.x}".lower().replace("+", "plus")).strip("-.")
     settings = tuple(experiments.settings_for(own.values, base.values))
     return Job(point, own, identity, f"{words[:60].rstrip('-.')}-{identity}", settings)
@@ -158,7 +157,7 @@ def run_sweep(sweep: Sweep, jobs: list[Job], folder: Path, params: Params, given
         write_sweep(sweep, list(rows_of(jobs, results, failures)), folder)
         state = executor.snapshot()
         tasks = [executor.Task(*state, job.name, job.settings) for job in missing.values()]
-        if len(tasks) > 1 and resources.parallel:
+        if len(tasks) > 1 and resources.workers > 1:
             executor.prepare(tasks[0], given.benchmark)
         for task in tasks:
             print(f"{label(sweep, missing[task.name].point)}: log {task.log}", flush=True)
@@ -179,14 +178,10 @@ def run_sweep(sweep: Sweep, jobs: list[Job], folder: Path, params: Params, given
 
 def found_for(jobs: list[Job]) -> Found:
     """The finished experiments by identity: name, and rows of results/summary.csv."""
-    finished = experiments.finished()
-    found: Found = {}
-    for identity in {job.identity for job in jobs} & finished.keys():
-        name, revision = finished[identity]
-        rows = experiments.summary_of(revision)
-        if rows is not None:
-            found[identity] = name, rows
-    return found
+    wanted = {job.identity for job in jobs}
+    known = {key: (name, revision) for key, (name, revision) in experiments.finished().items() if key in wanted}
+    read = {key: (name, experiments.summary_of(revision)) for key, (name, revision) in known.items()}
+    return {key: (name, rows) for key, (name, rows) in read.items() if rows is not None}
 
 
 def label(sweep: Sweep, point: grids.Point) -> str:
@@ -228,30 +223,29 @@ def rows_of(jobs: list[Job], results: Found, failures: dict[str, str]) -> Iterat
 
 def plan(sweep: Sweep, jobs: list[Job], benchmark: str) -> str:
     """List the runs, which of them are finished, and the expected time of the others."""
-    results = found_for(jobs)
-    lines, total, unknown, seen = [], 0.0, 0, set()
-    device = device_name(jobs[0].params)
+    results, device, params = found_for(jobs), device_name(jobs[0].params), jobs[0].params
+    seeds = params.suite.seeds
+    runs = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+    where = f"{benchmark} ({params.values['evaluation']['split']}), {runs}, on {device}"
+    lines, times = [f"{sweep.name}: {counted(len(jobs), 'point')} on {where}"], list[float | None]()
+    seen: set[str] = set()
     for job in jobs:
-        name = label(sweep, job.point)
+        state, about = "to run", ""
         if job.error:
-            lines.append(f"invalid  {name}: {job.error}")
+            state, about = "invalid", f": {job.error}"
         elif job.identity in results:
-            lines.append(f"done     {name}")
+            state = "done"
         elif job.identity in seen:
-            lines.append(f"as above {name}: the same sizes after rounding")
+            state, about = "as above", ": the same sizes after rounding"
         else:
             methods = dict.fromkeys(("scpseg", *job.point.methods))  # the pipeline always trains SCPSeg
             each = [training_seconds(job.params, benchmark, method, device) for method in methods]
-            known = [seconds * len(job.params.suite.seeds) for seconds in each if seconds is not None]
-            complete = len(known) == len(each)
-            total, unknown = total + sum(known), unknown + (not complete)
-            lines.append(f"to run   {name}: training {duration(sum(known)) if complete else 'unknown'}")
+            known = [seconds * len(seeds) for seconds in each if seconds is not None]
+            times.append(sum(known) if len(known) == len(each) else None)
+            about = f": training {duration(times[-1])}"
         seen.add(job.identity)
-        lines += [f"         {note}" for note in job.point.notes]
-    seeds = ", ".join(map(str, jobs[0].params.suite.seeds))
-    seeds = f"seed{'s' if ',' in seeds else ''} {seeds}"
-    where = f"{benchmark} ({jobs[0].params.values['evaluation']['split']}), {seeds}, on {device}"
-    lines.insert(0, f"{sweep.name}: {counted(len(jobs), 'point')} on {where}")
+        lines += [f"{state:8} {label(sweep, job.point)}{about}", *(f"{'':8} {note}" for note in job.point.notes)]
+    total, unknown = sum(time for time in times if time is not None), times.count(None)
     expected = [f"{duration(total)} of training"] if total else []
     expected += [f"{counted(unknown, 'run')} of unknown time (nothing like them was measured here)"] if unknown else []
     return "\n".join([*lines, f"expected: {'; '.join(expected) or 'nothing to run'}"])

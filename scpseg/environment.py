@@ -31,6 +31,20 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def resolved(machine: MachineParams) -> dict[str, Any]:
+    """`machine.device` and `machine.threads` as `configure` would set them, without defaults of the library.
+
+    Results depend on them: with `threads: 0`, those of another OMP_NUM_THREADS would look the same. On a GPU, threads
+    do not matter.
+
+    Raises:
+        UserError: the device is not available.
+    """
+    device = choose_device(machine.device).type
+    threads = machine.threads or (torch.get_num_threads() if device == "cpu" else 0)
+    return {"machine.device": device, "machine.threads": threads}
+
+
 def configure(machine: MachineParams) -> torch.device:
     """Set threads, TF32 and determinism for this process, and return its device."""
     if machine.deterministic:

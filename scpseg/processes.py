@@ -1,4 +1,4 @@
-"""End child processes with the process that started them."""
+"""Run git; end child processes with the process that started them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,22 @@ import sys
 
 import psutil  # type: ignore[import-untyped]
 
+from scpseg.errors import UserError
+
 _PR_SET_PDEATHSIG = 1
+
+
+def git(*words: str) -> str:
+    """The output of a git command.
+
+    Raises:
+        UserError: it failed.
+    """
+    done = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
+    if done.returncode:
+        why = (done.stderr.strip() or "no message").splitlines()[-1]
+        raise UserError(f"git {words[0]} failed ({why}); experiments need a git commit of the project")
+    return done.stdout
 
 
 def end_with_parent() -> None:

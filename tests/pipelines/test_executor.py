@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from pipelines import executor
 from pipelines.executor import Resources, Task, resources_of, turn, why
@@ -139,7 +140,7 @@ def options(*words: str) -> argparse.Namespace:
 
 def test_each_worker_has_its_own_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = MachineParams("cuda", False, False, 0, 0, devices=2)
-    monkeypatch.setattr(executor, "hardware", lambda machine: {"machine.device": "cuda"})
+    monkeypatch.setattr("scpseg.environment.choose_device", lambda name: torch.device("cuda"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,4,5,6")
     assert resources_of(options("--workers", "2"), machine) == Resources(2, ("3,4", "5,6"))
     with pytest.raises(UserError, match=r"--workers 3 with machine\.devices 2 needs 6 GPUs, but 4 are visible"):
@@ -226,10 +227,10 @@ def test_slurm_gets_an_array_of_jobs_and_a_preempted_one_goes_on(cluster: Path) 
     tasks = [Task(*state, f"s-0000000{x}", (f"a.x={x}", f"a.slow={slow}")) for x, slow in ((1, 0), (2, 8))]
     options = {"partition": "long", "gres": "gpu:1", "time": 240}
     with turn():
-        done = executor.run_on_slurm(tasks, Resources(slurm=options))
+        done = executor.run_on_slurm(tasks, Resources(256, slurm=options))
         assert next(done) == (tasks[0], None)
         wait_for_start("2")
-        assert [path.read_text() for path in Path(".scratch/sweeps").glob("*.job")] == ["77_1\n"]
+        assert [path.read_text() for path in Path(".scratch/sweeps").glob("*.job")] == ["77_1"]
         workers_of(cluster)[-1].send_signal(signal.SIGUSR2)  # what Slurm sends before a time limit or preemption
         assert list(done) == [(tasks[1], None)]
     assert (cluster / "asked").read_text() == "requeue 77_1\n"
@@ -264,4 +265,4 @@ def test_what_slurm_cannot_take_is_a_sentence(
     else:
         monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(UserError, match=f"--on slurm: .*{words}"):
-        next(executor.run_on_slurm([], Resources(slurm=options)))
+        next(executor.run_on_slurm([], Resources(256, slurm=options)))

@@ -36,9 +36,9 @@ def test_identity_follows_parameters_and_the_code_of_the_runs(project: Path) -> 
 def test_hardware_is_what_a_run_would_have() -> None:
     """In a process of its own, since torch reads the variable once."""
     code = (
-        "from pipelines.experiments import hardware; from scpseg.params import MachineParams\n"
+        "from scpseg.environment import resolved; from scpseg.params import MachineParams\n"
         "for threads in (0, 2):\n"
-        "    print(hardware(MachineParams('cpu', deterministic=False, tf32=False, threads=threads, workers=0)))"
+        "    print(resolved(MachineParams('cpu', deterministic=False, tf32=False, threads=threads, workers=0)))"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from pipelines import grids
-from pipelines.grids import NAMED, canonical, fitted, methods_for, parse, product, values_of
+from pipelines.grids import NAMED, changed, effective, fitted, methods_for, parse, product
 from scpseg.errors import UserError
 from scpseg.params import Params
 from scpseg.reporting.sweeps import published
@@ -66,13 +66,13 @@ def test_sizes_has_the_papers_points_and_one_run_where_there_is_no_frame() -> No
     sweep, points = grids.sizes_(params)
     assert {(point.series, point.x) for point in points} == set(published("sizes"))
     assert {point.settings["segmenter.name"] for point in points} == {"fcn8s"} and sweep.about == ""
-    values = [canonical(values_of(params, point.settings), "potsdam") for point in points]
-    csm = [(found["csm"]["ratio"], found["csm"]["context"]) for found in values]
+    sides = [effective(changed(params, point.settings), "potsdam") for point in points]
+    csm = [(found.squeezed, found.context) for found in sides]
     assert csm[:3] == [(128, 342), (128, 512), (128, 768)] and csm[-3:] == [(256, 256)] * 3
     assert len(set(csm)) == 13
     sweep, points = grids.sizes_(load("sample"))
-    small = [canonical(values_of(load("sample"), point.settings), "potsdam")["csm"] for point in points]
-    assert len({(found["ratio"], found["context"]) for found in small}) == 13 and "FCN-8s" in sweep.about
+    small = [effective(changed(load("sample"), point.settings), "potsdam") for point in points]
+    assert len({(found.squeezed, found.context) for found in small}) == 13 and "FCN-8s" in sweep.about
 
 
 def test_choices_change_one_parameter_each_to_another_value() -> None:
@@ -93,7 +93,7 @@ def test_tuning_tries_the_same_for_every_method() -> None:
     for point in points:
         assert point.methods == ("scpseg", "patch", "glnet")
         assert point.settings == {f"tuned.{method}": point.x for method in point.methods}
-        values_of(params, point.settings)
+        changed(params, point.settings)
 
 
 def test_lfa_window_is_adapted_only_where_the_maps_are_too_small_and_says_so() -> None:
@@ -154,8 +154,8 @@ def test_unknown_keys_and_methods_name_the_nearest() -> None:
     params = load("sample")
     before = copy.deepcopy(params.values)
     with pytest.raises(UserError, match=r"did you mean 'csm\.ratio'"):
-        values_of(params, {"csm.ratoi": 0.5})
-    assert values_of(params, {"csm.ratio": 0.5})["csm"]["ratio"] == 0.5 and params.values == before
+        changed(params, {"csm.ratoi": 0.5})
+    assert changed(params, {"csm.ratio": 0.5}).values["csm"]["ratio"] == 0.5 and params.values == before
     assert methods_for({"glnet.overview": [1, 2]}, None) == ("glnet",)
     assert methods_for({"csm.ratio": [1, 2]}, None) == ("scpseg",)
     assert methods_for({"csm.ratio": [1, 2]}, "scpseg,patch") == ("scpseg", "patch")

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from pipelines import repro
-from pipelines.executor import Resources
+from pipelines.executor import GRACE, Resources
 from pipelines.freshness import Key, State, error_file
 from scpseg.errors import UserError
 from scpseg.params import SuiteParams
@@ -112,7 +112,7 @@ def test_an_interrupted_dvc_starts_no_other_stage(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, str(dvc)], cwd=tmp_path)
     (child,) = wait_for(lambda: [c for c in psutil.Process(process.pid).children() if (tmp_path / "first").exists()])
     process.send_signal(signal.SIGINT)
-    end_tree(process, repro.GRACE)
+    end_tree(process, GRACE)
     assert not child.is_running()
     assert (tmp_path / "first.saved").exists() and not (tmp_path / "second").exists()
 

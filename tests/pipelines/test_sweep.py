@@ -191,7 +191,7 @@ def test_parameters_of_slurm_are_passed_on(pretended: Pretended, monkeypatch: py
 
     monkeypatch.setattr(executor, "run_on_slurm", run_on_slurm)
     start(monkeypatch, *GRID, "--on", "slurm", "--slurm", "partition=a,gres=gpu:a100:2", "--slurm", "time=240")
-    assert seen == [executor.Resources(slurm={"partition": "a", "gres": "gpu:a100:2", "time": 240})]
+    assert seen == [executor.Resources(256, slurm={"partition": "a", "gres": "gpu:a100:2", "time": 240})]
     assert pretended.prepared == ["prepare@potsdam"] and len(pretended.ran) == 3
 
 
@@ -224,7 +224,7 @@ def test_dry_lists_runs_and_time_and_runs_nothing(
     assert len(pretended.ran) == 1
     monkeypatch.setattr(sweep, "training_seconds", lambda params, benchmark, method, device: None)
     start(monkeypatch, *GRID, "--dry")
-    assert "training unknown" in capsys.readouterr().out
+    assert "training not measured" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", sorted(sweep.grids.NAMED))
@@ -241,9 +241,9 @@ def test_every_point_of_a_named_sweep_is_valid_at_sample_scale(
     [
         (("mine",), "your own grid"),
         (("My Grid", "-S", "csm.ratio=1"), "lower-case letters"),
-        (("sizes", "-S", "csm.kernel=bilinear,antialias"), "several values"),
-        (("sizes", "-S", "csm.ratio=0.5"), "sets it itself"),
-        (("sizes", "--methods", "patch"), "fixed"),
+        (("sizes", "-S", "csm.kernel=bilinear,antialias"), "^-S csm.kernel: sizes sets its own points"),
+        (("sizes", "-S", "csm.ratio=0.5"), "^-S csm.ratio: .*another name"),
+        (("sizes", "--methods", "patch"), "^--methods: sizes"),
         (("sizes", "--workers", "0"), "^--workers 0: it must be 1 or more"),
         (("sizes", "--slurm", "partition=a"), "^--slurm partition=a needs --on slurm"),
         (("sizes", "--on", "slurm", "--slurm", "time=4:00:00"), "^--slurm time=4:00:00: .*minutes"),
