@@ -132,11 +132,15 @@ def turned(array: Bytes, flip: bool, turns: int) -> Tensor:
 
 def turn(array: Bytes, flip: bool, turns: int, result: Bytes) -> None:
     """Write what `turned` returns to `result`."""
-    view = np.rot90(array[..., ::-1] if flip else array, turns, axes=(-2, -1))
-    # If rows become columns, strips of them stay in the processor's cache; whole columns do not.
-    strip = STRIP if turns % 2 else view.shape[-1]
-    for first in range(0, view.shape[-1], strip):
-        result[..., first : first + strip] = view[..., first : first + strip]
+    if turns % 2:
+        view = np.rot90(array[..., ::-1] if flip else array, turns, axes=(-2, -1))
+        # Strips of the rows that become columns stay in the processor's cache; whole columns do not.
+        for first in range(0, view.shape[-1], STRIP):
+            result[..., first : first + STRIP] = view[..., first : first + STRIP]
+        return
+    result[:] = array[..., ::-1, :] if turns == 2 else array
+    if flip != (turns == 2):
+        result[:] = torch.from_numpy(result).flip(-1).numpy()  # numpy copies backwards byte by byte
 
 
 def turned_box(box: Box, flip: bool, turns: int) -> Box:
