@@ -102,8 +102,8 @@ def decoding(folder: Path, repeats: int, sides: dict[str, int] | None = None) ->
 
         works: dict[str, Work] = {"ours": ours, "pillow": pillow, "checksums": checksums}
         took = interleaved(works, repeats)
-        for kind in KINDS:
-            same(_load(job.array(slots[kind])), _load(base / f"{kind}.npy"), f"{kind} of {name}")
+        same(_load(job.array(slots["image"])).transpose(0, 2, 1), _load(base / "image.npy"), f"image of {name}")
+        same(_load(job.array(slots["label"])), _load(base / "label.npy"), f"label of {name}")
         peers = [Peer("Pillow, a comparison per colour, numpy.save", "pillow", "pillow", 1.0)]
         formats = " and ".join(path.suffix[1:].upper() for path in paths.values())
         what = f"prepare one pair of {side} x {side}, {formats}, one process"
