@@ -1,23 +1,30 @@
-"""The points of a sweep: the named sweeps, and the user's own grids."""
+"""What a sweep runs: the points of the named sweeps and of the user's own grids, and an experiment for each."""
 
 from __future__ import annotations
 
+import argparse
 import copy
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pipelines import experiments
+from pipelines.check import check
 from pipelines.methods import METHODS
+from pipelines.plan import device_name
+from scpseg.benchmarks import BENCHMARKS
+from scpseg.environment import resolved
 from scpseg.errors import UserError
 from scpseg.method.csm import Sizes, sizes
-from scpseg.params import Params
+from scpseg.params import LAST_SEED, MachineParams, Params
 from scpseg.reporting.published import title_of
 from scpseg.reporting.sweeps import Kind, Sweep, short, tidy
 from scpseg.segmenters.build import KINDS, feature_stride
 from scpseg.segmenters.encoders import weights_problem
 from scpseg.tuning import GRID
-from scpseg.validation import nearest, parse_yaml
+from scpseg.validation import ADVICE, nearest, parse_yaml
 
 TINY = "tu-test_"
 """Prefixes of encoders for a CPU; with one of them, sweeps run at sample scale."""
@@ -59,6 +66,21 @@ class Point:
     methods: tuple[str, ...] = ("scpseg",)
     reference: tuple[str, str] | None = None
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Job:
+    """A point with all its parameters, and the name and `section.key=value` settings of its experiment.
+
+    `identity` is equal for points that are the same experiment; `error` says why the parameters are not valid.
+    """
+
+    point: Point
+    params: Params
+    identity: str = ""
+    name: str = ""
+    settings: tuple[str, ...] = ()
+    error: str = ""
 
 
 def tiny(params: Params) -> bool:
@@ -239,3 +261,75 @@ def methods_for(grid: Mapping[str, Any], asked: str | None) -> tuple[str, ...]:
     if asked and unknown:
         raise UserError(f"--methods {asked}: unknown method {unknown[0]!r}; {nearest(unknown[0], METHODS)}")
     return found or ("scpseg",)
+
+
+def planned(base: Params, given: argparse.Namespace) -> tuple[Params, Sweep, list[Job]]:
+    """The sweep of a command line: the parameters common to its points, and an experiment for each point.
+
+    Raises:
+        UserError: see `with_suite` and `points_of`.
+    """
+    params, sweep, points = points_of(with_suite(base, given), given)
+    return params, sweep, [job_of(sweep.name, params, base, point, given.benchmark) for point in points]
+
+
+def with_suite(base: Params, given: argparse.Namespace) -> Params:
+    """The parameters restricted to one benchmark, its split and the requested seeds.
+
+    Raises:
+        UserError: seeds that are not valid or duplicated, or an unknown benchmark.
+    """
+    if given.benchmark not in BENCHMARKS:
+        raise UserError(f"--benchmark {given.benchmark}: unknown benchmark; {nearest(given.benchmark, BENCHMARKS)}")
+    seeds = list(base.suite.seeds)
+    if given.seeds is not None:
+        seeds = [int(seed) if re.fullmatch("[0-9]{1,10}", seed) else -1 for seed in given.seeds.split(",")]
+        if len(set(seeds)) < len(seeds) or min(seeds) < 0 or max(seeds) > LAST_SEED:
+            why = f"give whole numbers from 0 to {LAST_SEED}, each once, such as --seeds 0,1,2"
+            raise UserError(f"--seeds {given.seeds}: {why}")
+    settings = {"suite.benchmarks": [given.benchmark], "suite.seeds": seeds, "evaluation.split": given.split}
+    return changed(base, settings)
+
+
+def points_of(params: Params, given: argparse.Namespace) -> tuple[Params, Sweep, list[Point]]:
+    """The sweep with its points, and the parameters common to all of them, including -S with a single value.
+
+    Raises:
+        UserError: a name that is not valid, a grid without -S, or several values for a named sweep.
+    """
+    grid = parse(given.set)
+    many = [key for key, values in grid.items() if len(values) > 1]
+    fixed = {key: values[0] for key, values in grid.items() if len(values) == 1}
+    params = changed(params, fixed)
+    if given.name in NAMED:
+        sweep, points = NAMED[given.name](params)
+        own = {key for point in points for key in point.settings}
+        wrong = [f"-S {key}" for key in grid if key in own or key in many] + ["--methods"] * bool(given.methods)
+        if wrong:
+            raise UserError(f"{wrong[0]}: {given.name} sets its own points; give your own grid another name")
+        return params, sweep, [fitted(params, point, given.benchmark) for point in points]
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", given.name):
+        raise UserError(f"{given.name!r} is not a valid name of a sweep: use lower-case letters, digits and hyphens")
+    if not grid:
+        known = ", ".join(NAMED)
+        raise UserError(f"unknown sweep {given.name!r} (known: {known}); define your own grid with -S")
+    swept = {key: grid[key] for key in many or grid}
+    return params, *product(given.name, swept, methods_for(grid, given.methods))
+
+
+def job_of(sweep: str, params: Params, base: Params, point: Point, benchmark: str) -> Job:
+    """The experiment of a point, or the error if its parameters are not valid."""
+    rivals = [method for method in point.methods if method != "scpseg"]
+    own = changed(params, {**point.settings, "suite.baselines": rivals})
+    try:
+        check(own)
+        # DVC knows the parameters only: it would restore results of another number of threads.
+        own = changed(own, resolved(own.section("machine", MachineParams)))
+    except UserError as error:
+        return Job(point, own, error=str(error).partition(ADVICE)[0])
+    sides = effective(own, benchmark)
+    network = changed(own, {"csm.ratio": sides.squeezed, "csm.context": sides.context})
+    identity = experiments.identity(network.values, point.methods, benchmark, device_name(own))
+    words = re.sub(r"[^a-z0-9.]+", "-", f"{sweep} {point.series} {point.x}".lower().replace("+", "plus")).strip("-.")
+    settings = tuple(experiments.settings_for(own.values, base.values))
+    return Job(point, own, identity, f"{words[:60].rstrip('-.')}-{identity}", settings)

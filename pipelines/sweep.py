@@ -11,25 +11,22 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pipelines import executor, experiments, grids
-from pipelines.check import check
+from pipelines import executor, experiments
 from pipelines.methods import METHODS
 from pipelines.plan import counted, device_name, duration, training_seconds
 from pipelines.preflight import check_experiments, check_repository
 from pipelines.stage import run_stage
-from scpseg.benchmarks import BENCHMARKS
-from scpseg.errors import UserError
-from scpseg.params import LAST_SEED, MachineParams, Params
+from scpseg.params import MachineParams, Params
 from scpseg.reporting.published import title_of
 from scpseg.reporting.sweeps import Row, Status, Sweep, tidy, write_sweep
-from scpseg.validation import ADVICE, nearest
+
+if TYPE_CHECKING:
+    from pipelines.grids import Job, Point
 
 REPORTS = Path("reports/sweeps")
 SCPSEG = ("csm.", "srd.", "lfa.")
@@ -38,25 +35,10 @@ Found = dict[str, tuple[str, list[dict[str, Any]]]]
 """Identity of an experiment -> its name and its rows of results/summary.csv."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """A point with all its parameters, and the name and `section.key=value` settings of its experiment.
-
-    `identity` is equal for points that are the same experiment; `error` says why the parameters are not valid.
-    """
-
-    point: grids.Point
-    params: Params
-    identity: str = ""
-    name: str = ""
-    settings: tuple[str, ...] = ()
-    error: str = ""
-
-
 def main() -> None:
     """Parse the command line, then list or run the experiments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", metavar="NAME", help=f"{', '.join(grids.NAMED)}, or a name for your own grid")
+    parser.add_argument("name", metavar="NAME", help="of a known sweep, or for your own grid")
     parser.add_argument("-S", dest="set", action="append", default=[], metavar="KEY=A,B", help="values of the grid")
     parser.add_argument("--benchmark", default="potsdam")
     parser.add_argument("--split", default="val", choices=("val", "test"), help="images to score (default val)")
@@ -65,81 +47,17 @@ def main() -> None:
     executor.add_options(parser)
     parser.add_argument("--dry", action="store_true", help="only list the runs and their expected time")
     given = parser.parse_args()
+    from pipelines.grids import planned  # imports torch, for which --help need not wait
+
     base = Params.load()
     if not given.dry:
         check_repository()
         check_experiments()
-    params = with_suite(base, given)
-    params, sweep, points = points_of(params, given)
-    jobs = [job_of(sweep.name, params, base, point, given.benchmark) for point in points]
+    params, sweep, jobs = planned(base, given)
     if given.dry:
         print(plan(sweep, jobs, given.benchmark))
     else:
         run_sweep(sweep, jobs, REPORTS / f"{sweep.name}-{given.benchmark}", params, given)
-
-
-def with_suite(base: Params, given: argparse.Namespace) -> Params:
-    """The parameters restricted to one benchmark, its split and the requested seeds.
-
-    Raises:
-        UserError: seeds that are not valid or duplicated, or an unknown benchmark.
-    """
-    if given.benchmark not in BENCHMARKS:
-        raise UserError(f"--benchmark {given.benchmark}: unknown benchmark; {nearest(given.benchmark, BENCHMARKS)}")
-    seeds = list(base.suite.seeds)
-    if given.seeds is not None:
-        seeds = [int(seed) if re.fullmatch("[0-9]{1,10}", seed) else -1 for seed in given.seeds.split(",")]
-        if len(set(seeds)) < len(seeds) or min(seeds) < 0 or max(seeds) > LAST_SEED:
-            why = f"give whole numbers from 0 to {LAST_SEED}, each once, such as --seeds 0,1,2"
-            raise UserError(f"--seeds {given.seeds}: {why}")
-    settings = {"suite.benchmarks": [given.benchmark], "suite.seeds": seeds, "evaluation.split": given.split}
-    return grids.changed(base, settings)
-
-
-def points_of(params: Params, given: argparse.Namespace) -> tuple[Params, Sweep, list[grids.Point]]:
-    """The sweep with its points, and the parameters common to all of them, including -S with a single value.
-
-    Raises:
-        UserError: a name that is not valid, a grid without -S, or several values for a named sweep.
-    """
-    grid = grids.parse(given.set)
-    many = [key for key, values in grid.items() if len(values) > 1]
-    fixed = {key: values[0] for key, values in grid.items() if len(values) == 1}
-    params = grids.changed(params, fixed)
-    if given.name in grids.NAMED:
-        sweep, points = grids.NAMED[given.name](params)
-        own = {key for point in points for key in point.settings}
-        wrong = [f"-S {key}" for key in grid if key in own or key in many] + ["--methods"] * bool(given.methods)
-        if wrong:
-            raise UserError(f"{wrong[0]}: {given.name} sets its own points; give your own grid another name")
-        return params, sweep, [grids.fitted(params, point, given.benchmark) for point in points]
-    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", given.name):
-        raise UserError(f"{given.name!r} is not a valid name of a sweep: use lower-case letters, digits and hyphens")
-    if not grid:
-        known = ", ".join(grids.NAMED)
-        raise UserError(f"unknown sweep {given.name!r} (known: {known}); define your own grid with -S")
-    swept = {key: grid[key] for key in many or grid}
-    return params, *grids.product(given.name, swept, grids.methods_for(grid, given.methods))
-
-
-def job_of(sweep: str, params: Params, base: Params, point: grids.Point, benchmark: str) -> Job:
-    """The experiment of a point, or the error if its parameters are not valid."""
-    rivals = [method for method in point.methods if method != "scpseg"]
-    from scpseg.environment import resolved  # imports torch
-
-    own = grids.changed(params, {**point.settings, "suite.baselines": rivals})
-    try:
-        check(own)
-        # DVC knows the parameters only: it would restore results of another number of threads.
-        own = grids.changed(own, resolved(own.section("machine", MachineParams)))
-    except UserError as error:
-        return Job(point, own, error=str(error).partition(ADVICE)[0])
-    sides = grids.effective(own, benchmark)
-    network = grids.changed(own, {"csm.ratio": sides.squeezed, "csm.context": sides.context})
-    identity = experiments.identity(network.values, point.methods, benchmark, device_name(own))
-    words = re.sub(r"[^a-z0-9.]+", "-", f"{sweep} {point.series} {point.x}".lower().replace("+", "plus")).strip("-.")
-    settings = tuple(experiments.settings_for(own.values, base.values))
-    return Job(point, own, identity, f"{words[:60].rstrip('-.')}-{identity}", settings)
 
 
 def run_sweep(sweep: Sweep, jobs: list[Job], folder: Path, params: Params, given: argparse.Namespace) -> None:
@@ -184,7 +102,7 @@ def found_for(jobs: list[Job]) -> Found:
     return {key: (name, rows) for key, (name, rows) in read.items() if rows is not None}
 
 
-def label(sweep: Sweep, point: grids.Point) -> str:
+def label(sweep: Sweep, point: Point) -> str:
     """The point as text."""
     if sweep.figure == "grid":
         return f"{sweep.axes[1].split()[0]} {point.series}, {sweep.axes[0].split()[0]} {point.x}"

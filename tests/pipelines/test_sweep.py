@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines import executor, experiments, sweep
+from pipelines import executor, experiments, grids, sweep
 from scpseg.errors import UserError
 from scpseg.params import Params
 
@@ -79,7 +80,8 @@ def pretended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pretended:
     monkeypatch.setattr(experiments, "_sources", lambda methods: [])
     committed = yaml.safe_load((ROOT / "params.yaml").read_text())
     monkeypatch.setattr(experiments, "settings_for", lambda values, current: changed(values, committed))
-    monkeypatch.setattr(sweep, "device_name", lambda params: "this device")
+    for module in (sweep, grids):
+        monkeypatch.setattr(module, "device_name", lambda params: "this device")
     return fake
 
 
@@ -151,7 +153,7 @@ def test_points_of_another_thread_count_or_device_run_again(
     # Said to DVC too, which would restore the first runs' memory from its cache.
     assert ["machine.threads=1" in settings for _, settings in pretended.ran] == [True] * names + [False] * names
     assert all("machine.threads=2" in settings for _, settings in pretended.ran[names:])
-    monkeypatch.setattr(sweep, "device_name", lambda params: "another device")
+    monkeypatch.setattr(grids, "device_name", lambda params: "another device")
     start(monkeypatch, *GRID)
     assert len(pretended.ran) == 3 * names
 
@@ -227,7 +229,14 @@ def test_dry_lists_runs_and_time_and_runs_nothing(
     assert "training not measured" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", sorted(sweep.grids.NAMED))
+def test_help_names_every_sweep_and_needs_no_torch() -> None:
+    assert all(name in str(sweep.__doc__) for name in grids.NAMED)
+    code = "import sys, pipelines.sweep; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize("name", sorted(grids.NAMED))
 def test_every_point_of_a_named_sweep_is_valid_at_sample_scale(
     name: str, pretended: Pretended, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -266,7 +275,7 @@ def test_mistakes_on_the_command_line_are_sentences(
 
 def test_parameters_are_narrowed_without_touching_the_file(pretended: Pretended) -> None:
     before = Path("params.yaml").read_text()
-    asked = sweep.argparse.Namespace(benchmark="blu", seeds="3", split="test")
-    values = sweep.with_suite(Params.load(), asked).values
+    asked = argparse.Namespace(benchmark="blu", seeds="3", split="test")
+    values = grids.with_suite(Params.load(), asked).values
     assert values["suite"]["benchmarks"] == ["blu"] and values["suite"]["seeds"] == [3]
     assert values["evaluation"]["split"] == "test" and Path("params.yaml").read_text() == before
