@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from dataclasses import make_dataclass
 from pathlib import Path
 
+from pipelines import paths
 from pipelines.methods import METHODS, module_of
 from pipelines.preflight import check_surroundings
 from pipelines.stage import run_stage
 from scpseg.benchmarks import BENCHMARKS
+from scpseg.benchmarks.base import Ids
 from scpseg.benchmarks.checks import check_benchmark
 from scpseg.data.acquire.manifest import MIRROR, UPSTREAM, cache_folder, from_network
 from scpseg.data.acquire.sources import check_upstream, is_address
 from scpseg.data.splits import read_folds
 from scpseg.errors import UserError
-from scpseg.files import root, write_text
+from scpseg.files import read_json, root, write_text
 from scpseg.params import (
     GENERAL,
     BenchmarkParams,
@@ -124,12 +127,36 @@ def _check_labels(params: Params, benchmark: str) -> None:
 def _check_split(params: Params, benchmark: str) -> None:
     name = params.benchmark(benchmark).split
     wanted = params.section("evaluation", EvaluationParams).split
-    for lists in read_folds(BENCHMARKS[benchmark], name):
+    folds = read_folds(BENCHMARKS[benchmark], name)
+    if name not in BENCHMARKS[benchmark].splits and _edited(benchmark, name, folds):
+        why = "its lists have changed since the images were prepared, but DVC knows them by the name of their folder"
+        raise params.invalid(f"{benchmark}.split", name, f"{why}; give the folder another name")
+    for lists in folds:
         for split in ("train", wanted):
             if lists and not lists.get(split):
                 raise params.invalid(
                     f"{benchmark}.split", name, f"it has no {split} images; use another split or evaluation.split"
                 )
+
+
+def _edited(benchmark: str, name: str, folds: Sequence[Ids]) -> bool:
+    """Whether the store was made with other lists of the same name; of a part of a benchmark, it lacks images."""
+    index = paths.store(benchmark) / "index.json"
+    if not index.is_file():
+        return False
+    made = read_json(index, {"split": str, "folds": list, "ids": dict, "expected": dict})
+    before = made["folds"] or [made["ids"]]
+    if made["split"] != name:
+        return False
+    if len(before) != len(folds):
+        return True
+    if len(folds) == 1 and any(made["expected"][part] != len(ids) for part, ids in folds[0].items()):
+        return True
+    return any(
+        not {id.lower() for id in had[part]} <= {id.lower() for id in lists.get(part, ())}
+        for had, lists in zip(before, folds, strict=True)
+        for part in had
+    )
 
 
 def work() -> None:

@@ -9,7 +9,6 @@ and the result of the first one is lost while it stays listed as running.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import re
 import shutil
@@ -28,7 +27,7 @@ from filelock import FileLock, Timeout
 
 from pipelines.experiments import arguments, finished
 from scpseg.errors import UserError
-from scpseg.files import locked, write_text
+from scpseg.files import locked, sha256, write_text
 from scpseg.params import MachineParams
 from scpseg.processes import end_tree, end_with_parent, git
 
@@ -36,6 +35,8 @@ SCRATCH = Path(".scratch/sweeps")
 """Folder of the locks, the clones, and the logs."""
 GRACE = 60.0
 """Seconds that an interrupted run gets to save its checkpoint."""
+PLAIN = ("--no-ext-diff", "--no-textconv", "--no-color", "--src-prefix=a/", "--dst-prefix=b/")
+"""Options of `git diff` for `git apply`."""
 POLL = 0.5
 """Seconds between two checks of the runs."""
 PREEMPTED = 120.0
@@ -95,7 +96,7 @@ class Task:
 
         shutil.rmtree(clone, ignore_errors=True)
         clone.parent.mkdir(parents=True, exist_ok=True)
-        git("clone", "--quiet", "--shared", "--no-checkout", str(self.root), str(clone))
+        git("clone", "--quiet", "--shared", "--no-checkout", "--origin=origin", str(self.root), str(clone))
         git("-C", str(clone), "checkout", "--quiet", "--detach", self.commit)
         if self.changes.stat().st_size:
             git("-C", str(clone), "apply", "--whitespace=nowarn", str(self.changes))
@@ -142,9 +143,11 @@ def _prepare() -> None:
 
 def snapshot() -> tuple[Path, str, Path]:
     """The repository now, which later changes do not affect: folder, commit, and a file of uncommitted changes."""
-    changes = git("diff", "--binary", "HEAD")
-    path = SCRATCH / f"{hashlib.sha256(changes.encode()).hexdigest()[:12]}.patch"
-    write_text(path, changes)
+    SCRATCH.mkdir(parents=True, exist_ok=True)
+    new = SCRATCH / "changes"
+    # Written by git, because files need not be text; the user's settings of `git diff` are for people.
+    git("diff", "--binary", *PLAIN, f"--output={new}", "HEAD")
+    path = new.replace(SCRATCH / f"{sha256(new)[:12]}.patch")
     return Path.cwd(), git("rev-parse", "HEAD").strip(), path.resolve()
 
 
@@ -179,10 +182,14 @@ def resources_of(given: argparse.Namespace, machine: MachineParams) -> Resources
             raise UserError(f"--slurm {word} needs --on slurm")
         if not key or not value or (key == "time" and not value.isdecimal()):
             raise UserError(f"--slurm {word}: write partition=gpu,gres=gpu:1,time=240, with the time in minutes")
-        slurm[key] = int(value) if value.isdecimal() else value
+        slurm[key] = int(value) if str(value).isdecimal() and str(int(value)) == value else value
     workers = given.workers or (1 if given.on == "local" else 256)
     if given.on == "slurm":
-        return Resources(workers, slurm=slurm)
+        if "time" not in slurm:
+            raise UserError("--on slurm needs the time limit of a job in minutes, such as --slurm time=240")
+        resources = Resources(workers, slurm=slurm)
+        _slurm(resources)  # before anything long starts
+        return resources
     import torch
 
     from scpseg.environment import choose_device
@@ -248,7 +255,7 @@ def run_here(tasks: Sequence[Task], resources: Resources) -> Outcomes:
             for worker in range(resources.workers):
                 if waiting and worker not in running:
                     task = replace(waiting.pop(0), gpus=resources.gpus[worker] if resources.gpus else "")
-                    running[worker] = task, executor.submit(task)
+                    running[worker] = task, _submit(executor, task)
             for worker, (task, job) in list(running.items()):
                 if job.done():
                     del running[worker]
@@ -262,29 +269,53 @@ def run_here(tasks: Sequence[Task], resources: Resources) -> Outcomes:
         signal.signal(signal.SIGTERM, before)
 
 
+def _submit(executor: submitit.LocalExecutor, task: Task) -> submitit.Job[str | None]:
+    """Submit a task; the process that submitit starts for it prints nothing here, as it would after Ctrl-C."""
+    own = os.dup(2)
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            return executor.submit(task)
+        finally:
+            os.dup2(own, 2)
+            os.close(own)
+
+
+def _slurm(resources: Resources) -> submitit.SlurmExecutor:
+    """Submits jobs with these resources; UserError if Slurm is not installed, or a parameter of sbatch is not valid."""
+    fixed = {"nodes": 1, "ntasks_per_node": 1, "array_parallelism": resources.workers}
+    try:
+        executor = submitit.SlurmExecutor((SCRATCH / "jobs").resolve(), max_num_timeout=1000)
+        executor.update_parameters(**{"job_name": "scpseg", **(resources.slurm or {}), **fixed})
+        executor._make_submission_file_text("true", "0")  # refuses values of a wrong type
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise UserError(f"--on slurm: {' '.join(str(error).split())}") from None
+    return executor
+
+
 def run_on_slurm(tasks: Sequence[Task], resources: Resources) -> Outcomes:
     """Run the tasks as an array of jobs on a cluster that shares this folder.
 
     If this process ends, the jobs continue; the next one waits for them instead of submitting them again.
 
     Raises:
-        UserError: Slurm is not installed, or a parameter of sbatch is not valid.
+        UserError: Slurm is not installed, or sbatch refuses the jobs.
     """
-    folder = (SCRATCH / "jobs").resolve()
-    fixed = {"nodes": 1, "ntasks_per_node": 1, "array_parallelism": resources.workers}
-    try:
-        executor = submitit.SlurmExecutor(folder, max_num_timeout=1000)
-        executor.update_parameters(**{"job_name": "scpseg", **(resources.slurm or {}), **fixed})
-    except (RuntimeError, ValueError) as error:
-        raise UserError(f"--on slurm: {' '.join(str(error).split())}") from None
+    executor = _slurm(resources)
     files = {task.name: SCRATCH / f"{task.name}.job" for task in tasks}
     new = [task for task in tasks if not files[task.name].is_file()]
     if new:
-        with executor.batch():
-            submitted = [executor.submit(task) for task in new]
+        try:
+            with executor.batch():
+                submitted = [executor.submit(task) for task in new]
+        except submitit.core.utils.FailedJobError as error:
+            raise UserError(f"sbatch refused the jobs: {' '.join(str(error).split())}") from None
         for task, job in zip(new, submitted, strict=True):
             write_text(files[task.name], job.job_id)
-    left = {task: submitit.SlurmJob[str | None](folder, files[task.name].read_text(encoding="utf-8")) for task in tasks}
+    left = {
+        task: submitit.SlurmJob[str | None](executor.folder, files[task.name].read_text(encoding="utf-8"))
+        for task in tasks
+    }
     try:
         while left:
             for task in [task for task, job in left.items() if job.done()]:
@@ -302,7 +333,7 @@ def _outcome(job: submitit.Job[str | None]) -> str | None:
         return job.result()
     except Exception as error:  # whatever the run raised, which submitit gives as text
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        return f"its process ended ({lines[-1] if lines else type(error).__name__})"
+        return f"its process ended ({job.state.lower()}: {lines[-1] if lines else type(error).__name__})"
 
 
 def why(log: str, code: int) -> str:

@@ -94,7 +94,7 @@ def settings_for(values: Mapping[str, Any], current: Mapping[str, Any]) -> list[
         f"{section}.{key}={_text(value)}"
         for section, entries in values.items()
         for key, value in entries.items()
-        if key in head.get(section, {}) and (head[section][key] != value or current[section][key] != value)
+        if head.get(section, {}).get(key, ...) != value or current[section][key] != value
     ]
 
 
@@ -104,7 +104,8 @@ def _text(value: Any) -> str:
         return f"[{','.join(map(_text, value))}]"
     if isinstance(value, str):
         # Text that would be read as a number, a boolean or a list must be quoted.
-        plain = re.fullmatch(r"[A-Za-z_~/][\w./~-]*", value) and not isinstance(yaml.safe_load(value), bool)
+        word = re.fullmatch(r"(?!(?i:null|nan|inf)$)[A-Za-z_~/][\w./~-]*", value)
+        plain = word and isinstance(yaml.safe_load(value), str)
         return value if plain else "'" + value.replace("'", "\\'") + "'"
     return json.dumps(value)
 

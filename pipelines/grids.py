@@ -72,11 +72,13 @@ class Point:
 class Job:
     """A point with all its parameters, and the name and `section.key=value` settings of its experiment.
 
-    `identity` is equal for points that are the same experiment; `error` says why the parameters are not valid.
+    `identity` is equal for points that are the same experiment; `device` is what they run on; `error` says why the
+    parameters are not valid.
     """
 
     point: Point
     params: Params
+    device: str
     identity: str = ""
     name: str = ""
     settings: tuple[str, ...] = ()
@@ -270,7 +272,7 @@ def planned(base: Params, given: argparse.Namespace) -> tuple[Params, Sweep, lis
         UserError: see `with_suite` and `points_of`.
     """
     params, sweep, points = points_of(with_suite(base, given), given)
-    return params, sweep, [job_of(sweep.name, params, base, point, given.benchmark) for point in points]
+    return params, sweep, [job_of(sweep.name, params, base, point, given) for point in points]
 
 
 def with_suite(base: Params, given: argparse.Namespace) -> Params:
@@ -317,19 +319,22 @@ def points_of(params: Params, given: argparse.Namespace) -> tuple[Params, Sweep,
     return params, *product(given.name, swept, methods_for(grid, given.methods))
 
 
-def job_of(sweep: str, params: Params, base: Params, point: Point, benchmark: str) -> Job:
+def job_of(sweep: str, params: Params, base: Params, point: Point, given: argparse.Namespace) -> Job:
     """The experiment of a point, or the error if its parameters are not valid."""
     rivals = [method for method in point.methods if method != "scpseg"]
-    own = changed(params, {**point.settings, "suite.baselines": rivals})
+    own, device = changed(params, {**point.settings, "suite.baselines": rivals}), "Slurm"
     try:
         check(own)
-        # DVC knows the parameters only: it would restore results of another number of threads.
-        own = changed(own, resolved(own.section("machine", MachineParams)))
+        if given.on == "local":
+            # DVC knows the parameters only: it would restore results of another number of threads.
+            own, device = changed(own, resolved(own.section("machine", MachineParams))), device_name(own)
     except UserError as error:
-        return Job(point, own, error=str(error).partition(ADVICE)[0])
-    sides = effective(own, benchmark)
+        return Job(point, own, device, error=str(error).partition(ADVICE)[0])
+    sides = effective(own, given.benchmark)
     network = changed(own, {"csm.ratio": sides.squeezed, "csm.context": sides.context})
-    identity = experiments.identity(network.values, point.methods, benchmark, device_name(own))
-    words = re.sub(r"[^a-z0-9.]+", "-", f"{sweep} {point.series} {point.x}".lower().replace("+", "plus")).strip("-.")
-    settings = tuple(experiments.settings_for(own.values, base.values))
-    return Job(point, own, identity, f"{words[:60].rstrip('-.')}-{identity}", settings)
+    identity = experiments.identity(network.values, point.methods, given.benchmark, device)
+    words = re.sub(r"[^a-z0-9.]+", "-", f"{sweep} {point.series} {point.x}".lower().replace("+", "plus"))
+    name = re.sub(r"\.{2,}", ".", words)[:60].strip("-.")
+    return Job(
+        point, own, device, identity, f"{name}-{identity}", tuple(experiments.settings_for(own.values, base.values))
+    )

@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pipelines import executor
@@ -44,9 +45,10 @@ def work() -> None:
     check_surroundings(params)
     check(params)
     resources = executor.resources_of(given, params.section("machine", MachineParams))
-    finished = run_parallel(resources) if resources.slurm is not None or resources.workers > 1 else None
-    code = 1 if finished == [] else run_dvc(finished or [])
-    if code == 0:
+    failed = run_parallel(resources) if resources.slurm is not None or resources.workers > 1 else set()
+    left = without(failed) if failed else []
+    code = 0 if failed and not left else run_dvc(left)
+    if code == 0 and not failed:
         print(f"the report: {PAGE}")
         return
     lacking = states(params.suite)
@@ -67,13 +69,19 @@ def named(suite: SuiteParams, lacking: dict[Key, tuple[str, str]]) -> str:
     return f"{len(lacking)} of {all_results} results are missing ({details})"
 
 
-def run_parallel(resources: executor.Resources) -> list[str] | None:
+def without(failed: set[str]) -> list[str]:
+    """The stages that would run and need none of the `failed` ones, which would fail again here."""
+    runs = {replace(job_of(stage), kind="") for stage in failed}
+    return [stage for stage in pending() if stage != "report" and replace(job_of(stage), kind="") not in runs]
+
+
+def run_parallel(resources: executor.Resources) -> set[str]:
     """Make the runs that are not current, each in a clone, for the cache.
 
     Profiles are made too where each run has a GPU of its own; on a CPU, they would be measured beside other runs.
 
     Returns:
-        None if no run failed; otherwise the stages that finished, because the others would fail again here.
+        The stages that failed.
 
     Raises:
         UserError: see `executor.prepare` and `executor.run_on_slurm`.
@@ -89,21 +97,21 @@ def run_parallel(resources: executor.Resources) -> list[str] | None:
                 name = f"{stage.replace('@', '-')}-{digest}"
                 tasks[executor.Task(*state, name, target=stage)] = job
         if not tasks:
-            return None
+            return set()
         for benchmark in dict.fromkeys(job.benchmark for job in tasks.values()):
             executor.prepare(next(iter(tasks)), benchmark)
-        failed: set[executor.Task] = set()
+        failed: set[str] = set()
         print(f"{len(tasks)} runs: logs in {executor.SCRATCH}", flush=True)
         with contextlib.closing(executor.run(list(tasks), resources)) as done:
             for number, (task, reason) in enumerate(done, 1):
                 what = f"failed: {reason}; log {task.log}" if reason else "finished"
                 print(f"[{number}/{len(tasks)}] {task.target}: {what}", flush=True)
                 if reason:
-                    failed.add(task)
+                    failed.add(task.target)
                     job = tasks[task]
                     words = (job.kind, job.benchmark, job.method, *(() if job.seed is None else (str(job.seed),)))
                     record_error(list(words), reason)
-    return [task.target for task in tasks if task not in failed] if failed else None
+    return failed
 
 
 def run_dvc(stages: Sequence[str] = ()) -> int:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines import executor, experiments
 from pipelines.methods import METHODS
-from pipelines.plan import counted, device_name, duration, training_seconds
+from pipelines.plan import counted, duration, training_seconds
 from pipelines.preflight import check_experiments, check_repository
 from pipelines.stage import run_stage
 from scpseg.params import MachineParams, Params
@@ -141,7 +141,7 @@ def rows_of(jobs: list[Job], results: Found, failures: dict[str, str]) -> Iterat
 
 def plan(sweep: Sweep, jobs: list[Job], benchmark: str) -> str:
     """List the runs, which of them are finished, and the expected time of the others."""
-    results, device, params = found_for(jobs), device_name(jobs[0].params), jobs[0].params
+    results, device, params = found_for(jobs), jobs[0].device, jobs[0].params
     seeds = params.suite.seeds
     runs = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
     where = f"{benchmark} ({params.values['evaluation']['split']}), {runs}, on {device}"

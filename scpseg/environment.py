@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import distributed
 
 from scpseg.errors import UserError
 from scpseg.params import MachineParams
@@ -46,11 +47,12 @@ def resolved(machine: MachineParams) -> dict[str, Any]:
 
 
 def configure(machine: MachineParams) -> torch.device:
-    """Set threads, TF32 and determinism for this process, and return its device."""
+    """Set TF32, determinism and this process's share of the threads, and return its device."""
     if machine.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if machine.threads:
-        torch.set_num_threads(machine.threads)
+        processes = distributed.get_world_size() if distributed.is_initialized() else 1
+        torch.set_num_threads(max(1, machine.threads // processes))
     torch.use_deterministic_algorithms(machine.deterministic)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = machine.tf32

@@ -24,7 +24,8 @@ def git(*words: str) -> str:
     done = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
     if done.returncode:
         why = (done.stderr.strip() or "no message").splitlines()[-1]
-        raise UserError(f"git {words[0]} failed ({why}); experiments need a git commit of the project")
+        todo = "; commit the project first" if "HEAD" in why else ""
+        raise UserError(f"git {words[2] if words[0] == '-C' else words[0]} failed ({why}){todo}")
     return done.stdout
 
 

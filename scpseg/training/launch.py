@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import torch
 from torch import distributed
-from torch.multiprocessing.spawn import ProcessContext, ProcessRaisedException, start_processes
+from torch.multiprocessing.spawn import ProcessContext, ProcessExitedException, ProcessRaisedException, start_processes
 
 from scpseg.errors import UserError
 from scpseg.training.interrupt import deferred_interrupt
@@ -31,7 +31,7 @@ def launch(count: int, device: torch.device, work: Callable[..., None], *argumen
     Process r uses the CUDA device number r, or its share of the CPU's threads; only process 0 prints.
 
     Raises:
-        UserError: there are fewer CUDA devices; or the first that a process raised.
+        UserError: there are fewer CUDA devices; a process was killed; or the first that a process raised.
         KeyboardInterrupt: after SIGINT or SIGTERM, when all processes have saved their state and ended.
         ProcessException: a process failed otherwise.
     """
@@ -57,9 +57,12 @@ def launch(count: int, device: torch.device, work: Callable[..., None], *argumen
                     passed = True
                     for process in context.processes:
                         process.terminate()
-        except ProcessRaisedException as error:
+        except (ProcessExitedException, ProcessRaisedException) as error:
             if interrupted():
                 raise KeyboardInterrupt from None
+            if isinstance(error, ProcessExitedException):
+                why = f"process {error.error_index} of {count} ended without a message (exit status {error.exit_code}"
+                raise UserError(f"{why}: -9 is often a lack of memory); run the same command again") from None
             # What is raised first may be of a process that lost its connection to the one with the error.
             for report in sorted(place.glob(f"{REPORT}*")):
                 raise UserError(report.read_text(encoding="utf-8")) from None

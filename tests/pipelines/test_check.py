@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,33 @@ def test_a_split_without_val_cannot_be_evaluated_on_val() -> None:
     params.values["evaluation"]["split"] = "val"
     with pytest.raises(UserError, match="no val images"):
         check(params)
+
+
+def test_lists_that_changed_since_the_images_were_prepared_are_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lists = {"train": ["2_10", "2_11"], "val": ["2_12"], "test": ["2_13"]}
+    store = tmp_path / "data/potsdam"
+    for folder in (tmp_path / "mine", store):
+        folder.mkdir(parents=True)
+    counts = {part: len(ids) for part, ids in lists.items()}
+    index = {"split": "mine", "folds": [], "ids": lists | {"train": ["2_10"]}, "expected": counts}
+
+    def written(**changed: list[str]) -> None:
+        for part, ids in (lists | changed).items():
+            (tmp_path / f"mine/{part}.txt").write_text("\n".join(ids))
+
+    (store / "index.json").write_text(json.dumps(index))
+    written()
+    check(changed("potsdam.split", "mine"))  # of a part of the benchmark, an image is missing
+    more: list[dict[str, list[str]]] = [{"train": ["2_11", "2_14"]}, {"train": ["2_10", "2_11", "2_14"]}]
+    for other in (*more, {"test": ["2_12"], "val": ["2_13"]}):
+        written(**other)
+        with pytest.raises(UserError, match=r"potsdam\.split is 'mine', .* give the folder another name"):
+            check(changed("potsdam.split", "mine"))
+    (tmp_path / "mine").rename(tmp_path / "mine2")
+    check(changed("potsdam.split", "mine2"))
 
 
 def test_the_probe_comes_from_the_mirror_alone() -> None:

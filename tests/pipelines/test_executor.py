@@ -61,6 +61,27 @@ def clones() -> list[Path]:
     return list(Path(".scratch/sweeps/clones").glob("*"))
 
 
+def test_uncommitted_changes_of_any_kind_take_part_whatever_git_is_told(project: Path) -> None:
+    Path("odd name.txt").write_bytes(b"one\r\ntwo\r\n")
+    Path("latin.txt").write_bytes(b"cafe\n")
+    Path("image.bin").write_bytes(bytes(range(256)))
+    for command in ("add -A", "commit -qm more", "config diff.noprefix true", "config color.ui always"):
+        subprocess.run(["git", *command.split()], check=True)
+    for key, value in (("diff.external", "/bin/false"), ("clone.defaultRemoteName", "upstream")):
+        subprocess.run(["git", "config", key, value], check=True)
+    Path("odd name.txt").write_bytes(b"one\r\nthree\r\n")
+    Path("latin.txt").write_bytes(b"caf\xe9\n")
+    Path("image.bin").write_bytes(bytes(reversed(range(256))))
+    Path("a.py").unlink()
+    clone = project / "clone"
+    Task(*executor.snapshot(), "mine-00000001")._clone(clone)
+    for name in ("odd name.txt", "latin.txt", "image.bin", "params.yaml"):
+        assert (clone / name).read_bytes() == Path(name).read_bytes(), name
+    assert not (clone / "a.py").exists()
+    remotes = subprocess.run(["git", "-C", str(clone), "remote"], capture_output=True, text=True, check=True)
+    assert remotes.stdout == "origin\n"
+
+
 def test_results_come_back_by_identity_and_the_working_tree_stays(project: Path) -> None:
     Path("params.yaml").write_text("a:\n  x: 5\n  slow: 0\n")  # not committed: takes part all the same
     assert one("mine-00000001", "a.slow=0.01") is None
@@ -255,14 +276,36 @@ def test_a_sweep_that_starts_again_waits_for_jobs_in_the_queue(cluster: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("options", "words"), [({"partitoin": "a"}, "partitoin"), ({}, "srun")], ids=["unknown", "no cluster"]
+    ("parameters", "words"),
+    [({"partitoin": "a"}, "partitoin"), ({"setup": "x"}, "list"), ({}, "srun")],
+    ids=["unknown", "not a list", "no cluster"],
 )
 def test_what_slurm_cannot_take_is_a_sentence(
-    options: dict[str, str], words: str, project: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    parameters: dict[str, str],
+    words: str,
+    project: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if options:
+    if parameters:
         request.getfixturevalue("cluster")
     else:
         monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(UserError, match=f"--on slurm: .*{words}"):
-        next(executor.run_on_slurm([], Resources(256, slurm=options)))
+        resources_of(options_of_slurm(parameters | {"time": "10"}), MachineParams("auto", False, False, 0, 0))
+    assert not clones()
+
+
+def options_of_slurm(parameters: dict[str, str]) -> argparse.Namespace:
+    return options("--on", "slurm", "--slurm", ",".join(f"{key}={value}" for key, value in parameters.items()))
+
+
+def test_what_sbatch_refuses_is_a_sentence_and_numbers_stay_as_they_are(cluster: Path) -> None:
+    machine = MachineParams("auto", False, False, 0, 0)
+    resources = resources_of(options_of_slurm({"time": "10", "account": "0123", "cpus_per_task": "4"}), machine)
+    assert resources.slurm == {"time": 10, "account": "0123", "cpus_per_task": 4} and resources.workers == 256
+    (cluster / "sbatch").write_text("#!/bin/sh\necho 'sbatch: error: invalid partition specified: nope' >&2\nexit 1\n")
+    task = Task(*executor.snapshot(), "r-00000001")
+    with pytest.raises(UserError, match=r"sbatch refused the jobs: .*invalid partition specified: nope"):
+        next(executor.run_on_slurm([task], resources))
+    assert not list(Path(".scratch/sweeps").glob("*.job"))

@@ -53,3 +53,6 @@ def test_settings_make_the_same_run_from_the_commit_and_from_the_tree(project: P
     texts = {"a": {"x": ["potsdam", 3], "slow": "tu-test_resnet.r160_in1k"}}
     assert settings_for(texts, current) == ["a.x=[potsdam,3]", "a.slow=tu-test_resnet.r160_in1k"]
     assert settings_for({"a": {"x": "1", "slow": True}}, current) == ["a.x='1'", "a.slow=true"]
+    assert settings_for({"a": {"x": "Null", "slow": "nan"}}, current) == ["a.x='Null'", "a.slow='nan'"]
+    new = {"a": {"x": 1, "slow": 0, "fresh": 3}}  # in params.yaml, but not yet in the commit
+    assert settings_for(new, new) == ["a.fresh=3"]

@@ -63,6 +63,11 @@ stages:
     cmd: sh run.sh ${item.method} ${item.seed}
     deps: [data/blu, run.sh]
     outs: ["results/${item.method}-${item.seed}"]
+  profile-baseline:
+    matrix: {benchmark: [blu], method: [patch, glnet]}
+    cmd: touch results/profile-${item.method}
+    deps: [data/blu]
+    outs: ["results/profile-${item.method}"]
 """
 RUN = """
 echo $1-$2 >> $SCPSEG_ROOT/.scratch/started
@@ -78,20 +83,21 @@ def test_runs_at_the_same_time_leave_nothing_to_do_here_but_those_that_failed(
     Path("dvc.yaml").write_text(MATRIX)
     Path("run.sh").write_text(RUN)
     subprocess.run(["git", "add", "-A"], check=True)
-    assert repro.run_parallel(Resources(2)) == [
-        f"evaluate-baseline@blu-{run}" for run in ("patch-0", "patch-1", "glnet-0")
-    ]
+    assert repro.run_parallel(Resources(2)) == {"evaluate-baseline@blu-glnet-1"}
     assert "evaluate-baseline@blu-glnet-1: failed: the loss is not finite; log" in capsys.readouterr().out
     assert "the loss is not finite" in error_file(["evaluate", "blu", "glnet", "1"]).read_text()
     started = Path(".scratch/started").read_text().split()
     assert started[0] == "prepare" and sorted(started[1:]) == ["glnet-0", "glnet-1", "patch-0", "patch-1"]
-    done = ("evaluate-baseline@blu-patch-0", "evaluate-baseline@blu-patch-1")
-    assert repro.run_dvc(done) == 0 and Path("results/patch-1").read_text() == "patch\n"
+    done = [f"evaluate-baseline@blu-{run}" for run in ("patch-0", "patch-1", "glnet-0")]
+    left = repro.without({"evaluate-baseline@blu-glnet-1"})
+    assert sorted(left) == sorted([*done, "prepare@blu", "profile-baseline@blu-glnet", "profile-baseline@blu-patch"])
+    assert repro.run_dvc(left) == 0 and Path("results/patch-1").read_text() == "patch\n"
+    assert Path("results/profile-glnet").exists()  # of the method with a failed run too
     assert Path(".scratch/started").read_text().split() == started  # from the cache
     Path("run.sh").write_text(RUN.replace("!= glnet-1", "!= none"))  # not committed: takes part all the same
-    assert repro.run_parallel(Resources(2)) is None and repro.run_dvc() == 0
+    assert repro.run_parallel(Resources(2)) == set() and repro.run_dvc() == 0
     assert sorted(Path(".scratch/started").read_text().split()[5:]) == ["glnet-0", "glnet-1", "patch-0", "patch-1"]
-    assert Path("results/glnet-1").exists() and repro.run_parallel(Resources(2)) is None
+    assert Path("results/glnet-1").exists() and repro.run_parallel(Resources(2)) == set()
 
 
 def test_an_interrupted_dvc_starts_no_other_stage(tmp_path: Path) -> None:

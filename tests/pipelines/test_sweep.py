@@ -80,8 +80,7 @@ def pretended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pretended:
     monkeypatch.setattr(experiments, "_sources", lambda methods: [])
     committed = yaml.safe_load((ROOT / "params.yaml").read_text())
     monkeypatch.setattr(experiments, "settings_for", lambda values, current: changed(values, committed))
-    for module in (sweep, grids):
-        monkeypatch.setattr(module, "device_name", lambda params: "this device")
+    monkeypatch.setattr(grids, "device_name", lambda params: "this device")
     return fake
 
 
@@ -192,9 +191,36 @@ def test_parameters_of_slurm_are_passed_on(pretended: Pretended, monkeypatch: py
         return pretended.run_here(tasks, resources)
 
     monkeypatch.setattr(executor, "run_on_slurm", run_on_slurm)
+    monkeypatch.setattr(executor, "_slurm", lambda resources: None)
     start(monkeypatch, *GRID, "--on", "slurm", "--slurm", "partition=a,gres=gpu:a100:2", "--slurm", "time=240")
     assert seen == [executor.Resources(256, slurm={"partition": "a", "gres": "gpu:a100:2", "time": 240})]
     assert pretended.prepared == ["prepare@potsdam"] and len(pretended.ran) == 3
+
+
+def test_on_slurm_the_device_of_this_machine_is_not_that_of_the_runs(
+    pretended: Pretended, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executor, "run_on_slurm", pretended.run_here)
+    monkeypatch.setattr(executor, "_slurm", lambda resources: None)
+    start(monkeypatch, *GRID)
+    here = dict(pretended.ran)
+    start(monkeypatch, *GRID, "--on", "slurm", "--slurm", "time=9")
+    there = pretended.ran[len(here) :]
+    assert len(there) == len(here) == 3 and not {name for name, _ in there} & here.keys()
+    assert not any(setting.startswith("machine.") for _, settings in there for setting in settings)
+    start(monkeypatch, *GRID, "--on", "slurm", "--slurm", "time=20")  # another limit, the same runs
+    assert len(pretended.ran) == 6
+
+
+def test_names_of_experiments_are_names_for_git(pretended: Pretended, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("a", "b"):
+        Path(folder).mkdir()
+    Path("down").mkdir()
+    monkeypatch.setattr(grids, "check", lambda params: None)
+    start(monkeypatch, "mine", "-S", "data.source=../a,../b..")
+    assert [name.rpartition("-")[0] for name, _ in pretended.ran] == ["mine-.-a", "mine-.-b"]
+    for name, _ in pretended.ran:
+        subprocess.run(["git", "check-ref-format", f"refs/exps/{name}"], check=True)
 
 
 def test_segmenters_show_patch_beside_scpseg_from_one_experiment(
@@ -257,6 +283,7 @@ def test_every_point_of_a_named_sweep_is_valid_at_sample_scale(
         (("sizes", "--slurm", "partition=a"), "^--slurm partition=a needs --on slurm"),
         (("sizes", "--on", "slurm", "--slurm", "time=4:00:00"), "^--slurm time=4:00:00: .*minutes"),
         (("sizes", "--on", "slurm", "--slurm", "gpu"), "^--slurm gpu: write partition=gpu"),
+        (("sizes", "--on", "slurm"), "^--on slurm needs the time limit .*--slurm time=240"),
         (("sizes", "--seeds", "a"), "^--seeds a: give whole numbers from 0 to 4294967295, each once"),
         (("sizes", "--seeds", "0,0"), "^--seeds 0,0: .*each once"),
         (("sizes", "--seeds=-1"), "^--seeds -1: "),

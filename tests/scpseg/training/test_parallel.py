@@ -96,6 +96,30 @@ def test_what_a_process_raises_ends_all_and_is_raised_by_the_first(tmp_path: Pat
     assert done.stdout.strip() == "raised image 7 is damaged", done.stderr
 
 
+@pytest.mark.soak
+@pytest.mark.parametrize(("number", "end"), [(9, "raised process 1 of 2 ended"), (15, "interrupted")])
+def test_a_process_that_is_killed_or_interrupted_ends_all(number: int, end: str, tmp_path: Path) -> None:
+    """SIGKILL to a child, as for lack of memory; SIGTERM to all before the work has a handler of its own."""
+    code = (
+        "import os, signal, sys, time, torch\nfrom scpseg import parallel\nfrom scpseg.errors import UserError\n"
+        "from scpseg.training.launch import launch\n"
+        "def work():\n"
+        f"    if parallel.rank() == 1:\n        os.kill(os.getpid() if {number} == 9 else os.getppid(), {number})\n"
+        "    time.sleep(30)\n"
+        "if __name__ == '__main__':\n"
+        "    try:\n        launch(2, torch.device('cpu'), work)\n"
+        "    except UserError as error:\n        print('raised', error)\n"
+        "    except KeyboardInterrupt:\n        print('interrupted')\n"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, str(script)], env=environment, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.stdout.startswith(end), done.stdout + done.stderr
+
+
 def test_one_process_is_left_as_it_is() -> None:
     count = torch.tensor(0)
     assert parallel.world() == parallel.parts() == 1 and parallel.rank() == 0
