@@ -49,8 +49,10 @@ def window_of(image: Bytes, top: int, left: int, height: int, width: int) -> Byt
 
 
 def cut_label(label: Bytes, top: int, left: int, side: int) -> Bytes:
-    """A (side, side) copy of (H, W) `label`; 255 outside the image."""
+    """The (side, side) window of (H, W) `label`, 255 outside the image; a view of `label` if it is inside."""
     height, width = label.shape
+    if top >= 0 and left >= 0 and top + side <= height and left + side <= width:
+        return label[top : top + side, left : left + side]
     window = np.full((side, side), IGNORE_INDEX, dtype=np.uint8)
     rows = slice(max(top, 0), min(top + side, height))
     columns = slice(max(left, 0), min(left + side, width))
