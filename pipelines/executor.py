@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -39,6 +40,8 @@ PLAIN = ("--no-ext-diff", "--no-textconv", "--no-color", "--src-prefix=a/", "--d
 """Options of `git diff` for `git apply`."""
 POLL = 0.5
 """Seconds between two checks of the runs."""
+TELL = 600.0
+"""Seconds between two lines about the jobs in Slurm's queue; those of which it knows nothing are 'unknown'."""
 PREEMPTED = 120.0
 """Seconds that a run on a cluster waits, after its process was killed, for the signal to requeue."""
 
@@ -316,11 +319,15 @@ def run_on_slurm(tasks: Sequence[Task], resources: Resources) -> Outcomes:
         task: submitit.SlurmJob[str | None](executor.folder, files[task.name].read_text(encoding="utf-8"))
         for task in tasks
     }
+    told = time.monotonic()
     try:
         while left:
             for task in [task for task, job in left.items() if job.done()]:
                 files[task.name].unlink()
                 yield task, _outcome(left.pop(task))
+            if time.monotonic() - told > TELL:
+                told, states = time.monotonic(), Counter(job.state.lower() for job in left.values())
+                print(f"Slurm: {', '.join(f'{count} {state}' for state, count in states.items())}", flush=True)
             time.sleep(POLL)
     finally:
         if left:

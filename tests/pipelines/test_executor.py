@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -265,7 +266,10 @@ def test_slurm_gets_an_array_of_jobs_and_a_preempted_one_goes_on(cluster: Path) 
     assert not list(Path(".scratch/sweeps").glob("*.job")) and not clones()
 
 
-def test_a_sweep_that_starts_again_waits_for_jobs_in_the_queue(cluster: Path) -> None:
+def test_a_sweep_that_starts_again_waits_for_jobs_in_the_queue(
+    cluster: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(executor, "TELL", 0.0)
     tasks = [Task(*executor.snapshot(), f"q-0000000{x}", (f"a.x={x}", "a.slow=3")) for x in (1, 2)]
     first = executor.run_on_slurm(tasks, Resources(2, slurm={"time": 10}))
     assert next(first)[1] is None
@@ -273,6 +277,7 @@ def test_a_sweep_that_starts_again_waits_for_jobs_in_the_queue(cluster: Path) ->
     left = [task for task in tasks if task.name[-8:] not in finished()]
     again = dict(executor.run_on_slurm(left, Resources(2, slurm={"time": 10})))
     assert set(again.values()) <= {None} and sorted(started()) == ["1", "2"] and len(finished()) == 2
+    assert re.search(r"^Slurm: [12] \w+", capsys.readouterr().out, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
