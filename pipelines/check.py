@@ -20,7 +20,7 @@ from scpseg.benchmarks.base import Ids
 from scpseg.benchmarks.checks import check_benchmark
 from scpseg.data.acquire.manifest import MIRROR, UPSTREAM, cache_folder, from_network
 from scpseg.data.acquire.sources import check_upstream, is_address
-from scpseg.data.splits import read_folds
+from scpseg.data.splits import PARTS, read_folds
 from scpseg.errors import UserError
 from scpseg.files import read_json, root, write_text
 from scpseg.params import (
@@ -144,19 +144,17 @@ def _edited(benchmark: str, name: str, folds: Sequence[Ids]) -> bool:
     index = paths.store(benchmark) / "index.json"
     if not index.is_file():
         return False
-    made = read_json(index, {"split": str, "folds": list, "ids": dict, "expected": dict})
+    ids = {part: [str] for part in PARTS}
+    made = read_json(index, {"split": str, "folds": [ids], "ids": ids, "expected": dict.fromkeys(PARTS, int)})
     before = made["folds"] or [made["ids"]]
     if made["split"] != name:
         return False
     if len(before) != len(folds):
         return True
-    if len(folds) == 1 and any(made["expected"][part] != len(ids) for part, ids in folds[0].items()):
+    if len(folds) == 1 and any(made["expected"][part] != len(listed) for part, listed in folds[0].items()):
         return True
-    return any(
-        not {id.lower() for id in had[part]} <= {id.lower() for id in lists.get(part, ())}
-        for had, lists in zip(before, folds, strict=True)
-        for part in had
-    )
+    pairs = [(had[part], lists.get(part, ())) for had, lists in zip(before, folds, strict=True) for part in PARTS]
+    return any({id.lower() for id in had} - {id.lower() for id in listed} for had, listed in pairs)
 
 
 def work() -> None:

@@ -47,8 +47,8 @@ SOURCES = (
     "scpseg/segmenters",
 )
 """Code that decides the scores, next to the method's own; if it changes, images are segmented again."""
-DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError)
-"""What numpy and zipfile raise for a damaged .npz, beside their own errors."""
+DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+"""What reading a damaged .npz raises; a packing that zipfile does not know is a NotImplementedError."""
 PICTURE_SIDE = 1024
 """Longest side of a picture in pixels; larger images are subsampled."""
 TRAINED = {
@@ -91,7 +91,7 @@ class Scored:
             with path.open("rb") as stream, np.load(stream) as found:
                 parts = dict(found)
             answers = [probe.Answer(**answer) for answer in json.loads(str(parts["answers"]))]
-        except (*DAMAGED, zipfile.BadZipFile, zlib.error):
+        except DAMAGED:
             return None
         alone = {key.removeprefix("alone-"): value for key, value in parts.items() if key.startswith("alone-")}
         return Scored(parts["matrix"], alone, parts["thin"], answers)

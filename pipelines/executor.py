@@ -40,8 +40,8 @@ PLAIN = ("--no-ext-diff", "--no-textconv", "--no-color", "--src-prefix=a/", "--d
 """Options of `git diff` for `git apply`."""
 POLL = 0.5
 """Seconds between two checks of the runs."""
-TELL = 600.0
-"""Seconds between two lines about the jobs in Slurm's queue; those of which it knows nothing are 'unknown'."""
+STATUS_INTERVAL = 600.0
+"""Seconds between two lines about the jobs in Slurm's queue; those that Slurm does not know are 'unknown'."""
 PREEMPTED = 120.0
 """Seconds that a run on a cluster waits, after its process was killed, for the signal to requeue."""
 
@@ -290,7 +290,6 @@ def _slurm(resources: Resources) -> submitit.SlurmExecutor:
     try:
         executor = submitit.SlurmExecutor((SCRATCH / "jobs").resolve(), max_num_timeout=1000)
         executor.update_parameters(**{"job_name": "scpseg", **(resources.slurm or {}), **fixed})
-        executor._make_submission_file_text("true", "0")  # refuses values of a wrong type
     except (RuntimeError, ValueError, TypeError) as error:
         raise UserError(f"--on slurm: {' '.join(str(error).split())}") from None
     return executor
@@ -319,14 +318,15 @@ def run_on_slurm(tasks: Sequence[Task], resources: Resources) -> Outcomes:
         task: submitit.SlurmJob[str | None](executor.folder, files[task.name].read_text(encoding="utf-8"))
         for task in tasks
     }
-    told = time.monotonic()
+    reported = time.monotonic()
     try:
         while left:
             for task in [task for task, job in left.items() if job.done()]:
                 files[task.name].unlink()
                 yield task, _outcome(left.pop(task))
-            if time.monotonic() - told > TELL:
-                told, states = time.monotonic(), Counter(job.state.lower() for job in left.values())
+            if time.monotonic() - reported > STATUS_INTERVAL:
+                reported = time.monotonic()
+                states = Counter(job.state.lower() for job in left.values())
                 print(f"Slurm: {', '.join(f'{count} {state}' for state, count in states.items())}", flush=True)
             time.sleep(POLL)
     finally:

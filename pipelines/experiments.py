@@ -87,7 +87,7 @@ def settings_for(values: Mapping[str, Any], current: Mapping[str, Any]) -> list[
     They give the same run in the current working tree and in a fresh checkout of the commit.
 
     Raises:
-        UserError: there is no commit.
+        UserError: the repository has no commit.
     """
     head = parse_yaml(git("show", "HEAD:./params.yaml"), "params.yaml of the commit")
     return [

@@ -61,8 +61,10 @@ def launch(count: int, device: torch.device, work: Callable[..., None], *argumen
             if interrupted():
                 raise KeyboardInterrupt from None
             if isinstance(error, ProcessExitedException):
-                why = f"process {error.error_index} of {count} ended without a message (exit status {error.exit_code}"
-                raise UserError(f"{why}: -9 is often a lack of memory); run the same command again") from None
+                how = f"was killed by {error.signal_name}" if error.signal_name else f"exited with {error.exit_code}"
+                hint = ", probably because memory ran out" if error.signal_name == "SIGKILL" else ""
+                again = "run the same command again to continue"
+                raise UserError(f"process {error.error_index} of {count} {how}{hint}; {again}") from None
             # What is raised first may be of a process that lost its connection to the one with the error.
             for report in sorted(place.glob(f"{REPORT}*")):
                 raise UserError(report.read_text(encoding="utf-8")) from None

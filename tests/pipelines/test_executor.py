@@ -269,7 +269,7 @@ def test_slurm_gets_an_array_of_jobs_and_a_preempted_one_goes_on(cluster: Path) 
 def test_a_sweep_that_starts_again_waits_for_jobs_in_the_queue(
     cluster: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(executor, "TELL", 0.0)
+    monkeypatch.setattr(executor, "STATUS_INTERVAL", 0.0)
     tasks = [Task(*executor.snapshot(), f"q-0000000{x}", (f"a.x={x}", "a.slow=3")) for x in (1, 2)]
     first = executor.run_on_slurm(tasks, Resources(2, slurm={"time": 10}))
     assert next(first)[1] is None

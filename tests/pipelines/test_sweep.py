@@ -215,7 +215,6 @@ def test_on_slurm_the_device_of_this_machine_is_not_that_of_the_runs(
 def test_names_of_experiments_are_names_for_git(pretended: Pretended, monkeypatch: pytest.MonkeyPatch) -> None:
     for folder in ("a", "b"):
         Path(folder).mkdir()
-    Path("down").mkdir()
     monkeypatch.setattr(grids, "check", lambda params: None)
     start(monkeypatch, "mine", "-S", "data.source=../a,../b..")
     assert [name.rpartition("-")[0] for name, _ in pretended.ran] == ["mine-.-a", "mine-.-b"]

@@ -76,48 +76,39 @@ def test_an_interrupt_saves_the_state_and_another_number_of_processes_resumes(al
     assert losses < 1e-6
 
 
-def test_what_a_process_raises_ends_all_and_is_raised_by_the_first(tmp_path: Path) -> None:
-    code = (
-        "import sys, torch\nfrom scpseg import parallel\nfrom scpseg.errors import UserError\n"
-        "from scpseg.training.launch import launch\n"
-        "def work():\n"
-        "    if parallel.rank() == 1:\n        raise UserError('image 7 is damaged')\n"
-        "    parallel.wait()\n"
+def launched(folder: Path, body: str) -> str:
+    """What a script prints that calls `launch` with two processes of the function `work` with this body."""
+    script = folder / "script.py"
+    script.write_text(
+        "import os, signal, time, torch\nfrom scpseg import parallel\nfrom scpseg.errors import UserError\n"
+        f"from scpseg.training.launch import launch\ndef work():\n    {body}\n"
         "if __name__ == '__main__':\n"
         "    try:\n        launch(2, torch.device('cpu'), work)\n"
         "    except UserError as error:\n        print('raised', str(error).splitlines()[-1])\n"
+        "    except KeyboardInterrupt:\n        print('interrupted')\n"
     )
-    script = tmp_path / "script.py"
-    script.write_text(code)
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, str(script)], env=environment, capture_output=True, text=True, check=False, timeout=120
-    )
-    assert done.stdout.strip() == "raised image 7 is damaged", done.stderr
+    command, environment = [sys.executable, str(script)], os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert done.stdout, done.stderr
+    return done.stdout.strip()
+
+
+def test_what_a_process_raises_ends_all_and_is_raised_by_the_first(tmp_path: Path) -> None:
+    body = "if parallel.rank() == 1:\n        raise UserError('image 7 is damaged')\n    parallel.wait()"
+    assert launched(tmp_path, body) == "raised image 7 is damaged"
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize(("number", "end"), [(9, "raised process 1 of 2 ended"), (15, "interrupted")])
-def test_a_process_that_is_killed_or_interrupted_ends_all(number: int, end: str, tmp_path: Path) -> None:
-    """SIGKILL to a child, as for lack of memory; SIGTERM to all before the work has a handler of its own."""
-    code = (
-        "import os, signal, sys, time, torch\nfrom scpseg import parallel\nfrom scpseg.errors import UserError\n"
-        "from scpseg.training.launch import launch\n"
-        "def work():\n"
-        f"    if parallel.rank() == 1:\n        os.kill(os.getpid() if {number} == 9 else os.getppid(), {number})\n"
-        "    time.sleep(30)\n"
-        "if __name__ == '__main__':\n"
-        "    try:\n        launch(2, torch.device('cpu'), work)\n"
-        "    except UserError as error:\n        print('raised', error)\n"
-        "    except KeyboardInterrupt:\n        print('interrupted')\n"
-    )
-    script = tmp_path / "script.py"
-    script.write_text(code)
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, str(script)], env=environment, capture_output=True, text=True, check=False, timeout=120
-    )
-    assert done.stdout.startswith(end), done.stdout + done.stderr
+@pytest.mark.parametrize(
+    ("target", "number", "said"),
+    [
+        ("os.getpid()", "SIGKILL", "raised process 1 of 2 was killed by SIGKILL, probably because memory ran out;"),
+        ("os.getppid()", "SIGTERM", "interrupted"),  # before the work has a handler of its own
+    ],
+)
+def test_a_killed_process_and_an_early_interrupt_end_all(target: str, number: str, said: str, tmp_path: Path) -> None:
+    body = f"if parallel.rank() == 1:\n        os.kill({target}, signal.{number})\n    time.sleep(30)"
+    assert launched(tmp_path, body).startswith(said)
 
 
 def test_one_process_is_left_as_it_is() -> None:
