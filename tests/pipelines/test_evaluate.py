@@ -230,6 +230,8 @@ def test_what_is_kept_of_an_image_comes_back_or_is_made_again(tmp_path: Path) ->
     assert np.array_equal(found.matrix, record.matrix) and np.array_equal(found.thin, record.thin)
     whole = path.read_bytes()
     middle = whole.index(b"thin.npy") + 40
-    for content in (b"", whole[:-30], whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]):
+    directory = whole.index(b"PK\1\2")  # in it, bytes 10 and 11 of an entry are its compression: 1 is an old one
+    packed = whole[: directory + 10] + b"\1\0" + whole[directory + 12 :]
+    for content in (b"", whole[:-30], whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :], packed):
         path.write_bytes(content)
         assert evaluate.Scored.read(path) is None

@@ -3,6 +3,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from torch import distributed
+
+from scpseg.environment import configure
+from scpseg.params import MachineParams
 
 CODE = """
 import resource, sys
@@ -22,6 +27,18 @@ for _ in range(5):
         torch.ones(size << 18)
 print(faults() - before, torch.ones(3).data_ptr() % 64)
 """
+
+
+@pytest.mark.parametrize(("processes", "share"), [(None, 5), (2, 2), (8, 1)])
+def test_processes_that_train_together_share_the_threads(
+    processes: int | None, share: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    monkeypatch.setattr(distributed, "is_initialized", lambda: processes is not None)
+    monkeypatch.setattr(distributed, "get_world_size", lambda: processes)
+    configure(MachineParams("cpu", deterministic=False, tf32=False, threads=5, workers=0))
+    assert asked == [share]
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc")
