@@ -65,7 +65,7 @@ def fingerprint_of(request: Request) -> dict[str, Any]:
     import torch
 
     from scpseg.environment import configure
-    from scpseg.profiling.fingerprint import fingerprint
+    from scpseg.profiling.meters import fingerprint
 
     if torch.version.cuda is None:
         return {"gpu": None, "reason": f"torch {torch.__version__} is built without CUDA"}

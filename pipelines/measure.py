@@ -16,7 +16,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from pipelines.stage import run_stage
 from scpseg.benchmarks import BENCHMARKS
 from scpseg.errors import UserError
 from scpseg.profiling.records import MIB
-from scpseg.profiling.sampling import PERIOD, Sampler, SourceError, TimedSamples, gaps
+from scpseg.profiling.sampling import PERIOD, Sampler, TimedSamples, gaps
 from scpseg.reporting.contributed import MEASURED, add_row
 
 GATE = 'kill -STOP $$; exec "$@"'
@@ -82,18 +82,19 @@ def measure(command: Sequence[str], period: float = PERIOD) -> dict[str, Any]:
         raise UserError(f"{command[0]} is not a command; write the whole command after --, such as -- python test.py")
     devices = gpus()
     process = subprocess.Popen(["/bin/sh", "-c", GATE, "sh", *command])
-    samplers: list[Sampler] = []
+    sources: list[tuple[str, str | int]] = [("nvml", uuid) for uuid, _ in devices]
+    samplers = {Sampler(period): source for source in sources or [("tree", process.pid)]}
     try:
-        sources: list[dict[str, Any]] = [{"source": "nvml", "uuid": uuid, "visible": None} for uuid, _ in devices]
-        samplers = [Sampler(source, period) for source in sources or [{"source": "tree", "pid": process.pid}]]
+        for sampler, source in samplers.items():
+            sampler.start(*source)
+        _expect_answers(samplers)
         began = time.monotonic()
         os.waitid(os.P_PID, process.pid, os.WSTOPPED)
         os.kill(process.pid, signal.SIGCONT)
         code = process.wait()
         seconds = time.monotonic() - began
         taken = [sampler.stop() for sampler in samplers]
-    except SourceError as error:
-        raise UserError(f"memory cannot be measured here: {error}") from None
+        _expect_answers(samplers)
     finally:
         if process.poll() is None:
             process.kill()
@@ -115,6 +116,12 @@ def measure(command: Sequence[str], period: float = PERIOD) -> dict[str, Any]:
         "period_ms": round(mean, 1),
         "longest_gap_ms": round(longest, 1),
     }
+
+
+def _expect_answers(samplers: Iterable[Sampler]) -> None:
+    for sampler in samplers:
+        if sampler.lost is not None:
+            raise UserError(f"memory cannot be measured here: {sampler.lost}")
 
 
 def processor() -> str:

@@ -18,9 +18,9 @@ from pipelines.methods import METHODS
 from pipelines.profile import computed, request_of, step_request_of
 from pipelines.stage import run_stage
 from scpseg.errors import UserError
-from scpseg.files import write_json, write_text
+from scpseg.files import csv_rows, write_json, write_text
 from scpseg.params import Params
-from scpseg.profiling.records import INFERENCE, MIB, TRAINING, Record, table
+from scpseg.profiling.records import COLUMNS, INFERENCE, MIB, TRAINING, Record, tidy
 from scpseg.validation import nearest
 
 PAPER = Path("profiles/paper.yaml")
@@ -148,7 +148,7 @@ def work(given: argparse.Namespace) -> None:
             records = compute(requests_of(params, given.benchmark or suite.benchmarks, given.method or list(METHODS)))
         else:
             records = whole_table(params, compute)
-            write_text(TABLE, table(records))
+            write_text(TABLE, csv_rows(COLUMNS, tidy(records)))
     print(short(records), flush=True)
     if len({(record["benchmark"], record["method"]) for record in records}) == 1:
         print("".join(breakdown(record) for record in records), end="", flush=True)

@@ -23,7 +23,7 @@ from scpseg.files import write_json
 from scpseg.params import InferenceParams, MachineParams, Params, ProfileParams
 from scpseg.processes import end_with_parent
 from scpseg.profiling.fresh import ChildKilled, allocator, memory_limit, run_fresh
-from scpseg.profiling.records import HEADLINES, INFERENCE, MIB, TRAINING, without_figures
+from scpseg.profiling.records import COSTS, HEADLINES, INFERENCE, MIB, TRAINING, without_figures
 
 
 def request_of(params: Params, benchmark: str, method: str) -> dict[str, Any]:
@@ -67,7 +67,9 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     from pipelines.methods import build_method, module_of
     from scpseg.contract import Method
     from scpseg.environment import configure, environment
-    from scpseg.profiling.workload import Workload, measure, meter_for
+    from scpseg.profiling.computed import inference
+    from scpseg.profiling.meters import CudaMeter, RssMeter
+    from scpseg.profiling.workload import Workload, measure
 
     params = Params(request["params"], Path(request["file"]))
     machine = params.section("machine", MachineParams)
@@ -82,8 +84,11 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         return build_method(params, request["benchmark"], request["method"])
 
     train = params.training(request["method"]) if request["kind"] == TRAINING else None
-    count = request.get("count", True)
-    figures = measure(make, Workload(**request["workload"]), device, meter_for(device), train, count)
+    workload = Workload(**request["workload"])
+    figures = measure(make, workload, device, CudaMeter(device) if device.type == "cuda" else RssMeter(), train)
+    if figures["status"] == "ok" and train is None and request.get("count", True):
+        counted = inference(make, workload)
+        figures |= {name: counted[name] for name in COSTS}
     return {**figures, "environment": {**environment(device), "allocator": allocator()}}
 
 

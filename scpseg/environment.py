@@ -17,6 +17,8 @@ from scpseg.params import MachineParams
 KEEPING = ((-4, 0), (-1, 2**31 - 1), (-2, 2**26))
 """Settings of mallopt: no block has a mapping of its own (M_MMAP_MAX), the heap does not shrink (M_TRIM_THRESHOLD), and
 grows by 64 MiB at a time (M_TOP_PAD)."""
+USUAL = ((-3, 2**25), (-1, 2**26))
+"""M_MMAP_THRESHOLD and M_TRIM_THRESHOLD as glibc itself sets them in a program that frees large blocks."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -66,8 +68,17 @@ def keep_freed_memory() -> bool:
     By default large blocks go back to the system, and page faults of new ones take about a tenth of a step on a CPU.
     The peak stays the same. Not for processes that measure resident memory.
     """
+    return _set_malloc(KEEPING)
+
+
+def usual_allocator() -> bool:
+    """Let glibc keep freed blocks, as it does by default, for timing; returns whether this worked."""
+    return _set_malloc(USUAL)
+
+
+def _set_malloc(settings: tuple[tuple[int, int], ...]) -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return mallopt is not None and all([mallopt(*setting) for setting in KEEPING])
+    return mallopt is not None and all([mallopt(*setting) for setting in settings])
 
 
 def environment(device: torch.device) -> dict[str, Any]:

@@ -9,7 +9,6 @@ the threshold moves while the program runs.)
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import subprocess
@@ -78,10 +77,3 @@ def memory_limit() -> int:
 def allocator() -> dict[str, str | None]:
     """The allocator settings with which this process was started."""
     return {name: os.environ.get(name) for name in (*RETURNING, "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")}
-
-
-def usual_allocator() -> bool:
-    """Let glibc keep freed blocks, as it does by default, for timing; returns whether this worked."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD as glibc itself sets them in a program that frees large blocks.
-    return mallopt is not None and all([mallopt(-3, 2**25), mallopt(-1, 2**26)])

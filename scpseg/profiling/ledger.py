@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_map_only
 from torch.utils.flop_counter import flop_registry
 
 GRANULE = 512
@@ -147,7 +147,10 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _run(self, func: Any, args: Any, kwargs: Any) -> tuple[Any, int]:
         """Results and flops; on `meta`, only sizes matter, so known results are not computed again."""
-        key = (func, _signature(args), _signature([*kwargs.items()])) if self.device == "meta" and _pure(func) else None
+        key = None
+        if self.device == "meta" and _pure(func):
+            leaves, form = tree_flatten((args, kwargs))
+            key = (func, form, *map(_signature, leaves))
         if key in _KNOWN:
             known, flops = _KNOWN[key]
             return _copy(known), flops
@@ -155,8 +158,8 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         count = flop_registry.get(func._overloadpacket)
         flops = count(*args, **kwargs, out_val=out) if count else 0
         if key is not None:
-            shared = {tensor.untyped_storage()._cdata for tensor in _tensors([*args, *kwargs.values()])}
-            results = list(_tensors(out))
+            shared = {tensor.untyped_storage()._cdata for tensor in _tensors((args, kwargs))}
+            results = _tensors(out)
             if results and all(one.is_meta and one.untyped_storage()._cdata not in shared for one in results):
                 _KNOWN[key] = (_copy(out), flops)
         return out, flops
@@ -221,15 +224,16 @@ def _pure(func: Any) -> bool:
 def _signature(value: Any) -> Any:
     if isinstance(value, Tensor):
         return (value.shape, value.stride(), value.dtype, value.device.type)
-    if isinstance(value, (tuple, list)):
-        return tuple(map(_signature, value))
     return (type(value), value)
 
 
 def _copy(out: Any) -> Any:
-    if isinstance(out, (tuple, list)):
-        return [_copy(part) for part in out]
-    return out if out is None else torch.empty_strided(out.shape, out.stride(), dtype=out.dtype, device="meta")
+    """The same structure with new tensors on `meta`."""
+
+    def new(one: Tensor) -> Tensor:
+        return torch.empty_strided(one.shape, one.stride(), dtype=one.dtype, device="meta")
+
+    return tree_map_only(Tensor, new, out)
 
 
 @cache
@@ -239,12 +243,8 @@ def _composite(func: Any) -> bool:
     return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
 
 
-def _tensors(out: Any) -> Iterator[Tensor]:
-    if isinstance(out, Tensor):
-        yield out
-    elif isinstance(out, (tuple, list)):
-        for part in out:
-            yield from _tensors(part)
+def _tensors(values: Any) -> list[Tensor]:
+    return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
 
 
 def _on_host(func: Any, args: Any, kwargs: Any) -> Any:

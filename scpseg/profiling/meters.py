@@ -1,4 +1,4 @@
-"""The memory meters: resident memory on a CPU; NVML and torch's allocator on an NVIDIA GPU."""
+"""The memory meters: resident memory on a CPU; NVML and torch's allocator on an NVIDIA GPU; the facts of that GPU."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import gc
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterable
+from contextlib import suppress
+from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,43 +16,46 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from scpseg.environment import environment
 from scpseg.errors import UserError
-from scpseg.profiling.fresh import memory_limit
+from scpseg.profiling.fresh import allocator, memory_limit
 from scpseg.profiling.records import CHANNELS
-from scpseg.profiling.sampling import PERIOD, Sample, Sampler, SourceError, TimedSamples, gaps
+from scpseg.profiling.sampling import Device, Sample, Sampler, SourceError, TimedSamples, gaps
 
 PROC = Path("/proc/self")
 CHECK_BYTES = 256 * 2**20
 """Bytes of the known allocation in the self-check."""
 CHECK_TOLERANCE = 0.1
+POINTS = 200
+"""Number of points of a timeline at most."""
 SETTLE = 1.0
 """Seconds until a known allocation must be visible."""
+SWITCHES = ("CUBLAS_WORKSPACE_CONFIG", "CUDA_LAUNCH_BLOCKING", "CUDA_MODULE_LOADING", "NVIDIA_TF32_OVERRIDE")
+PACKAGES = ("numpy", "nvidia-ml-py", "segmentation-models-pytorch", "timm", "torchvision")
+"""Environment variables and packages in the facts of a GPU."""
 DRIFT = 2**25
 """Changes outside this process below this number of bytes are the driver's own."""
-OF_DEVICE = ("device", "reserved")
-"""Keys of a sample that are not processes."""
-NVML_CHANNELS = ("nvml_process", "nvml_above_context", "nvml_device")
+OF_PROCESS = ("nvml_process", "nvml_above_context")
+NVML_CHANNELS = (*OF_PROCESS, "nvml_device")
 
 
 class _Meter:
     """What both meters share: the sampler and the record.
 
-    Order of calls: `prepare` before the model is built; `rest` after a warm-up, with the model's tensors away from the
-    device; `begin`; `finish` while the results are still in memory; `close` at any time. `limit` gives all bytes that
-    there are, for a workload that did not fit.
+    Order of calls: `prepare` before the model is built; `begin` after a warm-up, with the model's tensors away from the
+    device; `finish` while the results are still in memory; `close` at any time. `limit` gives all bytes that there are,
+    for a workload that did not fit.
 
     `memory` has the peak bytes by channel, `unavailable` the reasons of missing channels; `details` say how it was
-    measured; `timeline` has (seconds since the start, bytes), `stretch` the samples; `lost` is why there are none.
+    measured; `timeline` has (seconds since the start, bytes), `stretch` the samples.
     """
 
     backend: str
     missing: str
-    sampler: Sampler | None = None
-    lost: str | None = None
     began = 0.0
 
-    def __init__(self, period: float) -> None:
-        self.period = period
+    def __init__(self) -> None:
+        self.sampler = Sampler()
         self.memory: dict[str, int] = {}
         self.unavailable: dict[str, str] = {}
         self.details: dict[str, Any] = {}
@@ -74,35 +79,21 @@ class _Meter:
 
     def close(self) -> None:
         """Stop the sampler."""
-        if self.sampler:
-            self.sampler.close()
-
-    def _start(self, **request: Any) -> None:
-        try:
-            self.sampler = Sampler(request, self.period)
-        except SourceError as error:
-            self.lost = str(error)
-
-    def _ask(self, ask: Callable[[Sampler], Any]) -> Any:
-        """The sampler's answer; None once it is lost."""
-        try:
-            return ask(self.sampler) if self.sampler and self.lost is None else None
-        except SourceError as error:
-            self.lost = str(error)
+        self.sampler.close()
 
     def _stop(self) -> None:
-        self.stretch = [(at, sample) for at, sample in self._ask(Sampler.stop) or [] if at >= self.began]
+        self.stretch = [(at, sample) for at, sample in self.sampler.stop() if at >= self.began]
 
 
-def timeline(samples: TimedSamples, key: str, since: float, below: int = 0, most: int = 200) -> list[tuple[float, int]]:
-    """The samples of one key as (seconds after `since`, bytes above `below`), at most `most` of them.
+def timeline(samples: TimedSamples, key: str, since: float, below: int = 0) -> list[tuple[float, int]]:
+    """The samples of one key as (seconds after `since`, bytes above `below`), at most `POINTS` of them.
 
     Each keeps the maximum of those it replaces, so that no peak is lost.
     """
     points = [(at - since, value - below) for at, sample in samples if (value := sample.get(key)) is not None]
-    if len(points) <= most:
+    if len(points) <= POINTS:
         return points
-    edges = [round(index * len(points) / most) for index in range(most + 1)]
+    edges = [round(index * len(points) / POINTS) for index in range(POINTS + 1)]
     return [max(points[low:high], key=lambda point: point[1]) for low, high in pairwise(edges)]
 
 
@@ -116,10 +107,10 @@ class RssMeter(_Meter):
 
     backend, missing = "rss", "not measured on a CPU"
     idle = 0
-    no_high_water: str | None = None
+    has_mark = True
 
-    def __init__(self, proc: Path = PROC, period: float = PERIOD) -> None:
-        """Use `proc` for status and clear_refs, and sample every `period` seconds.
+    def __init__(self) -> None:
+        """Reject a system without /proc.
 
         Raises:
             UserError: the system is not Linux.
@@ -129,12 +120,11 @@ class RssMeter(_Meter):
                 f"memory cannot be measured on {sys.platform} without an NVIDIA GPU, because resident peaks are read "
                 "from Linux's /proc; run the profile stage on Linux, or set machine.device to cuda"
             )
-        super().__init__(period)
-        self.proc = proc
+        super().__init__()
 
     def prepare(self) -> None:
         """Start the sampler, and record the idle state."""
-        self._start(source="rss", pid=os.getpid())
+        self.sampler.start("rss", os.getpid())
         # Start the threads of convolutions, products and resizes, and load their code.
         image, kernel = torch.zeros(1, 8, 64, 64), torch.zeros(8, 8, 3, 3)
         with torch.inference_mode():
@@ -144,51 +134,43 @@ class RssMeter(_Meter):
             torch.zeros(2**17).exp()
         del image, kernel
         gc.collect()
-        status = read_status(self.proc)
+        status = read_status()
         self.idle = status["VmRSS"] - status["files"]
-
-    def rest(self) -> None:
-        """Does nothing: the idle state was recorded before the model was built."""
 
     def begin(self) -> None:
         """Reset the high-water mark of the kernel."""
         gc.collect()
-        try:
-            (self.proc / "clear_refs").write_text("5")
-        except OSError as error:
-            self.no_high_water = f"/proc/self/clear_refs cannot be written ({error.strerror})"
-        status = read_status(self.proc)
-        if "VmHWM" not in status:
-            self.no_high_water = "/proc/self/status has no VmHWM"
-        elif self.no_high_water is None and status["VmHWM"] > status["VmRSS"] + 2**24:
-            self.no_high_water = "writing to /proc/self/clear_refs did not reset VmHWM"
+        with suppress(OSError):
+            (PROC / "clear_refs").write_text("5")
+        status = read_status()
+        # Some systems forbid the reset, ignore it, or have no mark.
+        self.has_mark = "VmHWM" in status and status["VmHWM"] <= status["VmRSS"] + 2**24
         self.began = time.monotonic()
-        self._ask(Sampler.mark)
+        self.sampler.mark()
 
     def finish(self) -> dict[str, Any]:
         """The record; the peak is from samples, with a note, if the kernel has no high-water mark."""
-        self._ask(Sampler.mark)
-        status = read_status(self.proc)
+        self.sampler.mark()
+        status = read_status()
         self._stop()
         self.timeline = timeline(self.stretch, "rss", self.began, self.idle)
         self.details = {"idle_bytes": self.idle, "timeline_of": "rss"}
-        if self.lost:
-            self.details["timeline_missing"] = self.lost
-        if self.timeline:
-            self.memory["rss"] = max(used for _, used in self.timeline)
-        if self.no_high_water is None:
+        if self.sampler.lost:
+            self.details["timeline_missing"] = self.sampler.lost
+        peaks = [used for _, used in self.timeline]
+        if self.has_mark:
             # Both are at most the true peak: samples miss short peaks, the kernel's mark lags behind its counters,
             # because each processor holds back a batch of pages before adding them.
-            marked = status["VmHWM"] - status["files"] - self.idle
-            self.memory["rss"] = max(self.memory.get("rss", 0), marked)
+            peaks.append(status["VmHWM"] - status["files"] - self.idle)
             self.details["rss_source"] = "VmHWM after clear_refs, or a sample where that is higher"
             processors = os.cpu_count() or 1
             pages = max(32, 2 * processors) * processors
             self.details["rss_resolution_bytes"] = pages * os.sysconf("SC_PAGE_SIZE")
         else:
-            self.details["rss_source"] = f"samples every {self.period * 1000:g} ms, because {self.no_high_water}"
-            if not self.timeline:
-                self.unavailable["rss"] = f"{self.no_high_water}, and {self.lost or 'no sample was taken'}"
+            why = "writing to /proc/self/clear_refs does not reset VmHWM in /proc/self/status"
+            self.details["rss_source"] = f"samples every {self.sampler.period * 1000:g} ms, because {why}"
+            self.unavailable |= {} if peaks else {"rss": f"{why}, and {self.sampler.lost or 'no sample was taken'}"}
+        self.memory |= {"rss": max(peaks)} if peaks else {}
         return self.described()
 
     def limit(self) -> int:
@@ -196,9 +178,9 @@ class RssMeter(_Meter):
         return memory_limit()
 
 
-def read_status(proc: Path = PROC) -> dict[str, int]:
+def read_status() -> dict[str, int]:
     """The memory lines of /proc/self/status in bytes (VmHWM, VmRSS, ...); under 'files', of files and shared memory."""
-    lines = (proc / "status").read_text().splitlines()
+    lines = (PROC / "status").read_text().splitlines()
     found = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.endswith(" kB")}
     return found | {"files": found.get("RssFile", 0) + found.get("RssShmem", 0)}
 
@@ -213,58 +195,52 @@ class CudaMeter(_Meter):
 
     backend, missing = "nvml", "measured on a GPU"
     own: str | None = None
+    """Key of this process in a sample."""
     context: int | None = None
     outside: int | None = None
     lag = 0.0
 
-    def __init__(self, device: torch.device, period: float = PERIOD) -> None:
-        """Measure `device`, sampled every `period` seconds."""
-        super().__init__(period)
+    def __init__(self, device: torch.device) -> None:
+        """Measure `device`."""
+        super().__init__()
         self.device = device
 
     def prepare(self) -> None:
         """Start the sampler, and show it a known allocation; channels that do not see it are unavailable."""
         keep = allocate(2**20, self.device)  # creates the context
-        uuid = str(torch.cuda.get_device_properties(self.device).uuid)
-        self._start(source="nvml", uuid=uuid, visible=os.environ.get("CUDA_VISIBLE_DEVICES"))
-        self._ask(self._self_check)
+        self.sampler.start("nvml", str(torch.cuda.get_device_properties(self.device).uuid))
+        self._self_check()
         del keep
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(self.device)
 
-    def rest(self) -> None:
-        """Record the context: the bytes that NVML counts for this process in addition to torch's allocator."""
+    def begin(self) -> None:
+        """Record the context, which NVML counts in addition to torch's allocator, and reset the peaks."""
         torch.cuda.synchronize(self.device)
         torch.cuda.empty_cache()
-        sample = self._ask(self._mark)
-        self.context, self.outside = self._beyond(sample, self.own), self._beyond(sample, "device")
-
-    def begin(self) -> None:
-        """Reset the peaks; the measurement starts here."""
-        torch.cuda.synchronize(self.device)
         torch.cuda.reset_peak_memory_stats(self.device)
         self.began = time.monotonic()
-        self._ask(self._mark)
+        sample = self._mark()
+        self.context, self.outside = self._beyond(sample, self.own), self._beyond(sample, "device")
 
     def finish(self) -> dict[str, Any]:
         """The record, after a last sample before anything is freed; then the peaks are read."""
-        torch.cuda.synchronize(self.device)
         # Reserved memory only grows, so this sample is close to the peak, however short the measurement was.
-        last = self._ask(self._mark)
-        if last is not None and self.sampler:
+        last = self._mark()
+        self.memory["torch_allocated"] = torch.cuda.max_memory_allocated(self.device)
+        self.memory["torch_reserved"] = torch.cuda.max_memory_reserved(self.device)
+        outside = self._beyond(last, "device")
+        self._stop()
+        if self.sampler.lost is not None:
+            self._unavailable(self.sampler.lost, *NVML_CHANNELS)
+        else:
             self.details["driver_reserved_bytes"] = last["reserved"]
             # Figures that ended before the measurement may have missed the peak.
             why, facts = "NVML showed no figure at the end of the measurement", self.sampler.facts
             if last["device"] is None:
                 self._unavailable(facts["memory"] or why, "nvml_device")
             if self.own is not None and last.get(self.own) is None:
-                self._unavailable(facts["processes"] or why, "nvml_process", "nvml_above_context")
-        self.memory["torch_allocated"] = torch.cuda.max_memory_allocated(self.device)
-        self.memory["torch_reserved"] = torch.cuda.max_memory_reserved(self.device)
-        outside = self._beyond(last, "device")
-        self._stop()
-        if self.lost is not None:
-            self._unavailable(self.lost, *NVML_CHANNELS)
+                self._unavailable(facts["processes"] or why, *OF_PROCESS)
         self._others(outside)
         for channel, key in (("nvml_device", "device"), ("nvml_process", self.own)):
             if channel not in self.unavailable and key is not None:
@@ -283,50 +259,50 @@ class CudaMeter(_Meter):
         """Total memory of the device."""
         return int(torch.cuda.get_device_properties(self.device).total_memory)
 
-    def _self_check(self, sampler: Sampler) -> None:
-        self.details |= {name: sampler.facts[name] for name in ("driver", "mig")}
-        before = self._mark(sampler)
+    def _self_check(self) -> None:
+        before = self._mark()
         known = allocate(CHECK_BYTES, self.device)
-        during = self._settled(sampler, before)
+        during = self._settled(before)
         del known
         torch.cuda.empty_cache()
-        after = self._settled(sampler, during)
-        self.details["lag_ms"] = round(self.lag * 1000, 1)
-        facts = sampler.facts
+        after = self._settled(during)
+        if self.sampler.lost is not None:  # `finish` says so
+            return
+        facts, size = self.sampler.facts, f"known allocation of {CHECK_BYTES >> 20} MiB"
+        self.details |= {"driver": facts["driver"], "mig": facts["mig"], "lag_ms": round(self.lag * 1000, 1)}
         moved = [key for key in during if saw(before, during, key) and saw(after, during, key)]
         if "device" not in moved:
             low, high = before["device"], during["device"]
             why = "NVML shows no figure for the device's memory"
             if low is not None and high is not None:
-                by = f"moved by {(high - low) / 2**20:.0f} MiB at a known allocation of {CHECK_BYTES >> 20} MiB"
-                why = f"the device's memory {by}"
+                why = f"the device's memory moved by {(high - low) / 2**20:.0f} MiB at a {size}"
             self._unavailable(facts["memory"] or why, "nvml_device")
         # The entry that changed is ours: in a container, the process ids are the host's and not known here.
-        ours = [key for key in moved if key not in OF_DEVICE]
-        if len(ours) > 1:
-            ours = [key for key in ours if key == str(os.getpid())] or ours
+        ours = processes(moved)
+        if str(os.getpid()) in ours:
+            ours = [str(os.getpid())]
+        shown = processes(during)
         if len(ours) == 1:
             self.own = ours[0]
             return
-        processes = [value for key, value in during.items() if key not in OF_DEVICE]
-        if len(ours) > 1:
+        if ours:
             why = f"{len(ours)} processes moved by the known allocation at once, so that ours cannot be identified"
-        elif facts["processes"] or not processes:
-            why = facts["processes"] or "NVML lists no process on the device, as in some containers"
-        elif not any(processes):
+        elif not shown:
+            why = "NVML lists no process on the device, as in some containers"
+        elif not any(during[key] for key in shown):
             why = "NVML shows no memory figure for any process, as in some containers and under WSL"
         else:
-            why = f"no process moved by the known allocation of {CHECK_BYTES >> 20} MiB"
-        self._unavailable(why, "nvml_process", "nvml_above_context")
+            why = f"no process moved by the {size}"
+        self._unavailable(facts["processes"] or why, *OF_PROCESS)
 
-    def _settled(self, sampler: Sampler, earlier: Sample) -> Sample:
+    def _settled(self, earlier: Sample) -> Sample:
         """A sample in which all available figures show the known allocation, or its end; at most SETTLE later."""
         began, lag = time.monotonic(), 0.0  # changes visible at once have no lag, whatever the time to read
         while True:
-            sample = self._mark(sampler)
+            sample = self._mark()
             moved = {key for key in sample if saw(earlier, sample, key) or saw(sample, earlier, key)}
-            shown = {key for key, value in sample.items() if value and key not in OF_DEVICE}
-            if (sample["device"] is None or "device" in moved) and (not shown or shown & moved):
+            shown = {key for key in processes(sample) if sample[key]}
+            if (sample.get("device") is None or "device" in moved) and (not shown or shown & moved):
                 self.lag = max(self.lag, lag)
                 return sample
             lag = time.monotonic() - began
@@ -338,7 +314,7 @@ class CudaMeter(_Meter):
         details = self.details
         details |= dict.fromkeys(("exclusive", "foreign_processes", "foreign_bytes"))
         foreign = [
-            {key: value or 0 for key, value in sample.items() if key not in (*OF_DEVICE, self.own)}
+            {key: sample[key] or 0 for key in processes(sample) if key != self.own}
             for _, sample in self.stretch
             if self.own in sample
         ]
@@ -355,22 +331,27 @@ class CudaMeter(_Meter):
             if details["foreign_changed"]:
                 self._unavailable("use of the device outside torch's allocator changed meanwhile", "nvml_device")
 
-    def _beyond(self, sample: Sample | None, key: str | None) -> int | None:
+    def _beyond(self, sample: Sample, key: str | None) -> int | None:
         """The figure of NVML under `key` minus the bytes of torch's allocator."""
-        value = None if sample is None or key is None else sample.get(key)
+        value = sample.get(key or "")
         return None if value is None else value - torch.cuda.memory_reserved(self.device)
 
-    def _mark(self, sampler: Sampler) -> Sample:
+    def _mark(self) -> Sample:
         torch.cuda.synchronize(self.device)
         time.sleep(2 * self.lag)
-        return sampler.mark()
+        return self.sampler.mark()
 
     def _unavailable(self, why: str, *channels: str) -> None:
         """Give channels a reason unless they have one; without any channel of NVML, the sampler is not asked again."""
         for channel in channels:
             self.unavailable.setdefault(channel, why)
-        if self.lost is None and set(NVML_CHANNELS) <= set(self.unavailable):
-            self.lost = why
+        if set(NVML_CHANNELS) <= set(self.unavailable):
+            self.sampler.lost = self.sampler.lost or why
+
+
+def processes(keys: Iterable[str]) -> list[str]:
+    """Those keys of a sample of a GPU that are processes."""
+    return [key for key in keys if key not in ("device", "reserved")]
 
 
 def allocate(size: int, device: torch.device) -> Any:
@@ -384,3 +365,29 @@ def saw(low: Sample, high: Sample, key: str) -> bool:
     if below is None or above is None:
         return False
     return abs(above - below - CHECK_BYTES) <= CHECK_TOLERANCE * CHECK_BYTES
+
+
+def fingerprint(device: torch.device) -> dict[str, Any]:
+    """Facts of an NVIDIA GPU and its software for a reference table, after `scpseg.environment.configure`.
+
+    No host name, no UUID. `driver` is None if NVML cannot be read; `nvml` then has the reason.
+    """
+    properties = torch.cuda.get_device_properties(device)
+    try:
+        known = {**Device(str(properties.uuid)).facts, "nvml": None}
+    except SourceError as error:
+        known = {"driver": None, "mig": None, "nvml": str(error)}
+    return {
+        **environment(device),
+        "gpu": properties.name,
+        "total_bytes": int(properties.total_memory),
+        "capability": f"{properties.major}.{properties.minor}",
+        "multiprocessors": int(properties.multi_processor_count),
+        **known,
+        "cudnn_tf32": torch.backends.cudnn.allow_tf32,
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "cudnn_deterministic": torch.backends.cudnn.deterministic,
+        "allocator": {**allocator(), "backend": torch.cuda.get_allocator_backend()},
+        "switches": {name: os.environ.get(name) for name in SWITCHES},
+        "packages": {name: version(name) for name in PACKAGES},
+    }

@@ -8,8 +8,6 @@ of the peak, `alive` (the largest tensors at the peak) and `precision`.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,11 +81,6 @@ def without_figures(status: str, reason: str, backend: str | None, limit: int | 
         "timeline": [],
         **dict.fromkeys(("period_ms", "longest_gap_ms", *FIGURES)),
     }
-
-
-def out_of_memory(backend: str, limit: int) -> Record:
-    """The record of a workload that did not fit into `limit` bytes, which is a result."""
-    return without_figures("oom", f"it does not fit into {limit / MIB:.0f} MiB", backend, limit)
 
 
 def read_records(path: Path) -> list[Record]:
@@ -165,12 +158,3 @@ def tidy(records: Iterable[Record]) -> list[dict[str, Any]]:
         memory |= {f"computed:{name}": size for name, size in (record.get("parts") or {}).items()}
         rows += [row | {"channel": name, "mib": round(size / MIB, 2)} for name, size in memory.items()] or [row]
     return rows
-
-
-def table(records: Iterable[Record]) -> str:
-    """The tidy rows as CSV, with LF line ends."""
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(tidy(records))
-    return stream.getvalue()

@@ -1,8 +1,8 @@
 """Memory sampled every few milliseconds by a process of its own, and the measuring process's connection to it.
 
 A thread would starve while the network holds the interpreter. The sampling process is this module run by `python -m`,
-without torch and numpy, so that it is small and starts fast. It reads lines from its standard input (a JSON request,
-then `mark` or `stop`) and answers each with one line of JSON.
+without torch and numpy, so that it is small and starts fast. It reads lines from its standard input (`last` or `all`)
+and answers each with its samples in one line of JSON.
 """
 
 from __future__ import annotations
@@ -34,71 +34,74 @@ TimedSamples = list[tuple[float, Sample]]
 
 
 class SourceError(Exception):
-    """Memory cannot be read this way, or the sampling process ended early; the message says why."""
+    """Memory cannot be read this way; the message says why."""
 
 
 class Sampler:
-    """A sampling process; `facts` is what the source said about itself at the last mark.
+    """A sampling process, which starts with `start`.
 
-    Raises:
-        SourceError: from all but `close`, if the source cannot be read or the process has ended or does not answer.
+    `facts` is what the source said about itself at the last mark. `lost` is None, or why there is no more answer: the
+    source cannot be read, or the process has ended or does not answer.
     """
 
-    def __init__(self, request: dict[str, Any], period: float = PERIOD) -> None:
-        """Sample {'source': 'rss' or 'tree', 'pid'} or {'source': 'nvml', 'uuid', 'visible'} every `period` seconds."""
+    process: subprocess.Popen[bytes] | None = None
+    lost: str | None = None
+
+    def __init__(self, period: float = PERIOD) -> None:
+        """Sample every `period` seconds."""
+        self.period = period
+        self.facts: dict[str, Any] = {}
+
+    def start(self, source: str, what: int | str) -> None:
+        """Sample 'rss' of a process or of its 'tree', by its id, or 'nvml' of a GPU, by its UUID."""
         paths = [str(Path(scpseg.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "scpseg.profiling.sampling"],
+            [sys.executable, "-m", "scpseg.profiling.sampling", str(self.period), source, str(what)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         )
-        answer = self._ask(json.dumps({**request, "period": period}))
-        if "error" in answer:
-            self.close()
-            raise SourceError(answer["error"])
-        self.facts: dict[str, Any] = answer["facts"]
+        self._ask("last")
 
     def mark(self) -> Sample:
-        """Take a sample now."""
-        answer = self._ask("mark")
-        self.facts = answer["facts"]
-        sample: Sample = answer["sample"]
-        return sample
+        """A sample taken now; without any key once the sampler is lost."""
+        samples = self._ask("last")
+        return samples[0][1] if samples else {}
 
     def stop(self) -> TimedSamples:
-        """Every sample, with a last one taken now; the process ends."""
-        samples = [(at, sample) for at, sample in self._ask("stop")["samples"]]
+        """Every sample, with a last one taken now; none if the sampler is lost. The process ends."""
+        samples = self._ask("all")
         self.close()
         return samples
 
     def close(self) -> None:
         """End the process if it still runs."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.kill()
-        self.process.wait()
-        self.process.stdout.close()
-        with suppress(BrokenPipeError):  # an unsent line is lost with its reader
-            self.process.stdin.close()
+        if self.process is not None:
+            self.process.kill()
+            self.process.communicate()  # an unsent line is lost with its reader
 
-    def _ask(self, line: str) -> dict[str, Any]:
+    def _ask(self, command: str) -> TimedSamples:
+        if self.process is None or self.lost is not None:
+            return []
         assert self.process.stdin is not None and self.process.stdout is not None
-        try:
-            self.process.stdin.write(line.encode() + b"\n")
+        line = b""
+        with suppress(BrokenPipeError):
+            self.process.stdin.write(command.encode() + b"\n")
             self.process.stdin.flush()
-            if not select.select([self.process.stdout], [], [], PATIENCE)[0]:
-                self.close()
-                raise SourceError(f"the sampling process did not answer within {PATIENCE:.0f} s")
-            answer = self.process.stdout.readline()
-        except (BrokenPipeError, ValueError):
-            answer = b""
-        if not answer.endswith(b"\n"):
-            self.close()
+        if select.select([self.process.stdout], [], [], PATIENCE)[0]:
+            line = self.process.stdout.readline()
+        else:
+            self.lost = f"the sampling process did not answer within {PATIENCE:.0f} s"
+        if line.endswith(b"\n"):
+            answer = json.loads(line)
+            self.lost, self.facts = answer["error"], answer["facts"]
+            return [(at, sample) for at, sample in answer["samples"]]
+        self.close()
+        if self.lost is None:
             code = self.process.returncode
             how = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
-            raise SourceError(f"the sampling process ended too early ({how})")
-        parsed: dict[str, Any] = json.loads(answer)
-        return parsed
+            self.lost = f"the sampling process ended too early ({how})"
+        return []
 
 
 def gaps(samples: TimedSamples) -> tuple[float, float]:
@@ -143,10 +146,10 @@ class Device:
     last reading has the list of processes and the device's memory, otherwise the reason.
     """
 
-    def __init__(self, uuid: str, visible: str | None) -> None:
+    def __init__(self, uuid: str) -> None:
         """Open NVML and find the device with torch's `uuid`, which may lack its prefix.
 
-        `visible` is CUDA_VISIBLE_DEVICES of the measured process; it selects the instance of a GPU that is split.
+        CUDA_VISIBLE_DEVICES, which is that of the measured process, selects the instance of a GPU that is split.
 
         Raises:
             SourceError: package, library, permission or device is missing.
@@ -158,11 +161,10 @@ class Device:
         self.nvml: Any = pynvml
         try:
             pynvml.nvmlInit()
-            self.handle, mig = self._find(uuid, visible)
+            self.handle, mig = self._find(uuid)
             self.facts: dict[str, Any] = {"driver": pynvml.nvmlSystemGetDriverVersion(), "mig": mig}
         except pynvml.NVMLError as error:
             raise SourceError(f"NVML: {error}") from None
-        self.read()
 
     def read(self) -> Sample:
         """Bytes in use on the device ('device', without the driver's 'reserved') and by each process (its id)."""
@@ -193,7 +195,7 @@ class Device:
             old = isinstance(error, self.nvml.NVMLError_FunctionNotFound)
             self.facts[what] = f"NVML: {error}" + (f" (driver {self.facts['driver']} is too old)" if old else "")
 
-    def _find(self, uuid: str, visible: str | None) -> tuple[Any, bool]:
+    def _find(self, uuid: str) -> tuple[Any, bool]:
         # CUDA names the GPU of an instance, or from version 12 on the instance itself.
         bare = uuid.removeprefix("GPU-").removeprefix("MIG-")
         instance = self._known("MIG-" + bare)
@@ -205,20 +207,20 @@ class Device:
         split = False
         with suppress(self.nvml.NVMLError_NotSupported):
             split = self.nvml.nvmlDeviceGetMigMode(card)[0] == self.nvml.NVML_DEVICE_MIG_ENABLE
-        return (self._instance(card, visible), True) if split else (card, False)
+        return (self._instance(card), True) if split else (card, False)
 
     def _known(self, uuid: str) -> Any:
         """The device with this complete UUID, or None."""
         with suppress(self.nvml.NVMLError_NotFound, self.nvml.NVMLError_InvalidArgument):
             return self.nvml.nvmlDeviceGetHandleByUUID(uuid)
 
-    def _instance(self, card: Any, visible: str | None) -> Any:
+    def _instance(self, card: Any) -> Any:
         """The only MIG instance, or the one whose UUID starts like CUDA_VISIBLE_DEVICES; CUDA uses the first in it."""
         instances = []
         for index in range(self.nvml.nvmlDeviceGetMaxMigDeviceCount(card)):
             with suppress(self.nvml.NVMLError_NotFound):
                 instances.append(self.nvml.nvmlDeviceGetMigDeviceHandleByIndex(card, index))
-        named, number = (visible or "").split(",")[0].strip(), len(instances)
+        named, number = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip(), len(instances)
         if number > 1 and named.startswith("MIG-"):
             whole = self._known(named)  # NVML also accepts the older form MIG-GPU-uuid/instance/instance
             if whole is not None:
@@ -235,44 +237,33 @@ class Device:
 
 
 def main() -> None:
-    """Sample until told to stop, or until the measuring process is gone."""
+    """PERIOD SOURCE ID: sample until told to stop, or until the measuring process is gone."""
     # Ctrl-C reaches the whole terminal group; the measuring process decides, and its end is seen as end of input.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
-    with open(0, "rb", buffering=0) as commands:
-        asked = json.loads(commands.readline())
-        try:
-            nvml = asked["source"] == "nvml"
-            source: Resident | Device = (
-                Device(asked["uuid"], asked["visible"]) if nvml else Resident(asked["pid"], asked["source"] == "tree")
-            )
-        except SourceError as error:
-            return _say({"error": str(error)})
-        _say({"facts": source.facts})
-        _sample(source, asked["period"], commands)
-
-
-def _sample(source: Resident | Device, period: float, commands: Any) -> None:
-    """Read `source` every `period` seconds and serve the commands, until `stop` or the end of input."""
+    period, kind, what = sys.argv[1:]
+    try:
+        source = Device(what) if kind == "nvml" else Resident(int(what), kind == "tree")
+    except SourceError as error:
+        return _say([], {}, str(error))
     samples: TimedSamples = []
     due = time.monotonic()
-    while True:
-        asked = select.select([commands], [], [], max(0.0, due - time.monotonic()))[0]
-        command = commands.readline().strip() if asked else None
-        if command == b"":
-            return
-        samples.append((time.monotonic(), source.read()))
-        if command == b"stop":
-            return _say({"samples": samples})
-        if command:
-            _say({"sample": samples[-1][1], "facts": source.facts})
-        else:
-            # A late sample delays the next: samples that pile up would only repeat each other.
-            due = max(due + period, time.monotonic())
+    with open(0, "rb", buffering=0) as commands:
+        while True:
+            asked = select.select([commands], [], [], max(0.0, due - time.monotonic()))[0]
+            command = commands.readline().strip() if asked else None
+            if command == b"":
+                return None
+            samples.append((time.monotonic(), source.read()))
+            if command:
+                _say(samples if command == b"all" else samples[-1:], source.facts)
+            else:
+                # A late sample delays the next: samples that pile up would only repeat each other.
+                due = max(due + float(period), time.monotonic())
 
 
-def _say(answer: dict[str, Any]) -> None:
-    print(json.dumps(answer), flush=True)
+def _say(samples: TimedSamples, facts: dict[str, Any], error: str | None = None) -> None:
+    print(json.dumps({"samples": samples, "facts": facts, "error": error}), flush=True)
 
 
 if __name__ == "__main__":

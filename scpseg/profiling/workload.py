@@ -1,8 +1,8 @@
 """The measured workload: inference on whole images or training steps of a method, with random pixels and labels.
 
 Order: idle state; model; warm-up (one image, or one step of the phase and of every phase before it, whose memory
-stays, as in training); peaks reset; `repeats` runs measured; as many timed without a sampler; costs counted. Pixels and
-labels are in host memory, which is anonymous: pages of a mapped file may or may not count as resident.
+stays, as in training); peaks reset; `repeats` runs measured; as many timed without a sampler. Pixels and labels are in
+host memory, which is anonymous: pages of a mapped file may or may not count as resident.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from scpseg import parallel
 from scpseg.contract import Labels, Method, Phase, Views, drop_training_parts
 from scpseg.data.windows import Bytes, starts
+from scpseg.environment import usual_allocator
 from scpseg.errors import UserError
 from scpseg.evaluation.streaming import segment
 from scpseg.params import TrainParams
-from scpseg.profiling.fresh import usual_allocator
 from scpseg.profiling.meters import CudaMeter, RssMeter
-from scpseg.profiling.records import COSTS, out_of_memory
+from scpseg.profiling.records import MIB, without_figures
 from scpseg.training.phases import shared
 from scpseg.training.step import Portion, Stepper
 
@@ -56,35 +56,20 @@ class Workload:
     seconds: float | None = None
 
 
-def meter_for(device: torch.device) -> Meter:
-    """NVML and torch for a GPU, resident memory for the CPU.
-
-    Raises:
-        UserError: memory cannot be measured on this system.
-    """
-    return CudaMeter(device) if device.type == "cuda" else RssMeter()
-
-
 def measure(
-    make: Make,
-    workload: Workload,
-    device: torch.device,
-    meter: Meter,
-    train: TrainParams | None = None,
-    count: bool = True,
+    make: Make, workload: Workload, device: torch.device, meter: Meter, train: TrainParams | None = None
 ) -> dict[str, Any]:
     """Measure a method in this process, which should be fresh (`scpseg.profiling.fresh`).
 
-    `make` builds the method, whose weights do not matter; `meter` is `meter_for(device)`. With `train`, a training step
-    with these parameters is measured instead of inference. The costs of inference are counted if `count`, which takes
-    some seconds on meta tensors, and are absent otherwise.
+    `make` builds the method, whose weights do not matter. With `train`, a training step with these parameters is
+    measured instead of inference, whose costs `scpseg.profiling.computed` counts.
 
     Returns:
         `status` 'ok' or, with `limit` bytes, 'oom'; `memory` in bytes by channel, `unavailable` reasons, `repeats`,
-        `seconds_per_image` (median), `megapixels_per_second`, `parameters`, `windows` and `multiply_adds` of one image,
-        `image_bytes`, timeline and sampling. Of a training step: `seconds_per_step` instead; labelled pixels count;
-        windows and multiply-adds of a step with its backward pass; parameters of all phases; and `phase` by name, the
-        method's `phases`, `unit` and `optimizer` of this one.
+        `seconds_per_image` (median), `megapixels_per_second`, `image_bytes`, timeline and sampling. Of a training step:
+        `seconds_per_step` instead; labelled pixels count; `windows` and `multiply_adds` of a step with its backward
+        pass; `parameters` of all phases; and `phase` by name, the method's `phases`, `unit` and `optimizer` of this
+        one.
     """
     facts: dict[str, Any] = {} if train is None else dict.fromkeys(("seconds_per_step", *PHASE_FACTS))
     once: Callable[[], object]
@@ -96,7 +81,7 @@ def measure(
             once = partial(segment, method, image, workload.classes, device, workload.overlap, workload.batch)
             once()
             method.to("cpu")
-            meter.rest()
+            meter.begin()
             method.to(device)
         else:
             method = make().to(device)
@@ -107,8 +92,7 @@ def measure(
                 once = step = TrainingStep(method, phase, workload, train, device)
                 facts |= step.facts()
                 step()
-            meter.rest()
-        meter.begin()
+            meter.begin()
         repeats = len(timed(once, workload.repeats, workload.seconds))
         figures = meter.finish()
         # The allocator that returns everything is slow: time is taken with the one that programs usually have.
@@ -124,11 +108,6 @@ def measure(
             "model": method.describe(),
         }
         if train is None:
-            if count:
-                from scpseg.profiling.computed import inference  # it imports this module
-
-                counted = inference(make, workload)
-                figures |= {name: counted[name] for name in COSTS}
             figures["image_bytes"], pixels = image.nbytes, workload.height * workload.width
         else:
             with FlopCounterMode(display=False) as counter:
@@ -144,7 +123,9 @@ def measure(
     except (RuntimeError, MemoryError) as error:
         if not is_oom(error):
             raise
-        return {**facts, **out_of_memory(meter.backend, meter.limit())}
+        limit = meter.limit()
+        reason = f"it does not fit into {limit / MIB:.0f} MiB"
+        return {**facts, **without_figures("oom", reason, meter.backend, limit)}
     finally:
         meter.close()
 

@@ -16,7 +16,7 @@ from scpseg.benchmarks import BENCHMARKS
 from scpseg.errors import UserError
 from scpseg.params import Params
 from scpseg.profiling.fresh import ChildKilled, ChildTooSlow
-from scpseg.profiling.records import CHANNELS, out_of_memory, read_records, without_figures
+from scpseg.profiling.records import CHANNELS, read_records, without_figures
 
 ROOT = Path(__file__).parents[2]
 PAPER = ROOT / "profiles/paper.yaml"
@@ -30,6 +30,8 @@ FACTS = {
 GLNET_STEP = ("training step", "glnet", "blu")
 COMPUTED = 1200 * 2**20
 Record = dict[str, Any]
+
+OOM = without_figures("oom", "it does not fit into 1024 MiB", "nvml", 2**30)
 
 
 def figures(request: Record) -> Record:
@@ -218,7 +220,7 @@ def test_phases_end_at_the_first_that_does_not_fit(monkeypatch: pytest.MonkeyPat
     def run_fresh(arguments: list[str], request: Record, timeout: float) -> Record:
         phases.append(request["workload"]["phase"])
         names = {"phase": "overview", "phases": ["overview", "local"], "unit": "window"}
-        return out_of_memory("nvml", 2**30) | names
+        return OOM | names
 
     monkeypatch.setattr(profile, "run_fresh", run_fresh)
     record = gpu.measured(request, 10.0)
@@ -335,7 +337,10 @@ def test_a_failure_keeps_what_was_there_and_goes_on() -> None:
 
 
 def test_out_of_memory_is_a_record() -> None:
-    (one,) = filled(FOUR[:1], lambda request, seconds: out_of_memory("nvml", 2**30) | {"phase": None})[-1]
+    (one,) = filled(
+        FOUR[:1],
+        lambda request, seconds: OOM | {"phase": None},
+    )[-1]
     assert (one["status"], one["limit"], one["memory"]["nvml_process"]) == ("oom", 2**30, None)
     assert "1024 MiB" in one["reason"]
 

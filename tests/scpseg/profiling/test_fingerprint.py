@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from scpseg.profiling.fingerprint import fingerprint
+from scpseg.profiling.meters import fingerprint
 
 UUID = "11111111-aaaa"
 DEVICE = torch.device("cuda")

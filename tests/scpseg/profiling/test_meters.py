@@ -1,15 +1,15 @@
 from scpseg.profiling.meters import RssMeter, timeline
-from scpseg.profiling.records import CHANNELS, out_of_memory
+from scpseg.profiling.records import CHANNELS, without_figures
 
 
 def test_thinning_keeps_every_peak_and_the_order() -> None:
     points = [(index / 100, 10_000 if index == 777 else index % 7) for index in range(1000)]
     samples = [(at, {"rss": used}) for at, used in points]
-    thin = timeline(samples, "rss", since=0.0, most=200)
+    thin = timeline(samples, "rss", since=0.0)
     assert len(thin) == 200
     assert (7.77, 10_000) in thin
     assert thin == sorted(thin)
-    assert timeline(samples[:150], "rss", since=0.0, most=200) == points[:150]
+    assert timeline(samples[:150], "rss", since=0.0) == points[:150]
 
 
 def test_timeline_counts_from_the_beginning_and_above_idle() -> None:
@@ -33,8 +33,7 @@ def test_sampling_density() -> None:
     assert (found["samples"], found["period_ms"], found["longest_gap_ms"]) == (3, 20.0, 30.0)
 
 
-def test_out_of_memory_names_the_limit() -> None:
-    record = out_of_memory("nvml", 24 * 2**30)
+def test_a_record_without_figures_has_a_reason_for_every_channel() -> None:
+    record = without_figures("oom", "too large", "nvml", 24 * 2**30)
     assert (record["status"], record["limit"]) == ("oom", 24 * 2**30)
-    assert "24576 MiB" in record["reason"]
-    assert set(record["unavailable"]) == set(CHANNELS)
+    assert record["unavailable"] == dict.fromkeys(CHANNELS, "too large")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from scpseg.errors import UserError
+from scpseg.profiling import meters
 from scpseg.profiling.fresh import run_fresh
 from scpseg.profiling.meters import RssMeter, read_status
 
@@ -60,7 +61,6 @@ class Proc:
 def stretch(meter: RssMeter, work: Callable[[], None]) -> RssMeter:
     try:
         meter.prepare()
-        meter.rest()
         meter.begin()
         work()
         meter.finish()
@@ -69,12 +69,13 @@ def stretch(meter: RssMeter, work: Callable[[], None]) -> RssMeter:
         meter.close()
 
 
-def test_pages_of_files_are_not_counted(tmp_path: Path) -> None:
+def test_pages_of_files_are_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Far above what the sampler sees of this process, so that the made-up figures decide.
     (tmp_path / "clear_refs").touch()
+    monkeypatch.setattr(meters, "PROC", tmp_path)
     proc = Proc(tmp_path, VmHWM=100 * GIB, VmRSS=100 * GIB, RssFile=30 * GIB, RssShmem=0)
     reading = stretch(
-        RssMeter(tmp_path),
+        RssMeter(),
         lambda: proc.write(VmHWM=180 * GIB, VmRSS=120 * GIB, RssFile=40 * GIB, RssShmem=2 * GIB),
     )
     assert reading.memory["rss"] == (180 - 42 - 70) * GIB
@@ -83,24 +84,26 @@ def test_pages_of_files_are_not_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("broken", ["unwritable", "no effect", "no mark"])
-def test_without_a_high_water_mark_samples_are_used_and_said(tmp_path: Path, broken: str) -> None:
+def test_without_a_high_water_mark_samples_are_used_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
     """The sampler reads this very process, so a block of 64 MiB must show."""
     real = read_status()
     values = {"VmHWM": real["VmRSS"], "VmRSS": real["VmRSS"], "RssFile": real["RssFile"], "RssShmem": 0}
     if broken == "unwritable":
         (tmp_path / "clear_refs").mkdir()
-    elif broken == "no effect":
-        values["VmHWM"] += 100 * MIB
-    else:
+    values["VmHWM"] += 100 * MIB
+    if broken == "no mark":
         del values["VmHWM"]
     Proc(tmp_path, **values)
+    monkeypatch.setattr(meters, "PROC", tmp_path)
 
     def work() -> None:
         block = bytearray(b"x" * (64 * MIB))
         time.sleep(0.1)
         assert block
 
-    reading = stretch(RssMeter(tmp_path), work)
+    reading = stretch(RssMeter(), work)
     assert reading.details["rss_source"].startswith("samples every 8 ms, because ")
     assert reading.memory["rss"] >= 60 * MIB
 

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from scpseg.errors import UserError
+from scpseg.files import csv_rows
 from scpseg.profiling.records import (
     CHANNELS,
     COLUMNS,
     largest,
-    out_of_memory,
     read_records,
     read_references,
-    table,
     tidy,
+    without_figures,
 )
 
 MIB = 2**20
@@ -72,7 +72,7 @@ def test_measured_channels_and_records_without_a_figure() -> None:
 
 
 def test_the_table_is_the_same_rows() -> None:
-    text = table([record()])
+    text = csv_rows(COLUMNS, tidy([record()]))
     assert "\r" not in text
     rows = list(csv.DictReader(io.StringIO(text)))
     assert [row["mib"] for row in rows] == ["3.0", "2.0", "1.0"] and tuple(rows[0]) == COLUMNS
@@ -170,7 +170,7 @@ def test_phases_are_compared_by_a_channel_that_all_have() -> None:
 
 
 def test_a_phase_that_does_not_fit_is_the_result() -> None:
-    oom = out_of_memory("nvml", 2**30) | {"phase": "two"}
+    oom = without_figures("oom", "it does not fit into 1024 MiB", "nvml", 2**30) | {"phase": "two"}
     found = largest([phase(phase="one"), oom])
     assert found["status"] == "oom" and found["reason"].startswith("phase two: it does not fit into 1024 MiB")
 

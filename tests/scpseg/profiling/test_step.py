@@ -41,9 +41,6 @@ class Watching:
     def prepare(self) -> None:
         self.asked.append(("prepare", self.steps()))
 
-    def rest(self) -> None:
-        self.asked.append(("rest", self.steps()))
-
     def begin(self) -> None:
         self.asked.append(("begin", self.steps()))
 
@@ -96,7 +93,7 @@ def test_order_and_figures() -> None:
 
     result = measure(make, SIZE, CPU, meter, TRAIN)
     # One step to warm up, three measured, three timed, one counted.
-    assert meter.asked == [("prepare", 0), ("rest", 1), ("begin", 1), ("finish", 4), ("close", 8)]
+    assert meter.asked == [("prepare", 0), ("begin", 1), ("finish", 4), ("close", 8)]
     assert {*FIGURES, *PHASE_FACTS, "status", "memory", "seconds_per_step"} <= set(result)
     assert (result["status"], result["phase"], result["phases"], result["optimizer"]) == ("ok", "all", ["all"], "SGD")
     assert result["windows"] == 4 and result["seconds_per_image"] is None

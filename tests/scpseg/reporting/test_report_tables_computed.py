@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from scpseg.errors import UserError
-from scpseg.profiling.records import MIB, table
+from scpseg.files import csv_rows
+from scpseg.profiling.records import COLUMNS, MIB, tidy
 from scpseg.reporting.charts import draw_computed
 from scpseg.reporting.memory import read_computed
 from scpseg.reporting.report_tables import computed_table
@@ -28,7 +29,7 @@ def put(results: Path) -> None:
     rows += [record("scpseg", 999, segmenter={"name": "fcn8s", "encoder": "resnet50"})]
     path = results / "reference/computed/memory.csv"
     path.parent.mkdir(parents=True)
-    path.write_text(table(rows))
+    path.write_text(csv_rows(COLUMNS, tidy(rows)))
 
 
 def test_the_paper_row_comes_first_and_sweeps_are_lines(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from scpseg.errors import UserError
-from scpseg.profiling.records import CHANNELS, out_of_memory
+from scpseg.profiling.records import CHANNELS, without_figures
 from scpseg.reporting.build import build_report
 from scpseg.reporting.memory import read_peaks
 from scpseg.reporting.report_tables import reference_tables
@@ -27,7 +27,7 @@ def put(folder: Path, gpu: str = "Invented GPU") -> Path:
             memory = {**dict.fromkeys(CHANNELS), "nvml_process": 2678 * MIB, "torch_allocated": 1411 * MIB}
             figures = {"status": "ok", "reason": None, "memory": memory, "unavailable": {}, "backend": "nvml"}
             if (workload, method, benchmark) == ("inference", "glnet", "potsdam"):
-                figures = out_of_memory("nvml", 2**30)
+                figures = without_figures("oom", "it does not fit into 1024 MiB", "nvml", 2**30)
             elif workload == "inference":
                 figures["seconds_per_image"] = 1.234
             else:

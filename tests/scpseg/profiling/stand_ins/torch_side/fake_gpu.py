@@ -114,7 +114,7 @@ class DriversGpu(FakeGpu):
 
 def run(gpu: FakeGpu, meanwhile: Callable[[CudaMeter], None] = lambda meter: None) -> CudaMeter:
     """A model of 100 MiB whose image takes 300 more; kernels loaded by the first image add 50 MiB of context."""
-    meter = CudaMeter(torch.device("cuda"), period=0.005)
+    meter = CudaMeter(torch.device("cuda"))
     with (
         closing(meter),
         mock.patch.multiple(torch.cuda, **gpu.functions()),
@@ -123,9 +123,8 @@ def run(gpu: FakeGpu, meanwhile: Callable[[CudaMeter], None] = lambda meter: Non
         meter.prepare()
         gpu.context += 50 * MIB
         gpu.publish()
-        meter.rest()
-        model = gpu.allocate(100 * MIB)
         meter.begin()
+        model = gpu.allocate(100 * MIB)
         activations = gpu.allocate(300 * MIB)
         meanwhile(meter)
         meter.finish()
