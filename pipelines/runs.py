@@ -9,26 +9,19 @@ import argparse
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from pipelines import paths
 from pipelines.methods import METHODS
 from scpseg.benchmarks import BENCHMARKS
-from scpseg.environment import environment
 from scpseg.files import write_json
 from scpseg.params import LAST_SEED
 
+if TYPE_CHECKING:
+    import torch
+
 CODE = ("scpseg", "baselines", "pipelines")
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def arguments(description: str | None) -> argparse.Namespace:
-    """Parse BENCHMARK METHOD SEED."""
-    parser = argparse.ArgumentParser(description=description)
-    add_arguments(parser)
-    return parser.parse_args()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +39,8 @@ def _seed(text: str) -> int:
 
 def write_provenance(benchmark: str, name: str, seed: int, stage: str, device: torch.device, **measured: Any) -> None:
     """Write the provenance of a run, with `stage` training or evaluation and the `measured` values."""
+    from scpseg.environment import environment  # imports torch, which the command line does not need
+
     record = {"benchmark": benchmark, "method": name, "seed": seed, **measured, "environment": environment(device)}
     write_json(paths.provenance(benchmark, name, seed, stage), record)
 

@@ -9,8 +9,6 @@ from pipelines.stage import run_stage
 from scpseg.errors import UserError
 from scpseg.files import write_text
 from scpseg.params import SegmenterParams
-from scpseg.segmenters.build import KINDS, build_segmenter
-from scpseg.segmenters.encoders import weights_problem
 
 PAGE = Path("docs/methods.md")
 BEGIN, END = "<!-- segmenters -->\n", "<!-- /segmenters -->\n"
@@ -24,6 +22,8 @@ HEAD = (
 
 def parameters(name: str) -> int:
     """Parameters of a segmenter with its usual encoder and 7 classes, without auxiliary heads."""
+    from scpseg.segmenters.build import KINDS, build_segmenter
+
     encoder, stride = KINDS[name].published
     segmenter = build_segmenter(SegmenterParams(name, encoder, stride, "random", auxiliary=False), CLASSES)
     return sum(parameter.numel() for parameter in segmenter.parameters())
@@ -31,6 +31,10 @@ def parameters(name: str) -> int:
 
 def table() -> str:
     """The table in Markdown, one row per segmenter, in the order of `KINDS`."""
+    # Imported once the command line is parsed, because it imports torch.
+    from scpseg.segmenters.build import KINDS
+    from scpseg.segmenters.encoders import weights_problem
+
     rows = []
     for name, kind in KINDS.items():
         encoder, stride = kind.published

@@ -1,4 +1,6 @@
 import gc
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -197,6 +199,22 @@ def test_a_pair_is_prepared_as_by_pillow(tmp_path) -> None:
 def test_every_command_is_started() -> None:
     assert {"pipelines.train", "pipelines.report", "pipelines.bench"} <= set(stages.commands())
     assert "pipelines.paths" not in stages.commands()
+
+
+HELP = """
+import contextlib, io, runpy, sys
+for name in sys.argv[1:]:
+    sys.argv = [name, "--help"]
+    with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.suppress(SystemExit):
+        runpy.run_module(name, run_name="__main__", alter_sys=True)
+    if "usage: " not in printed.getvalue() or "torch" in sys.modules:
+        sys.exit(f"{name} imports torch or prints no help")
+"""
+
+
+def test_no_command_imports_torch_before_its_arguments_are_known() -> None:
+    done = subprocess.run([sys.executable, "-c", HELP, *stages.commands()], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_growth_is_measured_and_drawn(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:

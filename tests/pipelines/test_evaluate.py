@@ -8,11 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipelines import evaluate, paths
+from pipelines import paths
 from pipelines.download import download
 from pipelines.methods import build_method
 from pipelines.mirror import mirror
 from pipelines.prepare import prepare
+from pipelines.stages import evaluate
 from scpseg.benchmarks import get_benchmark
 from scpseg.contract import Method, Predictor, Weights, drop_training_parts
 from scpseg.data.store import Store, label_path, save_array

@@ -8,10 +8,11 @@ import pytest
 import yaml
 from PIL import Image
 
-from pipelines import evaluate, paths, train
+from pipelines import paths
 from pipelines.check import check
 from pipelines.download import download
 from pipelines.prepare import prepare
+from pipelines.stages import evaluate, train
 from scpseg.data.store import Store
 from scpseg.files import read_json
 from scpseg.params import Params

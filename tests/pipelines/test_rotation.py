@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines import evaluate, paths, train
+from pipelines import paths
 from pipelines.download import download
 from pipelines.mirror import mirror
 from pipelines.prepare import prepare
+from pipelines.stages import evaluate, train
 from scpseg.benchmarks import get_benchmark
 from scpseg.data.splits import read_folds
 from scpseg.errors import UserError

@@ -1,3 +1,4 @@
+import argparse
 import os
 import subprocess
 import sys
@@ -5,14 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.runs import arguments, revision
+from pipelines.runs import add_arguments, revision
 
 ROOT = Path(__file__).parents[2]
 
 
 def given(monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[str, str, int]:
     monkeypatch.setattr(sys, "argv", ["train", *words])
-    found = arguments("what it does")
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    found = parser.parse_args()
     return found.benchmark, found.method, found.seed
 
 

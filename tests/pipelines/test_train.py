@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipelines.train import validation
+from pipelines.stages.train import validation
 from scpseg.contract import Labels, Method, Needs, Views, Weights
 from scpseg.errors import UserError
 

@@ -1,0 +1,1 @@
+"""The work of the stages that compute with torch, imported after their command line is parsed."""
