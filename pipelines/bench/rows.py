@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import gc
-import io
 import os
 import statistics
 import subprocess
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from scpseg.errors import UserError
-from scpseg.files import write_text
+from scpseg.files import csv_rows, write_text
 from scpseg.profiling.fresh import run_fresh
 
 TABLE = Path("results/bench.csv")
@@ -295,14 +294,12 @@ COLUMNS = [
 
 def text(rows: Iterable[Row]) -> str:
     """The rows as CSV."""
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
-    writer.writeheader()
+    cells = []
     for row in rows:
         values = {field.name: getattr(row, field.name) for field in fields(row)}
         values |= {"ratio": row.ratio, "met": {True: "yes", False: "no", None: None}[row.met]}
-        writer.writerow({key: _cell(value) for key, value in values.items()})
-    return stream.getvalue()
+        cells.append({key: _cell(value) for key, value in values.items()})
+    return csv_rows(COLUMNS, cells)
 
 
 def _cell(value: object) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -28,7 +26,7 @@ from scpseg.environment import configure
 from scpseg.errors import UserError
 from scpseg.evaluation.confusion import confusion, metrics
 from scpseg.evaluation.streaming import segment
-from scpseg.files import read_json, replacing, write_json, write_text
+from scpseg.files import csv_rows, read_json, replacing, write_json, write_text
 from scpseg.params import MachineParams, Params
 from scpseg.training import checkpoint
 from scpseg.training.launch import launch
@@ -232,9 +230,5 @@ def validation(store: Store, benchmark: str, device: torch.device) -> Callable[[
 def history_text(rows: list[dict[str, Any]]) -> str:
     """The history as CSV; a loss that a phase does not have is empty."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, columns, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
-    return stream.getvalue()
+    short = [{key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()} for row in rows]
+    return csv_rows(columns, short)

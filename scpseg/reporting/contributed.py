@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from scpseg.benchmarks import BENCHMARKS
 from scpseg.errors import UserError
-from scpseg.files import write_text
+from scpseg.files import csv_rows, write_text
 from scpseg.reporting.tables import Cell, Column, Table, mebibytes, number, table_of, text, words
 from scpseg.validation import nearest
 
@@ -124,11 +124,8 @@ def add_row(path: Path, row: Mapping[str, object]) -> None:
     problem = next(_problems(list(COLUMNS), [{**made}]), None)
     if problem:
         raise UserError(f"{path.as_posix()}: {problem.partition(', ')[2]}")
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(COLUMNS), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(sorted([*others, made], key=lambda one: [one[key] for key in identity]))
-    write_text(path, stream.getvalue())
+    rows = sorted([*others, made], key=lambda one: [one[key] for key in identity])
+    write_text(path, csv_rows(list(COLUMNS), rows))
 
 
 def contributed_table(folder: Path) -> Table | None:
