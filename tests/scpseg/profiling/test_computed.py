@@ -187,10 +187,13 @@ def test_windows_are_run_until_they_repeat() -> None:
 class Small(Growing):
     """Two convolutions: 3 x 3 from 3 to 5 channels on the patch, 1 x 1 to 2 on an overview, once per image."""
 
+    training_parts = ("teacher",)
+
     def __init__(self, overview: int | None = None) -> None:
         super().__init__()
         self.needs = Needs(patch=32, context=32, overview=overview)
         self.near, self.far = nn.Conv2d(3, 5, 3, padding=1), nn.Conv2d(3, 2, 1)
+        self.teacher = nn.Linear(100, 100)  # for training only: not counted at inference
 
     def begin_image(self, image: ImageViews) -> list[Tensor]:
         return [self.far(image.overview(self.needs.overview).float())] if self.needs.overview else []
