@@ -12,8 +12,8 @@ import re
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -39,19 +39,10 @@ class Listing(NamedTuple):
 
     files: dict[str, int]  # declared bytes of the files, including members of zips that are stored in a zip
     hidden: dict[str, int]  # declared bytes of inner zips that must be unpacked before their members are known
-    unreadable: dict[str, str]  # reasons why some of these cannot be unpacked here
 
     def holds(self, wanted: Wanted) -> bool:
-        """Whether a member is wanted, or an archive inside might have one; UserError if it cannot be unpacked."""
-        found = [path for path in self.files if wanted(path)]
-        self.expect_readable(found)
-        return bool(found or self.hidden)
-
-    def expect_readable(self, paths: Iterable[str]) -> None:
-        """Raise a UserError about the first of these members that cannot be unpacked."""
-        for path in paths:
-            if why := self.unreadable.get(path):
-                raise UserError(f"{path} {why}; unpack it yourself and name the folder in data.source")
+        """Whether a member is wanted, or an archive inside might have one."""
+        return bool(self.hidden) or any(map(wanted, self.files))
 
 
 def group_archives(paths: Iterable[str]) -> list[Group]:
@@ -79,7 +70,7 @@ def list_members(group: Group, folder: Path) -> Listing:
     Raises:
         UserError: the archive is damaged, of an unsupported kind, or has an unsafe member.
     """
-    with _Unpacker(group, folder) as unpacker:
+    with _opened(group, folder) as unpacker:
         return unpacker.listing
 
 
@@ -95,13 +86,12 @@ def read_members(group: Group, folder: Path, wanted: Wanted, spool: Path, most: 
     Raises:
         UserError: a member is damaged, unsafe, encrypted, too large, or of an unsupported kind; or the disk is full.
     """
-    with _Unpacker(group, folder) as unpacker:
-        listing = unpacker.listing
-        paths = [path for path in listing.files if wanted(path)]
-        listing.expect_readable(paths)
+    with _opened(group, folder) as unpacker:
+        files = unpacker.listing.files
+        paths = [path for path in files if wanted(path)]
         for path in paths:
-            if most is not None and listing.files[path] > most:
-                why = f"declares {listing.files[path]} bytes, more than the {most} bytes of the largest file expected"
+            if most is not None and files[path] > most:
+                why = f"declares {files[path]} bytes, more than the {most} bytes of the largest file expected"
                 raise UserError(f"{path} {why}; the archive is damaged or hostile: fetch it from a trusted source")
         yield from unpacker.extract(paths, spool)
 
@@ -112,9 +102,8 @@ def unpack_inner(group: Group, folder: Path, spool: Path) -> list[Group]:
     Raises:
         UserError: as `read_members`, or there is too little disk space.
     """
-    with _Unpacker(group, folder) as unpacker:
+    with _opened(group, folder) as unpacker:
         hidden = unpacker.listing.hidden
-        unpacker.listing.expect_readable(hidden)
         check_space(spool, sum(hidden.values()), f"unpacking {group.name}, whose zips stay on the disk while in use,")
         for path, size in hidden.items():
             say(f"{path}: unpacking {size_text(size)} to the disk, until its images are decoded")
@@ -122,36 +111,35 @@ def unpack_inner(group: Group, folder: Path, spool: Path) -> list[Group]:
         return [Group(path, (str(place.absolute()),), enter=False) for path, place in unpacked]
 
 
+@contextmanager
+def _opened(group: Group, folder: Path) -> Iterator[_Unpacker]:
+    """A process that has listed an archive; it ends with the block, and with this process."""
+    path = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}".rstrip(os.pathsep)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "scpseg.data.acquire.unpacker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    try:
+        yield _Unpacker(group, folder, process)
+    finally:
+        process.kill()
+        process.communicate()
+
+
 class _Unpacker:
-    """The process for one archive, whose listing it has sent; it ends with the block, and with this process."""
+    """The questions to the process that opens one archive, and its answers."""
 
-    def __init__(self, group: Group, folder: Path) -> None:
-        self.group, self.parts = group, [str(folder / part) for part in group.parts]
-
-    def __enter__(self) -> _Unpacker:
-        path = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}".rstrip(os.pathsep)
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "scpseg.data.acquire.unpacker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": path},
-        )
-        try:
-            is_zip = self.group.name.lower().endswith(".zip")
-            self._send({"parts": self.parts, "zip": is_zip, "enter": self.group.enter})
-            reply = self._reply()
-        except BaseException:
-            self.__exit__()
-            raise
+    def __init__(self, group: Group, folder: Path, process: subprocess.Popen[bytes]) -> None:
+        self.group, self.process, self.prefix = group, process, f"{group.name}/"
+        parts = [str(folder / part) for part in group.parts]
+        self._send({"parts": parts, "zip": group.name.lower().endswith(".zip"), "enter": group.enter})
+        reply = self._reply()
         self.listing = Listing(
-            *({f"{self.group.name}/{name}": it for name, it in reply[key].items()} for key in Listing._fields)
+            *({self.prefix + name: it for name, it in reply[key].items()} for key in Listing._fields)
         )
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self.process.kill()
-        self.process.communicate()
 
     def extract(self, paths: Sequence[str], spool: Path) -> Unpacked:
         """Write these members to files in `spool`, one on each iteration."""
@@ -161,12 +149,11 @@ class _Unpacker:
         places = {path: spool / f"{tag}-{k}{PurePosixPath(path).suffix}" for k, path in enumerate(paths)}
         largest = max(self.listing.hidden.get(path, 0) for path in paths)
         bar = byte_progress(f"unpacking {self.group.name}") if largest else nullcontext(lambda done, total: None)
-        start = len(self.group.name) + 1
         try:
             with full_disk_named(spool, largest, f"unpacking {self.group.name}"), bar as show:
-                self._send({path[start:]: str(place) for path, place in places.items()})
+                self._send({path.removeprefix(self.prefix): str(place) for path, place in places.items()})
                 for _ in paths:
-                    path = f"{self.group.name}/{self._reply(lambda at: show(at, largest))['name']}"
+                    path = self.prefix + self._reply(lambda at: show(at, largest))["name"]
                     yield path, places.pop(path)
                     self._send(None)
         finally:
@@ -179,7 +166,7 @@ class _Unpacker:
         while line := self.process.stdout.readline():
             reply: dict[str, Any] = json.loads(line)
             if "error" in reply:
-                raise UserError(f"{self.group.name}/{reply['inner']}".rstrip("/") + f" {reply['error']}")
+                raise UserError(f"{self.prefix}{reply['inner']}".rstrip("/") + f" {reply['error']}")
             if "errno" in reply:
                 raise OSError(reply["errno"], reply["strerror"], reply["filename"])
             if "at" not in reply:

@@ -1,8 +1,9 @@
 """Process that opens archives: `python -m scpseg.data.acquire.unpacker`, started by `archives`.
 
 It reads a request and answers with what the archive contains; then it reads which members to write to which files, and
-writes one at a time, each after the parent's leave. All are lines of JSON. A hostile archive can crash this process or
-use up its memory or time, but not those of the stage. Members are written under names of our own, never under theirs.
+writes one at a time, each after the parent's leave. All are lines of JSON. A hostile archive can crash this process, or
+a native decoder in it, or use up its memory or time, but not those of the stage. Members are written under names of our
+own, never under theirs.
 """
 
 from __future__ import annotations
@@ -18,8 +19,6 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import PurePosixPath
-from queue import SimpleQueue
-from threading import Thread
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from scpseg.errors import CONTROL
@@ -29,14 +28,13 @@ MEMORY = 8 << 30  # bytes of address space for this process: more than any dicti
 LISTING_SECONDS = 600  # of CPU time to read the list of members
 MEMBERS = 1 << 20  # maximum number
 REPORT_EVERY = 64 << 20  # unpacked bytes between two progress reports
-SEVEN_ZIP_START = 32  # bytes of a 7z file's first header, which contains the position of the other one
-SEVEN_ZIP_CODERS = {b"\0": "copy", b"\x21": "LZMA2", b"\3\1\1": "LZMA", b"\3": "delta", b"\3\3\1\3": "BCJ"}
-SEVEN_ZIP_CODERS |= {b"\4\1\x08": "deflate", b"\4\2\2": "bzip2"}
-"""Supported coders; others crash on damaged input or are not supported by py7zr."""
+SEVEN_ZIP, SEVEN_ZIP_START = (
+    b"7z\xbc\xaf\x27\x1c",
+    32,
+)  # its first bytes; the number of bytes of a 7z file's first header, which contains the position of the other one
 UNSUPPORTED = ("PasswordRequired", "UnsupportedCompressionMethodError")  # errors of py7zr
-ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+ENCRYPTED = 0x1  # a flag of a zip's member
 ZIP_LOCAL = struct.Struct("<26xHH")  # header before the data of a zip's member: lengths of name and extra field
-ZIP_END, ZIP_END_SIZE = b"PK\x05\x06", 22 + (1 << 16)
 UNPACK = "unpack it yourself and name the folder in data.source"
 
 
@@ -82,14 +80,10 @@ class _Joined(io.RawIOBase):
 
 
 class Member(NamedTuple):
-    """A file in an archive: what its library calls it, its declared size, why it cannot be read ('' = it can).
-
-    `start` is the first byte of a zip that is stored as it is.
-    """
+    """A file in an archive: what its library calls it, its declared size, its first byte if it is a stored zip."""
 
     info: Any
     size: int
-    why: str = ""
     start: int | None = None
 
 
@@ -119,18 +113,7 @@ class _Zip:
     """An open zip archive."""
 
     def __init__(self, stream: BinaryIO) -> None:
-        self.stream = stream
-        try:
-            self.file = zipfile.ZipFile(stream)
-        except zipfile.BadZipFile:
-            stream.seek(max(stream.seek(0, io.SEEK_END) - ZIP_END_SIZE, 0))
-            tail = stream.read()
-            at = tail.rfind(ZIP_END)
-            if at >= 0 and tail[at + 4 : at + 6] not in (b"\0\0", b""):
-                raise Rejected(
-                    f"is the last volume of a split zip, which is not supported; join them (`zip -s 0`) or {UNPACK}"
-                ) from None
-            raise
+        self.stream, self.file = stream, zipfile.ZipFile(stream)
         infos = _safe((info.filename, self._kind(info), info.is_dir(), info) for info in self.file.infolist())
         self.members = {name: self._member(name, info) for name, info in infos.items()}
 
@@ -141,15 +124,11 @@ class _Zip:
         return "" if plain else "a link" if stat.S_ISLNK(mode) else "a special file"
 
     def _member(self, name: str, info: zipfile.ZipInfo) -> Member:
-        method = info.compress_type
-        known = zipfile.compressor_names.get(method, "unknown")  # type: ignore[attr-defined]
-        why = "" if method in ZIP_METHODS else f"is compressed with method {method} ({known}), which is not supported"
-        why = "is encrypted" if info.flag_bits & 1 else why
-        if why or method != zipfile.ZIP_STORED or not _is_zip(name):
-            return Member(info, info.file_size, why)
+        if info.flag_bits & ENCRYPTED or info.compress_type != zipfile.ZIP_STORED or not _is_zip(name):
+            return Member(info, info.file_size)
         self.stream.seek(info.header_offset)
         header = ZIP_LOCAL.unpack(self.stream.read(ZIP_LOCAL.size))
-        return Member(info, info.file_size, start=info.header_offset + ZIP_LOCAL.size + sum(header))
+        return Member(info, info.file_size, info.header_offset + ZIP_LOCAL.size + sum(header))
 
     def extract(self, names: Sequence[str], begin: Callable[[str], _Output]) -> None:
         """Write members to their files, in the order of the archive."""
@@ -167,20 +146,13 @@ class _SevenZip:
     def __init__(self, stream: BinaryIO, parts: int) -> None:
         start, total = stream.read(SEVEN_ZIP_START), stream.seek(0, io.SEEK_END)
         stream.seek(0)
-        if len(start) < SEVEN_ZIP_START or start[:6] != b"7z\xbc\xaf\x27\x1c":
-            raise Rejected("is not a 7z archive (its first bytes differ); fetch it again")
         expected = SEVEN_ZIP_START + int.from_bytes(start[12:20], "little") + int.from_bytes(start[20:28], "little")
-        if total < expected:
+        if start.startswith(SEVEN_ZIP) and total < expected:
             count = f"{parts} part{'s' if parts > 1 else ''}"
             raise Rejected(f"is truncated: {total} of {expected} bytes in {count}; fetch what is missing")
         import py7zr  # a tenth of a second, which zips do not need
 
         self.py7zr, self.file = py7zr, py7zr.SevenZipFile(stream)
-        streams = self.file.header.main_streams
-        for folder in streams.unpackinfo.folders if streams else ():
-            for coder in (coder["method"] for coder in folder.coders if coder["method"] not in SEVEN_ZIP_CODERS):
-                known = f"supported: {', '.join(SEVEN_ZIP_CODERS.values())}"
-                raise Rejected(f"uses the 7z coder {coder.hex()}, which is not supported ({known}); {UNPACK}")
         kinds = {True: "", False: "a link or a special file"}
         infos = _safe((i.filename, kinds[i.is_file or i.is_directory], i.is_directory, i) for i in self.file.list())
         self.members = {name: Member(info, info.uncompressed or 0) for name, info in infos.items()}
@@ -200,21 +172,18 @@ def _is_zip(name: str) -> bool:
     return name.lower().endswith(".zip")
 
 
-class _Output(io.FileIO):
-    """The output file of a member."""
+class _Output(io.BufferedWriter):
+    """The output file of `member`, which is a path in the archive."""
 
-    def __init__(self, path: str, send: Callable[..., None]) -> None:
-        super().__init__(path, "xb")
-        self.send, self.count, self.reported = send, 0, 0
+    def __init__(self, path: str, member: str, send: Callable[..., None]) -> None:
+        super().__init__(io.FileIO(path, "xb"))
+        self.member, self.send, self.count, self.reported = member, send, 0, 0
 
     def seekable(self) -> bool:  # or py7zr would rewind it
         return False
 
     def write(self, data: Any) -> int:
-        left = memoryview(data)
-        while left:
-            left = left[super().write(left) :]
-        self.count += len(data)
+        self.count += super().write(data)
         if self.count - self.reported >= REPORT_EVERY:
             self.reported = self.count
             self.send(at=self.count)
@@ -223,16 +192,18 @@ class _Output(io.FileIO):
 
 def answer(request: dict[str, Any], send: Callable[..., None], receive: Callable[[], str]) -> None:
     """List the members of an archive, receive {member: file}, write these, and report each and the result."""
-    inner, current = "", list[str]()
+    inner, current = "", list[_Output]()
 
     def begin(name: str) -> _Output:
         report_last()
-        current.append(f"{inner}{name}")
-        return _Output(targets[current[0]], send)
+        current.append(_Output(targets[f"{inner}{name}"], f"{inner}{name}", send))
+        return current[0]
 
     def report_last() -> None:  # a member is known to be right when the next one begins or all are done
         if current:
-            send(name=current.pop())
+            output = current.pop()
+            output.close()
+            send(name=output.member)
             receive()
 
     def opened(is_zip: bool, *window: int) -> _Zip | _SevenZip:
@@ -253,7 +224,6 @@ def answer(request: dict[str, Any], send: Callable[..., None], receive: Callable
         send(
             files={path: member.size for path, member in members.items()},
             hidden={path: member.size for path, member in hidden.items()},
-            unreadable={path: member.why for path, member in (members | hidden).items() if member.why},
         )
         targets = json.loads(receive())
         resource.setrlimit(resource.RLIMIT_CPU, limits)
@@ -264,39 +234,33 @@ def answer(request: dict[str, Any], send: Callable[..., None], receive: Callable
         send(done=True)
     except Exception as error:  # on damaged bytes, zipfile, py7zr and their codecs raise a dozen types
         text = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
-        if isinstance(error, Rejected):
-            text = str(error)
-        elif isinstance(error, MemoryError):
-            text = (
-                f"needs more than {MEMORY >> 30} GiB of memory to unpack, so it is damaged or hostile: fetch it again"
-            )
-        elif isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: a senseless offset
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: a senseless offset
             return send(errno=error.errno, strerror=error.strerror, filename=error.filename)
+        if isinstance(error, Rejected):
+            why = str(error)
+        elif isinstance(error, MemoryError):
+            why = f"needs more than {MEMORY >> 30} GiB of memory to unpack, so it is damaged or hostile: fetch it again"
         elif isinstance(error, RuntimeError) or type(error).__name__ in UNSUPPORTED:
-            text = f"cannot be unpacked here ({text}): it is encrypted or of an unsupported kind; {UNPACK}"
+            why = f"cannot be unpacked here ({text}): it is encrypted or of an unsupported kind; {UNPACK}"
         else:
-            text = f"is damaged, truncated or encrypted ({text}): fetch it again"
-        send(error=text, inner=inner)
+            why = f"is damaged, truncated, split or encrypted ({text}): fetch it again, or {UNPACK}"
+        send(error=why, inner=current[0].member if current else inner)
 
 
 def main() -> None:
     """Answer the request on standard input; end when it is closed, which means that the parent ended."""
     channel = os.fdopen(os.dup(1), "w", encoding="ascii")
     os.dup2(2, 1)  # for output of libraries
-    lines = SimpleQueue[str]()
 
     def send(**values: Any) -> None:
         channel.write(json.dumps(values) + "\n")
         channel.flush()
 
-    def listen() -> None:
-        for line in sys.stdin:
-            lines.put(line)
-        os._exit(1)
+    def receive() -> str:
+        return sys.stdin.readline() or sys.exit(1)
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    Thread(target=listen, daemon=True).start()
-    answer(json.loads(lines.get()), send, lines.get)
+    answer(json.loads(receive()), send, receive)
 
 
 if __name__ == "__main__":
