@@ -58,8 +58,8 @@ def pair_files(spec: Benchmark, variant: str, split: str, lists: Ids, paths: Ite
             `partial` is false.
     """
     by_folder = not lists
-    images: dict[tuple[str, str], dict[int, str]] = {}
-    labels: dict[tuple[str, str], dict[int, str]] = {}
+    files: dict[Kind, dict[tuple[str, str], dict[int, str]]] = {kind: {} for kind in KINDS}
+    images, labels = files["image"], files["label"]
     names: dict[tuple[str, str], str] = {}  # of images, as they are written
 
     def key_of(part: str, id: str) -> tuple[str, str]:
@@ -67,8 +67,8 @@ def pair_files(spec: Benchmark, variant: str, split: str, lists: Ids, paths: Ite
 
     for path in sorted(paths, key=lambda path: (EXTRACT in path, path)):
         if role := role_of(spec, variant, path):
-            key, files = key_of(role.split, role.id), images if role.kind == "image" else labels
-            first = files.setdefault(key, {}).setdefault(role.number, path)
+            key = key_of(role.split, role.id)
+            first = files[role.kind].setdefault(key, {}).setdefault(role.number, path)
             if first != path and EXTRACT not in path:
                 what = f"{first} and {path} are both the {role.kind} of {role.id}"
                 raise UserError(f"{spec.name}: {what}; remove or rename one of them")
@@ -83,14 +83,14 @@ def pair_files(spec: Benchmark, variant: str, split: str, lists: Ids, paths: Ite
         if key not in labels:
             why = f"image {min(images[key].values())} has no label file ({variant})"
             raise UserError(f"{spec.name}: {why}; add the label or remove the image")
-        for kind, there in zip(KINDS, (images[key], labels[key]), strict=True):
-            slots |= {Slot(part, id, kind, number): path for number, path in _parts(spec, there).items()}
+        for kind in KINDS:
+            slots |= {Slot(part, id, kind, number): path for number, path in _parts(spec, files[kind][key]).items()}
     used = {key_of(part, id) for part, ids in lists.items() for id in ids}
     counts = {part: len(ids) for part, ids in chosen.items()}
     expected = {part: len(ids) for part, ids in lists.items()}
     missing = [id for part, ids in lists.items() for id in ids if id not in chosen[part]]
-    unused = [min(files.values()) for key, files in images.items() if key in labels and key not in used]
-    alone = [min(files.values()) for key, files in labels.items() if key not in images and (by_folder or key in used)]
+    unused = [min(parts.values()) for key, parts in images.items() if key in labels and key not in used]
+    alone = [min(parts.values()) for key, parts in labels.items() if key not in images and (by_folder or key in used)]
     warnings = []
     if unused:
         what = f"labelled images are in no list of split {split!r} and not used"

@@ -92,29 +92,18 @@ def is_passing(status: int) -> bool:
     return status in (408, 429) or status >= 500
 
 
-class _Session(requests.Session):
-    def get_redirect_target(self, resp: requests.Response) -> str | None:
-        target = super().get_redirect_target(resp)
-        if target is not None:
-            resp.close()
-            resp._content = b""  # requests would read the whole body of a redirect
-            if resp.url.startswith("https:") and urlsplit(target).scheme not in ("", "https"):
-                why = f"redirects to {address(target)}, which is not encrypted"
-                raise UserError(f"{address(resp.url)} {why}; use the correct address or another source")
-        return target
-
-
 class _Bounded:
     """A urllib3 connection that limits the time until the headers of an answer are complete."""
 
     sock: socket.socket
+    timeout: float
 
     def getresponse(self, *args: Any, **options: Any) -> Any:
         def cut(sock: socket.socket) -> None:
             with suppress(OSError):  # closed in the meantime
                 sock.shutdown(socket.SHUT_RDWR)
 
-        timer = threading.Timer(self.sock.gettimeout() or READ, cut, (self.sock,))
+        timer = threading.Timer(self.timeout, cut, (self.sock,))
         timer.daemon = True
         timer.start()
         try:
@@ -135,6 +124,7 @@ class _Adapter(requests.adapters.HTTPAdapter):
         return pool
 
     def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
+        # Here and not in the session, whose options also hold for the hosts that redirects lead to.
         if (host := urlsplit(str(request.url)).hostname or "") in self.unverified:
             options["verify"] = False
             if host not in self.warned:
@@ -144,7 +134,7 @@ class _Adapter(requests.adapters.HTTPAdapter):
         return super().send(request, *args, **options)
 
 
-class Connection:
+class Connection(requests.Session):
     """A session (cookies, open connections) for all servers of a download.
 
     Checks certificates and redirects, retries failures for some time, then raises a UserError.
@@ -160,14 +150,25 @@ class Connection:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """Open no connection yet; certificates of `unverified_hosts` are not checked. Times are in seconds."""
-        self.session = _Session()
-        self.session.max_redirects = 10
-        self.session.headers["User-Agent"] = USER_AGENT
+        super().__init__()
+        self.max_redirects = 10
+        self.headers["User-Agent"] = USER_AGENT
         self.unverified = frozenset(host.lower() for host in unverified_hosts)
+        self.timeouts, self.tries, self._sleep = (connect, read), tries, sleep
         adapter = _Adapter(self.unverified)
         for scheme in ("http://", "https://"):
-            self.session.mount(scheme, adapter)
-        self.timeouts, self.tries, self._sleep = (connect, read), tries, sleep
+            self.mount(scheme, adapter)
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        """The address that a redirect leads to; UserError if it would end the encryption."""
+        target = super().get_redirect_target(resp)
+        if target is not None:
+            resp.close()
+            resp._content = b""  # requests would read the whole body of a redirect
+            if resp.url.startswith("https:") and urlsplit(target).scheme not in ("", "https"):
+                why = f"redirects to {address(target)}, which is not encrypted"
+                raise UserError(f"{address(resp.url)} {why}; use the correct address or another source")
+        return target
 
     def persist(self, url: str, attempt: Callable[[], T], have: Callable[[], int] = lambda: 0) -> T:
         """The result of `attempt`, which is repeated while it raises Lost; the pauses double.
@@ -213,7 +214,7 @@ class Connection:
 
         def attempt() -> requests.Response:
             try:
-                response = self.session.request(method, url, allow_redirects=True, **options)
+                response = self.request(method, url, allow_redirects=True, **options)
             except PASSING as error:
                 for inner in (link for link in chain(error) if isinstance(link, ssl.SSLCertVerificationError)):
                     host = urlsplit((error.request.url if error.request else None) or url).hostname
@@ -279,15 +280,13 @@ def number(digits: str) -> int:
 
 
 def _content_range(response: requests.Response) -> tuple[int, int, int | None]:
-    """First and last byte of the body, and the total length if it is known; (0, 0, length) of a range outside."""
+    """First and last byte of the body, and the length of the file if it is known."""
     value = response.headers.get("Content-Range", "").strip()
-    if response.status_code == 416:
-        outside = re.fullmatch(r"bytes \*/(\d+)", value, re.ASCII)
-        return 0, 0, number(outside[1]) if outside else None
     match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", value, re.ASCII)
-    if not match or not number(match[1]) <= number(match[2]) < (LARGEST if match[3] == "*" else number(match[3])):
+    length = number(match[3]) if match and match[3] != "*" else None
+    if not match or not number(match[1]) <= number(match[2]) < (LARGEST if length is None else length):
         raise ValueError(f"Content-Range: {value[:80] or 'none'}")
-    return number(match[1]), number(match[2]), None if match[3] == "*" else number(match[3])
+    return number(match[1]), number(match[2]), length
 
 
 def _reject_page(response: requests.Response, head: bytes = b"") -> None:
@@ -416,10 +415,9 @@ class _Part:
         if remote.first or (self.have and self.provable):
             last = remote.first + (remote.size or 0) - 1 if remote.first else ""
             headers["Range"] = f"bytes={remote.first + self.have}-{last}"
-        with connection.open(remote.url, headers, allowed=(416,)) as response:
+        with connection.open(remote.url, headers, allowed=(416,) if "Range" in headers else ()) as response:
             self._accept(response, stream)
-            most = UNKNOWN_LENGTH if self.total is None else LARGEST
-            for piece in connection.pieces(response, most) if response.status_code != 416 else ():
+            for piece in connection.pieces(response, UNKNOWN_LENGTH if self.total is None else LARGEST):
                 if not self.have and not remote.first:
                     _reject_page(response, piece)
                 if self.total is None:
@@ -436,33 +434,32 @@ class _Part:
     def _accept(self, response: requests.Response, stream: BinaryIO) -> None:
         """Check the headers of an answer; start again from zero where it is not the continuation of the file."""
         remote, version, code = self.remote, _version(response), response.status_code
-        place, first, length = address(remote.url), 0, None
+        place, wanted, length = address(remote.url), remote.first + self.have, None
         if code != 416:
             _reject_page(response)
-        if code in (206, 416):
-            first, _, length = _content_range(response)
-        elif (given := response.headers.get("Content-Length")) is not None:
-            length = number(given)
         if code != 206 and remote.first:
             raise UserError(f"{place} does not send bytes from {remote.first} on; use another source")
-        if not remote.first and length is not None and remote.size not in (None, length):
+        if code == 206:
+            first, _, length = _content_range(response)
+            if first != wanted or "Range" not in response.request.headers:
+                why = f"sends bytes from {first} instead of the requested {wanted}"
+                raise UserError(f"{place} {why}; use another source")
+        elif code != 416 and "Content-Length" in response.headers:
+            length = number(response.headers["Content-Length"])
+        length = remote.size if remote.first or length is None else length
+        if remote.size not in (None, length):
             why = f"{length} bytes instead of {remote.size} bytes"
             raise UserError(f"{place} has {why}; check the address or use another source")
-        total = self.total if remote.first or length is None else length
-        same = _agree(version, self.version) and total == (self.total or total)
-        if self.have and code != 200 and not (same and (code != 416 or length is not None)):
+        same = _agree(version, self.version) and (self.total is None or length in (None, self.total))
+        if code == 416 or (code == 206 and self.have and not same):
             self._begin(stream, "", remote.size)
             raise Lost(f"{remote.name} changed: starting it again from zero")
-        wanted = remote.first + self.have
-        if code == 206 and ("Range" not in response.request.headers or first != wanted):
-            raise UserError(f"{place} sends bytes from {first} instead of the requested {wanted}; use another source")
-        if code == 200 or not self.have:
-            if self.have:
-                why = f"cannot resume {remote.name}" if same else f"{remote.name} changed"
-                say(f"{self.host} {why}: starting it again from zero")
-            self._begin(stream, version, remote.size if remote.first or length is None else length)
-        else:
-            self.total = total
+        if code != 206 and self.have:
+            say(f"{self.host} {'cannot resume' if same else 'changed'} {remote.name}: starting it again from zero")
+            self.have = 0
+        if not self.have:
+            self._begin(stream, version, length)
+        self.total = length if self.total is None else self.total
         if self.total is not None:
             check_space(self.path.parent, self.total - self.have, self.what)
 

@@ -138,7 +138,7 @@ def open_share(connection: Connection, url: str, password: str) -> None:
         return
     field = re.search(r"<input\b[^>]*\bname=[\"']csrfmiddlewaretoken[\"'][^>]*>", page)
     value = re.search(r"\bvalue=[\"']([^\"']+)[\"']", field[0]) if field else None
-    token = value[1] if value else connection.session.cookies.get("sfcsrftoken")
+    token = value[1] if value else connection.cookies.get("sfcsrftoken")
     if not token:
         raise UserError(f"the password form of share {url} has no token; look at it in a browser")
     form = {"csrfmiddlewaretoken": token, "token": urlsplit(url).path.rstrip("/").split("/")[-1], "password": password}

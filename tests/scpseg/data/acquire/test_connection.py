@@ -259,7 +259,7 @@ def raw_answer(request: Request, code: int, pairs: dict[str, str]) -> None:
 
 def test_an_answer_that_never_begins(server: Server) -> None:
     def endless(request: Request, file: object) -> None:
-        for _ in range(400):
+        while True:
             request.handler.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             time.sleep(0.01)
 
