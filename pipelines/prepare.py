@@ -9,8 +9,7 @@ from pipelines import paths
 from pipelines.stage import run_stage
 from scpseg.benchmarks import BENCHMARKS, custom, get_benchmark
 from scpseg.data.acquire.manifest import Manifest, locate
-from scpseg.data.prepare.fill import fill, image_ids, summary
-from scpseg.data.prepare.work import Choice
+from scpseg.data.prepare.fill import Choice, fill, image_ids, summary
 from scpseg.data.splits import read_folds
 from scpseg.errors import UserError
 from scpseg.files import root

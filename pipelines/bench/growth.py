@@ -19,7 +19,7 @@ from pipelines.bench.rows import MIB, Row, Work, alone, interleaved, peak
 from scpseg.benchmarks import get_benchmark
 from scpseg.contract import Labels, Views
 from scpseg.data.acquire.layout import KINDS, Slot
-from scpseg.data.prepare.work import Choice, Job, Task, decode_file
+from scpseg.data.prepare.fill import Choice, Job, Task, decode_file
 from scpseg.evaluation.streaming import segment
 from scpseg.files import sha256, write_text
 from scpseg.reporting.charts import draw_growth

@@ -18,7 +18,7 @@ from pipelines.bench.scene import scene
 from scpseg.benchmarks import get_benchmark
 from scpseg.benchmarks.base import Benchmark
 from scpseg.data.acquire.layout import KINDS, Slot
-from scpseg.data.prepare.work import Choice, Job, Task, decode_file
+from scpseg.data.prepare.fill import Choice, Job, Task, decode_file
 from scpseg.data.windows import Bytes
 from scpseg.errors import UserError
 from scpseg.files import sha256

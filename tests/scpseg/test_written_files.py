@@ -14,7 +14,7 @@ from pipelines import paths, plan
 from pipelines.freshness import error_file, record_error
 from scpseg.benchmarks import BENCHMARKS
 from scpseg.data.acquire.manifest import FileRecord, Manifest, read_listed
-from scpseg.data.prepare.work import Choice, Job, Slot
+from scpseg.data.prepare.fill import Choice, Job, Slot
 from scpseg.data.store import Store, image_path, label_path, save_array, save_image
 from scpseg.errors import UserError
 from scpseg.files import read_json, write_json

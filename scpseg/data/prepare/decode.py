@@ -102,16 +102,22 @@ def decode_label(pixels: Pixels, spec: Benchmark, name: str, ignore_first: bool 
         UserError: wrong number of bands, or more pixels with an unknown colour than `spec.unknown_share`; with
             threshold decoding, more pixels near the threshold than NEAR_SHARE, or class ids instead of colours.
     """
-    only_grey = all(len(set(cls.colour)) == 1 for cls in spec.classes)
-    fits = only_grey if pixels.ndim == 2 else pixels.shape[2] == 3
-    if not fits:
+    only_grey, grey = all(len(set(cls.colour)) == 1 for cls in spec.classes), pixels.ndim == 2
+    if not (only_grey if grey else pixels.shape[2] == 3):
         raise UserError(f"{name} has {_bands(pixels)}; expected a label of {'1 or ' if only_grey else ''}3 bands (RGB)")
     cut = spec.decoding == "threshold"
     table = _table(spec, ignore_first)
-    if pixels.ndim == 2:
-        ids, counts, near, highest = _decode_grey(pixels, table, cut)
-    else:
-        ids, counts, near, highest = _decode_colours(pixels, table, cut)
+    if grey:
+        table = table[_codes(np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1), cut)]
+    ids, counts = np.empty(pixels.shape[:2], np.uint8), np.zeros(256, np.int64)
+    near = highest = 0
+    for top in range(0, len(ids), BLOCK_ROWS):
+        block, out = pixels[top : top + BLOCK_ROWS], ids[top : top + BLOCK_ROWS]
+        if cut:
+            near += _near(block)
+            highest = max(highest, int(block.max(initial=0)))
+        np.take(table, block if grey else _codes(block, cut), out=out)
+        counts += np.bincount(out.ravel(), minlength=256)
     title = f"so check that this is a label of {spec.title}"
     if near > NEAR_SHARE * ids.size:
         raise UserError(
@@ -130,59 +136,21 @@ def decode_label(pixels: Pixels, spec: Benchmark, name: str, ignore_first: bool 
     return Label(ids, classes, int(counts[IGNORE_INDEX]) + unknown, unknown, near)
 
 
-Decoded = tuple[Pixels, NDArray[np.int64], int, int]
-"""Ids, pixels of each id, pixels near the threshold, and the highest channel."""
-
-
-def _decode_grey(pixels: Pixels, table: Pixels, cut: bool) -> Decoded:
-    """One table of 256 ids; the histogram of the levels tells the rest. Pixels are counted in pairs: half the time."""
-    ids, pairs = np.empty(pixels.shape, np.uint8), np.zeros(1 << 16, np.int64)
-    levels = table[_codes(np.arange(256, dtype=np.uint8)[:, None], cut)][:, 0]
-    single = np.zeros(256, np.int64)
-    for top in range(0, len(ids), BLOCK_ROWS):
-        block = pixels[top : top + BLOCK_ROWS]
-        np.take(levels, block, out=ids[top : top + BLOCK_ROWS])
-        flat = block.ravel()
-        even = flat.size // 2 * 2
-        pairs += np.bincount(flat[:even].view(np.uint16), minlength=1 << 16)
-        single += np.bincount(flat[even:], minlength=256)
-    square = pairs.reshape(256, 256)
-    found = single + square.sum(axis=0) + square.sum(axis=1)
-    counts = np.zeros(256, np.int64)
-    np.add.at(counts, levels, found)
-    near = int(found[THRESHOLD - NEAR + 1 : THRESHOLD + NEAR].sum()) if cut else 0
-    return ids, counts, near, int(np.flatnonzero(found).max(initial=0))
-
-
-def _decode_colours(pixels: Pixels, table: Pixels, cut: bool) -> Decoded:
-    ids, counts = np.empty(pixels.shape[:2], np.uint8), np.zeros(256, np.int64)
-    near = highest = 0
-    for top in range(0, len(ids), BLOCK_ROWS):
-        rows = slice(top, top + BLOCK_ROWS)
-        if cut:
-            near += _near(pixels[rows])
-            highest = max(highest, int(pixels[rows].max(initial=0)))
-        np.take(table, _codes(pixels[rows], cut), out=ids[rows])
-        counts += np.bincount(ids[rows].ravel(), minlength=256)
-    return ids, counts, near, highest
-
-
 def _near(block: Pixels) -> int:
     """Number of pixels with a channel within NEAR of THRESHOLD: one comparison in wrapping bytes."""
     close = (block - np.uint8(THRESHOLD - NEAR + 1)) < np.uint8(2 * NEAR - 1)
-    return int(np.count_nonzero(close.any(axis=2)))
+    return int(np.count_nonzero(close if block.ndim == 2 else close.any(axis=2)))
 
 
 def _codes(block: Pixels, threshold: bool) -> NDArray[np.intp]:
     """One code per pixel: the three bits of channels >= 128, or the packed 24-bit colour."""
     if threshold:
         block = (block >> 7).astype(np.uint8, copy=False)
-    red, green, blue = (block, block, block) if block.ndim == 2 else (block[..., 0], block[..., 1], block[..., 2])
     step = 1 if threshold else 8
-    codes = red.astype(np.intp)
-    for channel in (green, blue):
+    codes = block[..., 0].astype(np.intp)
+    for channel in (1, 2):
         codes <<= step
-        codes |= channel
+        codes |= block[..., channel]
     return codes
 
 

@@ -16,8 +16,7 @@ from scpseg.data import store
 from scpseg.data.acquire import space
 from scpseg.data.acquire.manifest import fetch, locate
 from scpseg.data.prepare import fill as filling
-from scpseg.data.prepare.fill import fill
-from scpseg.data.prepare.work import Choice, Record, Task
+from scpseg.data.prepare.fill import Choice, Record, Task, fill
 from scpseg.data.store import Store
 from scpseg.errors import UserError
 from scpseg.files import sha256
@@ -245,7 +244,7 @@ from pathlib import Path
 from scpseg.benchmarks import BENCHMARKS
 from scpseg.data.acquire.manifest import fetch
 from scpseg.data.prepare import fill as filling
-from scpseg.data.prepare.work import Choice
+from scpseg.data.prepare.fill import Choice
 from scpseg.params import DataParams, UpstreamParams
 
 decode = filling.decode_file

@@ -23,8 +23,7 @@ from scpseg.data.acquire import space
 from scpseg.data.acquire.archives import group_archives, list_members
 from scpseg.data.acquire.manifest import fetch
 from scpseg.data.prepare import fill as filling
-from scpseg.data.prepare.fill import fill
-from scpseg.data.prepare.work import Choice, Record, Task
+from scpseg.data.prepare.fill import Choice, Record, Task, fill
 from scpseg.data.store import Store
 from scpseg.errors import UserError
 from scpseg.params import DataParams, UpstreamParams
@@ -331,8 +330,7 @@ import sys, time
 from dataclasses import replace
 from pathlib import Path
 from scpseg.data.prepare import fill as filling
-from scpseg.data.prepare.fill import fill
-from scpseg.data.prepare.work import Choice
+from scpseg.data.prepare.fill import Choice, fill
 from scpseg.benchmarks import BENCHMARKS
 from scpseg.data.acquire.manifest import fetch
 from scpseg.params import DataParams, UpstreamParams

@@ -19,8 +19,7 @@ ROOT = Path(__file__).parents[4]
 IDS = [f"austin{number}" for number in range(1, 21)]
 CHILD = f"""
 from pathlib import Path
-from scpseg.data.prepare.fill import fill
-from scpseg.data.prepare.work import Choice
+from scpseg.data.prepare.fill import Choice, fill
 from scpseg.benchmarks import BENCHMARKS
 from scpseg.data.acquire.manifest import FileRecord, Manifest
 paths = sorted(Path("sets").iterdir())

@@ -8,8 +8,7 @@ from PIL import Image
 
 from scpseg.benchmarks.dubai import BENCHMARK, FOLDS
 from scpseg.data.acquire.manifest import fetch
-from scpseg.data.prepare.fill import fill
-from scpseg.data.prepare.work import Choice
+from scpseg.data.prepare.fill import Choice, fill
 from scpseg.data.splits import read_folds, read_split
 from scpseg.data.store import Store, array_hash
 from scpseg.errors import UserError
