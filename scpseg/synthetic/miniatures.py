@@ -10,7 +10,7 @@ import io
 import shutil
 import zipfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,10 @@ def write_miniature(spec: Benchmark, folder: Path, params: MirrorParams | None) 
         UserError: the benchmark has no miniature, or its drawing function returns the wrong type.
     """
     note = "no miniature: data.source names another source"
-    with _replacing(folder) as partial:
+    partial = folder.with_name(f".{folder.name}-partial")
+    shutil.rmtree(partial, ignore_errors=True)  # what a killed run left
+    partial.mkdir(parents=True)
+    try:
         if params:
             miniature, pictures = _miniature(spec), Pictures(spec, params)
             _write_zips(partial, (miniature.pack or pack_folders)(pictures))
@@ -82,6 +85,10 @@ def write_miniature(spec: Benchmark, folder: Path, params: MirrorParams | None) 
         files = sorted(partial.iterdir())
         archives = [{"name": path.name, "size": path.stat().st_size, "sha256": sha256(path)} for path in files]
         write_json(partial / "archives.json", {"benchmark": spec.name, "archives": archives, "note": note})
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return archives
 
 
@@ -133,17 +140,3 @@ def encoded(picture: Bytes, path: str) -> bytes:
     else:
         Image.fromarray(picture).save(stream, "PNG" if path.endswith(".png") else "JPEG", quality=90)
     return stream.getvalue()
-
-
-@contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
-    """A temporary folder that replaces `folder` if the block succeeds; also removes what a killed run left."""
-    partial = folder.with_name(f".{folder.name}-partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -35,9 +35,7 @@ NEAREST = 24  # minimum distance at which a disc does not touch the cue
 REACH = 0.55  # maximum distance relative to the side of a scene: more would leave few positions for the cue
 TRIES = 60  # positions tried for a disc before the scene is started again
 TINT = (72, 0, -72)  # added to the ground's colour in the centre of an orange cue, taken away in that of a blue one
-RING = (
-    -1 / 3
-)  # share of the tint in the ring, three times as many pixels as the centre, which is half as wide as the cue
+RING = -1 / 3  # share of the tint in the ring: three times as many pixels as the centre, half as wide as the cue
 DISC_COLOUR, GROUND_COLOUR = (166, 166, 166), (112, 112, 112)
 CONTRAST = 40.0  # of a texture to the disc's colour, on both sides
 NOISE, GRAINS = 7.0, (0.7, 12.0)  # standard deviation of each, and their sizes in pixels

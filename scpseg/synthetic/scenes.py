@@ -251,8 +251,7 @@ def draw_town(canvas: Canvas, town: Town, where: Mask | None = None) -> None:
     for (left, right), (top, bottom) in product(pairwise(across), pairwise(along)):
         builder.block((left + margin, top + margin), (right - margin, bottom - margin), kinds)
     for lines, turned in ((across, True), (along, False)):
-        builder.traffic(lines, turned)
-        builder.avenues(lines, turned)
+        builder.furnish(lines, turned)
 
 
 class _Builder:
@@ -283,7 +282,7 @@ class _Builder:
         """Yield kinds of lots without end, shuffled in rounds, so that every image has some of each."""
         deck = [kind for kind, count in self.town.lots.items() for _ in range(count)]
         while True:
-            yield from (deck[k] for k in self.rng.permutation(len(deck)))
+            yield from self.rng.permutation(deck).tolist()
 
     def block(self, start: Pair, end: Pair, kinds: Iterator[str]) -> None:
         """Divide a block into lots, and draw the visible ones."""
@@ -381,24 +380,22 @@ class _Builder:
         place = self.canvas.point(centre[0] + offset[0], centre[1] + offset[1])
         self.canvas.tree(*place, self.town.tree, (0.6, 1.2))
 
-    def traffic(self, lines: list[float], turned: bool) -> None:
-        """Draw cars in the lanes and along the kerb."""
+    def furnish(self, lines: list[float], turned: bool) -> None:
+        """Draw cars in the lanes and along the kerb of streets, then trees along one side of some of them."""
         rng, town = self.rng, self.town
+
+        def spot(across: float, run: float) -> Pair:
+            return (across, run) if turned else (run, across)
+
         for line, run in product(lines, np.arange(-self.reach, self.reach, town.car[0] * 2.2)):
             if rng.random() <= 0.45:
                 offset = rng.choice((-1, 1)) * town.street * (0.22 if rng.random() < 0.4 else 0.38)
-                spot = (line + offset, run) if turned else (run, line + offset)
-                if self.covered(spot, Material.ROAD):
-                    self.car(spot, ACROSS if turned else 0)
-
-    def avenues(self, lines: list[float], turned: bool) -> None:
-        """Draw trees along one side of some streets."""
-        rng, town = self.rng, self.town
+                if self.covered(place := spot(line + offset, run), Material.ROAD):
+                    self.car(place, ACROSS if turned else 0)
         for line in lines:
             side = rng.choice((-1, 0, 1)) * (town.street / 2 + 3.5)
             for run in np.arange(-self.reach, self.reach, town.tree * 4.2) if side else ():
-                spot = (line + side, run) if turned else (run, line + side)
-                pixel = self.covered(spot, Material.PAVED, Material.LAWN)
+                pixel = self.covered(spot(line + side, run), Material.PAVED, Material.LAWN)
                 if pixel and rng.random() < 0.8:
                     self.canvas.tree(*pixel, town.tree, (0.7, 0.95))
 
@@ -412,7 +409,11 @@ class _Builder:
 def draw_country(canvas: Canvas, country: Country) -> Bytes:
     """Draw a landscape and return its (H, W) uint8 map of zones."""
     zone = _regions(canvas, country)
-    zone[_river(canvas, country)] = Zone.WATER
+    phase = canvas.rng.uniform(0, 6.28)
+    course = 0.09 * canvas.side * np.sin(canvas.u * 5 / canvas.side + phase) + canvas.noise(90) * 6
+    middle = canvas.rng.uniform(-0.35, 0.35) * canvas.side
+    river = np.abs(canvas.v - middle - course) < country.river / 2 * (1 + 0.25 * canvas.noise(60))
+    zone[river] = Zone.WATER
     parcel, edge, edge_u = _parcels(canvas, country.parcel)
     _ground(canvas, zone)
     _fields(canvas, country, zone == Zone.FARM, parcel, edge)
@@ -450,13 +451,6 @@ def _grid(rng: np.random.Generator, first: float, end: float, step: float, jitte
     places = np.arange(first, end, step)
     grid = np.stack(np.meshgrid(places, places, indexing="ij"), -1).reshape(-1, 2)
     return grid + rng.uniform(-jitter, jitter, grid.shape) * step
-
-
-def _river(canvas: Canvas, country: Country) -> Mask:
-    phase = canvas.rng.uniform(0, 6.28)
-    course = 0.09 * canvas.side * np.sin(canvas.u * 5 / canvas.side + phase) + canvas.noise(90) * 6
-    middle = canvas.rng.uniform(-0.35, 0.35) * canvas.side
-    return np.asarray(np.abs(canvas.v - middle - course) < country.river / 2 * (1 + 0.25 * canvas.noise(60)))
 
 
 def _parcels(canvas: Canvas, side: float) -> tuple[Whole, Floats, Floats]:
