@@ -169,7 +169,7 @@ def fill(
     inputs = _fingerprint(spec, manifest, choice)
     job = Job(spec, manifest.synthetic, choice, working / f".preparing-{spec.name}-{inputs}")
     with locked(working / f".preparing-{spec.name}.lock", f"preparing {spec.name}"):
-        return _made(target, job) or _fill(Plan(job, manifest, folder), target, workers)
+        return _made(target, job) or _fill(job, manifest, folder, target, workers or min(os.cpu_count() or 1, WORKERS))
 
 
 def _made(target: Path, job: Job) -> dict[str, Any] | None:
@@ -185,26 +185,22 @@ def _made(target: Path, job: Job) -> dict[str, Any] | None:
     return store.index
 
 
-def _fill(plan: Plan, target: Path, workers: int | None) -> dict[str, Any]:
-    job, what = plan.job, f"preparing {plan.job.spec.name}"
-    workers = workers or min(os.cpu_count() or 1, WORKERS)
-    needed = plan.needed(workers)
-    check_space(job.folder, needed, what)
-    with full_disk_named(job.folder, needed, what):
-        job.spool.mkdir(parents=True, exist_ok=True)
-        try:
-            if plan.hidden:
-                plan.enter()
-                check_space(job.folder, plan.needed(workers), what)
-            if plan.done:
-                say(f"{what}: {len(plan.done)} files of an earlier run are kept")
-            records = _decode(plan, workers)
-        finally:
-            shutil.rmtree(job.spool, ignore_errors=True)
-        records = join_parts(job, plan.pairing, records)
-        index = build_index(job, plan.manifest, plan.pairing, records)
-        _expect_arrays(job, index)
-        write_json(job.store / INDEX, index)
+def _fill(job: Job, manifest: Manifest, folder: Path, target: Path, workers: int) -> dict[str, Any]:
+    what = f"preparing {job.spec.name}"
+    try:
+        plan = Plan(job, manifest, folder, workers)
+        needed = plan.needed(plan.pairing.paths)
+        check_space(job.folder, needed, what)
+        if plan.done:
+            say(f"{what}: {len(plan.done)} files of an earlier run are kept")
+        with full_disk_named(job.folder, needed, what):
+            job.spool.mkdir(parents=True, exist_ok=True)
+            records = join_parts(job, plan.pairing, _decode(plan))
+            index = build_index(job, manifest, plan.pairing, records)
+            _expect_arrays(job, index)
+            write_json(job.store / INDEX, index)
+    finally:
+        shutil.rmtree(job.spool, ignore_errors=True)
     if target.exists():
         shutil.rmtree(target)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -245,59 +241,52 @@ class Plan:
 
     Attributes:
         job: settings common to all files.
-        manifest: manifest of the files.
-        hidden: bytes of the zips that must be unpacked before their members are known; 0 after `enter`.
-        pairing: what belongs together; empty while zips are hidden.
+        workers: number of decoding processes.
+        pairing: what belongs together.
         done: records of finished files.
     """
 
-    def __init__(self, job: Job, manifest: Manifest, folder: Path) -> None:
-        """List the archives in `folder`, pair what is known, and clear what a killed run left half done."""
-        self.job, self.manifest, self.folder = job, manifest, folder
-        self._listings, self._loose = _listings(manifest, folder), {file.path: file.sha256 for file in manifest.files}
-        self.hidden = sum(sum(listing.hidden.values()) for listing in self._listings.values())
-        self.pairing = Pairing({}, {}, {}, ()) if self.hidden else self._paired()
+    def __init__(self, job: Job, manifest: Manifest, folder: Path, workers: int) -> None:
+        """Pair the files, for which zips inside a 7z are unpacked; clear what a killed run left half done.
+
+        Raises:
+            UserError: files are missing or do not fit, or there is too little disk space to unpack and decode.
+        """
         for leftover in job.folder.rglob(".*"):
             leftover.unlink()
         shutil.rmtree(job.spool, ignore_errors=True)
-        self.done = job.finished()
+        self.job, self.folder, self.workers, self.done = job, folder, workers, job.finished()
+        self._listings, self._loose = _listings(manifest, folder), {file.path: file.sha256 for file in manifest.files}
+        choice, packed = job.choice, {group: listing for group, listing in self._listings.items() if listing.hidden}
+        if packed:
+            ids = ((part, id) for part, names in choice.lists.items() for id in names)
+            arrays = self.needed({Slot(part, id, kind): "" for part, id in ids for kind in KINDS})
+            hidden = sum(sum(listing.hidden.values()) for listing in packed.values())
+            check_space(job.folder, hidden + arrays, f"preparing {job.spec.name}")
+            job.spool.mkdir(parents=True)
+        for group in packed:
+            for inner in unpack_inner(group, folder, job.spool):
+                self._listings[inner] = list_members(inner, folder)
+        paths = [*self._loose, *(path for listing in self._listings.values() for path in listing.files)]
+        self.pairing = pair_files(job.spec, manifest.labels, choice.split, choice.lists, paths, choice.partial)
 
-    def _paired(self) -> Pairing:
-        job, paths = self.job, [*self._loose, *(path for listing in self._listings.values() for path in listing.files)]
-        return pair_files(job.spec, self.manifest.labels, job.choice.split, job.choice.lists, paths, job.choice.partial)
-
-    def enter(self) -> None:
-        """Unpack the hidden zips to the spool, and pair all files."""
-        for group, listing in list(self._listings.items()):
-            for inner in unpack_inner(group, self.folder, self.job.spool) if listing.hidden else ():
-                self._listings[inner] = list_members(inner, self.folder)
-        self.hidden, self.pairing = 0, self._paired()
-
-    def needed(self, workers: int) -> int:
-        """Bytes of disk space that arrays and spool still need.
+    def needed(self, slots: Mapping[Slot, str]) -> int:
+        """Bytes of disk space that the arrays of these slots, and the spool, still need.
 
         Known from headers for loose files, and from the benchmark's image size for members of archives. For images of
         any size, only the sizes declared in archives are known, which give a rough number.
         """
         side, exact = self.job.spec.side, self.job.sides == "exact"
-        listings = self._listings.items()
-        declared = {path: size for _, listing in listings for path, size in listing.files.items()}
-        slots, total, packed = dict(self.pairing.paths), self.hidden, bool(self.hidden)
-        if self.hidden and exact:
-            named = ((part, id) for part, ids in self.job.choice.lists.items() for id in ids)
-            slots = {Slot(part, id, kind): "" for part, id in named for kind in KINDS}
-        elif self.hidden:
-            parts = [part for group, listing in listings if listing.hidden for part in group.parts]
-            total += sum((self.folder / part).stat().st_size for part in parts)
-        for slot, path in slots.items():
-            if slot in self.done:
-                continue
+        declared = {path: size for listing in self._listings.values() for path, size in listing.files.items()}
+        left = [(slot, path) for slot, path in slots.items() if slot not in self.done]
+        total = 0
+        for slot, path in left:
             if path in self._loose:
                 total += array_bytes(slot.kind, *read_size(self.folder / path, path))
             else:
-                total += array_bytes(slot.kind, side, side) if exact else declared[path]
-                packed = True
-        return total + (workers + AHEAD) * array_bytes("image", side, side) if packed and exact else total
+                total += array_bytes(slot.kind, side, side) if exact else declared.get(path, 0)
+        spooled = exact and any(path not in self._loose for _, path in left)
+        return total + (self.workers + AHEAD) * array_bytes("image", side, side) * spooled
 
     def left(self) -> dict[str, Slot]:
         """The files that are not finished."""
@@ -317,11 +306,11 @@ class Plan:
                         yield Task(job, left[path], path, place, None)
 
 
-def _decode(plan: Plan, workers: int) -> dict[Slot, Record]:
+def _decode(plan: Plan) -> dict[Slot, Record]:
     """The records of all files, including those of earlier runs."""
     job, records, left = plan.job, dict[Slot, Record](), len(plan.left())
     with closing(plan.tasks()) as tasks:
-        decoded = decode_all(tasks, min(workers, max(1, left)))
+        decoded = decode_all(tasks, min(plan.workers, max(1, left)))
         work = progress(decoded, len(plan.done) + left, f"preparing {job.spec.name}", len(plan.done))
         for record in chain(plan.done.values(), work):
             job.check_side(record["height"], record["width"], record["path"])
