@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import io
 import os
 import re
@@ -120,7 +121,7 @@ def test_ids_come_from_the_lists(benchmark: str) -> None:
 @pytest.mark.parametrize("benchmark", list(DRAWN))
 def test_files_decode_to_the_scenes(written: Path, benchmark: str) -> None:
     spec, content = BENCHMARKS[benchmark], members(written / benchmark)
-    pictures = Pictures(spec, PARAMS)
+    draw = functools.cache(Pictures(spec, PARAMS).draw)
     numbers = {
         name: 10_000 * k + place
         for k, ids in enumerate(miniature_ids(spec, PARAMS).values())
@@ -129,13 +130,13 @@ def test_files_decode_to_the_scenes(written: Path, benchmark: str) -> None:
     for name, data in content.items():
         image = re.search(spec.layout.image, name, re.IGNORECASE)
         if image and image["id"] in numbers:
-            drawn = part_of(spec, image, pictures.draw(numbers[image["id"]]).image)
+            drawn = part_of(spec, image, draw(numbers[image["id"]]).image)
             error = np.abs(picture(name, data).astype(int) - drawn).mean()
             assert error < (8 if name.endswith(".jpg") else 1e-9)
         for variant, pattern in spec.layout.labels.items():
             label = re.search(pattern, name, re.IGNORECASE)
             if label and label["id"] not in ("4_12", "6_7"):
-                truth = pictures.draw(numbers[label["id"]]).label
+                truth = draw(numbers[label["id"]]).label
                 truth = without_borders(truth) if variant == "noBoundary" else truth
                 colours = picture(name, data)
                 assert np.array_equal(slow_ids(spec, colours), part_of(spec, label, truth))
