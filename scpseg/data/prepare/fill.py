@@ -352,10 +352,11 @@ def decode_all(tasks: Iterator[Task], workers: int) -> Iterator[Record]:
 def _follow_parent() -> None:
     """End a worker with the process that started it, even if that is killed; Ctrl-C is left to the parent."""
     signal(SIGINT, SIG_IGN)
+    parent = parent_process()
+    assert parent is not None
 
     def watch() -> None:
-        if parent := parent_process():
-            parent.join()
+        parent.join()
         os._exit(1)
 
     Thread(target=watch, daemon=True).start()
