@@ -28,10 +28,8 @@ MEMORY = 8 << 30  # bytes of address space for this process: more than any dicti
 LISTING_SECONDS = 600  # of CPU time to read the list of members
 MEMBERS = 1 << 20  # maximum number
 REPORT_EVERY = 64 << 20  # unpacked bytes between two progress reports
-SEVEN_ZIP, SEVEN_ZIP_START = (
-    b"7z\xbc\xaf\x27\x1c",
-    32,
-)  # its first bytes; the number of bytes of a 7z file's first header, which contains the position of the other one
+SEVEN_ZIP = b"7z\xbc\xaf\x27\x1c"  # its first bytes
+SEVEN_ZIP_START = 32  # bytes of a 7z file's first header, which contains the position of the other one
 UNSUPPORTED = ("PasswordRequired", "UnsupportedCompressionMethodError")  # errors of py7zr
 ENCRYPTED = 0x1  # a flag of a zip's member
 ZIP_LOCAL = struct.Struct("<26xHH")  # header before the data of a zip's member: lengths of name and extra field
