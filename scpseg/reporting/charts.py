@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -18,27 +17,8 @@ from matplotlib.ticker import MaxNLocator
 
 from scpseg.benchmarks import get_benchmark
 from scpseg.profiling.records import INFERENCE, MIB
-from scpseg.reporting.figures import (
-    COLUMN,
-    MUTED,
-    OTHERS,
-    PAPER,
-    STEPS,
-    Drawn,
-    Look,
-    arms,
-    label_points,
-    legend,
-    log_ticks,
-    looks_of,
-    mark_synthetic,
-    memory_axis,
-    nest,
-    panels,
-    room,
-    save,
-    style,
-)
+from scpseg.reporting import figures
+from scpseg.reporting.figures import COLUMN, MUTED, OTHERS, PAPER, STEPS, Drawn, Look, arms, panels, save, style
 from scpseg.reporting.memory import AXES, one_source
 from scpseg.reporting.published import Published, title_of
 from scpseg.reporting.statistics import dominators
@@ -70,13 +50,13 @@ def draw_pareto(groups: Sequence[Group], methods: Sequence[str], path: Path) -> 
     with style():
         figure, grid = panels(1.3 * COLUMN, 0.92 * COLUMN) if alone else _pairs(len(kept), 2.2)
         for number, (axes, (lines, more)) in enumerate(zip(grid, kept, strict=False)):
-            tips |= _pareto(axes, lines, more, looks_of(methods), f"p{number}-")
-        legend(figure, grid, "outside right upper" if alone else "outside lower center", 1 if alone else 6)
+            tips |= _pareto(axes, lines, more, figures.looks_of(methods), f"p{number}-")
+        figures.legend(figure, grid, "outside right upper" if alone else "outside lower center", 1 if alone else 6)
         for axes, (lines, more) in zip(grid, kept, strict=False):
             # Names of methods for UHR images are placed first: if space is short, they matter most.
             named = [(*_printed(row), row.method) for row in sorted(more, key=lambda row: row.mode != "uhr")]
             if named:
-                label_points(axes, named, [(x, y) for x, y, _ in _measured(lines)])
+                figures.label_points(axes, named, [(x, y) for x, y, _ in _measured(lines)])
         titles = ", ".join(get_benchmark(lines[0].benchmark).title for lines, _ in kept)
         about = f"{titles}: score against peak memory, one point per method, frontier as a line"
         return save(figure, path, about, tips)
@@ -123,9 +103,9 @@ def _pareto(
         axes.plot([x], [y], color=MUTED, marker="o", ms=3.6, mfc="none", mew=0.8, ls="none", zorder=1.5, gid=name,
                   label=None if number else "published")  # fmt: skip
         tips[name] = f"{row.method}, published: {y:.1f} %, {x:.0f} MB"
-    memory_axis(axes, sizes)
-    axes.set_ylim(*room(min(ends), max(ends), 4.0))
-    nest(axes, marks, bars)
+    figures.memory_axis(axes, sizes)
+    axes.set_ylim(*figures.room(min(ends), max(ends), 4.0))
+    figures.nest(axes, marks, bars)
     # Right and up: the best score for at most this memory.
     worse = dominators({line.method: (x, y) for x, y, line in points})
     xs, ys = zip(*sorted((x, y) for x, y, line in points if not worse[line.method]), strict=True)
@@ -133,7 +113,7 @@ def _pareto(
               zorder=1, scalex=False, scaley=False)  # fmt: skip
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=STEPS))
     if all(row["synthetic"] for line in lines for row in line.done):
-        mark_synthetic(axes)
+        figures.mark_synthetic(axes)
     score = f"{spec.mean_name[0].upper() if ' ' in spec.mean_name else 'm'}{spec.mean_name[1:]} (%)"
     axes.set(title=spec.title, xlabel=AXES[one_source([line.memory for line in lines]) or ""], ylabel=score)
     return tips
@@ -142,21 +122,22 @@ def _pareto(
 def draw_curves(lines: Sequence[Line], results: Path, methods: Sequence[str], path: Path) -> Drawn | None:
     """Training loss of every method on one benchmark, one line per seed, fold and phase; None if no history exists."""
     found = [(line, curve(results, row)) for line in lines for row in line.done]
-    found = [(line, records) for line, records in found if len(records) > 1]
+    found = [(line, history) for line, history in found if len(history) > 1]
     if not found:
         return None
     title = f"{get_benchmark(lines[0].benchmark).title}: training loss"
     with style():
         figure, (axes,) = panels(1.3 * COLUMN, 0.75 * COLUMN)
-        for line, records in found:
-            look = looks_of(methods)[line.method]
-            for _, phase in itertools.groupby(records, lambda record: (record.get("fold"), record.get("phase"))):
-                steps, losses = zip(*((int(r["iteration"]), float(r["total"] or "nan")) for r in phase), strict=True)
-                axes.plot(steps, losses, color=look.colour, lw=0.9, ls="--" if look.marker == "X" else "-", alpha=0.85,
-                          marker="." if len(steps) == 1 else "", label=line.title)  # fmt: skip
+        for line, history in found:
+            look = figures.looks_of(methods)[line.method]
+            kinds = [*history.columns.intersection(["fold", "phase"])]
+            for _, phase in history.groupby(kinds, sort=False, dropna=False):
+                axes.plot(phase["iteration"], phase["total"], color=look.colour, lw=0.9,
+                          ls="--" if look.marker == "X" else "-", alpha=0.85, marker="." if len(phase) == 1 else "",
+                          label=line.title)  # fmt: skip
         axes.set(yscale="log", title=title, xlabel="training step", ylabel="loss (each method's own)")
-        log_ticks(axes.yaxis, *axes.get_ylim())
-        legend(figure, [axes], "outside right upper", 1)
+        figures.log_ticks(axes.yaxis)
+        figures.legend(figure, [axes], "outside right upper", 1)
         return save(figure, path, f"{title} over the steps")
 
 
@@ -177,7 +158,7 @@ def draw_parts(lines: Sequence[Line], path: Path) -> Drawn | None:
         axes.set_yticks(range(len(shown)), [name for name, _ in shown])
         axes.grid(visible=False, axis="y")
         axes.set(ylim=(len(shown) - 0.4, -0.6), title=title, xlabel=AXES[shown[0][1].source])
-        legend(figure, [axes], "outside right upper", 1)
+        figures.legend(figure, [axes], "outside right upper", 1)
         return save(figure, path, f"{title}: what peak memory is made of")
 
 
@@ -196,13 +177,13 @@ def draw_timelines(traces: Sequence[tuple[Line, Row]], methods: Sequence[str], p
                 most = max(most, record["repeats"])
                 scale = record["repeats"] / max(record["timeline"][-1][0], 1e-9)
                 xs, ys = zip(*((at * scale, used / MIB) for at, used in record["timeline"]), strict=True)
-                axes.plot(xs, ys, color=looks_of(methods)[line.method].colour, lw=0.8, label=line.title)
+                axes.plot(xs, ys, color=figures.looks_of(methods)[line.method].colour, lw=0.8, label=line.title)
             axes.set(title=get_benchmark(benchmark).title, xlabel="images labelled", ylabel="memory (MiB)")
             axes.set_xlim(0, most)
             axes.set_ylim(bottom=0)
             axes.xaxis.set_major_locator(MaxNLocator(min(most, 6), integer=True))
             axes.yaxis.set_major_locator(MaxNLocator(4, steps=STEPS))
-        legend(figure, grid, "outside lower center", 6)
+        figures.legend(figure, grid, "outside lower center", 6)
         return save(figure, path, "Memory while whole images are labelled")
 
 
@@ -216,7 +197,7 @@ def draw_computed(found: pd.DataFrame, path: Path) -> Drawn | None:
     swept = [(table, x) for table, x in shown if table.groupby(["benchmark", "method"])[x].nunique().max() > 1]
     if not swept:
         return None
-    looks = looks_of(list(dict.fromkeys(totals["method"])))
+    looks = figures.looks_of(list(dict.fromkeys(totals["method"])))
     with style():
         figure, grid = panels(1.05 * COLUMN * len(swept), 0.85 * COLUMN, len(swept))
         for axes, (table, x) in zip(grid, swept, strict=True):
@@ -229,34 +210,33 @@ def draw_computed(found: pd.DataFrame, path: Path) -> Drawn | None:
             axes.set_xscale("log", base=2)
             axes.set_yscale("log")
             axes.xaxis.set_major_formatter("{x:g}")
-            log_ticks(axes.yaxis, *axes.get_ylim())
+            figures.log_ticks(axes.yaxis)
             across = "windows in one forward pass" if x == "windows" else "side of the patch (pixels)"
             title = get_benchmark(str(benchmark)).title
             axes.set(title=title, xlabel=across, ylabel="computed peak at inference (MiB)")
-        legend(figure, grid, "outside lower center", 6)
+        figures.legend(figure, grid, "outside lower center", 6)
         about = "Computed memory against windows in one forward pass, and against the side of the patch"
         return save(figure, path, about)
 
 
 def draw_growth(path: Path, to: Path) -> Drawn:
     """Draw time and memory of inference, training step and prepare over their sizes, from results/bench-growth.csv."""
-    with path.open(encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
+    found = pd.read_csv(path, dtype={"x": str, "seconds": str, "mib": str})
     time, memory = Look("#0072B2", "o"), Look("#D55E00", "s")
     sides = (("seconds", "processor time in s", time), ("mib", "peak memory in MiB", memory))
     with style():
         figure, grid = panels(7.0, 2.1, across=len(GROWTH))
         for axes, (what, (title, across)) in zip(grid, GROWTH.items(), strict=True):
             right = axes.twinx()
-            mine = [row for row in rows if row["what"] == what]
             for side, (key, name, look) in zip((axes, right), sides, strict=True):
-                xs, ys = ([float(row[column]) for row in mine] for column in ("x", key))
-                side.plot(xs, ys, color=look.colour, marker=look.marker, markersize=3)
+                mine = found.loc[found["what"] == what, ["x", key]].astype(float)
+                side.plot(mine["x"], mine[key], color=look.colour, marker=look.marker, markersize=3)
                 side.set_ylabel(name, color=look.colour)
-                side.set_ylim(0, 1.08 * max(ys))
+                side.set_ylim(0, 1.08 * mine[key].max())
             right.spines["right"].set_visible(True)
             right.grid(False)
             axes.set(title=title, xlabel=across)
             axes.set_xlim(left=0)
-        texts = [f"{GROWTH[row['what']][0]} {row['x']}: {row['seconds']} s, {row['mib']} MiB" for row in rows]
+        rows = zip(found["what"], found["x"], found["seconds"], found["mib"], strict=True)
+        texts = [f"{GROWTH[what][0]} {x}: {seconds} s, {mib} MiB" for what, x, seconds, mib in rows]
         return save(figure, to, f"Growth of time and memory. {'; '.join(texts)}", kinds=("png", "svg"))

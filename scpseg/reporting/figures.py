@@ -6,13 +6,13 @@ import html
 import math
 import re
 import zlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib as mpl
+import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -21,11 +21,12 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import Bbox
 from numpy.typing import ArrayLike
 
 from scpseg.files import replacing
+from scpseg.reporting.published import read_table
 
 COLUMN = 3.45
 """Width of a column of a paper in inches."""
@@ -63,20 +64,7 @@ class Look(NamedTuple):
 
 
 # Colours from Okabe and Ito's palette and similar ones, distinguishable with common colour vision deficiencies.
-METHODS = {
-    "scpseg": Look("#D55E00", "D"),
-    "patch": Look("#0072B2", "o"),
-    "downscale": Look("#009E73", "s"),
-    "glnet": Look("#B0578D", "^"),
-    "resize": Look("#3A9BD0", "v"),
-    "large": Look("#1B3A6B", "o"),
-    "fctl": Look("#5E8F0F", "X"),
-    "isdnet": Look("#64748B", "v"),
-    "wiconet": Look("#C2366B", "X"),
-    "magnet": Look("#1F8A8A", "X"),
-    "rue": Look("#A4672F", "^"),
-    "caswit_like": Look("#8465B0", "s"),
-}
+METHODS = {row["method"]: Look(row["colour"], row["marker"]) for row in read_table("methods.csv")}
 """Looks of the suite's own methods."""
 COLOURS = ["#3A9BD0", "#8465B0", "#A4672F", "#5E8F0F", "#C2366B", "#1F8A8A", "#A39A1E", "#64748B"]
 FURTHER = tuple(Look(colour, marker) for marker in "P*" for colour in COLOURS)
@@ -97,13 +85,9 @@ def looks_of(methods: Collection[str]) -> dict[str, Look]:
     return found
 
 
-@contextmanager
-def style() -> Iterator[None]:
+def style() -> AbstractContextManager[None]:
     """Our style on matplotlib's defaults, so that a user's matplotlibrc changes nothing."""
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        mpl.rcParams.update(STYLE)
-        yield
+    return matplotlib.style.context(STYLE, after_reset=True)
 
 
 def panels(width: float, height: float, across: int = 1, down: int = 1, **ratios: Any) -> tuple[Figure, list[Axes]]:
@@ -169,10 +153,9 @@ def room(low: float, high: float, least: float) -> tuple[float, float]:
     return middle - 0.7 * span, middle + 0.7 * span
 
 
-def log_ticks(axis: Axis, low: float, high: float) -> None:
-    """Ticks at 1, 2 and 5 times powers of ten between `low` and `high`."""
-    steps = [m * 10.0**e for e in range(-4, 8) for m in (1, 2, 5)]
-    axis.set_major_locator(FixedLocator([step for step in steps if low <= step <= high]))
+def log_ticks(axis: Axis) -> None:
+    """Ticks at 1, 2 and 5 times powers of ten."""
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=99))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_locator(NullLocator())
 
@@ -183,7 +166,7 @@ def memory_axis(axes: Axes, values: Sequence[float]) -> None:
     if low > 0 and high / low > 4:
         axes.set_xscale("log")
         axes.set_xlim(low / 1.35, high * 1.5)
-        log_ticks(axes.xaxis, *axes.get_xlim())
+        log_ticks(axes.xaxis)
     else:
         axes.set_xlim(*room(low, high, 0.25 * max(high, 1.0)))
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
@@ -191,16 +174,15 @@ def memory_axis(axes: Axes, values: Sequence[float]) -> None:
 
 def label_points(
     axes: Axes, points: Sequence[tuple[float, float, str]], avoid: Sequence[tuple[float, float]] = ()
-) -> list[str]:
+) -> None:
     """Write each name right of its point, or else left, above or below, where it covers no name or point.
 
-    Names without a free position are omitted: the table has them. `avoid` are additional points. Returns the names that
-    were written.
+    Names without a free position are omitted: the table has them. `avoid` are additional points.
     """
     figure = axes.get_figure(root=True)
     assert isinstance(figure, Figure)
     figure.draw_without_rendering()
-    frame, written, taken = axes.get_window_extent(), list[str](), list[Bbox]()
+    frame, taken = axes.get_window_extent(), list[Bbox]()
     for x, y, reach in (*((x, y, 2) for x, y, _ in points), *((x, y, 4) for x, y in avoid)):
         taken.append(Bbox([axes.transData.transform((x, y))] * 2).padded(reach * DPI / 72))
     places = (((3.5, 0.0), "left", "center_baseline"), ((-3.5, 0.0), "right", "center_baseline"),
@@ -211,12 +193,10 @@ def label_points(
                                   fontsize=FONT - 2, color=MUTED)  # fmt: skip
             box = label.get_window_extent()
             inside = frame.x0 < box.x0 and box.x1 < frame.x1 and frame.y0 < box.y0 and box.y1 < frame.y1
-            if inside and not any(box.overlaps(other) for other in taken):
+            if inside and not box.count_overlaps(taken):
                 taken.append(box)
-                written.append(name)
                 break
             label.remove()
-    return written
 
 
 def nest(axes: Axes, marks: Sequence[Line2D], bars: Sequence[LineCollection | None] = ()) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from PIL import Image
@@ -62,12 +63,11 @@ def examples(line: Line, results: Path) -> list[Example]:
         ids = pictured(folder)
         found = read_matrices(results, row) if ids else None
         if found is not None:
-            iou = mean_iou(found[1], get_benchmark(line.benchmark).scored)
-            scores = {name: score for name, score in zip(found[0], iou.tolist(), strict=True) if math.isfinite(score)}
-            order = sorted(scores.keys() & set(ids), key=lambda name: (scores[name], name))
+            scores = pd.Series(mean_iou(found[1], get_benchmark(line.benchmark).scored), found[0]).reindex(ids).dropna()
+            order = [(str(name), f"{100 * score:.1f}") for name, score in scores.sort_values(kind="stable").items()]
             places = {len(order) - 1: "best", (len(order) - 1) // 2: "median", 0: "worst"} if order else {}
-            texts = {place: f"{100 * scores[order[place]]:.1f}" for place in places}
-            return [Example(order[place], places[place], texts[place], row["seed"], folder) for place in sorted(places)]
+            ranked = ((order[place], places[place]) for place in sorted(places))
+            return [Example(name, rank, score, row["seed"], folder) for (name, score), rank in ranked]
         if ids:
             return [Example(name, "", "", row["seed"], folder) for name in ids[:3]]
     return []

@@ -6,13 +6,10 @@ import csv
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Any
 
 from scpseg.benchmarks import get_benchmark
 
 PAPER = "Liu et al., Squeezing Context into Patches, IJCAI 2025, doi 10.24963/IJCAI.2025/179"
-TITLES = {"caswit_like": "CASWiT-like", "large": "Large patch"}
-"""Display names of methods that are in no published row."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +21,12 @@ class Published:
 
     benchmark: str
     method: str
-    segmenter: str
-    mode: str
-    miou: str | None
-    mf1: str | None
-    accuracy: str | None
-    memory: str | None
+    segmenter: str = ""
+    mode: str = ""
+    miou: str | None = None
+    mf1: str | None = None
+    accuracy: str | None = None
+    memory: str | None = None
     source: str = PAPER
     remark: str | None = None
 
@@ -62,23 +59,15 @@ def read_table(name: str) -> tuple[dict[str, str], ...]:
 
 
 @cache
-def _rows(name: str) -> tuple[Published, ...]:
-    found = []
-    for row in read_table(f"published/{name}"):
-        given: dict[str, Any] = {key: value for key, value in row.items() if value}
-        lacking: dict[str, Any] = {"segmenter": "", "mode": ""} | dict.fromkeys(("miou", "mf1", "accuracy", "memory"))
-        found.append(Published(**(lacking | given)))
-    return tuple(found)
-
-
-def published() -> tuple[Published, ...]:
-    """All rows of tables 1-4 of the SCPSeg paper, digits as printed."""
-    return _rows("main_results.csv")
+def published(file: str = "main_results.csv") -> tuple[Published, ...]:
+    """All rows of a file in published/, digits as printed; by default those of tables 1-4 of the SCPSeg paper."""
+    rows = read_table(f"published/{file}")
+    return tuple(Published(**{key: value for key, value in row.items() if value}) for row in rows)
 
 
 def elsewhere() -> tuple[Published, ...]:
     """Rows from other sources: methods for very large images, and rows that differ from the paper's."""
-    return _rows("elsewhere.csv")
+    return published("elsewhere.csv")
 
 
 def published_row(benchmark: str, method: str, segmenter: str, encoder: str) -> Published | None:
@@ -95,10 +84,8 @@ def published_row(benchmark: str, method: str, segmenter: str, encoder: str) -> 
 
 
 @cache
-def _titles() -> dict[str, str]:
-    return {row.method.lower(): row.method for row in (*elsewhere(), *published())} | TITLES
-
-
 def title_of(method: str) -> str:
-    """Display name of a method: as in papers, or else our name with a capital letter."""
-    return _titles().get(method, method[:1].upper() + method[1:])
+    """Display name of a method: ours, that of papers, or else its key with a capital letter."""
+    known = {row.method.lower(): row.method for row in (*elsewhere(), *published())}
+    known |= {row["method"]: row["title"] for row in read_table("methods.csv")}
+    return known.get(method, method[:1].upper() + method[1:])

@@ -151,12 +151,10 @@ def differences(
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down corrected p values, in the given order."""
-    corrected = [0.0] * len(p_values)
-    largest = 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        corrected[index] = largest
-    return corrected
+    values = np.asarray(p_values, float)
+    order = values.argsort(kind="stable")
+    values[order] = np.maximum.accumulate(np.minimum(1.0, np.arange(len(values), 0, -1) * values[order]))
+    return [float(value) for value in values]
 
 
 def corrected(found: Mapping[tuple[str, str], Difference]) -> dict[tuple[str, str], float]:

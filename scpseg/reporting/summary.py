@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import math
 import zipfile
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean, median, mode
 from typing import Any
 
 import numpy as np
@@ -88,17 +86,13 @@ class Line:
         return self.mean_iou.mean
 
     def mean(self, *columns: str) -> float | None:
-        """Mean over seeds of the first of these columns with finite numbers, None if none has any."""
-        found = ([float(row[name]) for row in self.rows if _is_number(row.get(name))] for name in columns)
+        """Mean over seeds of the first of these columns with numbers, None if none has any."""
+        found = ([row[name] for row in self.rows if row.get(name) is not None] for name in columns)
         return next((fmean(values) for values in found if values), None)
 
     def of(self, column: str) -> tuple[str, ...]:
         """Remarks on the numbers in this column."""
         return tuple(text for where, text in self.flags if where == column)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def scores(rows: Iterable[Mapping[str, Any]]) -> dict[Any, float]:
@@ -130,13 +124,11 @@ def summarise(
 
     By (benchmark, method), `peaks` is the memory at the real size, and `unknown` the reason why it is unknown.
     """
-    rows = records(frame)
-    groups: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        groups.setdefault((row["benchmark"], row["method"]), []).append(row)
+    rows, lines = records(frame), []
     usual = {what: common(device(row, what) for row in rows) for what in ("environment", "profile_environment")}
-    lines = []
-    for cell, mine in groups.items():
+    for _, part in frame.groupby(["benchmark", "method"], sort=False):
+        mine = records(part)
+        cell = (mine[0]["benchmark"], mine[0]["method"])
         found = [*_gaps(mine), *_settings(mine), *_hardware(mine, usual), *doubts(mine)]
         found += [("memory", unknown[cell])] if unknown and cell in unknown else []
         lines.append(Line(*cell, tuple(mine), (peaks or {}).get(cell), tuple(dict.fromkeys(found))))
@@ -151,21 +143,21 @@ def device(row: Row, kind: str = "profile_environment") -> str | None:
 
 def common(devices: Iterable[str | None]) -> str | None:
     """The device of most rows; the first one in a tie."""
-    counts = Counter(found for found in devices if found is not None)
-    return counts.most_common(1)[0][0] if counts else None
+    known = [found for found in devices if found is not None]
+    return mode(known) if known else None
 
 
 def _gaps(rows: Sequence[Row]) -> Iterator[Flag]:
     """Runs and figures that are missing, with the reason and, unless all of several seeds are concerned, the seeds."""
-    texts: dict[str, list[str]] = {}
+    texts = defaultdict[str, list[str]](list)
     for row in rows:
         if row["status"] != "ok":
-            texts.setdefault(f"{row['status']}: {row['reason']}", []).append(str(row["seed"]))
+            texts[f"{row['status']}: {row['reason']}"].append(str(row["seed"]))
         elif row["mean_iou"] is None:
-            texts.setdefault("no scored class occurs in the images", []).append(str(row["seed"]))
+            texts["no scored class occurs in the images"].append(str(row["seed"]))
         if row["absent"]:
             text = f"in neither ground truth nor prediction, left out of the mean: {row['absent']}"
-            texts.setdefault(text, []).append(str(row["seed"]))
+            texts[text].append(str(row["seed"]))
     for text, seeds in texts.items():
         those = "" if len(seeds) == len(rows) > 1 else f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}: "
         yield "mean_iou", those + text
@@ -240,13 +232,10 @@ def doubts(rows: Sequence[Mapping[str, Any]]) -> Iterator[Flag]:
         yield "published", f"the published figure is of {key} '{mode}', this row of '{mine}'"
 
 
-def curve(results: Path, row: Row) -> list[dict[str, str]]:
-    """Rows of a run's training history; empty if the file is missing."""
+def curve(results: Path, row: Row) -> pd.DataFrame:
+    """A run's training history; empty if the file is missing."""
     path = results / "runs" / row["benchmark"] / row["method"] / str(row["seed"]) / "history.csv"
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
+    return pd.read_csv(path) if path.is_file() else pd.DataFrame()
 
 
 def read_matrices(results: Path, row: Row) -> tuple[list[str], Counts] | None:
@@ -316,7 +305,7 @@ class Part:
                     found.setdefault(line.method, {})[row["seed"]] = read[1]
         return found
 
-    @property
+    @cached_property
     def facts(self) -> dict[str, object]:
         """The images, sizes and powers behind the scores and the memory, for the templates."""
         warnings = [text for row in self.done for text in str(row["warnings"] or "").split(" | ") if text]

@@ -56,16 +56,16 @@ def test_names_cover_neither_each_other_nor_a_point() -> None:
         axes.set_xlim(0, 100)
         axes.set_ylim(0, 100)
         points = [(50.0, 50.0, "first"), (51.0, 50.0, "second"), (97.0, 90.0, "at the edge"), (50.5, 50.2, "third")]
-        written = label_points(axes, points, [(60.0, 50.0)])
-        assert written[:3] == ["first", "second", "at the edge"]
+        label_points(axes, points, [(60.0, 50.0)])
+        assert [label.get_text() for label in axes.texts][:3] == ["first", "second", "at the edge"]
         boxes = [annotation.get_window_extent() for annotation in axes.texts]
         frame = axes.get_window_extent()
         for number, box in enumerate(boxes):
             assert frame.x0 <= box.x0 and box.x1 <= frame.x1
             assert not any(box.overlaps(other) for other in boxes[:number])
-        crowd = label_points(axes, [(20.0, 20.0, f"name {n}") for n in range(9)])
-    assert 0 < len(crowd) < 9
-    assert label_points(axes, []) == []
+        label_points(axes, [(20.0, 20.0, f"name {n}") for n in range(9)])
+        label_points(axes, [])
+    assert 0 < len(axes.texts) - len(boxes) < 9
 
 
 def test_looks_do_not_depend_on_what_is_beside_them() -> None:
