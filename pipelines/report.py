@@ -14,8 +14,7 @@ from scpseg.errors import UserError
 from scpseg.files import write_text
 from scpseg.params import Params, SuiteParams
 from scpseg.reporting import compare
-from scpseg.reporting.build import BASE, build_report
-from scpseg.reporting.report_tables import columns_page
+from scpseg.reporting.build import BASE, build_report, columns_page
 
 PAGE = Path("reports/README.md")
 RESULTS = Path("results")

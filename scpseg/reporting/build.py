@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pandas as pd
 
@@ -16,7 +16,7 @@ from scpseg.files import write_json, write_text
 from scpseg.params import SuiteParams
 from scpseg.profiling.records import PROFILE
 from scpseg.reporting import charts, figures, report_tables, tables
-from scpseg.reporting.collect import States, collect, read_result
+from scpseg.reporting.collect import FAMILIES, FIRST, LAST, SCHEMA, States, collect, read_result
 from scpseg.reporting.contributed import contributed_table
 from scpseg.reporting.memory import read_computed, read_peaks
 from scpseg.reporting.pictures import album, draw_examples, examples
@@ -29,7 +29,11 @@ BASE = "patch"
 """Default reference of differences, if the suite has it."""
 PICTURE_BUDGET = 1_600_000
 """Maximum bytes of pictures in the page."""
-T = TypeVar("T")
+
+
+def columns_page() -> str:
+    """The page that describes the columns of results/summary.csv, in Markdown."""
+    return tables.render("columns.md.j2", schema=SCHEMA, fixed=FIRST | LAST, families=FAMILIES)
 
 
 def build_report(
@@ -43,14 +47,9 @@ def build_report(
 ) -> list[str]:
     """Write summary.csv and summary.json into `results`; index.html, README.md, tables/ and figures/ into `reports`.
 
-    Args:
-        results: folder of the result files.
-        reports: folder of the report.
-        suite: the declared runs.
-        available: use the results that exist; otherwise a missing file is an error.
-        states: states of runs that are not current.
-        reference: method to which differences are computed; if it is not in the suite, the first method.
-        public: omit pictures of real images that the terms of the benchmark do not allow to redistribute.
+    With `available`, the results that exist are used; otherwise a missing file is an error. `states` are those of runs
+    that are not current. Differences are to `reference`, or to the first method if the suite does not have it. `public`
+    omits pictures of real images that the terms of the benchmark do not allow to redistribute.
 
     Returns what is missing, as one sentence for runs and one for profiles.
 
@@ -90,7 +89,7 @@ def build_report(
     return missing(frame)
 
 
-def _found(context: Any, kind: type[T]) -> list[T]:
+def _found(context: Any, kind: type) -> list[Any]:
     """All values of a type in the context, at any depth."""
     if isinstance(context, kind):
         return [context]
@@ -111,12 +110,7 @@ def _context(
     common = report_tables.common_settings(rows)
     benchmarks = [
         {
-            "name": part.name,
-            "spec": part.spec,
-            "facts": part.facts,
-            "synthetic": part.synthetic,
-            "hollow": part.hollow,
-            "outside": any(not cls.scored for cls in part.spec.classes),
+            "part": part,
             "main": report_tables.main_table(part),
             "pairs": report_tables.pair_table(part),
             "classes": report_tables.class_table(part),
@@ -219,7 +213,7 @@ def missing(frame: pd.DataFrame) -> list[str]:
     for what, rows, prefix in (("runs", frame, ""), ("profiles", profiles, "profile_")):
         gone = rows[rows[f"{prefix}status"].ne("ok")]
         if len(gone):
-            counts = Counter(str(text) for text in gone[f"{prefix}reason"])
+            counts = Counter(map(str, gone[f"{prefix}reason"]))
             why = "; ".join(f"{many} × {text}" for text, many in counts.items())
             found.append(f"{len(gone)} of {len(rows)} {what} without a result: {why}")
     return found

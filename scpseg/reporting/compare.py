@@ -10,7 +10,7 @@ from scpseg.benchmarks import BENCHMARKS
 from scpseg.reporting.published import title_of
 from scpseg.reporting.statistics import estimate, paired
 from scpseg.reporting.summary import scores
-from scpseg.reporting.tables import Cell, Column, Table, mebibytes, points, render, share, table_of, words
+from scpseg.reporting.tables import Cell, Column, Table, mebibytes, points, render, share, words
 
 Key = tuple[str, str]
 """Benchmark and method."""
@@ -76,7 +76,7 @@ def changed(sides: Sequence[Side]) -> Table:
     keys = dict.fromkeys(key for found in settings.values() for key in found)
     differing = [key for key in keys if len({found.get(key) for found in settings.values()}) > 1]
     columns = [words(name, [found.get(key) for key in differing]) for name, found in settings.items()]
-    return table_of("changed", "Changed parameters", [words("parameter", differing), *columns])
+    return Table.of("changed", "Changed parameters", [words("parameter", differing), *columns])
 
 
 def results(sides: Sequence[Side]) -> Table:
@@ -91,4 +91,4 @@ def results(sides: Sequence[Side]) -> Table:
             columns.append(Column(f"{side.name} − {first.name}", gains, key=f"to-{side.name}"))
     columns += [Column(f"{side.name}: MiB", map(side.memory, keys)) for side in sides]
     columns += [Column(f"{side.name}: profiled MiB", map(side.profiled, keys)) for side in sides]
-    return table_of("results", "Scores and memory", columns)
+    return Table.of("results", "Scores and memory", columns)

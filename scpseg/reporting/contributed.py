@@ -11,32 +11,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import pandas as pd
+
 from scpseg.benchmarks import BENCHMARKS
 from scpseg.errors import UserError
-from scpseg.files import csv_rows, write_text
-from scpseg.reporting.tables import Cell, Column, Table, mebibytes, number, table_of, text, words
+from scpseg.files import write_text
+from scpseg.reporting.published import read_table
+from scpseg.reporting.tables import Column, Table, mebibytes, number, text, words
 from scpseg.validation import nearest
 
 MAPS, REPORTED, MEASURED = "label maps handed in", "reported by its authors", "measured around a command"
 KINDS = (MAPS, REPORTED, MEASURED)
-COLUMNS = {
-    "benchmark": "name of the benchmark",
-    "method": "display name",
-    "kind": f"one of: {', '.join(KINDS)}",
-    "split": "test or val",
-    "split_list": "name of the split list",
-    "images": "number of images scored",
-    "mean_iou": "share 0..1",
-    "mean_f1": "share 0..1",
-    "accuracy": "share 0..1",
-    "memory_mib": "peak memory in MiB",
-    "memory_kind": "how it was measured, such as nvml or rss",
-    "seconds": "of the measured command",
-    "hardware": "GPU or CPU",
-    "code": "https address of the code",
-    "revision": "of that code",
-    "note": "remark for the reader",
-}
+COLUMNS = tuple(row["name"] for row in read_table("contributed.csv"))
 """Columns of a contributed file, all required, in this order; only the first three need a value in every row."""
 SHARES, POSITIVE = ("mean_iou", "mean_f1", "accuracy"), ("images", "memory_mib", "seconds")
 Row = dict[str, str]
@@ -84,12 +70,15 @@ def _problems(header: Sequence[str], rows: Sequence[Mapping[Any, str | None]]) -
             return
         given = {name: value or "" for name, value in row.items()}
         benchmark, kind, split, code = (given[name] for name in ("benchmark", "kind", "split", "code"))
+        numbers = {name: pd.to_numeric(given[name] or "1", errors="coerce") for name in (*SHARES, *POSITIVE)}
         checks = [
             (benchmark in BENCHMARKS, f"benchmark: {benchmark!r} is unknown; {nearest(benchmark, BENCHMARKS)}"),
             (given["method"].strip(), "method is empty; write the method's display name"),
             (kind in KINDS, f"kind: {kind!r} is unknown; write one of: {', '.join(KINDS)}"),
             (split in ("", "test", "val"), f"split: {split!r} is unknown; write test or val"),
-            *((False, f"{name}: {problem}") for name, problem in _misfits(given)),
+            *((0 <= numbers[name] <= 1, f"{name}: {given[name]!r} is not a share from 0 to 1; write 0.713 for 71.3 %")
+              for name in SHARES),
+            *((0 < numbers[name] < math.inf, f"{name}: {given[name]!r} is not a positive number") for name in POSITIVE),
             (given["memory_kind"] or not given["memory_mib"],
              "memory_kind is empty; say how memory_mib was measured, such as nvml"),
             (not code or (urlsplit(code).scheme == "https" and not re.search(r"\s", code)),
@@ -99,19 +88,6 @@ def _problems(header: Sequence[str], rows: Sequence[Mapping[Any, str | None]]) -
         yield from (f"line {place}, column {problem}" for holds, problem in checks if not holds)
 
 
-def _misfits(row: Row) -> Iterator[tuple[str, str]]:
-    """Column and problem of every number that is none, or out of range."""
-    for name in (*SHARES, *POSITIVE):
-        try:
-            value = float(row[name] or 1)
-        except ValueError:
-            value = math.nan
-        if name in SHARES and not 0 <= value <= 1:
-            yield name, f"{row[name]!r} is not a share from 0 to 1; write 0.713 for 71.3 %"
-        elif name in POSITIVE and not 0 < value < math.inf:
-            yield name, f"{row[name]!r} is not a positive number"
-
-
 def add_row(path: Path, row: Mapping[str, object]) -> None:
     """Add a row to a contributed file; replaces a row with the same benchmark, method, kind and split.
 
@@ -119,13 +95,13 @@ def add_row(path: Path, row: Mapping[str, object]) -> None:
         UserError: see `read_contributed`; the file does not change.
     """
     made = {name: "" if row.get(name) is None else str(row[name]) for name in COLUMNS}
-    identity = ("benchmark", "method", "kind", "split")
+    identity = ["benchmark", "method", "kind", "split"]
     others = [old for old in read_file(path) if any(old[key] != made[key] for key in identity)] if path.exists() else []
-    problem = next(_problems(list(COLUMNS), [{**made}]), None)
+    problem = next(_problems(COLUMNS, [made]), None)
     if problem:
         raise UserError(f"{path.as_posix()}: {problem.partition(', ')[2]}")
-    rows = sorted([*others, made], key=lambda one: [one[key] for key in identity])
-    write_text(path, csv_rows(list(COLUMNS), rows))
+    rows = pd.DataFrame([*others, made], columns=list(COLUMNS)).sort_values(identity, kind="stable")
+    write_text(path, rows.to_csv(index=False, lineterminator="\n"))
 
 
 def contributed_table(folder: Path) -> Table | None:
@@ -135,24 +111,19 @@ def contributed_table(folder: Path) -> Table | None:
         UserError: see `read_contributed`.
     """
     rows = read_contributed(folder)
-
-    def of(name: str) -> list[str]:
-        return [row[name] for row in rows]
-
-    def per_cent(name: str) -> list[Cell]:
-        return [number(value, 2, scale=100) for value in of(name)]
-
+    given = {name: [row[name] for row in rows] for name in COLUMNS}
+    shares = {name: [number(value, 2, scale=100) for value in given[name]] for name in SHARES}
     columns = [
-        words("benchmark", [BENCHMARKS[name].title for name in of("benchmark")]),
-        words("method", [text(row["method"], row["note"]) for row in rows]),
-        words("what was handed in", of("kind")),
-        Column("mean IoU %", per_cent("mean_iou")),
-        Column("mean F1 %", per_cent("mean_f1")),
-        Column("accuracy %", per_cent("accuracy")),
-        Column("memory MiB", [mebibytes(float(value) if value else None) for value in of("memory_mib")]),
-        words("measured by", of("memory_kind")),
-        Column("images", of("images")),
+        words("benchmark", [BENCHMARKS[name].title for name in given["benchmark"]]),
+        words("method", map(text, given["method"], given["note"])),
+        words("what was handed in", given["kind"]),
+        Column("mean IoU %", shares["mean_iou"]),
+        Column("mean F1 %", shares["mean_f1"]),
+        Column("accuracy %", shares["accuracy"]),
+        Column("memory MiB", [mebibytes(float(value) if value else None) for value in given["memory_mib"]]),
+        words("measured by", given["memory_kind"]),
+        Column("images", given["images"]),
         words("split", [f"{row['split_list']} {row['split']}".strip() for row in rows]),
-        *(words(name, of(name)) for name in ("hardware", "code", "revision")),
+        *(words(name, given[name]) for name in ("hardware", "code", "revision")),
     ]
-    return table_of("contributed", "Contributed results", columns) if rows else None
+    return Table.of("contributed", "Contributed results", columns) if rows else None

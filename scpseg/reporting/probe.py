@@ -27,7 +27,7 @@ from scpseg.reporting.pictures import Pixels
 from scpseg.reporting.published import title_of
 from scpseg.reporting.statistics import Estimate, paired
 from scpseg.reporting.summary import Line, records, scores
-from scpseg.reporting.tables import Column, Table, mebibytes, points, render, share, table_of, words
+from scpseg.reporting.tables import Column, Table, mebibytes, points, render, share, words
 
 PROBE, OURS, BASE = "probe", "scpseg", "patch"
 CHANCE = 0.5
@@ -354,7 +354,7 @@ def distance_table(found: Sequence[Curve]) -> Table:
     """Accuracy in centred windows by the cue's distance."""
     columns = [words("method", [curve.title for curve in found])]
     columns += [Column(f"{d} px", [share(curve.centred[d]) for curve in found]) for d in found[0].centred]
-    return table_of("probe-distance", "Accuracy (%) in centred windows by the cue's distance in pixels", columns)
+    return Table.of("probe-distance", "Accuracy (%) in centred windows by the cue's distance in pixels", columns)
 
 
 def result_table(found: Sequence[Curve]) -> Table:
@@ -369,7 +369,7 @@ def result_table(found: Sequence[Curve]) -> Table:
         Column("mIoU %", [share(curve.mean_iou) for curve in found]),
         Column(f"mIoU minus {title_of(BASE)}, points", [points(curve.gain) for curve in found]),
     ]
-    return table_of("probe-results", "Reach, accuracy and memory", columns)
+    return Table.of("probe-results", "Reach, accuracy and memory", columns)
 
 
 def detail_table(found: Sequence[Sight]) -> Table:
@@ -384,7 +384,7 @@ def detail_table(found: Sequence[Sight]) -> Table:
         Column(f"{title_of(OURS)} minus this, both, points", behind),
         Column("peak memory MiB", [mebibytes(sight.memory) for sight in found]),
     ]
-    return table_of("probe-detail", "Kind by side of the cue, texture by side of its parts, both", columns)
+    return Table.of("probe-detail", "Kind by side of the cue, texture by side of its parts, both", columns)
 
 
 def draw_probe(

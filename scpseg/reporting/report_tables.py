@@ -1,4 +1,4 @@
-"""The tables of the report, and the page that describes the columns of results/summary.csv."""
+"""The tables of the report."""
 
 from __future__ import annotations
 
@@ -14,26 +14,10 @@ import pandas as pd
 
 from scpseg.benchmarks import BENCHMARKS, get_benchmark
 from scpseg.profiling.records import INFERENCE, MEASURED, MIB, TRAINING, Record, read_references
-from scpseg.reporting.collect import FAMILIES, FIRST, LAST, SCHEMA
 from scpseg.reporting.published import Published, published_row, title_of
 from scpseg.reporting.statistics import LEVEL, Estimate
 from scpseg.reporting.summary import Line, Part, Row, is_setting
-from scpseg.reporting.tables import (
-    DASH,
-    EMPTY,
-    Cell,
-    Column,
-    Table,
-    mebibytes,
-    number,
-    points,
-    render,
-    seconds,
-    share,
-    table_of,
-    text,
-    words,
-)
+from scpseg.reporting.tables import Cell, Column, Table, mebibytes, number, points, seconds, share, text, words
 
 SOURCES = {"nvml": "NVML", "computed": "computed", None: "at real size"}
 CHANNELS = {
@@ -49,11 +33,6 @@ STAGES = {
     "profile_environment:": "memory and speed",
 }
 ONE_SEED = ("one seed: the interval covers images only; the difference is between two trainings, not between methods",)
-
-
-def columns_page() -> str:
-    """The page that describes results/summary.csv, in Markdown."""
-    return render("columns.md.j2", schema=SCHEMA, fixed=FIRST | LAST, families=FAMILIES)
 
 
 def main_table(part: Part) -> Table:
@@ -74,10 +53,9 @@ def main_table(part: Part) -> Table:
             return Cell("reference") if line.method == part.reference else Cell()
         return points(Estimate(found.value, found.half, found.seeds), ONE_SEED if found.seeds < 2 else ())
 
-    def printed(name: str, digits: int) -> list[Cell]:
-        values = [getattr(_paper(line), name, None) for line in lines]
-        return [number(value, digits, line.of("published") if value else ())
-                for line, value in zip(lines, values, strict=True)]  # fmt: skip
+    def printed(line: Line, name: str, digits: int) -> Cell:
+        value = getattr(_paper(line), name, None)
+        return number(value, digits, line.of("published") if value else ())
 
     def dominators_of(line: Line) -> str:
         names = part.dominated.get(line.method, [])
@@ -105,8 +83,8 @@ def main_table(part: Part) -> Table:
         Column(f"{mean} %", map(score, lines), "over seeds, with half the 95 % t interval", key="score"),
         Column(f"to {base}", map(difference, lines), paired, key="difference"),
         Column(f"memory MiB ({SOURCES[part.source]})", map(_memory, lines), at_real_size, key="memory"),
-        Column(f"paper {mean} %", printed("miou", 1), elsewhere, key="paper-score"),
-        Column("paper MB", printed("memory", 0), elsewhere),
+        Column(f"paper {mean} %", [printed(line, "miou", 1) for line in lines], elsewhere, key="paper-score"),
+        Column("paper MB", [printed(line, "memory", 0) for line in lines], elsewhere),
         Column(f"{f1} %", [share(line.estimate("mean_f1")) for line in lines], key="f1"),
         Column("accuracy %", [share(line.estimate("accuracy")) for line in lines], "of all labelled pixels"),
         Column("s / image", speed, ours),
@@ -122,7 +100,7 @@ def main_table(part: Part) -> Table:
         Column("profiled MiB", map(profiled, lines), "of the profiled image, by the meter beside it", shown=False),
         Column("meter", [line["memory_backend"] for line in lines], left=True, shown=False),
     ]
-    return table_of(f"main-{part.name}", f"{part.spec.title}: accuracy, memory and speed", columns)
+    return Table.of(f"main-{part.name}", f"{part.spec.title}: accuracy, memory and speed", columns)
 
 
 def _memory(line: Line) -> Cell:
@@ -165,7 +143,7 @@ def pair_table(part: Part) -> Table:
         Column("seeds", [one.seeds for one in found]),
         Column("images", [one.images for one in found]),
     ]
-    return table_of(f"pairs-{part.name}", f"{part.spec.title}: paired differences", columns)
+    return Table.of(f"pairs-{part.name}", f"{part.spec.title}: paired differences", columns)
 
 
 def class_table(part: Part) -> Table:
@@ -188,7 +166,7 @@ def _shares(part: Part, name: str, title: str, shown: Mapping[str, str]) -> Tabl
     for n, (column, heading) in enumerate(shown.items()):
         found = [line.estimate(column) for line in lines]
         columns.append(Column(heading, [replace(share(one), shade=one.mean) for one in found], key=f"c{n}"))
-    return table_of(name, f"{part.spec.title}: {title}", columns)
+    return Table.of(name, f"{part.spec.title}: {title}", columns)
 
 
 def network_table(part: Part) -> Table:
@@ -210,24 +188,23 @@ def network_table(part: Part) -> Table:
         words("recipe", of("model:recipe")),
         words("samples by branch", map(seen, part.lines)),
     ]
-    return table_of(f"networks-{part.name}", f"{part.spec.title}: what is compared", columns)
+    return Table.of(f"networks-{part.name}", f"{part.spec.title}: what is compared", columns)
 
 
 def published_table(part: Part) -> Table:
     """Every published row of this benchmark, with remarks."""
     rows = part.published
-    problems = [(row.f1_problem,) if row.f1_problem else () for row in rows]
     columns = [
         words("method", [text(row.method, row.remark) for row in rows]),
         words("network", [row.segmenter for row in rows]),
         words("mode", [row.mode for row in rows]),
         Column(f"{part.spec.mean_name} %", [number(row.miou) for row in rows], key="score"),
-        Column("mF1 %", [number(row.mf1, 1, flags) for row, flags in zip(rows, problems, strict=True)]),
+        Column("mF1 %", [number(row.mf1, 1, filter(None, [row.f1_problem])) for row in rows]),
         Column("accuracy %", [number(row.accuracy) for row in rows]),
         Column("memory MB", [number(row.memory, 0) for row in rows]),
         words("source", [row.source for row in rows]),
     ]
-    return table_of(f"published-{part.name}", f"{part.spec.title}: as published", columns)
+    return Table.of(f"published-{part.name}", f"{part.spec.title}: as published", columns)
 
 
 def overview_table(parts: Sequence[Part]) -> Table:
@@ -248,32 +225,31 @@ def overview_table(parts: Sequence[Part]) -> Table:
         shares = [share(line.mean_iou, (), part.places.get(line.method, (0, 0))[0] == 1) for line in mine]
         columns.append(Column(f"{part.spec.title}: {part.spec.mean_name} %", shares, key=f"score-{part.name}"))
         columns.append(Column(f"MiB ({SOURCES[part.source]})", map(_memory, mine), key=f"memory-{part.name}"))
-    about = "another method is at least as good there at no more memory"
-    columns.append(
-        Column("mean place", map(mean_place, methods), "over the benchmarks, ties at the middle of their range")
-    )
-    columns.append(words("dominated on", map(dominated, methods), about))
-    return table_of("overview", "All methods on all benchmarks", columns)
+    columns += [
+        Column("mean place", map(mean_place, methods), "over the benchmarks, ties at the middle of their range"),
+        words("dominated on", map(dominated, methods), "another method is at least as good there at no more memory"),
+    ]
+    return Table.of("overview", "All methods on all benchmarks", columns)
 
 
 def settings_table(part: Part, common: Mapping[str, object]) -> Table:
     """Settings in which the methods on one benchmark differ, one per line."""
 
     def of(line: Line, key: str) -> str:
-        return ", ".join(dict.fromkeys(str(row[key]) for row in line.done if row.get(key) not in EMPTY))
+        return ", ".join(dict.fromkeys(str(row[key]) for row in line.done if row.get(key) not in (None, "")))
 
     lines = [line for line in part.lines if line.done]
     keys = [key for key in part.lines[0].first if is_setting(key) and key not in common]
     kept = [key for key in (*keys, "revision") if any(of(line, key) for line in lines)]
     columns = [words("setting", map(plain, kept)), *(words(one.title, [of(one, key) for key in kept]) for one in lines)]
-    return table_of(f"settings-{part.name}", f"{part.spec.title}: settings", columns)
+    return Table.of(f"settings-{part.name}", f"{part.spec.title}: settings", columns)
 
 
 def common_settings(rows: Iterable[Row]) -> dict[str, object]:
     """Settings that all finished runs have in common, by column."""
     run = [row for row in rows if row["status"] == "ok"]
-    keys = filter(is_setting, run[0] if run else ())
-    return {key: run[0][key] for key in keys if len({str(row[key]) for row in run}) == 1 and run[0][key] not in EMPTY}
+    keys = [key for key in (run[0] if run else ()) if is_setting(key) and run[0][key] not in (None, "")]
+    return {key: run[0][key] for key in keys if len({str(row[key]) for row in run}) == 1}
 
 
 def plain(key: str) -> str:
@@ -300,7 +276,7 @@ def command_table(rows: Sequence[Row]) -> Table:
         words("command", map(command, rows), "on top of the same params.yaml"),
         words("weights", hashes, "start of the SHA-256"),
     ]
-    return table_of("runs", "Every declared run", columns)
+    return Table.of("runs", "Every declared run", columns)
 
 
 def environments(rows: Sequence[Row]) -> list[tuple[str, str]]:
@@ -309,7 +285,7 @@ def environments(rows: Sequence[Row]) -> list[tuple[str, str]]:
     for row in rows:
         for kind, stage in STAGES.items():
             facts = [f"{key.removeprefix(kind)} {value}" for key, value in row.items()
-                     if key.startswith(kind) and value not in EMPTY]  # fmt: skip
+                     if key.startswith(kind) and value not in (None, "")]  # fmt: skip
             if facts:
                 found.setdefault(", ".join(facts), {})[stage] = None
     return [(", ".join(stages), facts) for facts, stages in found.items()]
@@ -339,7 +315,7 @@ def _reference(facts: dict[str, Any], records: list[Record], place: int) -> Tabl
         if not first:
             return Cell()
         reason = record.get("reason") or ("" if record["status"] in (*MEASURED, "missing") else record["status"])
-        return Cell("OOM" if record["status"] == "oom" else DASH, flags=(reason,) if reason else ())
+        return replace(Cell("OOM") if record["status"] == "oom" else Cell(), flags=(reason,) if reason else ())
 
     columns = _names(items)
     for workload, clock in CLOCKS.items():
@@ -350,7 +326,7 @@ def _reference(facts: dict[str, Any], records: list[Record], place: int) -> Tabl
         columns.append(Column(f"{workload} s", [seconds(record.get(clock)) for record in mine]))
     software = [f"{name} {facts[name.lower()]}" for name in ("torch", "CUDA", "driver") if facts[name.lower()]]
     title = f"{facts['gpu']} ({', '.join(software)}), {len(tried)} of {len(found)} workloads"
-    return table_of(f"reference-{place}", title, columns)
+    return Table.of(f"reference-{place}", title, columns)
 
 
 def _names(items: Sequence[tuple[str, str]]) -> list[Column]:
@@ -396,4 +372,4 @@ def computed_table(found: pd.DataFrame) -> Table:
     columns = [*_names(items), of(INFERENCE, "computed", "inference MiB")]
     columns += [of(INFERENCE, f"computed:{part}", f"of it {part}") for part in ("weights", "state", "activations")]
     columns.append(of(TRAINING, "computed", "training step MiB"))
-    return table_of("computed", "Computed memory at the paper's sizes", columns)
+    return Table.of("computed", "Computed memory at the paper's sizes", columns)

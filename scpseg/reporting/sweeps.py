@@ -22,7 +22,7 @@ from scpseg.reporting import figures, report_tables, summary, tables
 from scpseg.reporting.figures import COLUMN, FONT, MUTED, Drawn, Look, arms, draw_cells, inline, legend, panels
 from scpseg.reporting.published import PAPER, read_table, title_of
 from scpseg.reporting.statistics import Estimate, estimate, paired
-from scpseg.reporting.tables import Cell, Column, Table, mebibytes, number, points, share, table_of, text, words
+from scpseg.reporting.tables import Cell, Column, Table, mebibytes, number, points, share, text, words
 
 SEGMENTERS = {"fcn8s-resnet50": "FCN-8s", "deeplabv3plus-resnet18": "DeepLabv3+"}
 """Titles of the paper's two segmenters in table 6."""
@@ -244,7 +244,7 @@ def sweep_table(sweep: Sweep, rows: Sequence[Row]) -> Table:
         words("meter", [row.runs[0]["memory_backend"] if row.memory is not None else None for row in rows]),
         Column("paper: mIoU %", [number(paper.get(row.key)) for row in rows]),
     ]
-    return table_of(f"sweep-{sweep.name}", sweep.title, columns)
+    return Table.of(f"sweep-{sweep.name}", sweep.title, columns)
 
 
 def finished_sweeps(folder: Path) -> list[dict[str, Any]]:
@@ -260,7 +260,7 @@ def finished_sweeps(folder: Path) -> list[dict[str, Any]]:
         columns = [Column(head, [text(None if line[n] == tables.DASH else tables.csv_plain(line[n])) for line in lines],
                           left=n < 2, key=f"c{n}") for n, head in enumerate(header)]  # fmt: skip
         svg = [inline(path.read_text(encoding="utf-8"), name, title, {}) for path in path.parent.glob("*.svg")]
-        table = table_of(f"sweep-{name}", title, columns)
+        table = Table.of(f"sweep-{name}", title, columns)
         found.append({"title": title, "table": table, "figure": Drawn((), title, svg[0]) if svg else None})
     return found
 

@@ -69,6 +69,12 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
 
+    @classmethod
+    def of(cls, name: str, caption: str, columns: Sequence[Column]) -> Table:
+        """A table of the columns that are not empty."""
+        cells = ([one if isinstance(one, Cell) else text(one) for one in column.cells] for column in columns)
+        return cls(name, caption, tuple(columns), tuple(zip(*cells, strict=True))).filled
+
     @cached_property
     def notes(self) -> tuple[str, ...]:
         """The flags of the cells in reading order."""
@@ -92,12 +98,6 @@ class Table:
     def _only(self, keep: Sequence[bool]) -> Table:
         rows = tuple(tuple(compress(row, keep)) for row in self.rows)
         return replace(self, columns=tuple(compress(self.columns, keep)), rows=rows)
-
-
-def table_of(name: str, caption: str, columns: Sequence[Column]) -> Table:
-    """A table without empty columns."""
-    cells = ([one if isinstance(one, Cell) else text(one) for one in column.cells] for column in columns)
-    return Table(name, caption, tuple(columns), tuple(zip(*cells, strict=True))).filled
 
 
 def words(title: str, cells: Iterable[Any], about: str = "") -> Column:
@@ -200,7 +200,7 @@ def templates() -> Environment:
         keep_trailing_newline=True,
     )
     environment.filters |= {"md": markdown_text, "tex": latex_text}
-    environment.globals |= {"letter": letter, "DASH": DASH}
+    environment.globals |= {"letter": letter, "share": share, "points": points, "mebibytes": mebibytes}
     return environment
 
 

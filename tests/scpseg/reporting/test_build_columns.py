@@ -3,8 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from scpseg.reporting.build import columns_page
 from scpseg.reporting.collect import FAMILIES, FIRST, LAST, collect
-from scpseg.reporting.report_tables import columns_page
 
 
 def test_every_column_is_described(tmp_path: Path, invented: Any, suite: Any) -> None:
