@@ -5,10 +5,9 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -24,11 +23,6 @@ from scpseg.reporting.published import PAPER, read_table, title_of
 from scpseg.reporting.statistics import Estimate, estimate, paired
 from scpseg.reporting.tables import Cell, Column, Table, mebibytes, number, points, share, text, words
 
-SEGMENTERS = {"fcn8s-resnet50": "FCN-8s", "deeplabv3plus-resnet18": "DeepLabv3+"}
-"""Titles of the paper's two segmenters in table 6."""
-STEPS = {"000": "plain", "100": "+ CSM", "110": "+ SRD", "111": "+ LFA"}
-"""csm, srd, lfa of table 6 -> name of the step."""
-PAPER_SEGMENTER = {"sizes": "FCN-8s with ResNet-50"}
 STATUS = {"failed": "failed", "invalid": "not valid", "missing": "not run yet"}
 LEAST_POINTS = 2.0
 """Minimum width of a score axis in per cent, so that random differences do not fill the panel."""
@@ -136,20 +130,10 @@ def measured_elsewhere(rows: Sequence[Row]) -> list[Row]:
     return [row for row, found in zip(rows, devices, strict=True) if found not in (None, most)]
 
 
-@cache
 def published(sweep: str) -> dict[Key, str]:
     """Mean IoU in per cent as printed in the paper, by (series, x); empty if the paper has no such sweep."""
-    if sweep not in ("components", "segmenters", "sizes"):
-        return {}
-    rows = read_table(f"published/ablation_{sweep}.csv")
-    if sweep == "components":
-        keys = [(SEGMENTERS[row["segmenter"]], STEPS[row["csm"] + row["srd"] + row["lfa"]]) for row in rows]
-        return dict(zip(keys, (row["miou"] for row in rows), strict=True))
-    if sweep == "segmenters":
-        kinds = (("Patch", "without"), ("SCPSeg", "with"))
-        return {(series, row["segmenter"]): row[f"miou_{which}"] for row in rows for series, which in kinds}
-    sides = [(float(row["csm_ratio"]), float(row["context"]) / float(row["patch"]), row["miou"]) for row in rows]
-    return {(short(ratio), short(context)): miou for ratio, context, miou in sides}
+    rows = read_table("published/ablations.csv")
+    return {(row["series"], row["x"]): row["miou"] for row in rows if row["sweep"] == sweep}
 
 
 def csv_text(sweep: Sweep, rows: Sequence[Row]) -> str:
@@ -187,10 +171,10 @@ def sweep_page(sweep: Sweep, rows: Sequence[Row], drawn: Drawn | None) -> str:
         ("Random weights.", f"{who} started training from random weights, not from ImageNet."): who,
         ("Incomplete.", f"{len(rows) - len(done)} of {len(rows)} rows have no result."): len(done) < len(rows),
     }
-    commands: dict[str, dict[str, Any]] = {}
+    commands: dict[tuple[str, str], dict[str, None]] = {}
     for row in (row for row in rows if row.command):
-        known = commands.setdefault(row.experiment, {"points": {}, "command": row.command})
-        known["points"][row.x if row.series == title_of(row.method) else f"{row.series}, {row.x}"] = None
+        point = row.x if row.series == title_of(row.method) else f"{row.series}, {row.x}"
+        commands.setdefault((row.experiment, row.command), {})[point] = None
     return tables.render(
         "sweep.md.j2",
         sweep=sweep,
@@ -204,7 +188,6 @@ def sweep_page(sweep: Sweep, rows: Sequence[Row], drawn: Drawn | None) -> str:
         commands=commands,
         environments=report_tables.environments(runs),
         paper=PAPER if published(sweep.name) else "",
-        paper_segmenter=PAPER_SEGMENTER.get(sweep.name, ""),
     )
 
 
@@ -265,33 +248,22 @@ def finished_sweeps(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-class Mark(NamedTuple):
-    """A score in per cent; `half` is half of its interval, 0 for one seed."""
-
-    score: float
-    half: float = 0.0
-
-    @property
-    def text(self) -> str:
-        """'71.2 ± 0.5' for several seeds."""
-        return f"{self.score:.1f}" + (f" ± {self.half:.1f}" if self.half else "")
-
-
-Marks = Mapping[Key, Mark]
-"""(series, x) -> score; does not contain points without a result."""
+def _marks(scores: Mapping[Key, tuple[float, float]]) -> pd.DataFrame:
+    """Columns series, x, score in per cent, and half of its interval, 0 for one seed."""
+    return pd.DataFrame([(*key, *one) for key, one in scores.items()], columns=["series", "x", "score", "half"])
 
 
 def draw_sweep(sweep: Sweep, rows: Sequence[Row], folder: Path) -> Drawn | None:
     """Write `sweep.name`.png, .svg and .pdf into `folder`; None if no result exists."""
-    found = {row.key: row.miou for row in rows}
-    measured = {key: Mark(100 * one.mean, 100 * (one.half or 0)) for key, one in found.items() if one.mean is not None}
-    if not measured:
+    known = {row.key: row.miou for row in rows}
+    found = {key: (100 * one.mean, 100 * (one.half or 0)) for key, one in known.items() if one.mean is not None}
+    if not found:
         return None
-    paper = {key: Mark(float(text)) for key, text in published(sweep.name).items()}
+    paper = {key: (float(text), 0.0) for key, text in published(sweep.name).items()}
     xs, series = list(dict.fromkeys(row.x for row in rows)), list(dict.fromkeys(row.series for row in rows))
     first, looks = next(run for row in rows for run in row.runs), _looks(rows)
-    shown: list[tuple[str, Marks]] = [("this suite" if paper else "", measured)]
-    shown += [(f"paper, {sweep.source}", paper)] if paper else []
+    shown = [("this suite" if paper else "", _marks(found))]
+    shown += [(f"paper, {sweep.source}", _marks(paper))] if paper else []
     span = max(LEAST_POINTS, *(high - low for low, high in (_ends(marks) for _, marks in shown)))
     rowed = sweep.figure in ("dots", "pairs")
     rows_high = 0.75 + ROW_HEIGHT * max(3, len(xs)) + 0.15 * (len(series) > 1)
@@ -325,31 +297,31 @@ def _looks(rows: Sequence[Row]) -> dict[str, Look]:
     return found
 
 
-def _series(axes: Axes, marks: Marks, xs: Sequence[str], looks: Mapping[str, Look], sweep: Sweep, span: float) -> None:
+def _series(
+    axes: Axes, marks: pd.DataFrame, xs: list[str], looks: Mapping[str, Look], sweep: Sweep, span: float
+) -> None:
     """Marks and error bars of every series: 'steps' with scores upwards and a line, others in rows."""
     upright, series = sweep.figure == "steps", list(looks)
-    spread = sweep.figure == "pairs" or any(mark.half for mark in marks.values())
+    spread = sweep.figure == "pairs" or marks["half"].any()
     apart = spread * APART / (1 + upright) * (len(series) > 1)
     shift = {name: apart * (place / max(len(series) - 1, 1) - 0.5) for place, name in enumerate(series)}
-    for place, x in enumerate(xs):
-        there = [name for name in series if (name, x) in marks]
-        if sweep.figure == "pairs":
-            ends = [marks[name, x].score for name in there]
-            axes.plot(ends, [place + shift[name] for name in there], color="#BBBBBB", zorder=1)
-        if sweep.figure == "pairs" and not there:
+    shown = marks[marks["series"].isin(series) & marks["x"].isin(xs)]
+    shown = shown.assign(at=shown["x"].map(xs.index) + shown["series"].map(shift)).sort_values("at", kind="stable")
+    for place, x in enumerate(xs if sweep.figure == "pairs" else ()):
+        pair = shown[shown["x"] == x]
+        axes.plot(pair["score"], pair["at"], color="#BBBBBB", zorder=1)
+        if pair.empty:
             axes.text(0.5, place, "no figure", color=MUTED, fontsize=FONT - 1, ha="center", va="center",
                       transform=axes.get_yaxis_transform())  # fmt: skip
-    for name in series:
-        look, places = looks[name], [place for place, x in enumerate(xs) if (name, x) in marks]
-        found, at = [marks[name, xs[place]] for place in places], [place + shift[name] for place in places]
-        level, half = [mark.score for mark in found], [mark.half for mark in found]
-        where = (at, level) if upright else (level, at)
-        if sweep.figure == "dots" and 0 in places:  # the first row is what the others are compared with
-            axes.axvline(level[0], color=look.colour, lw=0.8, ls=(0, (4, 3)))
-        if any(half):
-            bars = arms(level, half)
-            axes.errorbar(*where, yerr=bars if upright else None, xerr=None if upright else bars, fmt="none",
-                          ecolor=look.colour, elinewidth=0.8, capsize=2)  # fmt: skip
+    for name, look in looks.items():
+        mine = shown[shown["series"] == name]
+        level, half = mine["score"], mine["half"]
+        where = (mine["at"], level) if upright else (level, mine["at"])
+        if sweep.figure == "dots" and xs[0] in set(mine["x"]):  # the first row is what the others are compared with
+            axes.axvline(level.iloc[0], color=look.colour, lw=0.8, ls=(0, (4, 3)))
+        if half.any():
+            bars: dict[str, Any] = {"yerr" if upright else "xerr": arms(level, half)}
+            axes.errorbar(*where, **bars, fmt="none", ecolor=look.colour, elinewidth=0.8, capsize=2)
         axes.plot(*where, label=name, color=look.colour, marker=look.marker, ms=5.5, mec=figures.PAPER, mew=0.5,
                   lw=1.0, ls="-" if upright else "none", zorder=3)  # fmt: skip
     across, along = (axes.xaxis, axes.yaxis) if upright else (axes.yaxis, axes.xaxis)
@@ -362,30 +334,29 @@ def _series(axes: Axes, marks: Marks, xs: Sequence[str], looks: Mapping[str, Loo
         axes.set(ylim=(len(xs) - 0.4, -0.6), xlim=_limits(marks, span))
 
 
-def _heat_map(axes: Axes, marks: Marks, xs: Sequence[str], series: Sequence[str]) -> None:
+def _heat_map(axes: Axes, marks: pd.DataFrame, xs: Sequence[str], series: Sequence[str]) -> None:
     """One cell per point with its score; the best in bold, points without a result in grey."""
-    values = np.array([[marks.get((name, x), Mark(np.nan)).score for x in xs] for name in series])
+    cells = marks.set_index(["series", "x"]).reindex(pd.MultiIndex.from_product([series, xs]))
+    values = cells["score"].to_numpy().reshape(len(series), len(xs))
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     span, middle = max(high - low, LEAST_POINTS), (low + high) / 2
     # Only the light half of the colour map, so that black numbers are readable everywhere.
     shade = 0.05 + 0.5 * (values - (middle - span / 2)) / span
     empty = (0.95, 0.95, 0.95, 1.0)
     shades = np.where(np.isnan(values)[..., None], empty, colormaps["YlGnBu"](np.nan_to_num(shade)))
-    known = [[marks.get((name, x)) for x in xs] for name in series]
-    texts = [[mark.text if mark else "–" for mark in row] for row in known]
-    drawn = draw_cells(axes, shades, texts, (xs, series))
-    for cell, mark in zip(chain(*drawn), chain(*known), strict=True):
-        cell.set(color="black" if mark else MUTED, fontweight="bold" if mark and mark.score == high else "normal")
+    scores = [f"{score:.1f}" + (f" ± {half:.1f}" if half else "") for score, half in cells.to_numpy()]
+    texts = np.where(np.isnan(values), tables.DASH, np.reshape(scores, values.shape))
+    for cell, score in zip(chain(*draw_cells(axes, shades, texts.tolist(), (xs, series))), values.flat, strict=True):
+        cell.set(color=MUTED if np.isnan(score) else "black", fontweight="bold" if score == high else "normal")
 
 
-def _ends(marks: Marks) -> tuple[float, float]:
+def _ends(marks: pd.DataFrame) -> tuple[float, float]:
     """The lowest and the highest drawn score, including intervals."""
-    low = min(mark.score - mark.half for mark in marks.values())
-    high = max(mark.score + mark.half for mark in marks.values())
+    low, high = (marks["score"] - marks["half"]).min(), (marks["score"] + marks["half"]).max()
     return max(low, 0.0), min(high, 100.0)
 
 
-def _limits(marks: Marks, span: float) -> tuple[float, float]:
+def _limits(marks: pd.DataFrame, span: float) -> tuple[float, float]:
     """Limits of a score axis of width `span` with a margin, above 100 % only as far as needed."""
     low, high = _ends(marks)
     top = min((low + high) / 2 + 0.6 * span, max(100.0, high + 0.1 * span))

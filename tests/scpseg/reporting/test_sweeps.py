@@ -15,11 +15,11 @@ from PIL import Image
 from scpseg.reporting.collect import collect
 from scpseg.reporting.figures import METHODS, OTHERS
 from scpseg.reporting.sweeps import (
-    Mark,
     Row,
     Sweep,
     _limits,
     _looks,
+    _marks,
     csv_text,
     difference,
     draw_sweep,
@@ -204,11 +204,11 @@ def test_methods_keep_their_looks_and_segmenters_have_others(make: Make, steps: 
 
 
 def test_both_panels_span_equally_many_points() -> None:
-    assert _limits({("a", "x"): Mark(50.0), ("a", "y"): Mark(60.0, 1.0)}, 12.0) == pytest.approx((48.3, 62.7))
-    assert _limits({("a", "x"): Mark(85.0), ("a", "y"): Mark(86.0)}, 12.0) == pytest.approx((78.3, 92.7))
+    assert _limits(_marks({("a", "x"): (50.0, 0.0), ("a", "y"): (60.0, 1.0)}), 12.0) == pytest.approx((48.3, 62.7))
+    assert _limits(_marks({("a", "x"): (85.0, 0.0), ("a", "y"): (86.0, 0.0)}), 12.0) == pytest.approx((78.3, 92.7))
     # Nothing is above 100 %; a marker there is not cut.
-    assert _limits({("a", "x"): Mark(85.0), ("a", "y"): Mark(86.0)}, 40.0) == pytest.approx((52.0, 100.0))
-    assert _limits({("a", "x"): Mark(85.0), ("a", "y"): Mark(99.0, 3.0)}, 30.0) == pytest.approx((67.0, 103.0))
+    assert _limits(_marks({("a", "x"): (85.0, 0.0), ("a", "y"): (86.0, 0.0)}), 40.0) == pytest.approx((52.0, 100.0))
+    assert _limits(_marks({("a", "x"): (85.0, 0.0), ("a", "y"): (99.0, 3.0)}), 30.0) == pytest.approx((67.0, 103.0))
 
 
 def test_memory_of_other_threads_or_hardware_is_marked(make: Make) -> None:
