@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,7 @@ from scpseg.reporting import figures
 from scpseg.reporting.figures import COLUMN, FONT, MUTED, Drawn, Look
 from scpseg.reporting.pictures import Pixels
 from scpseg.reporting.published import title_of
-from scpseg.reporting.statistics import Estimate, paired
+from scpseg.reporting.statistics import Estimate, estimate, paired
 from scpseg.reporting.summary import Line, records, scores
 from scpseg.reporting.tables import Column, Table, mebibytes, points, render, share, words
 
@@ -51,19 +52,21 @@ DODGE, RING = 1.8, 13
 """Pixels between markers of neighbouring methods, so that equal values do not hide each other; radius of a ring."""
 DASHES = (0, (4, 2))
 Counts = NDArray[np.int64]
+Looks = Mapping[str, Look]
 
 
-class Accuracy(NamedTuple):
+@dataclass(frozen=True)
+class Accuracy(Estimate):
     """Share 0..1 of correctly classified discs, or a difference of two, with the ends of its 95 % interval.
 
-    `identity`: scenes that differ only in the factors asked for have the same prediction for every disc. That makes the
-    share exactly 1/2, of two factors 1/4 (or 0 without any prediction); the interval is then not an estimate.
+    `half` is half of it; None for identities and single seeds. `identity`: scenes that differ only in the factors asked
+    for have the same prediction for every disc. That makes the share exactly 1/2, of two factors 1/4 (or 0 without any
+    prediction); the interval is then not an estimate.
     """
 
-    share: float
+    mean: float
     low: float
     high: float
-    seeds: int
     identity: bool = False
 
 
@@ -87,56 +90,61 @@ class Curve:
 
     def __init__(self, line: Line, answers: pd.DataFrame, base: Mapping[int, float]) -> None:
         """Estimate from the answers of one method; `base` are the scores of plain patches by seed."""
-        parts = {int(str(distance)): part for distance, part in answers.groupby("distance", sort=True)}
         self.method, self.title, self.mean_iou = line.method, line.title, line.mean_iou
         self.patch, context, overview = (line[f"model:{name}"] for name in ("patch", "context", "overview"))
         self.reach = math.inf if overview is not None else context / 2
         whole = f"the whole image, reduced to {overview} × {overview}"
         self.looks = f"{context} × {context} pixels" if overview is None else whole
-        self.centred = {distance: _rate(part, "centred") for distance, part in parts.items()}
-        self.grid = {distance: _rate(part, "grid") for distance, part in parts.items()}
-        self.allowed = {distance: _allowed(part) for distance, part in parts.items()}
-        self.within = _rate(answers[answers["distance"] < self.reach], "centred")
-        self.beyond = _rate(answers[answers["distance"] >= self.reach], "centred")
-        self.all_grid, self.all_allowed = _rate(answers, "grid"), _allowed(answers)
-        self.visible, self.missed = float((answers["visible"] > 0).mean()), float(answers["centred"].isna().mean())
+        self.centred, self.grid = (accuracies(answers, "distance", look) for look in ("centred", "grid"))
+        inside, visible = answers["distance"] < self.reach, answers["visible"] > 0
+        self.allowed = (CHANCE + (1 - CHANCE) * visible.groupby(answers["distance"]).mean()).to_dict()
+        self.within, self.beyond = (
+            accuracy(part, "centred") if len(part) else estimate([]) for part in (answers[inside], answers[~inside])
+        )
+        self.all_grid, self.all_allowed = accuracy(answers, "grid"), CHANCE + (1 - CHANCE) * visible.mean()
+        self.visible, self.missed = visible.mean(), answers["centred"].isna().mean()
         self.gain = paired(scores(line.rows), {} if line.method == BASE else base)
         self.memory: float | None = line.memory.mib if line.memory else line["memory_mib"]
 
+    @property
+    def verdict(self) -> dict[str, Any]:
+        """Where the method is above chance and where not, and how this compares with its reach."""
+        above = [key for key, value in self.centred.items() if value.mean - (value.half or 0.0) > CHANCE]
+        lost = [distance for distance in self.centred if distance not in above]
+        within = [distance for distance in self.centred if distance < self.reach]
+        if above == within:
+            word = "reach" if lost else "image" if math.isinf(self.reach) else "all"
+        else:
+            word = "less" if set(above) < set(within) else "other"
+        return {"seen": self._span(above), "lost": self._span(lost), "word": word}
 
-def _rate(answers: pd.DataFrame, look: str) -> Estimate:
-    return shown(accuracy(answers, look))
-
-
-def _allowed(answers: pd.DataFrame) -> float:
-    return CHANCE + (1 - CHANCE) * float((answers["visible"] > 0).mean())
+    def _span(self, some: Sequence[int]) -> dict[str, str] | None:
+        """Distances, with the lowest and highest accuracy at them."""
+        if not some:
+            return None
+        values = [self.centred[distance].mean for distance in some]
+        unbroken = len(some) > 2 and list(some) == [one for one in self.centred if some[0] <= one <= some[-1]]
+        where = f"{some[0]} to {some[-1]}" if unbroken else " and ".join(map(str, some))
+        return {"where": where, "low": f"{100 * min(values):.1f}", "high": f"{100 * max(values):.1f}"}
 
 
 class Sight:
     """What one method sees in centred windows, at the distances of `between`; `memory` is its peak in MiB.
 
-    `kinds` and `textures` are accuracies by side of the cue, and of the texture's parts, in pixels; `classes` (by both
-    sides) and `both` those of both at once; `behind` is `both` of SCPSeg minus that of this method, None for SCPSeg.
+    `kinds` and `textures` are accuracies by side of the cue, and of the texture's parts, in pixels, largest first;
+    `classes` (by both sides) and `both` those of both at once; `behind` is `both` of SCPSeg minus that of this method,
+    None for SCPSeg.
     """
 
     def __init__(self, method: str, memory: float | None, answers: pd.DataFrame) -> None:
         """Estimate from the answers of all methods."""
         mine, ours = answers[answers["method"] == method], answers[answers["method"] == OURS]
-        sides, details = (sorted({int(side) for side in mine[key]}, reverse=True) for key in ("cue_side", "detail"))
-        cue, detail = mine["cue_side"], mine["detail"]
         self.method, self.title, self.memory = method, title_of(method), memory
-        self.kinds = {side: _known(mine[cue == side], "centred") for side in sides}
-        self.textures = {side: _known(mine[detail == side], "centred_texture") for side in details}
-        self.classes = {(one, two): _known(mine[(cue == one) & (detail == two)], "centred_both")
-                        for one in sides for two in details}  # fmt: skip
-        self.both = _known(mine, "centred_both")
+        self.kinds = dict(reversed(accuracies(mine, "cue_side", "centred").items()))
+        self.textures = dict(reversed(accuracies(mine, "detail", "centred_texture").items()))
+        self.classes = accuracies(mine, ["cue_side", "detail"], "centred_both")
+        self.both = accuracy(mine, "centred_both")
         self.behind = None if method == OURS else difference(ours, mine, "centred_both")
-
-
-def _known(answers: pd.DataFrame, look: str) -> Accuracy:
-    found = accuracy(answers, look)
-    assert found is not None  # groups have rows
-    return found
 
 
 def probe_part(
@@ -181,20 +189,20 @@ def read_answers(results: Path, frame: pd.DataFrame) -> pd.DataFrame:
 
 def pairs(answers: pd.DataFrame) -> Counts:
     """Group number of every row: scenes whose discs are at the same positions belong together."""
-    numbers: dict[tuple[tuple[int, int], ...], int] = {}
-    of_image = {}
-    for image, part in answers.groupby("image", sort=True):
-        places = tuple(sorted(set(zip(part["row"], part["column"], strict=True))))
-        of_image[image] = numbers.setdefault(places, len(numbers))
-    return np.array([of_image[image] for image in answers["image"]], dtype=np.int64)
+    places = {image: tuple(sorted(set(zip(part["row"], part["column"], strict=True))))
+              for image, part in answers.groupby("image")}  # fmt: skip
+    numbers = {place: number for number, place in enumerate(dict.fromkeys(places.values()))}
+    return np.array([numbers[places[image]] for image in answers["image"]], dtype=np.int64)
 
 
-def accuracy(answers: pd.DataFrame, look: str) -> Accuracy | None:
-    """Estimate from rows of `read_answers` of one method for a key of LOOKS; None without rows."""
-    if answers.empty:
-        return None
-    right, total = _counts(answers, look)
-    return Accuracy(float(right.sum() / total.sum()), *bootstrap(right, total), len(right), _alike(answers, look))
+def accuracy(answers: pd.DataFrame, look: str) -> Accuracy:
+    """Estimate from rows of `read_answers` of one method, at least one, for a key of LOOKS."""
+    return _estimate(*_counts(answers, look), _alike(answers, look))
+
+
+def accuracies(answers: pd.DataFrame, by: str | list[str], look: str) -> dict[Any, Accuracy]:
+    """`accuracy` by the values of these columns, in ascending order."""
+    return {key: accuracy(part, look) for key, part in answers.groupby(by)}
 
 
 def difference(one: pd.DataFrame, other: pd.DataFrame, look: str) -> Accuracy | None:
@@ -207,7 +215,13 @@ def difference(one: pd.DataFrame, other: pd.DataFrame, look: str) -> Accuracy | 
         return None
     counts = [_counts(part[part["seed"].isin(common)], look) for part in (one, other)]
     gained, total = counts[0][0] - counts[1][0], counts[0][1]
-    return Accuracy(float(gained.sum() / total.sum()), *bootstrap(gained, total), len(common))
+    return _estimate(gained, total)
+
+
+def _estimate(right: Counts, total: Counts, identity: bool = False) -> Accuracy:
+    low, high = bootstrap(right, total)
+    half = None if identity or len(right) < 2 else (high - low) / 2
+    return Accuracy(float(right.sum() / total.sum()), half, len(right), low, high, identity)
 
 
 def bootstrap(right: Counts, total: Counts, seed: int = 0) -> tuple[float, float]:
@@ -240,14 +254,6 @@ def _alike(part: pd.DataFrame, look: str) -> bool:
     return bool(all((number == 1).all() for number in counts) and (grouped.size() == 2 ** len(LOOKS[look])).all())
 
 
-def shown(value: Accuracy | None) -> Estimate:
-    """With half of its interval; none for identities and single seeds, n = 0 without a value."""
-    if value is None:
-        return Estimate(None, None, 0)
-    half = None if value.identity or value.seeds < 2 else (value.high - value.low) / 2
-    return Estimate(value.share, half, value.seeds)
-
-
 def curves(answers: pd.DataFrame, lines: Sequence[Line]) -> list[Curve]:
     """A curve per method with results, in the order of `lines`."""
     known = [line for line in lines if line.benchmark == PROBE and len(answers)]
@@ -268,11 +274,6 @@ def sights(answers: pd.DataFrame, memory: Mapping[str, float | None]) -> list[Si
     return [Sight(method, mib, answers) for method, mib in memory.items() if method in there]
 
 
-def above_chance(value: Estimate) -> bool:
-    """Whether the lower end of the interval (or the single figure) is above chance."""
-    return value.mean is not None and value.mean - (value.half or 0.0) > CHANCE
-
-
 def seen(values: Mapping[int, Accuracy]) -> list[int]:
     """The sides at which the lower end of the interval (of one seed: over scenes) is above chance."""
     return [side for side, value in values.items() if not value.identity and value.low > CHANCE]
@@ -286,54 +287,14 @@ def _rendered(template: str, **values: Any) -> list[tuple[str, str]]:
 
 def sentences(found: Sequence[Curve], scenes: int) -> list[tuple[str, str]]:
     """(title, sentence) pairs on distances: every sentence about a method follows from its numbers."""
-    return _rendered(
-        "probe.txt.j2",
-        curves=found,
-        scenes=scenes,
-        seeds=max(curve.mean_iou.n for curve in found),
-        base=title_of(BASE),
-        base_memory=next((curve.memory for curve in found if curve.method == BASE), None),
-        reaches=_reaches,
-        percent=lambda value: share(value).text,
-        points=lambda value: points(value).text,
-        mib=lambda value: mebibytes(value).text,
-    )
+    memory = next((curve.memory for curve in found if curve.method == BASE), None)
+    return _rendered("probe.txt.j2", curves=found, scenes=scenes, base=title_of(BASE), base_memory=memory)
 
 
 def detail_sentences(found: Sequence[Sight], where: Sequence[int]) -> list[tuple[str, str]]:
     """(title, sentence) pairs on cues and textures; `where` are the distances of the discs that count."""
-    if not found:
-        return []
-    return _rendered(
-        "probe-detail.txt.j2",
-        sights=found,
-        where=_listed(where),
-        verdict=_verdict,
-        share=lambda value: share(shown(value)).text,
-        points=lambda value: points(Estimate(value, None, 1)).text,
-    )
-
-
-def _reaches(curve: Curve) -> dict[str, Any]:
-    """Where a method is above chance and where not, and how this compares with its reach."""
-    above = [distance for distance, value in curve.centred.items() if above_chance(value)]
-    lost = [distance for distance in curve.centred if distance not in above]
-    within = [distance for distance in curve.centred if distance < curve.reach]
-    if above == within:
-        verdict = "reach" if lost else "image" if math.isinf(curve.reach) else "all"
-    else:
-        verdict = "less" if set(above) < set(within) else "other"
-    return {"seen": _span(curve, above), "lost": _span(curve, lost), "verdict": verdict}
-
-
-def _span(curve: Curve, some: Sequence[int]) -> dict[str, str] | None:
-    """Distances, with the lowest and highest accuracy at them."""
-    if not some:
-        return None
-    values = [value.mean for value in (curve.centred[distance] for distance in some) if value.mean is not None]
-    unbroken = len(some) > 2 and list(some) == [one for one in curve.centred if some[0] <= one <= some[-1]]
-    where = f"{some[0]} to {some[-1]}" if unbroken else " and ".join(map(str, some))
-    return {"where": where, "low": f"{100 * min(values):.1f}", "high": f"{100 * max(values):.1f}"}
+    made = {"sights": found, "where": _listed(where), "verdict": _verdict}
+    return _rendered("probe-detail.txt.j2", **made) if found else []
 
 
 def _verdict(values: Mapping[int, Accuracy]) -> str:
@@ -375,12 +336,12 @@ def result_table(found: Sequence[Curve]) -> Table:
 def detail_table(found: Sequence[Sight]) -> Table:
     """Accuracy by side of the cue, by side of the texture's parts, and of both; memory."""
     kinds, textures = found[0].kinds, found[0].textures
-    behind = [points(shown(sight.behind)) for sight in found]
+    behind = [points(sight.behind or estimate([])) for sight in found]
     columns = [
         words("method", [sight.title for sight in found]),
-        *(Column(f"kind, cue {side} px %", [share(shown(sight.kinds[side])) for sight in found]) for side in kinds),
-        *(Column(f"texture {side} px %", [share(shown(sight.textures[side])) for sight in found]) for side in textures),
-        Column("both %", [share(shown(sight.both)) for sight in found]),
+        *(Column(f"kind, cue {side} px %", [share(sight.kinds[side]) for sight in found]) for side in kinds),
+        *(Column(f"texture {side} px %", [share(sight.textures[side]) for sight in found]) for side in textures),
+        Column("both %", [share(sight.both) for sight in found]),
         Column(f"{title_of(OURS)} minus this, both, points", behind),
         Column("peak memory MiB", [mebibytes(sight.memory) for sight in found]),
     ]
@@ -395,20 +356,20 @@ def draw_probe(
     The scene is omitted if stage `evaluate` wrote no pictures.
     """
     example, looks = _example(found, answers, results), figures.looks_of(methods)
-    ratios = ([0.8] if example else []) + [1.0, 1.0]
+    ratios = [0.8, 1.0, 1.0] if example else [1.0, 1.0]
     with figures.style():
         figure, grid = figures.panels(2.2 * COLUMN, HEIGHT, len(ratios), 1, width_ratios=ratios)
         if example:
             _scene(grid[0], found, looks, *example)
         centred, whole = grid[-2:]
-        _curves(centred, found, looks, [curve.centred for curve in found])
+        _curves(centred, found, looks, "centred")
         _ends(centred, found, looks)
         centred.set(title="centred windows", ylabel="correctly classified discs (%)")
-        _curves(whole, found, looks, [curve.grid for curve in found])
+        _curves(whole, found, looks, "grid")
         for index, curve in enumerate(found):
             xs, ys = np.array(list(curve.allowed)), np.array(list(curve.allowed.values()))
-            look = looks[curve.method]
-            whole.plot(xs + _shift(index, found), 100 * ys, color=look.colour, lw=0.9, ls=DASHES, zorder=1)
+            colour = looks[curve.method].colour
+            whole.plot(xs + _shift(index, found), 100 * ys, color=colour, lw=0.9, ls=DASHES, zorder=1)
         (allowed,) = whole.plot([], [], color=MUTED, lw=0.9, ls=DASHES)
         whole.legend([allowed], ["what geometry allows"], loc="lower left", handlelength=2.2, borderaxespad=0.2)
         whole.set_title("grid windows")
@@ -417,15 +378,13 @@ def draw_probe(
         return figures.save(figure, folder / "probe-distance", "Accuracy against the distance of the cue, by method")
 
 
-def _curves(
-    axes: Axes, found: Sequence[Curve], looks: Mapping[str, Look], values: Sequence[Mapping[int, Estimate]]
-) -> None:
+def _curves(axes: Axes, found: Sequence[Curve], looks: Looks, windows: str) -> None:
     """One line per method with intervals, and the line of chance."""
     axes.axhline(100 * CHANCE, color=MUTED, lw=0.8, ls=":", zorder=0)
-    for index, (curve, accuracies) in enumerate(zip(found, values, strict=True)):
-        known = {distance: one for distance, one in accuracies.items() if one.mean is not None}
-        xs = np.array(list(known)) + _shift(index, found)
-        percent, half = (100 * np.array([[one.mean, one.half or 0.0] for one in known.values()], float)).T
+    for index, curve in enumerate(found):
+        values: Mapping[int, Accuracy] = getattr(curve, windows)
+        xs = np.array(list(values)) + _shift(index, found)
+        percent, half = (100 * np.array([[one.mean, one.half or 0.0] for one in values.values()])).T
         memory, look = "" if curve.memory is None else f", {mebibytes(curve.memory).text} MiB", looks[curve.method]
         axes.errorbar(xs, percent, yerr=figures.arms(percent, half), color=look.colour, marker=look.marker, ms=4.2,
                       mec="white", mew=0.4, lw=1.1, elinewidth=0.8, capsize=1.8, label=f"{curve.title}{memory}",
@@ -440,7 +399,7 @@ def _shift(index: int, found: Sequence[Curve]) -> float:
     return DODGE * (index - (len(found) - 1) / 2)
 
 
-def _ends(axes: Axes, found: Sequence[Curve], looks: Mapping[str, Look]) -> None:
+def _ends(axes: Axes, found: Sequence[Curve], looks: Looks) -> None:
     """Mark the ends of the windows, and label chance."""
     axes.text(axes.get_xlim()[0] + 1.5, 100 * CHANCE - 1.2, "chance", va="top", color=MUTED, fontsize=FONT - 1.5)
     ends = {curve.reach: curve for curve in reversed(found) if math.isfinite(curve.reach)}
@@ -451,7 +410,7 @@ def _ends(axes: Axes, found: Sequence[Curve], looks: Mapping[str, Look]) -> None
                       fontsize=FONT - 1.5)  # fmt: skip
 
 
-def _example(found: Sequence[Curve], answers: pd.DataFrame, results: Path) -> tuple[Pixels, tuple[int, int]] | None:
+def _example(found: Sequence[Curve], answers: pd.DataFrame, results: Path) -> tuple[Pixels, int, int] | None:
     """A scene with a picture, and a disc in it whose cue is outside the smallest window only."""
     reaches = sorted({curve.reach for curve in found})
     for (name, method, seed), mine in answers.groupby(["image", "method", "seed"], sort=False):
@@ -463,23 +422,19 @@ def _example(found: Sequence[Curve], answers: pd.DataFrame, results: Path) -> tu
             rows = (between if len(between) else mine)[["row", "column"]].to_numpy()
             # The disc nearest to the centre of the picture, so that its windows are inside.
             row, column = rows[np.abs(rows - len(pixels) / 2).max(axis=1).argmin()]
-            return pixels, (int(row), int(column))
+            return pixels, int(row), int(column)
     return None
 
 
-def _scene(
-    axes: Axes, found: Sequence[Curve], looks: Mapping[str, Look], pixels: Pixels, disc: tuple[int, int]
-) -> None:
-    """A scene with a ring around one disc, and the reach of each method around it."""
+def _scene(axes: Axes, found: Sequence[Curve], looks: Looks, pixels: Pixels, row: int, column: int) -> None:
+    """A scene with a ring around the disc at `row`, `column`, and the reach of each method around it."""
     height, width = pixels.shape[:2]
     axes.imshow(pixels, extent=(0, width, height, 0), interpolation="nearest")
-    row, column = disc
     axes.add_patch(Circle((column, row), RING, fill=False, lw=1.3, edgecolor="white"))
     for curve in sorted(found, key=lambda one: one.reach):
-        reach = min(curve.reach, max(width, height))
         # Clipped here, so that the edge of a window stays visible where it leaves the scene.
-        left, top = max(column - reach, 1.0), max(row - reach, 1.0)
-        right, bottom = min(column + reach, width - 1.0), min(row + reach, height - 1.0)
+        left, right = np.clip([column - curve.reach, column + curve.reach], 1.0, width - 1.0)
+        top, bottom = np.clip([row - curve.reach, row + curve.reach], 1.0, height - 1.0)
         colour = looks[curve.method].colour
         axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, lw=1.5, edgecolor=colour))
     axes.set_anchor("N")
@@ -489,27 +444,22 @@ def _scene(
 
 def draw_detail(found: Sequence[Sight], folder: Path) -> Drawn:
     """Share of discs with both factors right, one map per method: cues shrink to the right, textures downwards."""
-    down = -(-len(found) // ACROSS)
-    across = -(-len(found) // down)
     with figures.style():
+        down = math.ceil(len(found) / ACROSS)
+        across = math.ceil(len(found) / down)
         figure, grid = figures.panels(2.2 * COLUMN, 1.75 * down + 0.25, across, down)
         for axes, sight in zip(grid, found, strict=False):
-            _map(axes, sight)
+            values = [[sight.classes[cue, detail].mean for cue in sight.kinds] for detail in sight.textures]
+            texts = [[f"{100 * value:.0f}" for value in line] for line in values]
+            names = list(map(str, sight.kinds)), list(map(str, sight.textures))
+            drawn = figures.draw_cells(axes, values, texts, names, cmap="cividis", vmin=CHANCE**2, vmax=1.0)
+            for text, value in zip(chain(*drawn), chain(*values), strict=True):
+                text.set_color("white" if value < 0.65 else "black")
+            memory = "" if sight.memory is None else f"\n{mebibytes(sight.memory).text} MiB"
+            axes.set(xlabel="cue (pixels)", title=f"{sight.title}{memory}")
         for axes in grid[len(found) :]:
             axes.set_axis_off()
         for axes in grid[::across]:
             axes.set_ylabel("texture (pixels)")
         about = "Kind and texture right, by side of the cue and of the texture"
         return figures.save(figure, folder / "probe-detail", about)
-
-
-def _map(axes: Axes, sight: Sight) -> None:
-    cues, details = list(sight.kinds), list(sight.textures)
-    values = [[sight.classes[cue, detail].share for cue in cues] for detail in details]
-    texts = [[f"{100 * value:.0f}" for value in line] for line in values]
-    names = ([str(side) for side in cues], [str(side) for side in details])
-    drawn = figures.draw_cells(axes, values, texts, names, cmap="cividis", vmin=CHANCE**2, vmax=1.0)
-    for text, value in zip(chain(*drawn), chain(*values), strict=True):
-        text.set_color("white" if value < 0.65 else "black")
-    memory = "" if sight.memory is None else f"\n{mebibytes(sight.memory).text} MiB"
-    axes.set(xlabel="cue (pixels)", title=f"{sight.title}{memory}")

@@ -67,23 +67,23 @@ def test_figures_equal_a_count_in_a_loop(found: list[Sight]) -> None:
         rows = [row for row in invented(method, cue, detail) if row["distance"] in WHERE]
         for side in CUES:
             mine = [row["centred"] == row["kind"] for row in rows if row["cue_side"] == side]
-            assert sight.kinds[side].share == np.mean(mine)
+            assert sight.kinds[side].mean == np.mean(mine)
             assert sight.kinds[side].identity == (side < cue)
         for size in DETAILS:
             mine = [row["centred_texture"] == row["texture"] for row in rows if row["detail"] == size]
-            assert sight.textures[size].share == np.mean(mine)
+            assert sight.textures[size].mean == np.mean(mine)
             assert sight.textures[size].identity == (size < detail)
         right = [row["centred"] == row["kind"] and row["centred_texture"] == row["texture"] for row in rows]
-        assert sight.both.share == pytest.approx(np.mean(right))
+        assert sight.both.mean == pytest.approx(np.mean(right))
         # Blind to one factor: half of the discs; to both: a quarter, as an identity.
-        assert sight.classes[4, 1].share == {"scpseg": 0.5, "patch": 0.5, "resize": 0.5}[method]
-    assert by_method["resize"].classes[16, 1].share == 0.5 and by_method["scpseg"].classes[16, 1].share == 1.0
+        assert sight.classes[4, 1].mean == {"scpseg": 0.5, "patch": 0.5, "resize": 0.5}[method]
+    assert by_method["resize"].classes[16, 1].mean == 0.5 and by_method["scpseg"].classes[16, 1].mean == 1.0
 
 
 def test_what_is_blind_to_both_is_right_in_a_quarter() -> None:
     answers = pd.DataFrame(invented("scpseg", 99, 99))
     (sight,) = sights(between(answers, 32, 64), {"scpseg": 1.0})
-    assert (sight.both.share, sight.both.identity) == (0.25, True)
+    assert (sight.both.mean, sight.both.identity) == (0.25, True)
     assert seen(sight.kinds) == [] and seen(sight.textures) == []
     text = dict(detail_sentences([sight], WHERE))["SCPSeg"]
     assert "at or below chance in both at once (25.0 %)" in text

@@ -69,17 +69,15 @@ def test_the_interval_is_as_wide_as_theory_has_it() -> None:
 
 def of(rows: list[dict[str, Any]], look: str = "centred") -> Accuracy:
     frame = pd.DataFrame(rows)
-    found = accuracy(frame.assign(pair=pairs(frame)), look)
-    assert found is not None
-    return found
+    return accuracy(frame.assign(pair=pairs(frame)), look)
 
 
 def test_what_is_blind_is_right_by_half_as_an_identity_and_no_estimate() -> None:
     blind = [disc(image, seed, n, n % 2) for image in range(8) for seed in (0, 1) for n in (0, 1)]
-    assert of(blind) == (0.5, 0.5, 0.5, 2, True)
+    assert of(blind) == Accuracy(0.5, None, 2, 0.5, 0.5, True)
     # No answer at all is an answer alike, but right in none.
     silent = of([one | {"centred": None} for one in blind])
-    assert silent.share == 0.0 and silent.identity
+    assert silent.mean == 0.0 and silent.identity
     # Half of them correct by chance is not an identity.
     lucky = of(
         [
@@ -87,24 +85,23 @@ def test_what_is_blind_is_right_by_half_as_an_identity_and_no_estimate() -> None
             for one in blind
         ]
     )
-    assert lucky.share == 0.5 and not lucky.identity and lucky.low < 0.5 < lucky.high
+    assert lucky.mean == 0.5 and not lucky.identity and lucky.low < 0.5 < lucky.high
 
 
 def test_what_sees_everything_is_no_identity() -> None:
-    assert of([disc(image, 0, n, image % 2) for image in range(4) for n in (0, 1)]) == (1.0, 1.0, 1.0, 1, False)
-    assert accuracy(pd.DataFrame(), "centred") is None
+    assert of([disc(image, 0, n, image % 2) for image in range(4) for n in (0, 1)]) == Accuracy(1.0, None, 1, 1.0, 1.0)
 
 
 def test_textures_and_both_factors_have_identities_of_their_own() -> None:
     scenes = [disc(image, 0, n, image % 2) for image in range(8) for n in (0, 1)]
-    assert of(scenes) == (1.0, 1.0, 1.0, 1, False)
-    assert of(scenes, "centred_texture") == (0.5, 0.5, 0.5, 1, True)
-    assert of(scenes, "grid_both") == (1.0, 1.0, 1.0, 1, False)
+    assert of(scenes) == Accuracy(1.0, None, 1, 1.0, 1.0)
+    assert of(scenes, "centred_texture") == Accuracy(0.5, None, 1, 0.5, 0.5, True)
+    assert of(scenes, "grid_both") == Accuracy(1.0, None, 1, 1.0, 1.0)
     # Correct kinds with a constant texture: half of the discs, but not an identity, because the predictions differ.
     both = of(scenes, "centred_both")
-    assert both.share == 0.5 and not both.identity
+    assert both.mean == 0.5 and not both.identity
     blind = of([one | {"centred": 1} for one in scenes], "centred_both")
-    assert blind == (0.25, 0.25, 0.25, 1, True)
+    assert blind == Accuracy(0.25, None, 1, 0.25, 0.25, True)
     # An identity needs all four scenes.
     assert not of([one for one in scenes if one["image"] != "s3"], "centred_texture").identity
 
@@ -118,7 +115,7 @@ def test_counts_of_both_factors_equal_a_loop() -> None:
     for look, factors in (("centred", ["kind"]), ("centred_both", ["kind", "texture"])):
         predicted = {"kind": "centred", "texture": "centred_texture"}
         right = sum(all(row[predicted[factor]] == row[factor] for factor in factors) for row in rows)
-        assert of(rows, look).share == pytest.approx(right / len(rows))
+        assert of(rows, look).mean == pytest.approx(right / len(rows))
 
 
 def test_a_difference_is_paired_by_seed_and_scene(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +133,7 @@ def test_a_difference_is_paired_by_seed_and_scene(monkeypatch: pytest.MonkeyPatc
         for row in frame.to_dict("records"):
             hits[which, row["seed"], row["pair"]] += row["centred"] == row["kind"]
     gained = hits[0] - hits[1]
-    assert found.share == pytest.approx(gained.sum() / 48)
+    assert found.mean == pytest.approx(gained.sum() / 48)
     draw = np.random.default_rng(0)
     seeds, columns = draw.integers(2, size=(40, 2, 1)), draw.integers(3, size=(40, 2, 3))
     shares = [
@@ -144,8 +141,8 @@ def test_a_difference_is_paired_by_seed_and_scene(monkeypatch: pytest.MonkeyPatc
     ]
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(shares, [0.025, 0.975])))
     # A method has no difference to itself, and only common seeds count.
-    assert difference(frames[0], frames[0], "centred") == (0.0, 0.0, 0.0, 2, False)
+    assert difference(frames[0], frames[0], "centred") == Accuracy(0.0, 0.0, 2, 0.0, 0.0)
     one = frames[1][frames[1]["seed"] == 1]
     alone = difference(frames[0], one, "centred")
-    assert alone is not None and alone.seeds == 1
+    assert alone is not None and alone.n == 1
     assert difference(frames[0], one.assign(seed=7), "centred") is None
