@@ -146,15 +146,14 @@ def draw_parts(lines: Sequence[Line], path: Path) -> Drawn | None:
     shown = [(line.title, line.memory) for line in lines if line.memory is not None and line.memory.parts]
     if not shown:
         return None
-    names = list(dict.fromkeys(name for _, peak in shown for name, _ in peak.parts))
+    parts = pd.DataFrame([dict(peak.parts) for _, peak in shown]).fillna(0.0)
     title = get_benchmark(lines[0].benchmark).title
     with style():
         figure, (axes,) = panels(1.3 * COLUMN, 0.55 + 0.2 * len(shown))
         left = np.zeros(len(shown))
-        for name, look in zip(names, itertools.cycle(OTHERS), strict=False):
-            wide = np.array([dict(peak.parts).get(name, 0.0) for _, peak in shown])
+        for (name, wide), look in zip(parts.items(), itertools.cycle(OTHERS), strict=False):
             axes.barh(range(len(shown)), wide, left=left, height=0.62, color=look.colour, label=name)
-            left += wide
+            left = left + wide.to_numpy()
         axes.set_yticks(range(len(shown)), [name for name, _ in shown])
         axes.grid(visible=False, axis="y")
         axes.set(ylim=(len(shown) - 0.4, -0.6), title=title, xlabel=AXES[shown[0][1].source])

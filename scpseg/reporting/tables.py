@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 import string
 from collections.abc import Iterable, Sequence
@@ -12,6 +10,7 @@ from functools import cache, cached_property
 from itertools import compress
 from typing import Any
 
+import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from scpseg.reporting.statistics import Estimate
@@ -179,13 +178,11 @@ def csv_plain(value: str) -> str:
 
 def csv_text(table: Table) -> str:
     """The table as CSV, with cells as shown and notes in a last column."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([csv_field(column.title) for column in table.columns] + ["notes"] * bool(table.notes))
-    for row in table.rows:
-        notes = "; ".join(dict.fromkeys(flag for cell in row for flag in cell.flags))
-        writer.writerow([csv_field(cell.text) for cell in row] + [csv_field(notes)] * bool(table.notes))
-    return stream.getvalue()
+    rows = [[*(cell.text for cell in row), "; ".join(dict.fromkeys(flag for cell in row for flag in cell.flags))]
+            for row in table.rows]  # fmt: skip
+    found = pd.DataFrame(rows, columns=[*(column.title for column in table.columns), "notes"])
+    shown = found if table.notes else found.iloc[:, :-1]
+    return shown.rename(columns=csv_field).map(csv_field).to_csv(index=False, lineterminator="\n")
 
 
 @cache
