@@ -151,6 +151,7 @@ class FCtL(Method):
             recipe,
             clip=None if author else CLIP,
             epochs=None if name == "all" else EPOCHS,
+            side={"patch": self.needs.patch, "medium": 2 * self.needs.patch}.get(name),
             summed=author,
         )
 

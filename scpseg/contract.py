@@ -171,8 +171,8 @@ class Phase:
     """One phase of training.
 
     The length of a phase follows one rule for every method: `train.iterations` steps with the benchmark's batch size.
-    A method with several phases uses that many in each, so that no network used at test time is trained for fewer
-    steps than another method's. Preparatory phases may be limited by `epochs`.
+    A method with several phases uses that many in each; those that only prepare the scored output may be limited by
+    `epochs`.
 
     Attributes:
         name: of the trained branch, for the history, the record, and `Method.begin_phase`.
@@ -189,6 +189,7 @@ class Phase:
             it. A pass is every image once, or with unit 'window' every window that covers them. None = no limit; at
             least one phase has none.
         sees: inputs of its losses, by which the record counts pixels.
+        side: of the centre of the window that its losses see; None = the whole window.
         summed: with unit 'image', add the gradients of all portions instead of averaging, as some authors do.
         checks: how many times the validation split is scored, at regular intervals and at the end, where the authors
             keep the best state instead of the last; scores the branch with the phase's name if there is one. 0 = keep
@@ -203,6 +204,7 @@ class Phase:
     clip: float | None = None
     epochs: int | None = None
     sees: tuple[Sight, ...] = ("window", "overview")
+    side: int | None = None
     summed: bool = False
     checks: int = 0
 

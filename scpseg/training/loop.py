@@ -229,7 +229,8 @@ class _Run:
         """Add the inputs of the phase's losses in a step to the counts."""
         seen = self.seen.setdefault(phase.name, {"samples": 0, "pixels": 0})
         for views, _ in batches:
-            parts = {"window": views.context, "overview": views.overview}
+            window = views.context if phase.side is None else views.context[..., : phase.side, : phase.side]
+            parts = {"window": window, "overview": views.overview}
             looked = [part for name in phase.sees if (part := parts[name]) is not None]
             seen["samples"] += len(looked[0]) * self.stepper.parts
             seen["pixels"] += sum(len(part) * part.shape[-2] * part.shape[-1] for part in looked) * self.stepper.parts

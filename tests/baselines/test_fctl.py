@@ -237,6 +237,7 @@ def test_each_phase_learns_what_its_view_shows() -> None:
             found.append(torch.equal(loss, full))
         # Antialiasing reaches over the edge of the medium window by nothing: it is cut before.
         assert found == {"patch": [True, True], "medium": [False, True]}.get(phase.name, [False, False])
+        assert phase.side == {"patch": PATCH, "medium": 2 * PATCH}.get(phase.name)  # what the record counts
 
 
 def test_the_authors_show_all_windows_of_an_image() -> None:

@@ -206,11 +206,12 @@ def test_overviews_count_where_a_phase_looks_at_them(tmp_path: Path) -> None:
     data = WindowDataset(
         Squares(), "train", Needs(16, 16, 32), seed=1, batch=3, flips=True, turns=True, overviews=whole
     )
-    phases = (Phase("one", epochs=2, sees=("overview",)), Phase("two"))
+    phases = (Phase("one", epochs=2, sees=("overview",)), Phase("two"), Phase("near", sees=("window",), side=8))
     branches = train(fresh(phases=phases), data, RECIPE, CPU, tmp_path).branches
-    assert [branches[name]["samples"] for name in ("one", "two")] == [2 * 3, 12 * 3]
+    assert [branches[name]["samples"] for name in ("one", "two", "near")] == [2 * 3, 12 * 3, 12 * 3]
     assert branches["one"]["megapixels"] == pytest.approx(6 * 32 * 32 / 1e6)
     assert branches["two"]["megapixels"] == pytest.approx(36 * (16 * 16 + 32 * 32) / 1e6)
+    assert branches["near"]["megapixels"] == pytest.approx(36 * 8 * 8 / 1e6)
 
 
 def scored(values: list[float], seen: list[dict[str, Tensor]]) -> Any:
