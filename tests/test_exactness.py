@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -44,9 +45,16 @@ class Noise:
         return (noise + 100 * self.label(split, name)[..., None]).astype(np.uint8)
 
 
-def digest(name: str) -> str:
-    """Of the weights after two steps of every phase on one thread."""
-    torch.set_num_threads(1)
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def weights(name: str, threads: int = 1) -> dict[str, torch.Tensor]:
+    """After two steps of every phase."""
+    torch.set_num_threads(threads)
     values = copy.deepcopy(yaml.safe_load((ROOT / "profiles/sample.yaml").read_text(encoding="utf-8")))
     values["inria"] |= {"patch": 64, "batch": 2}
     params, store = Params(values, Path("params.yaml")), Noise()
@@ -57,7 +65,12 @@ def digest(name: str) -> str:
     short = TrainParams(2, 0.9, 5e-4, "fp32", True, True, 2, "sgd", 0.05)
     with tempfile.TemporaryDirectory() as folder:
         train(method, data, short, torch.device("cpu"), Path(folder))
-    return checkpoint.digest(method.state_dict())
+    return method.state_dict()
+
+
+def digest(name: str) -> str:
+    """Of the weights on one thread."""
+    return checkpoint.digest(weights(name))
 
 
 def elsewhere(name: str, **environment: str) -> str:
@@ -71,11 +84,12 @@ def elsewhere(name: str, **environment: str) -> str:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_same_seed_gives_the_same_weights(name: str) -> None:
-    threads = torch.get_num_threads()
-    try:
-        assert digest(name) == digest(name)
-    finally:
-        torch.set_num_threads(threads)
+    assert digest(name) == digest(name)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_two_threads_add_in_another_order_and_no_more(name: str) -> None:
+    torch.testing.assert_close(weights(name), weights(name, threads=2), rtol=0, atol=0.05 if name == "isdnet" else 1e-3)
 
 
 @pytest.mark.parametrize("name", ["scpseg", "glnet"])
