@@ -171,10 +171,10 @@ def sweep_page(sweep: Sweep, rows: Sequence[Row], drawn: Drawn | None) -> str:
         ("Random weights.", f"{who} started training from random weights, not from ImageNet."): who,
         ("Incomplete.", f"{len(rows) - len(done)} of {len(rows)} rows have no result."): len(done) < len(rows),
     }
-    commands: dict[tuple[str, str], dict[str, None]] = {}
+    commands: dict[str, tuple[str, dict[str, None]]] = {}
     for row in (row for row in rows if row.command):
         point = row.x if row.series == title_of(row.method) else f"{row.series}, {row.x}"
-        commands.setdefault((row.experiment, row.command), {})[point] = None
+        commands.setdefault(row.experiment, (row.command, {}))[1][point] = None
     return tables.render(
         "sweep.md.j2",
         sweep=sweep,

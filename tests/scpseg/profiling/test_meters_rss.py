@@ -1,3 +1,4 @@
+import mmap
 import statistics
 import sys
 import time
@@ -99,9 +100,10 @@ def test_without_a_high_water_mark_samples_are_used_and_said(
     monkeypatch.setattr(meters, "PROC", tmp_path)
 
     def work() -> None:
-        block = bytearray(b"x" * (64 * MIB))
-        time.sleep(0.1)
-        assert block
+        # Not from the heap, which may have free blocks of earlier tests.
+        with mmap.mmap(-1, 64 * MIB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as block:
+            block.write(b"x" * (64 * MIB))
+            time.sleep(0.1)
 
     reading = stretch(RssMeter(), work)
     assert reading.details["rss_source"].startswith("samples every 8 ms, because ")
