@@ -40,8 +40,8 @@ class SourceError(Exception):
 class Sampler:
     """A sampling process, which starts with `start`.
 
-    `facts` is what the source said about itself at the last mark. `lost` is None, or why there is no more answer: the
-    source cannot be read, or the process has ended or does not answer.
+    `facts` describes the source (driver, MIG) as of the last answer. `lost` is None while samples arrive, otherwise the
+    reason why they stopped: the source cannot be read, or the process has ended or does not answer.
     """
 
     process: subprocess.Popen[bytes] | None = None
@@ -237,7 +237,7 @@ class Device:
 
 
 def main() -> None:
-    """PERIOD SOURCE ID: sample until told to stop, or until the measuring process is gone."""
+    """Sample the source that the command line names (PERIOD SOURCE ID) until stopped, or until the parent ends."""
     # Ctrl-C reaches the whole terminal group; the measuring process decides, and its end is seen as end of input.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()

@@ -366,7 +366,7 @@ def decode_file(task: Task) -> Record:
     """Write the array and the record of one file.
 
     Raises:
-        UserError: the file is damaged, is not the manifest's, or is no image or label of the benchmark.
+        UserError: the file is damaged, differs from the manifest, or is not an image or label of the benchmark.
     """
     job, name = task.job, task.path
     try:
