@@ -49,9 +49,9 @@ class ISDNetParams:
 
     Attributes:
         encoder: encoder of the deep branch, at stride 8; its initial weights are `segmenter.weights`.
-        crop: side of a training crop relative to the benchmark's patch, rounded to a multiple of 32 pixels; 2.375 of
-            512 is 1216, for the authors' 1224 on DeepGlobe.
-        recipe: 'suite' trains like every method; 'author' uses their optimiser, learning rate, batch size and steps.
+        crop: side of a training crop relative to the benchmark's patch, rounded to a multiple of 32 pixels.
+        recipe: 'suite' trains like every method; 'author' uses their optimiser, learning rate, batch size and steps,
+            and crops with half of the image's sides (theirs on Inria, from images reduced to 0.8, have half of those).
     """
 
     encoder: str
@@ -254,8 +254,10 @@ def _head(inputs: int, classes: int) -> nn.Sequential:
     return nn.Sequential(*block(inputs, 64, 3), nn.Conv2d(64, classes, 1))
 
 
-def _crop(params: ISDNetParams, patch: int) -> int:
-    return max(1, round(patch * params.crop / STRIDE)) * STRIDE
+def _crop(params: Params, benchmark: str, patch: int) -> int:
+    isdnet = params.section("isdnet", ISDNetParams)
+    side = params.image_side(benchmark) / 2 if isdnet.recipe == "author" else patch * isdnet.crop
+    return max(1, round(side / STRIDE)) * STRIDE
 
 
 def check(params: Params, benchmark: str) -> None:
@@ -268,10 +270,11 @@ def check(params: Params, benchmark: str) -> None:
     if isdnet.recipe == "suite" and sizes.batch < 2:
         why = "isdnet normalises single values of each crop and needs at least 2 crops per step"
         raise params.invalid(f"{benchmark}.batch", sizes.batch, f"{why}; set it to 2 or more")
-    check_encoder(params, "isdnet.encoder", isdnet.encoder, 8, _crop(isdnet, sizes.patch) // REDUCTION)
+    check_encoder(params, "isdnet.encoder", isdnet.encoder, 8, _crop(params, benchmark, sizes.patch) // REDUCTION)
 
 
 def build(setting: Setting) -> Method:
     """Build the method from checked parameters."""
-    params = setting.params.section("isdnet", ISDNetParams)
-    return ISDNet(params, setting.segmenter, setting.classes, _crop(params, setting.patch), setting.benchmark)
+    params, crop = setting.params, _crop(setting.params, setting.benchmark, setting.patch)
+    isdnet = params.section("isdnet", ISDNetParams)
+    return ISDNet(isdnet, setting.segmenter, setting.classes, crop, setting.benchmark)

@@ -50,7 +50,8 @@ class RUEParams:
         grid: patches per side at test time; 20 in the paper's code.
         share: K, the share of patches that get detail; 1 in the released code and for the paper's main scores.
         clamp: whether the blending weight is clamped to 0..1; the released code does not do it.
-        recipe: 'suite' trains like every method; 'author' uses their optimiser, learning rate, batch size and steps.
+        recipe: 'suite' trains like every method; 'author' uses their optimiser, learning rate, batch size and steps,
+            and crops with half of the image's sides.
     """
 
     encoder: str
@@ -238,9 +239,11 @@ def multiple(grid: int) -> int:
     return math.lcm(STRIDE, CELL * grid)
 
 
-def _crop(params: RUEParams, patch: int) -> int:
-    step = multiple(params.train_grid)
-    return max(1, round(patch * params.crop / step)) * step
+def _crop(params: Params, benchmark: str, patch: int) -> int:
+    rue = params.section("rue", RUEParams)
+    side = params.image_side(benchmark) / 2 if rue.recipe == "author" else patch * rue.crop
+    step = multiple(rue.train_grid)
+    return max(1, round(side / step)) * step
 
 
 def check(params: Params, benchmark: str) -> None:
@@ -253,10 +256,10 @@ def check(params: Params, benchmark: str) -> None:
     if rue.recipe == "suite" and sizes.batch < 2:
         why = "rue normalises single values of each crop and needs at least 2 crops per step"
         raise params.invalid(f"{benchmark}.batch", sizes.batch, f"{why}; set it to 2 or more")
-    check_encoder(params, "rue.encoder", rue.encoder, 8, _crop(rue, sizes.patch) // REDUCTION)
+    check_encoder(params, "rue.encoder", rue.encoder, 8, _crop(params, benchmark, sizes.patch) // REDUCTION)
 
 
 def build(setting: Setting) -> Method:
     """Build the method from checked parameters."""
-    params = setting.params.section("rue", RUEParams)
-    return RUE(params, setting.segmenter, setting.classes, _crop(params, setting.patch), setting.benchmark)
+    params, crop = setting.params, _crop(setting.params, setting.benchmark, setting.patch)
+    return RUE(params.section("rue", RUEParams), setting.segmenter, setting.classes, crop, setting.benchmark)

@@ -26,7 +26,6 @@ from scpseg.benchmarks import BENCHMARKS
 from scpseg.errors import UserError
 from scpseg.profiling.records import MIB
 from scpseg.profiling.sampling import PERIOD, Sampler, TimedSamples, gaps
-from scpseg.reporting.contributed import MEASURED, add_row
 
 GATE = 'kill -STOP $$; exec "$@"'
 """Shell script that stops until the sampler has started, and then becomes the command."""
@@ -136,6 +135,8 @@ def work(asked: argparse.Namespace) -> None:
     Raises:
         UserError: see `measure`; the command failed; no memory was observed.
     """
+    from scpseg.reporting.contributed import MEASURED, add_row  # imports pandas, for which --help need not wait
+
     command = asked.command[1:] if asked.command[:1] == ["--"] else asked.command
     if not command:
         raise UserError("no command is given; write it after --, such as python -m pipelines.measure -- python test.py")

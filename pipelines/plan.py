@@ -142,7 +142,7 @@ def evaluation_seconds(params: Params, benchmark: str, method: str, device: str 
     here = record.get("environment", {}).get("device") == (device or device_name(params))
     if not here or not record.get("seconds_per_image") or patch != params.benchmark(benchmark).patch:
         return None
-    side, counts = _images(params, benchmark)
+    side, counts = params.image_side(benchmark), _images(params, benchmark)
     split = params.section("evaluation", EvaluationParams).split
     folds = read_folds(BENCHMARKS[benchmark], params.benchmark(benchmark).split)
     count = sum(len(fold[split]) for fold in folds) if len(folds) > 1 else counts[split]
@@ -159,17 +159,15 @@ def device_name(params: Params) -> str:
 
 def store_bytes(params: Params, benchmark: str) -> int:
     """Size of the prepared images of a complete benchmark."""
-    side, counts = _images(params, benchmark)
-    return STORE_BYTES * side**2 * sum(counts.values())
+    return STORE_BYTES * params.image_side(benchmark) ** 2 * sum(_images(params, benchmark).values())
 
 
-def _images(params: Params, benchmark: str) -> tuple[int, dict[str, int]]:
-    """Side of an image in pixels, and images per split: the benchmark's or the miniature's."""
+def _images(params: Params, benchmark: str) -> dict[str, int]:
+    """Images per split: the benchmark's or the miniature's."""
     if params.section("data", DataParams).source == "mirror":
         mirror = params.section("mirror", MirrorParams)
-        return mirror.side, {"train": mirror.train, "val": mirror.val, "test": mirror.test}
-    spec = BENCHMARKS[benchmark]
-    return spec.side, dict(zip(("train", "val", "test"), spec.counts, strict=True))
+        return {"train": mirror.train, "val": mirror.val, "test": mirror.test}
+    return dict(zip(("train", "val", "test"), BENCHMARKS[benchmark].counts, strict=True))
 
 
 def duration(seconds: float | None) -> str:

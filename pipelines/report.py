@@ -6,6 +6,7 @@ import argparse
 import csv
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipelines import experiments
 from pipelines.freshness import states
@@ -13,8 +14,10 @@ from pipelines.stage import run_stage
 from scpseg.errors import UserError
 from scpseg.files import write_text
 from scpseg.params import Params, SuiteParams
-from scpseg.reporting import compare
-from scpseg.reporting.build import BASE, build_report, columns_page
+from scpseg.reporting import BASE
+
+if TYPE_CHECKING:
+    from scpseg.reporting import compare
 
 PAGE = Path("reports/README.md")
 RESULTS = Path("results")
@@ -36,6 +39,8 @@ def build(suite: SuiteParams, available: bool, reference: str = BASE, publish: s
     Raises:
         UserError: a result is missing (with `available`, all are), a file is damaged, or a name is not valid.
     """
+    from scpseg.reporting.build import build_report  # imports matplotlib and pandas, for which --help need not wait
+
     if publish is not None and not all(part.isalnum() for part in publish.split("-")):
         raise UserError(f"--publish {publish}: use letters, digits and hyphens, such as --publish sample")
     if reference not in ("scpseg", *suite.baselines, BASE):
@@ -54,6 +59,8 @@ def side(name: str) -> compare.Side:
     Raises:
         UserError: the run does not exist, or its results are not in the cache.
     """
+    from scpseg.reporting import compare
+
     table, metrics = RESULTS / "summary.csv", RESULTS / "summary.json"
     if name == WORKSPACE:
         if not table.is_file() or not metrics.is_file():
@@ -85,8 +92,12 @@ def main() -> None:
     parser.add_argument("--columns", action="store_true", help=f"only write {COLUMNS}, the meaning of every column")
     asked = parser.parse_args()
     if asked.columns:
+        from scpseg.reporting.build import columns_page
+
         write_text(COLUMNS, columns_page())
     elif asked.compare:
+        from scpseg.reporting import compare
+
         names = asked.compare if len(asked.compare) > 1 else [asked.compare[0], WORKSPACE]
         text = compare.page([side(name) for name in dict.fromkeys(names)])
         write_text(COMPARISON, text)

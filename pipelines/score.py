@@ -23,7 +23,6 @@ from scpseg.data.store import Store
 from scpseg.errors import UserError
 from scpseg.evaluation.confusion import Metrics, confusion, described, metrics
 from scpseg.files import replacing, write_json
-from scpseg.reporting.contributed import MAPS, add_row
 
 CONTRIBUTED = Path("results/contributed")
 ENDINGS = (".png", ".tif", ".tiff", ".npy")
@@ -144,6 +143,8 @@ def score(maps: Mapping[str, Path], store: Store, split: str, spec: Benchmark) -
 
 def work(folder: Path, benchmark: str, name: str, split: str, note: str = "") -> None:
     """Score, and write results/contributed/NAME."""
+    from scpseg.reporting.contributed import MAPS, add_row  # imports pandas, for which --help need not wait
+
     spec, store, place = get_benchmark(benchmark), Store(paths.store(benchmark)), slug(name)
     ids = tuple(name for fold in store.all_folds() for name in fold.ids(split))
     if not ids:

@@ -23,10 +23,10 @@ from pipelines.preflight import check_experiments, check_repository
 from pipelines.stage import run_stage
 from scpseg.params import MachineParams, Params
 from scpseg.reporting.published import title_of
-from scpseg.reporting.sweeps import Row, Status, Sweep, tidy, write_sweep
 
 if TYPE_CHECKING:
     from pipelines.grids import Job, Point
+    from scpseg.reporting.sweeps import Row, Status, Sweep
 
 REPORTS = Path("reports/sweeps")
 SCPSEG = ("csm.", "srd.", "lfa.")
@@ -66,6 +66,8 @@ def run_sweep(sweep: Sweep, jobs: list[Job], folder: Path, params: Params, given
     Raises:
         UserError: see `executor.resources_of`, `executor.prepare` and `executor.run_on_slurm`.
     """
+    from scpseg.reporting.sweeps import write_sweep
+
     resources = executor.resources_of(given, params.section("machine", MachineParams))
     with executor.turn():
         results = found_for(jobs)
@@ -111,6 +113,8 @@ def label(sweep: Sweep, point: Point) -> str:
 
 def rows_of(jobs: list[Job], results: Found, failures: dict[str, str]) -> Iterator[Row]:
     """One row per point and method."""
+    from scpseg.reporting.sweeps import Row, tidy
+
     first = {job.identity: job.name for job in reversed(jobs)}
     for job in jobs:
         name, found = results.get(job.identity, (first[job.identity], []))

@@ -276,6 +276,11 @@ class Params:
             raise UserError(f"{self.path.name}: unknown benchmark {name!r}; {nearest(name, BENCHMARKS)}")
         return self.section(name, BenchmarkParams)
 
+    def image_side(self, benchmark: str) -> int:
+        """Side of the benchmark's images in pixels: of its miniature if `data.source` is 'mirror', else of the real."""
+        drawn = self.section("data", DataParams).source == "mirror"
+        return self.section("mirror", MirrorParams).side if drawn else BENCHMARKS[benchmark].side
+
     def invalid(self, key: str, value: object, why: str) -> UserError:
         """The error for an invalid value: file, key, value, reason with a remedy, and how to restore the file."""
         return invalid(self.path.name, key, value, why)

@@ -15,7 +15,7 @@ from scpseg.errors import UserError
 from scpseg.files import write_json, write_text
 from scpseg.params import SuiteParams
 from scpseg.profiling.records import PROFILE
-from scpseg.reporting import charts, figures, report_tables, tables
+from scpseg.reporting import BASE, charts, figures, report_tables, tables
 from scpseg.reporting.collect import FAMILIES, FIRST, LAST, SCHEMA, States, collect, read_result
 from scpseg.reporting.contributed import contributed_table
 from scpseg.reporting.memory import read_computed, read_peaks
@@ -25,8 +25,6 @@ from scpseg.reporting.published import PAPER
 from scpseg.reporting.summary import Line, Part, Row, invented, records, summarise
 from scpseg.reporting.sweeps import finished_sweeps
 
-BASE = "patch"
-"""Default reference of differences, if the suite has it."""
 PICTURE_BUDGET = 1_600_000
 """Maximum bytes of pictures in the page."""
 
@@ -115,6 +113,7 @@ def _context(
             "pairs": report_tables.pair_table(part),
             "classes": report_tables.class_table(part),
             "folds": report_tables.fold_table(part),
+            "branches": report_tables.branch_table(part),
             "networks": report_tables.network_table(part),
             "published": report_tables.published_table(part),
             "settings": report_tables.settings_table(part, common),

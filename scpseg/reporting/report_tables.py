@@ -159,9 +159,17 @@ def fold_table(part: Part) -> Table:
     return _shares(part, f"folds-{part.name}", f"{part.spec.mean_name} of each fold in per cent", shown)
 
 
-def _shares(part: Part, name: str, title: str, shown: Mapping[str, str]) -> Table:
-    """Tinted shares: column of the frame -> title."""
-    lines = part.lines if shown else ()
+def branch_table(part: Part) -> Table:
+    """Score of the methods that have branches, and of each branch alone."""
+    keys = [key for key in (part.done[0] if part.done else ()) if key.startswith("branch:")]
+    lines = [line for line in part.lines if any(line[key] is not None for key in keys)]
+    shown = {"mean_iou": "output", **{key: f"{key.partition(':')[2]} alone" for key in keys}} if lines else {}
+    return _shares(part, f"branches-{part.name}", f"{part.spec.mean_name} of branches in per cent", shown, lines)
+
+
+def _shares(part: Part, name: str, title: str, shown: Mapping[str, str], lines: Sequence[Line] | None = None) -> Table:
+    """Tinted shares of `lines`, by default all: column of the frame -> title."""
+    lines = (part.lines if lines is None else lines) if shown else ()
     columns = [words("method", [line.title for line in lines])]
     for n, (column, heading) in enumerate(shown.items()):
         found = [line.estimate(column) for line in lines]

@@ -70,6 +70,22 @@ def test_parameters_are_the_authors(name: str, patch: int, authors: int, ours: i
     assert count == ours and abs(count / authors - 1) < 0.01
 
 
+@pytest.mark.parametrize(
+    ("name", "benchmark", "side"),
+    [("isdnet", "deepglobe", 1216), ("isdnet", "inria", 2496), ("rue", "deepglobe", 1216), ("rue", "inria", 2496)],
+)
+def test_authors_crop_half_of_an_image(name: str, benchmark: str, side: int) -> None:
+    """1224 of 2448 pixels on DeepGlobe, 2500 of 5000 (RUE's) on Inria, rounded; 192 of the miniature's 384."""
+
+    def crop(params: Params) -> int:
+        with torch.device("meta"):
+            return build_method(params, benchmark, name).needs.patch
+
+    changes = {f"{name}__recipe": "author", "rue__train_grid": 4}
+    assert crop(given(PAPER, **changes)) == side
+    assert crop(given(SAMPLE, **changes)) == 192
+
+
 LOOKS = {
     "scpseg": {"near"},
     "patch": set(),

@@ -126,6 +126,17 @@ def test_real_benchmarks_come_before_synthetic_ones(tmp_path: Path, invented: An
     assert NOTE in readme.partition("## What is not verified")[2]
 
 
+def test_branches_are_scored_beside_the_output(tmp_path: Path, invented: Any, suite: Any) -> None:
+    chosen = invented.fill(tmp_path / "results", suite(("potsdam",), ("patch", "glnet"), (0, 1)))
+    readme = build(tmp_path, chosen)
+    rows = table(tmp_path, "branches-potsdam")
+    assert list(rows) == ["GLNet"] and list(rows["GLNet"]) == ["method", "output", "overview alone"]
+    output, alone = (float(rows["GLNet"][name].split()[0]) for name in ("output", "overview alone"))
+    assert output - alone == pytest.approx(5, abs=0.11) and f"| {rows['GLNet']['overview alone']} |" in readme
+    build(tmp_path, suite(("potsdam",), ("patch",), (0, 1)))
+    assert not (tmp_path / "reports/tables/branches-potsdam.csv").exists()
+
+
 def test_scores_of_a_rotation_are_shown_by_fold(tmp_path: Path, invented: Any, suite: Any) -> None:
     chosen = invented.fill(tmp_path / "results", suite(("dubai", "blu"), ("patch",), (0, 1)))
     for seed in (0, 1):
