@@ -138,6 +138,7 @@ def _context(
         "reference": report_tables.reference_tables(results / "reference"),
         "computed": None if computed is None else report_tables.computed_table(computed),
         "computed_figure": None if computed is None else charts.draw_computed(computed, folder / "memory-sweeps"),
+        "bench": report_tables.bench_table(results / "bench.csv"),
         "contributed": contributed_table(results / "contributed"),
         "unverified": unverified(parts, rows),
         "common": [(report_tables.plain(key), value) for key, value in common.items()],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from scpseg.benchmarks import BENCHMARKS, get_benchmark
+from scpseg.files import damaged
 from scpseg.profiling.records import INFERENCE, MEASURED, MIB, TRAINING, Record, read_references
 from scpseg.reporting.published import Published, published_row, title_of
 from scpseg.reporting.statistics import LEVEL, Estimate
@@ -363,6 +365,51 @@ def _notes(record: Record, blind: Counter[str]) -> list[str]:
     if record.get("same_as"):
         notes.append(f"the same workload as on {get_benchmark(record['same_as']).title}, measured once")
     return notes
+
+
+def bench_table(path: Path) -> Table | None:
+    """Speed of the suite beside other tools, results/bench.csv of `make bench`; None without any.
+
+    Raises:
+        UserError: the file is not such a table.
+    """
+    if not path.is_file():
+        return None
+
+    def figure(row: Mapping[str, str], name: str, judged: bool = False) -> Cell:
+        if not row[name]:
+            return Cell()
+        value, flags = float(row[name]), ("the target is missed",) if judged and row["met"] == "no" else ()
+        return Cell(f"{value:.0f}" if value >= 100 else f"{value:.3g}", value, flags)
+
+    def aim(row: Mapping[str, str]) -> str:
+        least, most = row["at_least"], row["at_most"]
+        return f"at least {least}" if least else f"at most {most} {row['unit']}".strip() if most else ""
+
+    def hidden(name: str, about: str = "") -> Column:
+        return Column(name, [row[name] for row in rows], about, left=True, shown=False)
+
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            rows = list(csv.DictReader(stream, strict=True))
+        columns = [
+            words("what", [row["name"] for row in rows]),
+            Column(
+                "ratio", [figure(row, "ratio", True) for row in rows], "the other over the suite, median of the runs"
+            ),
+            words("target", map(aim, rows)),
+            Column("the suite", [figure(row, "ours", bool(row["at_most"])) for row in rows]),
+            Column("the other", [figure(row, "peer") for row in rows]),
+            words("unit", [row["unit"] for row in rows]),
+            words("the other is", [f"{row['peer_name']} {row['peer_version']}".strip() for row in rows]),
+            hidden("ratios", "of each run, the oldest first"),
+            hidden("limit", "how far from what the machine allows"),
+            hidden("note"),
+        ]
+        systems = "; ".join(dict.fromkeys(row["system"] for row in rows))
+        return Table.of("bench", f"Speed of the suite beside other tools ({systems})", columns) if rows else None
+    except (KeyError, ValueError, TypeError, csv.Error) as error:
+        raise damaged(path, "is not a table of `make bench`") from error
 
 
 def computed_table(found: pd.DataFrame) -> Table:
