@@ -53,6 +53,7 @@ CASES |= {
 SEGMENTERS: dict[str, tuple[str, dict[str, Any]]] = {kind: ("scpseg", {"segmenter.name": kind}) for kind in KINDS}
 SEGMENTERS["plain ddrnet"] = ("patch", {"segmenter.name": "ddrnet", "segmenter.auxiliary": False})
 ALL = CASES | SEGMENTERS
+FEWER = [*CASES, *(pytest.param(name, marks=pytest.mark.soak) for name in SEGMENTERS)]
 MIXED = ALL | {"pidnet-l": ("patch", {"segmenter.name": "pidnet", "segmenter.encoder": "pidnet-l"})}
 
 # Kernels without a deterministic form on CUDA, by ATen's names without a trailing underscore: the documentation of
@@ -240,7 +241,7 @@ def test_costs_are_counted_on_cuda_as_on_the_host(name: str, monkeypatch: pytest
 
 
 @pytest.mark.usefixtures("blind")
-@pytest.mark.parametrize("case", ALL)
+@pytest.mark.parametrize("case", FEWER)
 def test_a_step_leaves_nothing_on_the_host(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     method, train = make(case)
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # knows no such device
@@ -259,7 +260,7 @@ def refused(step: Callable[[], None]) -> set[str]:
 
 
 @pytest.mark.usefixtures("deterministic")
-@pytest.mark.parametrize("case", ALL)
+@pytest.mark.parametrize("case", FEWER)
 def test_every_kernel_of_a_step_has_a_deterministic_form(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     method, train = make(case)
     # On CUDA torch takes this detour by itself; the first test sees that it does.

@@ -13,6 +13,8 @@ import pytest
 import yaml
 from dvc.repo import Repo
 
+pytestmark = pytest.mark.soak
+
 ROOT = Path(__file__).parents[2]
 METHODS = ["glnet"]
 

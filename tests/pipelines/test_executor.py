@@ -111,6 +111,7 @@ def test_two_workers_run_each_point_once_and_both_results_show(project: Path) ->
     assert [summary_of(found[f"0000000{x}"][1])[0]["x"] for x in range(3)] == ["0", "1", "2"]  # type: ignore[index]
 
 
+@pytest.mark.soak
 def test_after_a_kill_the_last_run_ends_first_and_nothing_starts_twice(project: Path) -> None:
     runs = [("k-00000001", ["a.x=11", "a.slow=2"]), ("k-00000002", ["a.x=12"])]
     first = drive(*runs)
@@ -125,6 +126,7 @@ def test_after_a_kill_the_last_run_ends_first_and_nothing_starts_twice(project: 
     assert started() == ["11", "12"] and set(finished()) == {"00000001", "00000002"}
 
 
+@pytest.mark.soak
 def test_a_killed_run_leaves_no_process_and_blocks_nobody(project: Path) -> None:
     run = ("k-00000001", ["a.x=21", "a.slow=60"])
     first = drive(run)
