@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from functools import partial
@@ -39,6 +39,11 @@ _INDEX = {
     "images": {str: _IMAGE},
     "warnings": [str],
 }
+
+
+PathOf = Callable[[Path, str, str], Path]
+Version = tuple[int, int]
+"""Size and time of the last change of a file."""
 
 
 def image_path(folder: Path, split: str, id: str) -> Path:
@@ -97,9 +102,9 @@ class Store:
             UserError: the folder does not contain a finished store, or its index is damaged.
         """
         self.folder = folder
-        self._checked: dict[Path, tuple[int, int]] = {}
+        self._checked: dict[Path, Version] = {}
         # To map an array for every window, with its page faults, takes longer than to copy the window.
-        self._mapped: dict[Path, np.memmap[Any, np.dtype[np.uint8]]] = {}
+        self._mapped: dict[tuple[PathOf, str, str], tuple[str, Version, NDArray[np.uint8]]] = {}
         if not (folder / INDEX).is_file():
             raise UserError(
                 f"{folder.as_posix()} does not contain a prepared benchmark ({INDEX} is missing); run `dvc repro` first"
@@ -161,25 +166,37 @@ class Store:
             for open_array in (self.image, self.label):
                 list(pool.map(partial(open_array, split), self.ids(split)))
 
-    def image(self, split: str, id: str) -> np.memmap[Any, np.dtype[np.uint8]]:
-        """(H, W, 3) uint8 RGB, a read-only view of the array of `image_path`.
+    def image(self, split: str, id: str) -> NDArray[np.uint8]:
+        """(H, W, 3) uint8 RGB, a read-only memory-mapped view of the array of `image_path`.
 
         Raises:
             UserError: the file is missing, or differs from the index.
         """
-        height, width = self._size(split, id)
-        path = image_path(self.folder, self._homes.get(id, split), id)
-        return self._open(path, (height, 3, width), self._record(split, id)["image_sha256"]).transpose(0, 2, 1)
+        return self._array(image_path, split, id)
 
-    def label(self, split: str, id: str) -> np.memmap[Any, np.dtype[np.uint8]]:
-        """(H, W) uint8 training ids, 255 = ignored, read-only.
+    def label(self, split: str, id: str) -> NDArray[np.uint8]:
+        """(H, W) uint8 training ids, 255 = ignored, read-only and memory-mapped.
 
         Raises:
             UserError: the file is missing, or differs from the index.
         """
-        shape = self._size(split, id)
-        path = label_path(self.folder, self._homes.get(id, split), id)
-        return self._open(path, shape, self._record(split, id)["label_sha256"])
+        return self._array(label_path, split, id)
+
+    def _array(self, path_of: PathOf, split: str, id: str) -> NDArray[np.uint8]:
+        home = self._homes.get(id, split)
+        key = (path_of, home, id)
+        known = self._mapped.get(key)
+        if known is not None and _version(known[0]) == known[1]:  # as long as a tenth of copying a window, if not kept
+            return known[2]
+        path, record = path_of(self.folder, home, id), self._record(split, id)
+        height, width = record["height"], record["width"]
+        if path_of is image_path:
+            array = self._open(path, (height, 3, width), record["image_sha256"]).transpose(0, 2, 1)
+        else:
+            array = self._open(path, (height, width), record["label_sha256"])
+        if known is not None or len(self._mapped) < KEPT:
+            self._mapped[key] = str(path), self._checked[path], array
+        return array
 
     def _key(self, split: str, id: str) -> str:
         return f"{self._homes.get(id, split)}/{id}"
@@ -192,28 +209,28 @@ class Store:
         record = self._record(split, id)
         return record["height"], record["width"]
 
-    def _open(self, path: Path, shape: tuple[int, ...], digest: str) -> np.memmap[Any, np.dtype[np.uint8]]:
+    def _open(self, path: Path, shape: tuple[int, ...], digest: str) -> NDArray[np.uint8]:
         remedy = f"run `dvc repro -f prepare@{self.index['benchmark']}`"
         try:
-            state = path.stat()
-            version = state.st_size, state.st_mtime_ns
-            if self._checked.get(path) == version:
-                known = self._mapped.get(path)
-                # Its header was read before.
-                return self._kept(path, np.memmap(path, np.uint8, "r", HEADER, shape)) if known is None else known
+            version = _version(path)
+            if version is not None and self._checked.get(path) == version:
+                # Its header was read before. A plain array is cut faster than numpy's memmap.
+                return np.memmap(path, np.uint8, "r", HEADER, shape).view(np.ndarray)
             array = np.lib.format.open_memmap(path, mode="r")
             found = array_hash(path)
         except (OSError, ValueError, EOFError) as error:
             raise UserError(f"{path.as_posix()} is missing or damaged; {remedy}") from error
         if array.shape != shape or array.dtype != np.uint8:
             raise UserError(f"{path.as_posix()} is {array.dtype} of {array.shape}, but the index has {shape}; {remedy}")
-        if found != digest:
+        if found != digest or version is None:
             raise UserError(f"{path.as_posix()} has changed since it was prepared (its SHA-256 differs); {remedy}")
         self._checked[path] = version
-        self._mapped.pop(path, None)
-        return self._kept(path, array)
+        return array.view(np.ndarray)
 
-    def _kept(self, path: Path, array: np.memmap[Any, np.dtype[np.uint8]]) -> np.memmap[Any, np.dtype[np.uint8]]:
-        if len(self._mapped) < KEPT:
-            self._mapped[path] = array
-        return array
+
+def _version(path: str | Path) -> Version | None:
+    try:
+        state = os.stat(path)
+    except OSError:
+        return None
+    return state.st_size, state.st_mtime_ns

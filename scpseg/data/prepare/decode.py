@@ -107,16 +107,23 @@ def decode_label(pixels: Pixels, spec: Benchmark, name: str, ignore_first: bool 
         raise UserError(f"{name} has {_bands(pixels)}; expected a label of {'1 or ' if only_grey else ''}3 bands (RGB)")
     cut = spec.decoding == "threshold"
     table = _table(spec, ignore_first)
-    if grey:
-        table = table[_codes(np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1), cut)]
     ids, counts = np.empty(pixels.shape[:2], np.uint8), np.zeros(256, np.int64)
     near = highest = 0
-    for top in range(0, len(ids), BLOCK_ROWS):
+    if grey and ids.size:
+        # A histogram of the 256 levels says all that is counted; Pillow takes it in a quarter of numpy's time.
+        table = table[_codes(np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1), cut)]
+        picture = Image.fromarray(pixels)
+        ids[:], levels = np.asarray(picture.point(table.tolist())), np.array(picture.histogram())
+        np.add.at(counts, table, levels)
+        if cut:
+            near = int(levels[THRESHOLD - NEAR + 1 : THRESHOLD + NEAR].sum())
+            highest = int(np.flatnonzero(levels)[-1])
+    for top in () if grey else range(0, len(ids), BLOCK_ROWS):
         block, out = pixels[top : top + BLOCK_ROWS], ids[top : top + BLOCK_ROWS]
         if cut:
             near += _near(block)
             highest = max(highest, int(block.max(initial=0)))
-        np.take(table, block if grey else _codes(block, cut), out=out)
+        np.take(table, _codes(block, cut), out=out)
         counts += np.bincount(out.ravel(), minlength=256)
     title = f"so check that this is a label of {spec.title}"
     if near > NEAR_SHARE * ids.size:
@@ -139,7 +146,7 @@ def decode_label(pixels: Pixels, spec: Benchmark, name: str, ignore_first: bool 
 def _near(block: Pixels) -> int:
     """Number of pixels with a channel within NEAR of THRESHOLD: one comparison in wrapping bytes."""
     close = (block - np.uint8(THRESHOLD - NEAR + 1)) < np.uint8(2 * NEAR - 1)
-    return int(np.count_nonzero(close if block.ndim == 2 else close.any(axis=2)))
+    return int(np.count_nonzero(close.any(axis=2)))
 
 
 def _codes(block: Pixels, threshold: bool) -> NDArray[np.intp]:
