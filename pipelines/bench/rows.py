@@ -47,15 +47,15 @@ class Row:
         peer_name: what a user would pick instead, with its settings; '' for a row without a peer.
         peer_version: of the package, or '' for code written out in the bench.
         unit: of `ours` and `peer`.
-        ours: median over the repeats of the latest run.
-        peer: the same; None if the row has no peer, or if it is not installed.
+        ours: median over the repeats, of the run in which it was lowest.
+        peer: of the same run; None if the row has no peer, or if it is not installed.
         at_least: the least ratio that is aimed at; None = the row is information.
-        at_most: the highest value of `ours` that is aimed at, for rows without a peer.
-        ratios: of each run, the oldest first: the median over its repeats.
+        at_most: the highest value that is aimed at, for rows without a peer.
+        ratios: of each run, the oldest first: the median over its repeats; without a peer, of the values.
         spread: lowest and highest quartile, in any run, of the repeats of the peer over the median of ours; without a
             peer, of the values of `ours`.
         repeats: of each run.
-        limit: how far `ours` is from what the machine allows, and where the time goes.
+        limit: how far `ours` is from what the machine allows, and where the time goes, in the same run.
         note: what else the reader must know.
         system: versions of Python, numpy and torch, and the processor.
     """
@@ -84,13 +84,18 @@ class Row:
     @property
     def ratio(self) -> float | None:
         """Median over the runs, or None if the row has no peer."""
-        return statistics.median(self.ratios) if self.ratios else None
+        return statistics.median(self.ratios) if self.ratios and self.peer_name else None
+
+    @property
+    def value(self) -> float:
+        """Median over the runs, of a row without a peer."""
+        return statistics.median(self.ratios or (self.ours,))
 
     @property
     def met(self) -> bool | None:
         """Whether the target is reached, or None if the row has no target or no peer."""
         if self.at_most is not None:
-            return self.ours <= self.at_most
+            return self.value <= self.at_most
         return None if self.at_least is None or self.ratio is None else self.ratio >= self.at_least
 
 
@@ -210,7 +215,7 @@ def alone(
         peer=None,
         at_least=None,
         at_most=at_most,
-        ratios=(),
+        ratios=(statistics.median(values),),
         spread=quartiles(values),
         repeats=len(values),
         limit=limit,
@@ -281,7 +286,8 @@ def merged(old: list[Row], new: list[Row]) -> list[Row]:
             found[name] = row if first is None or row.ratios or not first.ratios else first
         elif row.ratios or not first.ratios:
             spread = min(first.spread[0], row.spread[0]), max(first.spread[1], row.spread[1])
-            found[name] = replace(row, ratios=(*first.ratios, *row.ratios)[-RUNS:], spread=spread)
+            quiet = min(first, row, key=lambda one: one.ours)
+            found[name] = replace(quiet, ratios=(*first.ratios, *row.ratios)[-RUNS:], spread=spread)
     order = list(dict.fromkeys(row.topic for row in found.values()))
     return sorted(found.values(), key=lambda row: order.index(row.topic))
 
@@ -311,7 +317,7 @@ def _cell(value: object) -> str:
 def line(row: Row) -> str:
     """A row for a terminal."""
     if not row.peer_name:
-        return f"{row.name}: {row.ours:.3g} {row.unit}{_aim('at most', row.at_most, row.met)}\n"
+        return f"{row.name}: {row.value:.3g} {row.unit}{_aim('at most', row.at_most, row.met)}\n"
     if row.ratio is None:
         return f"{row.name} / {row.peer_name}: {row.note}\n"
     figures = f"{row.ratio:.3g} x ({row.ours:.3g} against {row.peer:.3g} {row.unit})"

@@ -28,7 +28,7 @@ from scpseg.environment import configure
 from scpseg.errors import UserError
 from scpseg.evaluation import probe
 from scpseg.evaluation.confusion import Matrix, confusion, described, metrics
-from scpseg.evaluation.streaming import segment
+from scpseg.evaluation.streaming import mapped_labels, segment
 from scpseg.files import damaged, read_json, replacing, write_json, write_text
 from scpseg.params import EvaluationParams, InferenceParams, MachineParams, Params
 from scpseg.progress import progress
@@ -223,7 +223,8 @@ def segment_all(params: Params, benchmark: str, name: str, seed: int, scratch: P
         image, truth = part.image(split, image_id), part.label(split, image_id)
 
         def labels_of(predictor: Predictor, image: Bytes = image) -> Bytes:
-            return segment(predictor, image, classes, device, inference.overlap, inference.batch)
+            out = mapped_labels(scratch, *image.shape[:2])
+            return segment(predictor, image, classes, device, inference.overlap, inference.batch, out=out)
 
         prediction, step = labels_of(method), step_of(truth)
         alone = {key: confusion(truth, labels_of(branch), classes) for key, branch in branches.items()}

@@ -7,8 +7,10 @@ count, so the sums give the same label and no counts are stored.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -114,6 +116,20 @@ def segment(
         if tick:
             tick(len(logits))
     return band.finish()
+
+
+def mapped_labels(folder: Path, height: int, width: int) -> Bytes:
+    """An (H, W) uint8 array for `segment` in a file without a name in `folder`: memory then grows with the width only.
+
+    Raises:
+        OSError: there is no room for the file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        for _ in range(height):
+            file.write(bytes(width))  # not a hole: writing to a mapped one on a full disk would kill the process
+        file.flush()
+        return np.memmap(file, np.uint8, "r+", shape=(height, width)).view(np.ndarray)
 
 
 class _Band:

@@ -2,6 +2,7 @@ import csv
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -196,11 +197,11 @@ def test_an_interrupted_evaluation_goes_on_with_the_next_image(
     out, seen = paths.scores("probe", "patch", 0), list[np.ndarray]()
     segment = evaluate.segment
 
-    def counted(method: Method, image: np.ndarray, *rest: object) -> np.ndarray:
+    def counted(method: Method, image: np.ndarray, *rest: Any, **more: Any) -> np.ndarray:
         if len(seen) == stop:
             raise KeyboardInterrupt
         seen.append(np.array(image))
-        return segment(method, image, *rest)  # type: ignore[arg-type]
+        return segment(method, image, *rest, **more)
 
     monkeypatch.setattr(evaluate, "segment", counted)
     stop = -1

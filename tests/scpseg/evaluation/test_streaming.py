@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ from torch import Tensor, nn
 
 from scpseg.contract import ImageViews, Labels, Method, Needs, Views, Weights, Window
 from scpseg.data.windows import cut_image, starts
-from scpseg.evaluation.streaming import segment
+from scpseg.evaluation.streaming import mapped_labels, segment
 
 CLASSES = 5
 
@@ -154,3 +155,29 @@ def test_windows_may_be_oblong() -> None:
         inside = method.net(torch.from_numpy(image).permute(2, 0, 1).unsqueeze(0).float() / 255)[0].argmax(0)
     # Windows agree with the whole image but where they see its border, or their own left and right ends.
     assert (labels[4:-4, 4:44] != inside[4:-4, 4:44].numpy()).mean() < 1e-3
+
+
+def test_a_mapped_result_is_the_same_and_leaves_no_file(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    method, image = Wild(32, 48), np.random.default_rng(0).integers(256, size=(70, 133, 3), dtype=np.uint8)
+    with torch.no_grad():
+        expected = segment(method, image, CLASSES, torch.device("cpu"), 0.5)
+        out = mapped_labels(tmp_path / "new", 70, 133)
+        found = segment(method, image, CLASSES, torch.device("cpu"), 0.5, out=out)
+    assert found is out and not out.flags.owndata and not list((tmp_path / "new").iterdir())
+    assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("classes", [1, 2, 7])
+def test_the_first_of_equal_logits_wins(classes: int) -> None:
+    """As with argmax, also where logits are not numbers."""
+    scores = torch.randint(0, 3, (classes, 40, 40), generator=torch.Generator().manual_seed(0)).float()
+    scores[-1, 5] = torch.nan
+
+    class Stored(Wild):
+        def forward(self, views: Views, state: Any = None) -> Tensor:
+            return scores[None]
+
+    found = segment(Stored(40, 40), np.zeros((40, 40, 3), np.uint8), classes, torch.device("cpu"))
+    rows = np.arange(40) != 5
+    assert np.array_equal(found[rows], scores.numpy().argmax(0)[rows])

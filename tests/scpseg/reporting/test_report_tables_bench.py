@@ -30,7 +30,7 @@ def test_rows_have_ratio_runs_target_and_limit(tmp_path: Path) -> None:
     crops, lacking, started = csv.DictReader(csv_text(table).splitlines())
     assert crops["the other is"].startswith("pytest, plain ") and (crops["the suite"], crops["the other"]) == (
         "1000",
-        "1500",
+        "3000",
     )
     assert (crops["ratio"], crops["target"], crops["ratios"]) == ("2.25", "at least 2.5", "3 1.5")
     assert crops["limit"] == "half of it is a copy"
