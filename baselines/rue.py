@@ -113,8 +113,8 @@ class RUE(Method):
     def losses(self, views: Views, labels: Labels, progress: float) -> dict[str, Tensor]:
         """Cross-entropy weighted by (1 + w)^6, and cross-entropy of the coarse logits and of encoder stage 3.
 
-        The authors do not divide by the weights, which reach several hundred; Adam, their optimiser, is invariant to
-        the scale of a loss.
+        The authors do not divide by the weights, which reach several hundred: Adam, their optimiser on DeepGlobe, is
+        invariant to the scale of a loss, but SGD, which they have on Inria, is not.
         """
         found = self._run(normalise(views.context, self.weights), self.params.train_grid)
         size = (views.context.shape[-2], views.context.shape[-1])
