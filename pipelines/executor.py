@@ -198,6 +198,13 @@ def resources_of(given: argparse.Namespace, machine: MachineParams) -> Resources
     from scpseg.environment import choose_device
 
     if choose_device(machine.device).type == "cpu":
+        cores = os.cpu_count() or 1
+        if workers > 1 and (machine.threads or cores) * workers > cores:
+            print(
+                f"{workers} runs at a time with machine.threads {machine.threads} (0: one per core) on {cores} cores wait "
+                f"for each other; machine.threads {max(1, cores // workers)} serves them best",
+                flush=True,
+            )
         return Resources(workers)
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     visible = list(map(str, range(torch.cuda.device_count()))) if named is None else [n for n in named.split(",") if n]
