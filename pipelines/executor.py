@@ -201,8 +201,8 @@ def resources_of(given: argparse.Namespace, machine: MachineParams) -> Resources
         cores = os.cpu_count() or 1
         if workers > 1 and (machine.threads or cores) * workers > cores:
             print(
-                f"{workers} runs at a time with machine.threads {machine.threads} (0: one per core) on {cores} cores wait "
-                f"for each other; machine.threads {max(1, cores // workers)} serves them best",
+                f"{workers} runs at a time with machine.threads {machine.threads} (0: one per core) wait for each "
+                f"other on {cores} cores; machine.threads {max(1, cores // workers)} serves them best",
                 flush=True,
             )
         return Resources(workers)
