@@ -22,7 +22,7 @@ from scpseg.reporting.memory import read_computed, read_peaks
 from scpseg.reporting.pictures import album, draw_examples, examples
 from scpseg.reporting.probe import PROBE, probe_part
 from scpseg.reporting.published import PAPER
-from scpseg.reporting.summary import Line, Part, Row, invented, records, summarise
+from scpseg.reporting.summary import Line, Part, Row, invented, read_remarks, records, summarise
 from scpseg.reporting.sweeps import finished_sweeps
 
 PICTURE_BUDGET = 1_600_000
@@ -47,7 +47,8 @@ def build_report(
 
     With `available`, the results that exist are used; otherwise a missing file is an error. `states` are those of runs
     that are not current. Differences are to `reference`, or to the first method if the suite does not have it. `public`
-    omits pictures of real images that the terms of the benchmark do not allow to redistribute.
+    omits pictures of real images that the terms of the benchmark do not allow to redistribute. Remarks on scores come
+    from remarks.csv in `reports`, if it exists.
 
     Returns what is missing, as one sentence for runs and one for profiles.
 
@@ -61,7 +62,7 @@ def build_report(
             f"{results} has neither scores nor profile of any declared run, so the report stays as it is; run "
             "`dvc repro` first"
         )
-    lines = summarise(frame, *read_peaks(results))
+    lines = summarise(frame, *read_peaks(results), read_remarks(reports / "remarks.csv"))
     base = reference if reference in {line.method for line in lines} else lines[0].method
     benchmarks = dict.fromkeys(line.benchmark for line in lines)
     parts = [Part([line for line in lines if line.benchmark == name], results, base) for name in benchmarks]

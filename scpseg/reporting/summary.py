@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from scpseg.benchmarks import get_benchmark
+from scpseg.errors import UserError
 from scpseg.files import damaged
 from scpseg.reporting.memory import Peak, one_source
 from scpseg.reporting.published import elsewhere, published, title_of
@@ -119,10 +121,12 @@ def summarise(
     frame: pd.DataFrame,
     peaks: Mapping[tuple[str, str], Peak] | None = None,
     unknown: Mapping[tuple[str, str], str] | None = None,
+    remarks: Mapping[tuple[str, str], str] | None = None,
 ) -> list[Line]:
     """One line per benchmark and method, in the order of the frame; lines without results have empty estimates.
 
-    By (benchmark, method), `peaks` is the memory at the real size, and `unknown` the reason why it is unknown.
+    By (benchmark, method), `peaks` is the memory at the real size, `unknown` the reason why it is unknown, and
+    `remarks` what was found about a score.
     """
     rows, lines = records(frame), []
     usual = {what: common(device(row, what) for row in rows) for what in ("environment", "profile_environment")}
@@ -131,8 +135,24 @@ def summarise(
         cell = (mine[0]["benchmark"], mine[0]["method"])
         found = [*_gaps(mine), *_settings(mine), *_hardware(mine, usual), *doubts(mine)]
         found += [("memory", unknown[cell])] if unknown and cell in unknown else []
+        found += [("mean_iou", remarks[cell])] if remarks and cell in remarks else []
         lines.append(Line(*cell, tuple(mine), (peaks or {}).get(cell), tuple(dict.fromkeys(found))))
     return lines
+
+
+def read_remarks(path: Path) -> dict[tuple[str, str], str]:
+    """What someone found about the scores of (benchmark, method), from a table beside the page; empty without one.
+
+    Raises:
+        UserError: the file is not a table of benchmark, method, remark.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            return {(row["benchmark"], row["method"]): row["remark"] for row in csv.DictReader(stream, strict=True)}
+    except (KeyError, ValueError, csv.Error):
+        raise UserError(f"{path.as_posix()} must be CSV with the columns benchmark, method, remark") from None
 
 
 def device(row: Row, kind: str = "profile_environment") -> str | None:

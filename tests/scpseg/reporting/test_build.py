@@ -137,6 +137,17 @@ def test_branches_are_scored_beside_the_output(tmp_path: Path, invented: Any, su
     assert not (tmp_path / "reports/tables/branches-potsdam.csv").exists()
 
 
+def test_what_was_found_about_a_score_is_beside_it(tmp_path: Path, invented: Any, suite: Any) -> None:
+    chosen, path = invented.fill(tmp_path / "results", suite()), tmp_path / "reports/remarks.csv"
+    path.parent.mkdir()
+    path.write_text('benchmark,method,remark\npotsdam,patch,"too few steps, | seen"\nblu,patch,elsewhere\n')
+    readme = build(tmp_path, chosen)
+    assert "too few steps, \\| seen" in readme and "elsewhere" not in readme and path.is_file()
+    path.write_text("benchmark,text\npotsdam,late\n")
+    with pytest.raises(UserError, match=r"reports/remarks\.csv must be CSV with the columns benchmark, method, remark"):
+        build(tmp_path, chosen)
+
+
 def test_scores_of_a_rotation_are_shown_by_fold(tmp_path: Path, invented: Any, suite: Any) -> None:
     chosen = invented.fill(tmp_path / "results", suite(("dubai", "blu"), ("patch",), (0, 1)))
     for seed in (0, 1):
