@@ -1,6 +1,7 @@
 """What the rivals share: size, what they look at, whose recipe trains them."""
 
 import copy
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -201,3 +202,68 @@ def test_the_authors_recipe(
     plain = build_method(given(SAMPLE), benchmark, name).phases()
     assert [phase.recipe for phase in plain] == [None] * len(phases)
     assert [phase.name for phase in plain] == [phase.name for phase in phases]
+
+
+SGD = {"optimizer": "sgd", "momentum": 0.9, "weight_decay": 5e-4}
+ADAM = {"optimizer": "adam", "momentum": 0.9, "weight_decay": 5e-4}
+NONE = {"epochs": None, "steps": None, "nesterov": False, "power": None, "end": 0.0, "drops": ()}
+GLNET = ADAM | {"batch": 6, "power": 0.9}
+FCTL = ADAM | {"batch": 6, "power": 0.9, "epochs": 50, "learning_rate": 5e-5 * (1 - 50 / 100) ** 0.9}
+ISDNET = SGD | {"learning_rate": 0.01, "power": 0.9, "end": 1e-4}
+WICONET = SGD | {"learning_rate": 0.1, "nesterov": True, "batch": 32, "power": 1.5}
+RECIPES: list[tuple[str, str, dict[str, dict[str, Any]]]] = [
+    (
+        "glnet",
+        "deepglobe",
+        {
+            "overview": GLNET | {"epochs": 120, "learning_rate": 5e-5},
+            "local": GLNET | {"epochs": 50, "learning_rate": 2e-5},
+            "mutual": GLNET | {"epochs": 120, "learning_rate": 5e-5},
+        },
+    ),
+    ("fctl", "inria", dict.fromkeys(("patch", "wide", "medium", "all"), FCTL)),
+    ("isdnet", "deepglobe", {"all": ISDNET | {"steps": 80_000, "batch": 8}}),
+    ("isdnet", "inria", {"all": ISDNET | {"steps": 40_000, "batch": 4}}),
+    ("wiconet", "potsdam", {"all": WICONET | {"steps": 28_150}}),
+    ("wiconet", "blu", {"all": WICONET | {"steps": 30_000}}),
+    (
+        "magnet",
+        "deepglobe",
+        {
+            "base": SGD | {"learning_rate": 1e-3, "batch": 12, "epochs": 484, "power": 0.9},
+            "refiner": SGD
+            | {"learning_rate": 1e-3, "batch": 8, "epochs": 50, "drops": (10 / 50, 20 / 50, 30 / 50, 40 / 50, 45 / 50)},
+        },
+    ),
+    (
+        "rue",
+        "deepglobe",
+        {"all": ADAM | {"learning_rate": 5e-5, "batch": 4, "steps": 80_000, "power": 0.9, "end": 1e-5}},
+    ),
+    (
+        "rue",
+        "inria",
+        {"all": SGD | {"learning_rate": 0.01, "batch": 2, "steps": 40_000, "power": 0.9, "end": 1e-4}},
+    ),
+]
+"""Method, benchmark, and every number of the authors' configuration or code for each phase."""
+ROUNDS = {
+    "glnet": [("window", None, False, 0), ("image", 6, True, 0), ("image", None, True, 0)],
+    "fctl": [("image", 6, True, 0), *[("image", 4, True, 0)] * 3],
+    "isdnet": [("window", None, False, 0)],
+    "wiconet": [("window", None, False, 50)],
+    "magnet": [("window", None, False, 44), ("window", None, False, 0)],
+    "rue": [("window", None, False, 0)],
+}
+"""Unit of each phase, windows at once, whether gradients are summed, and how often the best state is looked for."""
+
+
+@pytest.mark.parametrize(("name", "benchmark", "phases"), RECIPES)
+def test_every_number_of_the_authors_recipes(name: str, benchmark: str, phases: dict[str, dict[str, Any]]) -> None:
+    with torch.device("meta"):
+        method = build_method(given(SAMPLE, glnet__direction="both", **{f"{name}__recipe": "author"}), benchmark, name)
+    found = method.phases()
+    assert [phase.name for phase in found] == list(phases)
+    for phase in found:
+        assert phase.recipe and asdict(phase.recipe) == NONE | phases[phase.name], phase.name
+    assert [(phase.unit, phase.windows, phase.summed, phase.checks) for phase in found] == ROUNDS[name]
