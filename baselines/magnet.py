@@ -190,7 +190,7 @@ class MagNet(Method):
     def phases(self) -> tuple[Phase, ...]:
         """The segmenter, then the refiner; both are used at test time, so neither phase is limited."""
         author = self.params.recipe == "author"
-        base = Recipe("sgd", 1e-3, 5e-4, 12, EPOCHS["base"], power=0.9) if author else None
+        base = Recipe("sgd", 1e-3, 5e-4, 12, EPOCHS["base"], power=0.9, drop_last=True) if author else None
         # The learning rate is divided by 10 after 10, 20, 30, 40 and 45 epochs.
         drops = (0.2, 0.4, 0.6, 0.8, 0.9)
         refiner = Recipe("sgd", 1e-3, 5e-4, 8, EPOCHS["refiner"], drops=drops) if author else None

@@ -34,7 +34,9 @@ def lengths(phases: tuple[Phase, ...], iterations: int, batch: int, images: int,
 def _length(phase: Phase, iterations: int, batch: int, images: int, windows: int) -> int:
     recipe = phase.recipe
     if recipe and recipe.own_length:
-        return recipe.steps or math.ceil((recipe.epochs or 0) * images / recipe.batch)
+        full = images // recipe.batch
+        each = max(full, 1) if recipe.drop_last else math.ceil(images / recipe.batch)
+        return recipe.steps or (recipe.epochs or 0) * each
     if phase.epochs is None:
         return iterations
     single = phase.unit == "window"

@@ -72,19 +72,27 @@ def test_parameters_are_the_authors(name: str, patch: int, authors: int, ours: i
 
 
 @pytest.mark.parametrize(
-    ("name", "benchmark", "side"),
-    [("isdnet", "deepglobe", 1216), ("isdnet", "inria", 2496), ("rue", "deepglobe", 1216), ("rue", "inria", 2496)],
+    ("name", "benchmark", "changes", "side"),
+    [
+        ("isdnet", "deepglobe", {}, 1216),
+        ("isdnet", "inria", {}, 2496),
+        ("rue", "deepglobe", {"rue__train_grid": 4}, 1216),
+        ("rue", "inria", {"rue__train_grid": 4}, 2496),
+        # The profile's own grid, the authors': 10 patches a side, each a multiple of 16 pixels.
+        ("rue", "deepglobe", {}, 1280),
+        ("rue", "inria", {}, 2560),
+    ],
 )
-def test_authors_crop_half_of_an_image(name: str, benchmark: str, side: int) -> None:
+def test_authors_crop_half_of_an_image(name: str, benchmark: str, changes: dict[str, int], side: int) -> None:
     """1224 of 2448 pixels on DeepGlobe, 2500 of 5000 (RUE's) on Inria, rounded; 192 of the miniature's 384."""
 
-    def crop(params: Params) -> int:
+    def crop(values: dict[str, Any]) -> int:
+        params = given(values, **{f"{name}__recipe": "author"}, **changes)
         with torch.device("meta"):
             return build_method(params, benchmark, name).needs.patch
 
-    changes = {f"{name}__recipe": "author", "rue__train_grid": 4}
-    assert crop(given(PAPER, **changes)) == side
-    assert crop(given(SAMPLE, **changes)) == 192
+    assert crop(PAPER) == side
+    assert crop(SAMPLE) == 192
 
 
 LOOKS = {
@@ -175,12 +183,13 @@ def test_impossible_values_end_in_a_sentence(name: str, key: str, value: Any, pa
 
 
 AUTHORS = [
+    ("glnet", "deepglobe", 454, [9120, 3800], ["adam"] * 2, 5e-5),
     ("fctl", "inria", 126, [1050] * 4, ["adam"] * 4, 5e-5 * 0.5**0.9),
     ("isdnet", "deepglobe", 454, [80_000], ["sgd"], 0.01),
     ("isdnet", "inria", 126, [40_000], ["sgd"], 0.01),
     ("wiconet", "potsdam", 18, [28_150], ["sgd"], 0.1),
     ("wiconet", "blu", 196, [30_000], ["sgd"], 0.1),
-    ("magnet", "deepglobe", 454, [18_312, 2_838], ["sgd"] * 2, 1e-3),
+    ("magnet", "deepglobe", 454, [37 * 484, 57 * 50], ["sgd"] * 2, 1e-3),
     ("rue", "deepglobe", 454, [80_000], ["adam"], 5e-5),
     ("rue", "inria", 126, [40_000], ["sgd"], 0.01),
 ]
@@ -206,7 +215,7 @@ def test_the_authors_recipe(
 
 SGD = {"optimizer": "sgd", "momentum": 0.9, "weight_decay": 5e-4}
 ADAM = {"optimizer": "adam", "momentum": 0.9, "weight_decay": 5e-4}
-NONE = {"epochs": None, "steps": None, "nesterov": False, "power": None, "end": 0.0, "drops": ()}
+NONE = {"epochs": None, "steps": None, "nesterov": False, "power": None, "end": 0.0, "drops": (), "drop_last": False}
 GLNET = ADAM | {"batch": 6, "power": 0.9}
 FCTL = ADAM | {"batch": 6, "power": 0.9, "epochs": 50, "learning_rate": 5e-5 * (1 - 50 / 100) ** 0.9}
 ISDNET = SGD | {"learning_rate": 0.01, "power": 0.9, "end": 1e-4}
@@ -230,7 +239,7 @@ RECIPES: list[tuple[str, str, dict[str, dict[str, Any]]]] = [
         "magnet",
         "deepglobe",
         {
-            "base": SGD | {"learning_rate": 1e-3, "batch": 12, "epochs": 484, "power": 0.9},
+            "base": SGD | {"learning_rate": 1e-3, "batch": 12, "epochs": 484, "power": 0.9, "drop_last": True},
             "refiner": SGD
             | {"learning_rate": 1e-3, "batch": 8, "epochs": 50, "drops": (10 / 50, 20 / 50, 30 / 50, 40 / 50, 45 / 50)},
         },
