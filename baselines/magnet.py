@@ -376,7 +376,8 @@ def check(params: Params, benchmark: str) -> None:
     """Check the values of the parameters.
 
     Raises:
-        UserError: the segmenter does not support the input side or width, or the encoder does not fit.
+        UserError: the segmenter does not support the input side or width, a crop is larger than the image, or the
+            encoder does not fit.
     """
     magnet = params.section("magnet", MagNetParams)
     for key, step in (("side", STRIDE), ("width", 2)):
@@ -385,6 +386,10 @@ def check(params: Params, benchmark: str) -> None:
             near = (value + step // 2) // step * step
             why = f"it must be a multiple of {step}; the nearest valid value is {near}"
             raise params.invalid(f"magnet.{key}", value, why)
+    side = params.image_side(benchmark)
+    if magnet.crop > side:
+        why = f"{benchmark}'s images have {side} pixels a side; the nearest valid value is {side}"
+        raise params.invalid("magnet.crop", magnet.crop, why)
     check_encoder(params, "magnet.encoder", magnet.encoder, STRIDE, magnet.side)
 
 

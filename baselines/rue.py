@@ -100,8 +100,8 @@ class RUE(Method):
                                         nn.Conv2d(channels[-2] // 4, classes, 1))  # fmt: skip
 
     def needs_at(self, height: int, width: int) -> Window:
-        """One window for the whole image."""
-        return Window.whole(height, width, multiple(self.params.grid))
+        """One window for the whole image, at least as large as a training crop: some encoders need that much."""
+        return Window.whole(height, width, multiple(self.params.grid), least=self.needs.patch)
 
     def forward(self, views: Views, state: Any = None) -> Tensor:
         """Logits (B, K, H, W)."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from pipelines.methods import METHODS, build_method, module_of
 from scpseg.contract import Method, Setting, drop_training_parts
 from scpseg.errors import UserError
-from scpseg.evaluation.streaming import TestImage
+from scpseg.evaluation.streaming import TestImage, segment
 from scpseg.params import Params, SegmenterParams
 from scpseg.training.phases import factor, lengths
 
@@ -156,6 +156,17 @@ def test_logits_depend_on_what_a_method_looks_at_and_on_nothing_else(name: str) 
     assert not torch.equal(before, patch_of(own))
 
 
+@pytest.mark.parametrize("name", ["isdnet", "rue"])
+def test_an_image_smaller_than_a_crop_is_mirrored(name: str) -> None:
+    """mit_b0 needs 32 pixels, which are 128 of the image; its attention reduces maps by convolutions of 8 x 8."""
+    changes = {f"{name}__encoder": "mit_b0", f"{name}__crop": 2.0, "rue__train_grid": 2, "rue__grid": 2}
+    method = drop_training_parts(build_method(given(SAMPLE, **changes), "inria", name))
+    assert method.needs.patch == 128
+    assert [method.needs_at(*shape).patch for shape in ((70, 133), (160, 50))] == [(128, 160), (160, 128)]
+    image = np.random.default_rng(0).integers(256, size=(70, 133, 3), dtype=np.uint8)
+    assert segment(method, image, 2, CPU).shape == (70, 133)
+
+
 @pytest.mark.parametrize(
     ("name", "key", "value", "parts"),
     [
@@ -164,6 +175,7 @@ def test_logits_depend_on_what_a_method_looks_at_and_on_nothing_else(name: str) 
         ("wiconet", "inria__patch", 72, ["inria.patch is 72", "multiple of 32", "64"]),
         ("caswit_like", "inria__patch", 32, ["inria.patch is 32", "64"]),
         ("magnet", "magnet__side", 100, ["magnet.side is 100", "multiple of 32", "96"]),
+        ("magnet", "magnet__crop", 385, ["magnet.crop is 385", "384 pixels", "the nearest valid value is 384"]),
         ("magnet", "magnet__width", 33, ["magnet.width is 33", "multiple of 2", "34"]),
         ("isdnet", "inria__batch", 1, ["inria.batch is 1", "2 or more"]),
         ("rue", "inria__batch", 1, ["inria.batch is 1", "2 or more"]),

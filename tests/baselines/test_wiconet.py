@@ -120,8 +120,10 @@ def test_losses_are_those_of_the_paper() -> None:
         assert method.losses(views, other, 0.0)["ce_context"] == 0
 
 
-def test_stages_without_dilation_keep_sizes_and_parameters() -> None:
-    encoder, _ = build_encoder(SETTINGS, "resnet18", output_stride=8)
+@pytest.mark.parametrize("name", ["resnet18", "tu-test_convnext"])
+def test_stages_without_dilation_keep_sizes_and_parameters(name: str) -> None:
+    """Also those whose stages begin with a convolution of 2 x 2."""
+    encoder, _ = build_encoder(SETTINGS, name, output_stride=8)
     x = torch.randn(1, 3, 64, 64)
     sizes = [map_.shape for map_ in encoder(x)]
     count = sum(parameter.numel() for parameter in encoder.parameters())
