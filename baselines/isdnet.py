@@ -88,8 +88,8 @@ class ISDNet(Method):
         self.decoder = SuperResolution()
 
     def needs_at(self, height: int, width: int) -> Window:
-        """One window for the whole image."""
-        return Window.whole(height, width, STRIDE)
+        """One window for the whole image, at least as large as a training crop: some encoders need that much."""
+        return Window.whole(height, width, STRIDE, least=self.needs.patch)
 
     def forward(self, views: Views, state: Any = None) -> Tensor:
         """Logits (B, K, H, W)."""

@@ -190,7 +190,7 @@ class MagNet(Method):
     def phases(self) -> tuple[Phase, ...]:
         """The segmenter, then the refiner; both are used at test time, so neither phase is limited."""
         author = self.params.recipe == "author"
-        base = Recipe("sgd", 1e-3, 5e-4, 12, EPOCHS["base"], power=0.9) if author else None
+        base = Recipe("sgd", 1e-3, 5e-4, 12, EPOCHS["base"], power=0.9, drop_last=True) if author else None
         # The learning rate is divided by 10 after 10, 20, 30, 40 and 45 epochs.
         drops = (0.2, 0.4, 0.6, 0.8, 0.9)
         refiner = Recipe("sgd", 1e-3, 5e-4, 8, EPOCHS["refiner"], drops=drops) if author else None
@@ -376,7 +376,8 @@ def check(params: Params, benchmark: str) -> None:
     """Check the values of the parameters.
 
     Raises:
-        UserError: the segmenter does not support the input side or width, or the encoder does not fit.
+        UserError: the segmenter does not support the input side or width, a crop is larger than the image, or the
+            encoder does not fit.
     """
     magnet = params.section("magnet", MagNetParams)
     for key, step in (("side", STRIDE), ("width", 2)):
@@ -385,6 +386,10 @@ def check(params: Params, benchmark: str) -> None:
             near = (value + step // 2) // step * step
             why = f"it must be a multiple of {step}; the nearest valid value is {near}"
             raise params.invalid(f"magnet.{key}", value, why)
+    side = params.image_side(benchmark)
+    if magnet.crop > side:
+        why = f"{benchmark}'s images have {side} pixels a side; the nearest valid value is {side}"
+        raise params.invalid("magnet.crop", magnet.crop, why)
     check_encoder(params, "magnet.encoder", magnet.encoder, STRIDE, magnet.side)
 
 

@@ -195,7 +195,15 @@ def undilate(encoder: nn.Module) -> None:
         if isinstance(module, nn.Conv2d) and max(module.dilation) > 1:
             module.dilation = (1, 1)
             rows, columns = module.kernel_size
-            module.padding = (rows // 2, columns // 2)
+            module.padding = ((rows - 1) // 2, (columns - 1) // 2)
+            if rows % 2 == 0 or columns % 2 == 0:
+                module.register_forward_pre_hook(_pad_far)
+
+
+def _pad_far(module: nn.Conv2d, inputs: tuple[Tensor]) -> Tensor:
+    """Pad the input of an even kernel at the far borders, so that the size stays; torch's padding 'same' warns."""
+    rows, columns = module.kernel_size
+    return F.pad(inputs[0], (0, 1 - columns % 2, 0, 1 - rows % 2))
 
 
 def _head(classes: int) -> nn.Sequential:

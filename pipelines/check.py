@@ -12,7 +12,7 @@ from dataclasses import make_dataclass
 from pathlib import Path
 
 from pipelines import paths
-from pipelines.methods import METHODS, module_of
+from pipelines.methods import METHODS, build_method, module_of
 from pipelines.preflight import check_surroundings
 from pipelines.stage import run_stage
 from scpseg.benchmarks import BENCHMARKS
@@ -85,6 +85,7 @@ def check(params: Params) -> None:
             raise params.invalid("machine.devices", devices, f"it must divide {benchmark}.batch, which is {batch}")
         for method in ("scpseg", *suite.baselines):
             module_of(method).check(params, benchmark)
+            _check_devices(params, benchmark, method)
 
 
 def _check_machine(params: Params) -> None:
@@ -94,6 +95,23 @@ def _check_machine(params: Params) -> None:
     precision = params.section("train", SharedTrainParams).precision
     if precision != "fp32" and device.type != "cuda":
         raise params.invalid("train.precision", precision, "it needs a CUDA device, and none is used; set it to fp32")
+
+
+def _check_devices(params: Params, benchmark: str, name: str) -> None:
+    """Check the batches of an authors' recipe, which its phases know; the shared recipe has the benchmark's batch."""
+    devices = params.section("machine", MachineParams).devices
+    if devices == 1 or params.values.get(name, {}).get("recipe", "suite") == "suite":
+        return
+    import torch
+
+    from scpseg.training.phases import check_devices
+
+    weights = {"segmenter": {**params.values["segmenter"], "weights": "random"}}
+    with torch.device("meta"):
+        phases = build_method(Params({**params.values, **weights}, params.path), benchmark, name).phases()
+    for phase in phases:
+        if phase.recipe:
+            check_devices(phase, phase.recipe.batch, devices)
 
 
 def _check_source(params: Params) -> None:

@@ -134,14 +134,16 @@ class Recipe:
         learning_rate: initial learning rate of the phase.
         weight_decay: see `optimizer`.
         batch: windows (unit 'window') or images (unit 'image') per iteration.
-        epochs: passes over the training images; the phase has ceil(epochs * images / batch) iterations, and
-            `train.iterations` is ignored. None = `train.iterations` applies.
+        epochs: passes over the training images, each of ceil(images / batch) iterations; `train.iterations` is
+            ignored. None = `train.iterations` applies.
         steps: iterations of the phase, if the authors count these instead of epochs.
         momentum: momentum of 'sgd'.
         nesterov: whether to use Nesterov momentum.
         power: the learning rate decays as (1 - t) ** power, with t from 0 to 1 in the phase; None = half a cosine.
         end: final learning rate of the decay by `power`.
         drops: values of t at which the learning rate is divided by 10; they replace `power`.
+        drop_last: whether a pass drops its last batch if that is not full, so that it has floor(images / batch)
+            iterations, but at least one.
     """
 
     optimizer: Optimizer
@@ -155,6 +157,7 @@ class Recipe:
     power: float | None = None
     end: float = 0.0
     drops: tuple[float, ...] = ()
+    drop_last: bool = False
 
     @property
     def own_length(self) -> bool:

@@ -23,7 +23,7 @@ from scpseg.params import TrainParams
 from scpseg.progress import progress
 from scpseg.training import checkpoint
 from scpseg.training.interrupt import deferred_interrupt
-from scpseg.training.phases import checked, described, factor, lengths, shared
+from scpseg.training.phases import check_devices, checked, described, factor, lengths, shared
 from scpseg.training.step import Portion, Stepper
 
 CHECKPOINT_SECONDS = 60.0
@@ -123,11 +123,7 @@ class _Run:
             first, last = last, last + length
             # In units of images, one image is one step.
             recipe = phase.recipe or shared(params, dataset.batch if phase.unit == "window" else 1)
-            if phase.unit == "window" and recipe.batch % self.processes:
-                raise UserError(
-                    f"params.yaml: machine.devices is {self.processes}, which does not divide the {recipe.batch} "
-                    f"windows of a training step (phase {phase.name}); set it to a divisor of {recipe.batch}"
-                )
+            check_devices(phase, recipe.batch, self.processes)
             self.plan.append(_Stretch(phase, recipe, first, last))
         self.iterations = last
         self.resumed = checkpoint.load(folder)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from scpseg.contract import Method, Phase, Recipe
+from scpseg.errors import UserError
 from scpseg.params import TrainParams
 
 
@@ -34,12 +35,27 @@ def lengths(phases: tuple[Phase, ...], iterations: int, batch: int, images: int,
 def _length(phase: Phase, iterations: int, batch: int, images: int, windows: int) -> int:
     recipe = phase.recipe
     if recipe and recipe.own_length:
-        return recipe.steps or math.ceil((recipe.epochs or 0) * images / recipe.batch)
+        full = images // recipe.batch
+        each = max(full, 1) if recipe.drop_last else math.ceil(images / recipe.batch)
+        return recipe.steps or (recipe.epochs or 0) * each
     if phase.epochs is None:
         return iterations
     single = phase.unit == "window"
     samples = windows if single and "window" in phase.sees else images
     return min(iterations, math.ceil(phase.epochs * samples / (batch if single else 1)))
+
+
+def check_devices(phase: Phase, batch: int, devices: int) -> None:
+    """Check that processes with one device each can share the batches of a phase; images are not shared.
+
+    Raises:
+        UserError: `devices` does not divide `batch`, the windows of a training step.
+    """
+    if phase.unit == "window" and batch % devices:
+        raise UserError(
+            f"params.yaml: machine.devices is {devices}, which does not divide the {batch} windows of a training step "
+            f"(phase {phase.name}); set it to a divisor of {batch}"
+        )
 
 
 def checked(length: int, checks: int) -> set[int]:

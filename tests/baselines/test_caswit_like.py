@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from baselines.caswit_like import CASWiTLike, CASWiTParams, GatedAttention
-from scpseg.contract import Views
+from scpseg.contract import Labels, Views
 from scpseg.params import SegmenterParams
 from scpseg.segmenters.base import normalise
 
@@ -69,3 +69,18 @@ def test_each_encoder_sees_its_own_view() -> None:
     window = normalise(context, method.weights)
     assert torch.equal(seen["own"], window[..., 32:96, 32:96])
     torch.testing.assert_close(seen["around"], F.interpolate(window, scale_factor=0.5, mode="area"))
+
+
+def test_the_neighbourhood_counts_four_tenths() -> None:
+    method = make()
+    context = torch.randint(256, (2, 3, 2 * PATCH, 2 * PATCH), dtype=torch.uint8)
+    views, labels = Views(context, torch.zeros(2, 4)), context[:, 0] % CLASSES
+    with torch.no_grad():
+        found = method.losses(views, Labels(labels), 0.0)
+        deep = method.context_encoder(F.avg_pool2d(normalise(context, method.weights), 2))[-1]
+        around = F.interpolate(method.context_head(deep), size=(PATCH, PATCH), mode="bilinear")
+        expected = {
+            "ce": F.cross_entropy(method(views), labels[:, 32:96, 32:96].long()),
+            "ce_context": 0.4 * F.cross_entropy(around, labels[:, 1::2, 1::2].long()),
+        }
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)

@@ -245,3 +245,50 @@ def test_the_authors_show_all_windows_of_an_image() -> None:
     assert [(phase.unit, phase.windows, phase.summed) for phase in phases] == [("image", 6, True)] + 3 * [
         ("image", 4, True)
     ]
+
+
+def test_each_context_has_its_own_attention() -> None:
+    """The correlation gets the patch's, the medium and the wide context's deepest map, in this order."""
+    method = make().eval()
+    deepest: dict[str, Tensor] = {}
+    given: list[Tensor] = []
+    for name, trunk in method.named_children():
+        if isinstance(trunk, Trunk):
+            trunk.register_forward_hook(lambda _, inputs, maps, name=name: deepest.update({name: maps[-1]}))
+    method.correlation.register_forward_pre_hook(lambda _, inputs: given.extend(inputs))
+    with torch.no_grad():
+        method(batch(1)[0])
+    expected = [deepest[name] for name in ("trunk", "medium_trunk", "wide_trunk")]
+    assert len(given) == 3 and all(one is other for one, other in zip(given, expected, strict=True))
+    assert not torch.equal(given[1], given[2])
+
+
+def test_the_loss_is_focal_with_exponent_three() -> None:
+    method = make().eval()
+    method.begin_phase("all", fresh=False)
+    views, labels = batch()
+    truth = labels.context[:, PATCH : 2 * PATCH, PATCH : 2 * PATCH].long()
+    with torch.no_grad():
+        chance = method(views).softmax(dim=1).gather(1, truth[:, None])
+        found = method.losses(views, labels, 0.0)
+    expected = {"focal": ((1 - chance) ** 3 * -chance.log()).mean()}
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_dropout_and_initial_weights_of_the_authors() -> None:
+    method = FCtL(FCtLParams(ENCODER, 16, 1, "suite"), settings(), CLASSES, PATCH)
+    assert [module.p for module in method.modules() if isinstance(module, nn.Dropout2d)] == [0.5, 0.5]
+    head = method.head.train()
+    head.dropout.p = 1.0
+    seen: dict[str, Tensor] = {}
+    for name in ("deep", "score"):
+        getattr(head, name).register_forward_pre_hook(lambda _, inputs, name=name: seen.update({name: inputs[0]}))
+    head([torch.rand(1, count, side, side) for count, side in zip(method.trunk.channels, (8, 4, 2), strict=True)], 64)
+    assert len(seen) == 2 and not any(features.any() for features in seen.values())
+    layers = [module for module in method.correlation.modules() if isinstance(module, nn.Conv2d)]
+    assert len(layers) == 3 * 3 + 3 + 3 + 1
+    for layer in (*layers, *(part for part in method.wide_attention.children() if isinstance(part, nn.Conv2d))):
+        assert layer.weight.std().item() == pytest.approx(0.01, rel=0.1) and layer.weight.abs().max() > 0.025
+        assert layer.bias is None or not layer.bias.any()
+    gains = [attention.gain for attention in (*method.correlation.attentions.values(), method.wide_attention)]
+    assert all(not gain.any() for gain in gains)

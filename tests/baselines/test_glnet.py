@@ -369,7 +369,7 @@ def test_phases_and_recipes_of_the_authors() -> None:
     assert [phase.windows for phase in author] == [None, 4, None]
     assert [phase.summed for phase in author] == [False, True, True]
     assert [phase.recipe.learning_rate for phase in author if phase.recipe] == [5e-5, 2e-5, 5e-5]
-    assert lengths(author, 1, 8, 454, 454 * 25) == [9080, 3784, 9080]
+    assert lengths(author, 1, 8, 454, 454 * 25) == [9120, 3800, 9120]
     assert [phase.name for phase in make().phases()] == ["overview", "local"]
 
 

@@ -10,6 +10,7 @@ from baselines.isdnet import ISDNet, ISDNetParams, RelationAwareFusion, residual
 from baselines.parts.stdc import DetailBlock, STDCStem
 from scpseg.contract import Labels, Views
 from scpseg.params import SegmenterParams
+from scpseg.segmenters.base import normalise
 
 ENCODER, CLASSES = "tu-test_resnet.r160_in1k", 3
 
@@ -181,3 +182,65 @@ def test_the_deep_branch_takes_every_fourth_pixel() -> None:
         for given in (context, other):
             method(Views(given, torch.zeros(1, 4)))
     assert seen[0].shape == (1, 3, 16, 16) and torch.equal(seen[0], seen[1])
+
+
+def test_losses_have_the_authors_weights() -> None:
+    """Each loss from its parts: weight 1 except 0.4 (FCN head of the encoder) and 0.1 (super-resolution)."""
+    method = make().eval()
+    context = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8)
+    labels = context[:, 0] % CLASSES
+
+    def entropy(logits: Tensor) -> Tensor:
+        return F.cross_entropy(F.interpolate(logits, size=(64, 64), mode="bilinear"), labels.long())
+
+    with torch.no_grad():
+        found = method.losses(Views(context, torch.zeros(2, 4)), Labels(labels), 0.0)
+        pixels = normalise(context, method.weights)
+        first, second = residuals(pixels)
+        encoded = method.encoder(pixels[..., ::4, ::4])
+        deep = method.pyramid(encoded[-1])
+        fine, coarse = method.shallow(torch.cat([first, second], dim=1))
+        fused, coarse_deep = method.coarse_fusion(coarse, deep)
+        fused, fine_deep = method.fine_fusion(fine, fused)
+        rebuilt, features = method.decoder(deep)
+        target = first + second
+        expected = {
+            "ce": entropy(method.head(fused)),
+            "ce_deep": entropy(method.deep_classifier(deep)),
+            "ce_coarse": entropy(method.enlarged_heads[0](coarse_deep)),
+            "ce_fine": entropy(method.enlarged_heads[1](fine_deep)),
+            "ce_stage": 0.4 * entropy(method.stage_head(encoded[-2])),
+            "detail": 0.1 * ((F.interpolate(rebuilt, size=(64, 64), mode="bilinear") - target) ** 2).mean(),
+            "structure": (
+                similarity(deep)
+                - similarity(F.interpolate(features, size=(deep.shape[-2], deep.shape[-1]), mode="bilinear"))
+            )
+            .abs()
+            .mean(),
+        }
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_dilation_and_dropout_of_the_authors() -> None:
+    method = make()
+    convolutions = [module for module in method.pyramid.modules() if isinstance(module, nn.Conv2d)]
+    dilated = [module for module in convolutions if module.kernel_size == (3, 3) and module.in_channels != 5 * 128]
+    assert [module.dilation for module in dilated] == [(12, 12), (24, 24), (36, 36)]
+    assert [module.padding for module in dilated] == [(12, 12), (24, 24), (36, 36)]
+    assert [module.p for module in method.modules() if isinstance(module, nn.Dropout2d)] == [0.1, 0.1]
+
+
+def test_features_of_three_classifiers_are_dropped() -> None:
+    """Those of the final head, of the deep head and of the encoder's stage; the fusions' heads have no dropout."""
+    method = make().train()
+    for module in method.modules():
+        if isinstance(module, nn.Dropout2d):
+            module.p = 1.0
+    seen: dict[str, Tensor] = {}
+    heads = {"final": method.head[0], "deep": method.deep_classifier, "stage": method.stage_head[-1]}
+    heads |= {"coarse": method.enlarged_heads[0][0], "fine": method.enlarged_heads[1][0]}
+    for name, head in heads.items():
+        head.register_forward_pre_hook(lambda _, inputs, name=name: seen.update({name: inputs[0]}))
+    context = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8)
+    method.losses(Views(context, torch.zeros(2, 4)), Labels(context[:, 0] % CLASSES), 0.0)
+    assert {name for name, features in seen.items() if not features.any()} == {"final", "deep", "stage"}

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from baselines.magnet import MagNet, MagNetParams, box_in, hard_cross_entropy, median, reduced, spread
@@ -239,3 +239,10 @@ def test_the_segmenter_sees_every_scale(level: int, side: int | None, monkeypatc
         top, left = min(17, 80 - side), min(23, 80 - side)
         expected = _normal(method, context[..., top : top + side, left : left + side])
     torch.testing.assert_close(seen[0], expected)
+
+
+def test_norms_of_the_refiner_forget_slowly() -> None:
+    method = make()
+    for part, momentum, count in ((method.refiner, 0.01, 10), (method.base, 0.1, None)):
+        norms = [module.momentum for module in part.modules() if isinstance(module, nn.BatchNorm2d)]
+        assert set(norms) == {momentum} and count in (None, len(norms))

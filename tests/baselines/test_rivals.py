@@ -1,6 +1,7 @@
 """What the rivals share: size, what they look at, whose recipe trains them."""
 
 import copy
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from pipelines.methods import METHODS, build_method, module_of
 from scpseg.contract import Method, Setting, drop_training_parts
 from scpseg.errors import UserError
-from scpseg.evaluation.streaming import TestImage
+from scpseg.evaluation.streaming import TestImage, segment
 from scpseg.params import Params, SegmenterParams
 from scpseg.training.phases import factor, lengths
 
@@ -71,19 +72,27 @@ def test_parameters_are_the_authors(name: str, patch: int, authors: int, ours: i
 
 
 @pytest.mark.parametrize(
-    ("name", "benchmark", "side"),
-    [("isdnet", "deepglobe", 1216), ("isdnet", "inria", 2496), ("rue", "deepglobe", 1216), ("rue", "inria", 2496)],
+    ("name", "benchmark", "changes", "side"),
+    [
+        ("isdnet", "deepglobe", {}, 1216),
+        ("isdnet", "inria", {}, 2496),
+        ("rue", "deepglobe", {"rue__train_grid": 4}, 1216),
+        ("rue", "inria", {"rue__train_grid": 4}, 2496),
+        # The profile's own grid, the authors': 10 patches a side, each a multiple of 16 pixels.
+        ("rue", "deepglobe", {}, 1280),
+        ("rue", "inria", {}, 2560),
+    ],
 )
-def test_authors_crop_half_of_an_image(name: str, benchmark: str, side: int) -> None:
+def test_authors_crop_half_of_an_image(name: str, benchmark: str, changes: dict[str, int], side: int) -> None:
     """1224 of 2448 pixels on DeepGlobe, 2500 of 5000 (RUE's) on Inria, rounded; 192 of the miniature's 384."""
 
-    def crop(params: Params) -> int:
+    def crop(values: dict[str, Any]) -> int:
+        params = given(values, **{f"{name}__recipe": "author"}, **changes)
         with torch.device("meta"):
             return build_method(params, benchmark, name).needs.patch
 
-    changes = {f"{name}__recipe": "author", "rue__train_grid": 4}
-    assert crop(given(PAPER, **changes)) == side
-    assert crop(given(SAMPLE, **changes)) == 192
+    assert crop(PAPER) == side
+    assert crop(SAMPLE) == 192
 
 
 LOOKS = {
@@ -147,6 +156,17 @@ def test_logits_depend_on_what_a_method_looks_at_and_on_nothing_else(name: str) 
     assert not torch.equal(before, patch_of(own))
 
 
+@pytest.mark.parametrize("name", ["isdnet", "rue"])
+def test_an_image_smaller_than_a_crop_is_mirrored(name: str) -> None:
+    """mit_b0 needs 32 pixels, which are 128 of the image; its attention reduces maps by convolutions of 8 x 8."""
+    changes = {f"{name}__encoder": "mit_b0", f"{name}__crop": 2.0, "rue__train_grid": 2, "rue__grid": 2}
+    method = drop_training_parts(build_method(given(SAMPLE, **changes), "inria", name))
+    assert method.needs.patch == 128
+    assert [method.needs_at(*shape).patch for shape in ((70, 133), (160, 50))] == [(128, 160), (160, 128)]
+    image = np.random.default_rng(0).integers(256, size=(70, 133, 3), dtype=np.uint8)
+    assert segment(method, image, 2, CPU).shape == (70, 133)
+
+
 @pytest.mark.parametrize(
     ("name", "key", "value", "parts"),
     [
@@ -155,6 +175,7 @@ def test_logits_depend_on_what_a_method_looks_at_and_on_nothing_else(name: str) 
         ("wiconet", "inria__patch", 72, ["inria.patch is 72", "multiple of 32", "64"]),
         ("caswit_like", "inria__patch", 32, ["inria.patch is 32", "64"]),
         ("magnet", "magnet__side", 100, ["magnet.side is 100", "multiple of 32", "96"]),
+        ("magnet", "magnet__crop", 385, ["magnet.crop is 385", "384 pixels", "the nearest valid value is 384"]),
         ("magnet", "magnet__width", 33, ["magnet.width is 33", "multiple of 2", "34"]),
         ("isdnet", "inria__batch", 1, ["inria.batch is 1", "2 or more"]),
         ("rue", "inria__batch", 1, ["inria.batch is 1", "2 or more"]),
@@ -174,12 +195,13 @@ def test_impossible_values_end_in_a_sentence(name: str, key: str, value: Any, pa
 
 
 AUTHORS = [
+    ("glnet", "deepglobe", 454, [9120, 3800], ["adam"] * 2, 5e-5),
     ("fctl", "inria", 126, [1050] * 4, ["adam"] * 4, 5e-5 * 0.5**0.9),
     ("isdnet", "deepglobe", 454, [80_000], ["sgd"], 0.01),
     ("isdnet", "inria", 126, [40_000], ["sgd"], 0.01),
     ("wiconet", "potsdam", 18, [28_150], ["sgd"], 0.1),
     ("wiconet", "blu", 196, [30_000], ["sgd"], 0.1),
-    ("magnet", "deepglobe", 454, [18_312, 2_838], ["sgd"] * 2, 1e-3),
+    ("magnet", "deepglobe", 454, [37 * 484, 57 * 50], ["sgd"] * 2, 1e-3),
     ("rue", "deepglobe", 454, [80_000], ["adam"], 5e-5),
     ("rue", "inria", 126, [40_000], ["sgd"], 0.01),
 ]
@@ -201,3 +223,68 @@ def test_the_authors_recipe(
     plain = build_method(given(SAMPLE), benchmark, name).phases()
     assert [phase.recipe for phase in plain] == [None] * len(phases)
     assert [phase.name for phase in plain] == [phase.name for phase in phases]
+
+
+SGD = {"optimizer": "sgd", "momentum": 0.9, "weight_decay": 5e-4}
+ADAM = {"optimizer": "adam", "momentum": 0.9, "weight_decay": 5e-4}
+NONE = {"epochs": None, "steps": None, "nesterov": False, "power": None, "end": 0.0, "drops": (), "drop_last": False}
+GLNET = ADAM | {"batch": 6, "power": 0.9}
+FCTL = ADAM | {"batch": 6, "power": 0.9, "epochs": 50, "learning_rate": 5e-5 * (1 - 50 / 100) ** 0.9}
+ISDNET = SGD | {"learning_rate": 0.01, "power": 0.9, "end": 1e-4}
+WICONET = SGD | {"learning_rate": 0.1, "nesterov": True, "batch": 32, "power": 1.5}
+RECIPES: list[tuple[str, str, dict[str, dict[str, Any]]]] = [
+    (
+        "glnet",
+        "deepglobe",
+        {
+            "overview": GLNET | {"epochs": 120, "learning_rate": 5e-5},
+            "local": GLNET | {"epochs": 50, "learning_rate": 2e-5},
+            "mutual": GLNET | {"epochs": 120, "learning_rate": 5e-5},
+        },
+    ),
+    ("fctl", "inria", dict.fromkeys(("patch", "wide", "medium", "all"), FCTL)),
+    ("isdnet", "deepglobe", {"all": ISDNET | {"steps": 80_000, "batch": 8}}),
+    ("isdnet", "inria", {"all": ISDNET | {"steps": 40_000, "batch": 4}}),
+    ("wiconet", "potsdam", {"all": WICONET | {"steps": 28_150}}),
+    ("wiconet", "blu", {"all": WICONET | {"steps": 30_000}}),
+    (
+        "magnet",
+        "deepglobe",
+        {
+            "base": SGD | {"learning_rate": 1e-3, "batch": 12, "epochs": 484, "power": 0.9, "drop_last": True},
+            "refiner": SGD
+            | {"learning_rate": 1e-3, "batch": 8, "epochs": 50, "drops": (10 / 50, 20 / 50, 30 / 50, 40 / 50, 45 / 50)},
+        },
+    ),
+    (
+        "rue",
+        "deepglobe",
+        {"all": ADAM | {"learning_rate": 5e-5, "batch": 4, "steps": 80_000, "power": 0.9, "end": 1e-5}},
+    ),
+    (
+        "rue",
+        "inria",
+        {"all": SGD | {"learning_rate": 0.01, "batch": 2, "steps": 40_000, "power": 0.9, "end": 1e-4}},
+    ),
+]
+"""Method, benchmark, and every number of the authors' configuration or code for each phase."""
+ROUNDS = {
+    "glnet": [("window", None, False, 0), ("image", 6, True, 0), ("image", None, True, 0)],
+    "fctl": [("image", 6, True, 0), *[("image", 4, True, 0)] * 3],
+    "isdnet": [("window", None, False, 0)],
+    "wiconet": [("window", None, False, 50)],
+    "magnet": [("window", None, False, 44), ("window", None, False, 0)],
+    "rue": [("window", None, False, 0)],
+}
+"""Unit of each phase, windows at once, whether gradients are summed, and how often the best state is looked for."""
+
+
+@pytest.mark.parametrize(("name", "benchmark", "phases"), RECIPES)
+def test_every_number_of_the_authors_recipes(name: str, benchmark: str, phases: dict[str, dict[str, Any]]) -> None:
+    with torch.device("meta"):
+        method = build_method(given(SAMPLE, glnet__direction="both", **{f"{name}__recipe": "author"}), benchmark, name)
+    found = method.phases()
+    assert [phase.name for phase in found] == list(phases)
+    for phase in found:
+        assert phase.recipe and asdict(phase.recipe) == NONE | phases[phase.name], phase.name
+    assert [(phase.unit, phase.windows, phase.summed, phase.checks) for phase in found] == ROUNDS[name]

@@ -4,6 +4,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from baselines.rue import RUE, RUEParams, entropy, multiple, select, tiled
@@ -126,6 +127,26 @@ def test_unsure_pixels_weigh_more_and_their_weight_learns_nothing() -> None:
         author = make(recipe="author").losses(Views(context, torch.zeros(2, 4)), Labels(labels), 0.0)
     torch.testing.assert_close(losses["ce"], (heavy * pixel).sum() / heavy.sum(), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(author["ce"], (heavy * pixel).mean(), rtol=1e-4, atol=1e-5)
+    # The coarse logits have weight 1, the FCN head of the encoder's third stage 0.4.
+    for key, weight, small in (("ce_coarse", 1.0, found.coarse), ("ce_stage", 0.4, method.stage_head(found.stage))):
+        logits = F.interpolate(small, size=(64, 64), mode="bilinear", align_corners=False)
+        expected = weight * F.cross_entropy(logits, labels.long(), ignore_index=255)
+        torch.testing.assert_close(losses[key], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_dropout_before_the_coarse_and_the_stage_classifier() -> None:
+    method = make().train()
+    dropouts = [module for module in method.modules() if isinstance(module, nn.Dropout2d)]
+    assert [module.p for module in dropouts] == [0.1, 0.1]
+    for module in dropouts:
+        module.p = 1.0
+    seen: dict[str, torch.Tensor] = {}
+    heads = {"coarse": method.coarse_classifier, "stage": method.stage_head[-1], "final": method.head[0]}
+    for name, head in heads.items():
+        head.register_forward_pre_hook(lambda _, inputs, name=name: seen.update({name: inputs[0]}))
+    context = images(64, 64)
+    method.losses(Views(context, torch.zeros(2, 4)), Labels(context[:, 0] % CLASSES), 0.0)
+    assert {name for name, features in seen.items() if not features.any()} == {"coarse", "stage"}
 
 
 def test_training_and_testing_have_a_grid_each() -> None:

@@ -120,8 +120,10 @@ def test_losses_are_those_of_the_paper() -> None:
         assert method.losses(views, other, 0.0)["ce_context"] == 0
 
 
-def test_stages_without_dilation_keep_sizes_and_parameters() -> None:
-    encoder, _ = build_encoder(SETTINGS, "resnet18", output_stride=8)
+@pytest.mark.parametrize("name", ["resnet18", "tu-test_convnext"])
+def test_stages_without_dilation_keep_sizes_and_parameters(name: str) -> None:
+    """Also those whose stages begin with a convolution of 2 x 2."""
+    encoder, _ = build_encoder(SETTINGS, name, output_stride=8)
     x = torch.randn(1, 3, 64, 64)
     sizes = [map_.shape for map_ in encoder(x)]
     count = sum(parameter.numel() for parameter in encoder.parameters())
@@ -139,3 +141,25 @@ def test_the_norm_of_the_authors_forgets_fast() -> None:
     assert all(module.momentum == 0.1 for module in make("author").head if isinstance(module, nn.BatchNorm2d))
     recipe = make("author").phases()[0].recipe
     assert recipe and recipe.nesterov and (recipe.power, recipe.batch) == (1.5, 32)
+
+
+def test_initial_weights_of_the_authors() -> None:
+    """Kaiming normal for the reduction and both classifiers, Xavier uniform for the MLP, the rest torch's own."""
+    method = make()
+    for layer, tolerance in ((method.reduce[0], 0.03), *((h[0], 0.03) for h in (method.head, method.context_head))):
+        deviation = math.sqrt(2 / layer.in_channels)
+        assert layer.weight.std().item() == pytest.approx(deviation, rel=tolerance)
+        # A uniform distribution of this deviation ends at 1.73 times it.
+        assert layer.weight.abs().max() > 3 * deviation
+    for head in (method.head, method.context_head):
+        assert head[-1].weight.std().item() == pytest.approx(math.sqrt(2 / 64), rel=0.2)
+        assert all(not layer.bias.any() for layer in (head[0], head[-1]))
+    for layer in method.transformer.layers:
+        for linear in (layer.mlp[0], layer.mlp[2]):
+            limit = math.sqrt(6 / (512 + 1024))
+            assert 0.99 * limit < linear.weight.abs().max() <= limit
+            assert linear.weight.std().item() == pytest.approx(limit / math.sqrt(3), rel=0.01)
+            assert 0 < linear.bias.std() < 3e-6
+        for linear in (layer.query, layer.key, layer.value, layer.output):
+            limit = 1 / math.sqrt(512)
+            assert 0.99 * limit < linear.weight.abs().max() <= limit

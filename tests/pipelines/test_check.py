@@ -93,6 +93,19 @@ def test_mistakes_are_rejected(key: str, value: Any, parts: list[str], monkeypat
         assert part in message
 
 
+def test_devices_share_the_batches_of_the_authors() -> None:
+    """On Inria RUE's have 2 crops and MagNet's 12, then 8; the benchmark's has 8."""
+    params = changed("machine.devices", 4)
+    params.values["rue"]["recipe"] = params.values["magnet"]["recipe"] = "author"
+    params.values["suite"] |= {"benchmarks": ["inria"], "baselines": ["magnet", "isdnet"]}
+    check(params)
+    params.values["suite"]["baselines"] = ["magnet", "rue"]
+    with pytest.raises(UserError, match=r"machine\.devices is 4, .* 2 windows .*phase all.* divisor of 2"):
+        check(params)
+    params.values["machine"]["devices"] = 2
+    check(params)
+
+
 def test_an_unknown_split_lists_the_known() -> None:
     with pytest.raises(UserError, match=r"potsdam.split is 'volpi'.*candidate_volpi_18_6_14"):
         check(changed("potsdam.split", "volpi"))

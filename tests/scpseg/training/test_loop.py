@@ -173,7 +173,10 @@ def test_every_phase_takes_all_iterations_unless_capped() -> None:
     # Never more than everybody's.
     assert found(overview, Phase("local"), iterations=100) == [100, 100]
     author = Phase("a", recipe=Recipe("adam", 1e-3, 0.0, 6, epochs=50))
-    assert lengths((author, Phase("b")), 10, 8, 454, 0) == [3784, 10]
+    assert lengths((author, Phase("b")), 10, 8, 454, 0) == [50 * 76, 10]
+    # A pass ends with its last batch, full or not, unless the authors drop that one.
+    full = Phase("a", recipe=Recipe("sgd", 1e-3, 0.0, 12, epochs=484, drop_last=True))
+    assert [lengths((full,), 10, 8, images, 0) for images in (454, 456, 5)] == [[37 * 484], [38 * 484], [484]]
     with pytest.raises(ValueError, match="at least one"):
         found(overview)
 
