@@ -16,7 +16,7 @@ import pandas as pd
 from scpseg.benchmarks import BENCHMARKS, get_benchmark
 from scpseg.files import damaged
 from scpseg.profiling.records import INFERENCE, MEASURED, MIB, TRAINING, Record, read_references
-from scpseg.reporting.published import Published, published_row, title_of
+from scpseg.reporting.published import PAPER, Published, published_row, read_table, title_of
 from scpseg.reporting.statistics import LEVEL, Estimate
 from scpseg.reporting.summary import Line, Part, Row, is_setting
 from scpseg.reporting.tables import Cell, Column, Table, mebibytes, number, points, seconds, share, text, words
@@ -56,8 +56,10 @@ def main_table(part: Part) -> Table:
         return points(Estimate(found.value, found.half, found.seeds), ONE_SEED if found.seeds < 2 else ())
 
     def printed(line: Line, name: str, digits: int) -> Cell:
-        value = getattr(_paper(line), name, None)
-        return number(value, digits, line.of("published") if value else ())
+        row = _paper(line)
+        value, source = getattr(row, name, None), getattr(row, "source", PAPER)
+        flags = (*line.of("published"), *([f"from {source}"] if source != PAPER else []))
+        return number(value, digits, flags if value else ())
 
     def dominators_of(line: Line) -> str:
         names = part.dominated.get(line.method, [])
@@ -76,7 +78,6 @@ def main_table(part: Part) -> Table:
     ours, elsewhere = "of the profiled image", "as published: other machines, often another encoder"
     at_real_size = f"peak of inference on one image of {side} × {side} pixels"
     paired = f"difference to {base} in points, paired, 95 % interval"
-    million = [line["parameters"] / 1e6 if line["parameters"] else None for line in lines]
     speed = [seconds(line["seconds_per_image"], line.of("seconds")) for line in lines]
     steps = [mebibytes(line.memory.training if line.memory else None) for line in lines]
     columns = [
@@ -91,7 +92,7 @@ def main_table(part: Part) -> Table:
         Column("accuracy %", [share(line.estimate("accuracy")) for line in lines], "of all labelled pixels"),
         Column("s / image", speed, ours),
         Column("MPx / s", [seconds(line["megapixels_per_second"]) for line in lines], ours),
-        Column("parameters M", [number(many, 2) for many in million], "that inference needs"),
+        Column("parameters M", [number(line["parameters"], 2, scale=1e-6) for line in lines], "that inference needs"),
         Column("seeds", map(seeds, lines)),
         words("dominated by", map(dominators_of, lines), "at least the score at no more memory"),
         Column("training step MiB", steps, shown=False),
@@ -111,7 +112,7 @@ def _memory(line: Line) -> Cell:
 
 
 def _paper(line: Line) -> Published | None:
-    """The paper's figures for a line: they are of the test images, so they are not shown next to other scores."""
+    """The published figures for a line: of the test images, so they are not shown next to other scores."""
     if line["split"] not in (None, "test") or get_benchmark(line.benchmark).invented:
         return None
     names = (str(line[f"segmenter:{key}"] or "") for key in ("name", "encoder"))
@@ -189,6 +190,11 @@ def network_table(part: Part) -> Table:
     def of(column: str) -> list[Any]:
         return [line[column] for line in part.lines]
 
+    def authors(line: Line) -> Cell:
+        rows = [row for row in read_table("published/parameters.csv") if row["method"] == line.method]
+        mine = [row for row in rows if row["value"] == str(line[f"model:{row['setting']}"] or "")]
+        return number(mine[0]["parameters"], 2, [mine[0]["source"]], 1e-6) if mine else Cell()
+
     columns = [
         words("method", [line.title for line in part.lines]),
         words("segmenter", of("segmenter:name")),
@@ -197,6 +203,8 @@ def network_table(part: Part) -> Table:
         *(Column(name, of(f"model:{name}"), "side in pixels") for name in ("patch", "context", "squeezed", "overview")),
         words("recipe", of("model:recipe")),
         words("samples by branch", map(seen, part.lines)),
+        Column("parameters M", [number(line["parameters"], 2, scale=1e-6) for line in part.lines], "at test"),
+        Column("authors' M", map(authors, part.lines), "in the authors' code, for 7 classes"),
     ]
     return Table.of(f"networks-{part.name}", f"{part.spec.title}: what is compared", columns)
 
