@@ -18,7 +18,7 @@ from scpseg.files import damaged
 from scpseg.profiling.records import INFERENCE, MEASURED, MIB, TRAINING, Record, read_references
 from scpseg.reporting.published import PAPER, Published, published_row, read_table, title_of
 from scpseg.reporting.statistics import LEVEL, Estimate
-from scpseg.reporting.summary import Line, Part, Row, is_setting
+from scpseg.reporting.summary import PUBLISHED_MODES, Line, Part, Row, is_setting
 from scpseg.reporting.tables import Cell, Column, Table, mebibytes, number, points, seconds, share, text, words
 
 SOURCES = {"nvml": "NVML", "computed": "computed", None: "at real size"}
@@ -421,18 +421,25 @@ def bench_table(path: Path) -> Table | None:
 
 
 def computed_table(found: pd.DataFrame) -> Table:
-    """Inference and one training step of every method on every benchmark, with the parts of the peak."""
+    """Inference, with the parts of its peak, and one training step of every method on every benchmark."""
     # The first row of each cell has the paper's segmenter and sizes; the sweeps follow.
     first = found.drop_duplicates(["benchmark", "method", "workload", "phase", "channel"])
     largest = first.groupby(["benchmark", "method", "workload", "channel"])["mib"].max().to_dict()
-    pairs = dict.fromkeys(zip(first["benchmark"], first["method"], strict=True))
-    items = sorted(pairs, key=lambda item: list(BENCHMARKS).index(item[0]))
+    known = dict.fromkeys(first[["benchmark", "method", "segmenter", "encoder"]].itertuples(index=False, name=None))
+    cells = sorted(known, key=lambda cell: list(BENCHMARKS).index(cell[0]))
+    items = [cell[:2] for cell in cells]
 
     def of(workload: str, channel: str, title: str) -> Column:
         about = "largest phase" if workload == TRAINING else "one window at once, fp32"
         return Column(title, [mebibytes(largest.get((*item, workload, channel))) for item in items], about)
 
+    def printed(benchmark: str, method: str, segmenter: str, encoder: str) -> Cell:
+        row = published_row(benchmark, method, segmenter, encoder)
+        modes = [f"published with {key} {value}" for key, value in PUBLISHED_MODES.get(method, {}).items()]
+        return number(row.memory, 0, [row.source, *modes]) if row and row.memory else Cell()
+
     columns = [*_names(items), of(INFERENCE, "computed", "inference MiB")]
     columns += [of(INFERENCE, f"computed:{part}", f"of it {part}") for part in ("weights", "state", "activations")]
     columns.append(of(TRAINING, "computed", "training step MiB"))
+    columns.append(Column("published MB", [printed(*cell) for cell in cells], "at test, on other machines"))
     return Table.of("computed", "Computed memory at the paper's sizes", columns)
