@@ -1,8 +1,7 @@
 """Memory of every method and segmenter at the benchmarks' real sizes, computed on any machine without data or weights.
 
 Without options, the table at the paper's sizes is written to results/reference/computed/memory.csv. If the options
-select one cell, the largest tensors at its peak are printed. Stage `memory` computes what params.yaml declares. With
-`--published`, the table of docs/memory.md beside published memory and the figures of published scores are renewed.
+select one cell, the largest tensors at its peak are printed. Stage `memory` computes what params.yaml declares.
 """
 
 from __future__ import annotations
@@ -11,14 +10,12 @@ import argparse
 import multiprocessing
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipelines import paths
 from pipelines.methods import METHODS
 from pipelines.profile import computed, request_of, step_request_of
-from pipelines.segmenters import with_table
 from pipelines.stage import run_stage
 from scpseg.errors import UserError
 from scpseg.files import csv_rows, write_json, write_text
@@ -26,13 +23,8 @@ from scpseg.params import Params
 from scpseg.profiling.records import COLUMNS, INFERENCE, MIB, TRAINING, Record, tidy
 from scpseg.validation import nearest
 
-if TYPE_CHECKING:
-    from scpseg.reporting.published import Published
-
 PAPER = Path("profiles/paper.yaml")
 TABLE = Path("results/reference/computed/memory.csv")
-PAGE, FIGURES = Path("docs/memory.md"), Path("docs/figures")
-BEGIN, END = "<!-- published -->\n", "<!-- /published -->\n"
 BOTH = ("deepglobe", "potsdam")
 """One benchmark for each of the paper's two sizes, used where not all benchmarks are computed."""
 WINDOWS = (2, 4, 8, 16)
@@ -123,42 +115,12 @@ def _takes_segmenter(records: Sequence[Record], method: str) -> bool:
     return any("encoder" not in model for model in models)
 
 
-def compare_published() -> None:
-    """Write the table of computed beside published memory in `PAGE`, and figures of published scores in `FIGURES`.
-
-    Raises:
-        UserError: the table of computed memory is missing or damaged.
-    """
-    from scpseg.reporting.charts import draw_published
-    from scpseg.reporting.memory import read_computed
-    from scpseg.reporting.published import elsewhere, published
-    from scpseg.reporting.report_tables import computed_table
-    from scpseg.reporting.tables import Cell, templates
-
-    found = read_computed(TABLE.parents[2])
-    if found is None:
-        raise UserError(f"{TABLE} is missing; run `make memory`")
-    table = computed_table(found)
-    table = replace(table, rows=tuple(row for row in table.rows if row[-1] != Cell()))
-    text = templates().from_string("{% from 'table.md.j2' import table %}{{ table(t) }}").render(t=table)
-    write_text(PAGE, with_table(PAGE.read_text(encoding="utf-8"), text, BEGIN, END))
-    groups: dict[str, list[Published]] = {}
-    for row in (*published(), *elsewhere()):
-        if row.miou and row.memory:
-            groups.setdefault(row.benchmark, []).append(row)
-    for benchmark, rows in groups.items():
-        draw_published(rows, FIGURES / f"published-{benchmark}")
-    print(f"published: {PAGE}, {FIGURES}")
-
-
 def work(given: argparse.Namespace) -> None:
     """Compute, print and write the selected cells.
 
     Raises:
         UserError: a name or a parameter is not valid.
     """
-    if given.published:
-        return compare_published()
     params = Params.load(given.params)
     if given.precision:
         params = with_section(params, "train", precision=given.precision)
@@ -235,7 +197,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--params", type=Path, default=PAPER, help="parameter file (default: profiles/paper.yaml)")
     parser.add_argument("--declared", action="store_true", help="the cells that this file declares, for DVC")
-    parser.add_argument("--published", action="store_true", help="only renew what compares with published figures")
     parser.add_argument("--benchmark", action="append", default=[], help="can be repeated")
     parser.add_argument("--method", action="append", default=[], help="can be repeated")
     parser.add_argument("--segmenter", help="with its usual encoder, instead of the segmenter of the parameters")

@@ -2,14 +2,12 @@ import csv
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from PIL import Image
 
 from pipelines import memory, profile
 from pipelines.methods import METHODS
@@ -52,28 +50,6 @@ def test_the_table_in_the_docs_is_the_committed_one() -> None:
                 (row,) = [row for row in found if row["segmenter"] in ("deeplabv3plus", "own")]
                 expected.append(round(float(row["mib"])))
         assert [int(cell) for cell in cells.strip(" |").split("|")] == expected, title
-
-
-def test_the_comparison_with_published_memory_is_current(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (memory.PAGE, memory.TABLE):
-        (tmp_path / name).parent.mkdir(parents=True)
-        shutil.copy(ROOT / name, tmp_path / name)
-    monkeypatch.chdir(tmp_path)
-    memory.compare_published()
-    page = (ROOT / memory.PAGE).read_text()
-    assert memory.PAGE.read_text() == page
-    for cells in (r"DeepGlobe \| FCtL \| 814 .* 3167", r"DeepGlobe \| MagNet .* 1559", r"BLU \| WiCoNet .* 2014"):
-        assert re.search(rf"^\| {cells} <sup>", page, re.MULTILINE)
-    drawn = sorted(path.name for path in memory.FIGURES.iterdir())
-    assert drawn == [f"published-{name}.png" for name in ("blu", "deepglobe", "inria", "potsdam")]
-    for name in drawn:
-        committed = ROOT / memory.FIGURES / name
-        assert committed.stat().st_size < 100_000 and f"(figures/{name})" in page
-        with Image.open(committed) as one, Image.open(memory.FIGURES / name) as other:
-            assert one.tobytes() == other.tobytes()
-    memory.TABLE.unlink()
-    with pytest.raises(UserError, match="make memory"):
-        memory.compare_published()
 
 
 def test_cells_have_the_benchmarks_real_sizes() -> None:
