@@ -52,17 +52,17 @@ def table() -> str:
     return HEAD + "".join(rows)
 
 
-def with_table(text: str, table: str) -> str:
+def with_table(text: str, table: str, begin: str = BEGIN, end: str = END) -> str:
     """Replace the text between the markers by the table.
 
     Raises:
         UserError: the markers do not occur exactly once, or not in order.
     """
-    before, begin, rest = text.partition(BEGIN)
-    old, end, after = rest.partition(END)
-    if not begin or not end or BEGIN in old + after or END in before + after:
+    before, found, rest = text.partition(begin)
+    old, closed, after = rest.partition(end)
+    if not found or not closed or begin in old + after or end in before + after:
         raise UserError(
-            f"{PAGE} lacks the markers of the table of segmenters; add the lines {BEGIN.strip()} and {END.strip()}, "
+            f"the page lacks the markers of its table; add the lines {begin.strip()} and {end.strip()}, "
             "once each and in this order"
         )
     return before + begin + table + end + after

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -98,11 +99,7 @@ def _pareto(
         sizes.append(x)
         # A bar far longer than the others leaves the panel.
         ends += [max(y - half, min(heights) - BEYOND), min(y + half, max(heights) + BEYOND)]
-    for number, row in enumerate(hollow):
-        name, (x, y) = f"{prefix}hollow{number}", _printed(row)
-        axes.plot([x], [y], color=MUTED, marker="o", ms=3.6, mfc="none", mew=0.8, ls="none", zorder=1.5, gid=name,
-                  label=None if number else "published")  # fmt: skip
-        tips[name] = f"{row.method}, published: {y:.1f} %, {x:.0f} MB"
+    tips |= _hollow(axes, hollow, prefix)
     figures.memory_axis(axes, sizes)
     axes.set_ylim(*figures.room(min(ends), max(ends), 4.0))
     figures.nest(axes, marks, bars)
@@ -117,6 +114,33 @@ def _pareto(
     score = f"{spec.mean_name[0].upper() if ' ' in spec.mean_name else 'm'}{spec.mean_name[1:]} (%)"
     axes.set(title=spec.title, xlabel=AXES[one_source([line.memory for line in lines]) or ""], ylabel=score)
     return tips
+
+
+def _hollow(axes: Axes, rows: Sequence[Published], prefix: str) -> dict[str, str]:
+    """Draw published points; return their hover texts by group id."""
+    tips = dict[str, str]()
+    for number, row in enumerate(rows):
+        name, (x, y) = f"{prefix}hollow{number}", _printed(row)
+        axes.plot([x], [y], color=MUTED, marker="o", ms=3.6, mfc="none", mew=0.8, ls="none", zorder=1.5, gid=name,
+                  label=None if number else "published")  # fmt: skip
+        tips[name] = f"{row.method}, published: {y:.1f} %, {x:.0f} MB"
+    return tips
+
+
+def draw_published(rows: Sequence[Published], path: Path) -> Drawn:
+    """Published score against published memory on one benchmark; `rows` have both. Nothing measured is drawn."""
+    spec, times = get_benchmark(rows[0].benchmark), Counter(row.method for row in rows)
+    with style():
+        figure, (axes,) = panels(2.3 * COLUMN, 1.6 * COLUMN)
+        _hollow(axes, rows, "")
+        figures.memory_axis(axes, [x for x, _ in map(_printed, rows)])
+        axes.set(title=f"{spec.title}: as published", xlabel="memory at test (MB)", ylabel=f"{spec.mean_name} (%)")
+        which = [row.segmenter.split("-")[0] if row.mode == "uhr" else row.mode for row in rows]
+        names = [f"{row.method} ({of})" if times[row.method] > 1 else row.method
+                 for row, of in zip(rows, which, strict=True)]  # fmt: skip
+        points = [(*_printed(row), name) for row, name in zip(rows, names, strict=True)]
+        figures.label_points(axes, sorted(points, reverse=True))
+        return save(figure, path, f"{spec.title}: published score against published memory", kinds=("png",))
 
 
 def draw_curves(lines: Sequence[Line], results: Path, methods: Sequence[str], path: Path) -> Drawn | None:

@@ -71,15 +71,16 @@ def elsewhere() -> tuple[Published, ...]:
 
 
 def published_row(benchmark: str, method: str, segmenter: str, encoder: str) -> Published | None:
-    """The paper's row for our method name and segmenter, or None.
+    """The published row for our method name and segmenter, or None; the SCPSeg paper's come before those of others.
 
     Searched in this order: the same segmenter and encoder, the same segmenter with another encoder, a row without
-    segmenter. A row with another segmenter does not match. Names are compared without case ('glnet' is GLNet).
+    segmenter; for methods with a network of their own ('own'), any row. A row with another segmenter does not match
+    otherwise. Names are compared without case ('glnet' is GLNet).
     """
-    rows = [row for row in published() if row.benchmark == benchmark and row.method.lower() == method]
+    rows = [row for row in (*published(), *elsewhere()) if (row.benchmark, row.method.lower()) == (benchmark, method)]
     ranked = [row for row in rows if row.segmenter == f"{segmenter}-{encoder}"]
     ranked += [row for row in rows if row.segmenter.startswith(f"{segmenter}-")]
-    ranked += [row for row in rows if not row.segmenter]
+    ranked += [row for row in rows if not row.segmenter or segmenter == "own"]
     return next(iter(ranked), None)
 
 

@@ -16,9 +16,9 @@ import pandas as pd
 from scpseg.benchmarks import BENCHMARKS, get_benchmark
 from scpseg.files import damaged
 from scpseg.profiling.records import INFERENCE, MEASURED, MIB, TRAINING, Record, read_references
-from scpseg.reporting.published import Published, published_row, title_of
+from scpseg.reporting.published import PAPER, Published, published_row, read_table, title_of
 from scpseg.reporting.statistics import LEVEL, Estimate
-from scpseg.reporting.summary import Line, Part, Row, is_setting
+from scpseg.reporting.summary import PUBLISHED_MODES, Line, Part, Row, is_setting
 from scpseg.reporting.tables import Cell, Column, Table, mebibytes, number, points, seconds, share, text, words
 
 SOURCES = {"nvml": "NVML", "computed": "computed", None: "at real size"}
@@ -56,8 +56,10 @@ def main_table(part: Part) -> Table:
         return points(Estimate(found.value, found.half, found.seeds), ONE_SEED if found.seeds < 2 else ())
 
     def printed(line: Line, name: str, digits: int) -> Cell:
-        value = getattr(_paper(line), name, None)
-        return number(value, digits, line.of("published") if value else ())
+        row = _paper(line)
+        value, source = getattr(row, name, None), getattr(row, "source", PAPER)
+        flags = (*line.of("published"), *([f"from {source}"] if source != PAPER else []))
+        return number(value, digits, flags if value else ())
 
     def dominators_of(line: Line) -> str:
         names = part.dominated.get(line.method, [])
@@ -76,7 +78,6 @@ def main_table(part: Part) -> Table:
     ours, elsewhere = "of the profiled image", "as published: other machines, often another encoder"
     at_real_size = f"peak of inference on one image of {side} × {side} pixels"
     paired = f"difference to {base} in points, paired, 95 % interval"
-    million = [line["parameters"] / 1e6 if line["parameters"] else None for line in lines]
     speed = [seconds(line["seconds_per_image"], line.of("seconds")) for line in lines]
     steps = [mebibytes(line.memory.training if line.memory else None) for line in lines]
     columns = [
@@ -91,7 +92,7 @@ def main_table(part: Part) -> Table:
         Column("accuracy %", [share(line.estimate("accuracy")) for line in lines], "of all labelled pixels"),
         Column("s / image", speed, ours),
         Column("MPx / s", [seconds(line["megapixels_per_second"]) for line in lines], ours),
-        Column("parameters M", [number(many, 2) for many in million], "that inference needs"),
+        Column("parameters M", [number(line["parameters"], 2, scale=1e-6) for line in lines], "that inference needs"),
         Column("seeds", map(seeds, lines)),
         words("dominated by", map(dominators_of, lines), "at least the score at no more memory"),
         Column("training step MiB", steps, shown=False),
@@ -111,7 +112,7 @@ def _memory(line: Line) -> Cell:
 
 
 def _paper(line: Line) -> Published | None:
-    """The paper's figures for a line: they are of the test images, so they are not shown next to other scores."""
+    """The published figures for a line: of the test images, so they are not shown next to other scores."""
     if line["split"] not in (None, "test") or get_benchmark(line.benchmark).invented:
         return None
     names = (str(line[f"segmenter:{key}"] or "") for key in ("name", "encoder"))
@@ -189,6 +190,11 @@ def network_table(part: Part) -> Table:
     def of(column: str) -> list[Any]:
         return [line[column] for line in part.lines]
 
+    def authors(line: Line) -> Cell:
+        rows = [row for row in read_table("published/parameters.csv") if row["method"] == line.method]
+        mine = [row for row in rows if row["value"] == str(line[f"model:{row['setting']}"] or "")]
+        return number(mine[0]["parameters"], 2, [mine[0]["source"]], 1e-6) if mine else Cell()
+
     columns = [
         words("method", [line.title for line in part.lines]),
         words("segmenter", of("segmenter:name")),
@@ -197,6 +203,8 @@ def network_table(part: Part) -> Table:
         *(Column(name, of(f"model:{name}"), "side in pixels") for name in ("patch", "context", "squeezed", "overview")),
         words("recipe", of("model:recipe")),
         words("samples by branch", map(seen, part.lines)),
+        Column("parameters M", [number(line["parameters"], 2, scale=1e-6) for line in part.lines], "at test"),
+        Column("authors' M", map(authors, part.lines), "in the authors' code, for 7 classes"),
     ]
     return Table.of(f"networks-{part.name}", f"{part.spec.title}: what is compared", columns)
 
@@ -413,18 +421,25 @@ def bench_table(path: Path) -> Table | None:
 
 
 def computed_table(found: pd.DataFrame) -> Table:
-    """Inference and one training step of every method on every benchmark, with the parts of the peak."""
+    """Inference, with the parts of its peak, and one training step of every method on every benchmark."""
     # The first row of each cell has the paper's segmenter and sizes; the sweeps follow.
     first = found.drop_duplicates(["benchmark", "method", "workload", "phase", "channel"])
     largest = first.groupby(["benchmark", "method", "workload", "channel"])["mib"].max().to_dict()
-    pairs = dict.fromkeys(zip(first["benchmark"], first["method"], strict=True))
-    items = sorted(pairs, key=lambda item: list(BENCHMARKS).index(item[0]))
+    known = dict.fromkeys(first[["benchmark", "method", "segmenter", "encoder"]].itertuples(index=False, name=None))
+    cells = sorted(known, key=lambda cell: list(BENCHMARKS).index(cell[0]))
+    items = [cell[:2] for cell in cells]
 
     def of(workload: str, channel: str, title: str) -> Column:
         about = "largest phase" if workload == TRAINING else "one window at once, fp32"
         return Column(title, [mebibytes(largest.get((*item, workload, channel))) for item in items], about)
 
+    def printed(benchmark: str, method: str, segmenter: str, encoder: str) -> Cell:
+        row = published_row(benchmark, method, segmenter, encoder)
+        modes = [f"published with {key} {value}" for key, value in PUBLISHED_MODES.get(method, {}).items()]
+        return number(row.memory, 0, [row.source, *modes]) if row and row.memory else Cell()
+
     columns = [*_names(items), of(INFERENCE, "computed", "inference MiB")]
     columns += [of(INFERENCE, f"computed:{part}", f"of it {part}") for part in ("weights", "state", "activations")]
     columns.append(of(TRAINING, "computed", "training step MiB"))
+    columns.append(Column("published MB", [printed(*cell) for cell in cells], "at test, on other machines"))
     return Table.of("computed", "Computed memory at the paper's sizes", columns)

@@ -37,8 +37,13 @@ _PROFILED = {
     "inference:batch": "windows_per_batch",
 }
 """Settings that affect memory and speed, and the columns with their values during the measurement."""
-PUBLISHED_MODES: dict[str, tuple[str, str]] = {"glnet": ("direction", "both")}
-"""Method -> the setting, and its value, with which its published figures were measured."""
+PUBLISHED_MODES: dict[str, dict[str, object]] = {
+    "glnet": {"direction": "both"},
+    "fctl": {"head": 4096, "views": "1 or 8, not stated"},
+    "magnet": {"fast": False},
+    "rue": {"share": 1.0},
+}
+"""Method -> the settings, and their values, with which its published figures were measured."""
 
 
 @dataclass(frozen=True)
@@ -246,10 +251,10 @@ def doubts(rows: Sequence[Mapping[str, Any]]) -> Iterator[Flag]:
         tried = ", ".join(choice for choice in GRID if choice.split()[0] == optimizer) or "none"
         at = f"{optimizer} {rate:g} is at the edge of its candidates ({tried})"
         yield "rate", f"{at}, so a better one may be outside them"
-    key, mode = PUBLISHED_MODES.get(run[0]["method"], ("", ""))
-    mine = run[0].get(f"model:{key}")
-    if mine is not None and mine != mode:
-        yield "published", f"the published figure is of {key} '{mode}', this row of '{mine}'"
+    for key, theirs in PUBLISHED_MODES.get(run[0]["method"], {}).items():
+        mine = run[0].get(f"model:{key}")
+        if mine not in (None, theirs):
+            yield "published", f"the published figure is of {key} '{theirs}', this row of '{mine}'"
 
 
 def curve(results: Path, row: Row) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from scpseg.contract import Method, Setting, drop_training_parts
 from scpseg.errors import UserError
 from scpseg.evaluation.streaming import TestImage, segment
 from scpseg.params import Params, SegmenterParams
+from scpseg.reporting.published import read_table
 from scpseg.training.phases import factor, lengths
 
 ROOT = Path(__file__).parents[2]
@@ -69,6 +70,16 @@ def test_parameters_are_the_authors(name: str, patch: int, authors: int, ours: i
         drop_training_parts(method)
     count = sum(parameter.numel() for parameter in method.parameters())
     assert count == ours and abs(count / authors - 1) < 0.01
+
+
+def test_the_authors_parameters_in_the_report_and_the_docs_are_these() -> None:
+    page = (ROOT / "docs/methods.md").read_text(encoding="utf-8")
+    counted = {(name, authors) for name, _, authors, _, _ in PARAMETERS}
+    rows = read_table("published/parameters.csv")
+    assert {row["method"] for row in rows} == {"glnet"} | {name for name, _ in counted}
+    for row in rows:  # GLNet's are compared in test_glnet.py
+        assert row["method"] == "glnet" or (row["method"], int(row["parameters"])) in counted
+        assert f"{int(row['parameters']):,}" in page and row["source"]
 
 
 @pytest.mark.parametrize(

@@ -186,6 +186,23 @@ def test_published_points_are_hollow_beside_real_test_images_only(tmp_path: Path
     assert "PSPNet" in table(tmp_path, "published-potsdam")
 
 
+def test_rivals_have_their_published_figures_and_parameters(tmp_path: Path, invented: Any, suite: Any) -> None:
+    rivals = {"rue": {"share": 0.5}, "fctl": {}, "wiconet": {"patch": 256}, "glnet": {"direction": "both"}}
+    chosen = invented.fill_whole(tmp_path / "results", suite(("deepglobe",), tuple(rivals), (0,)))
+    for method, settings in rivals.items():
+        record = invented.metrics("deepglobe", method, 0)
+        record["model"] |= {"encoder": "resnet50", **settings}
+        invented.put(tmp_path / "results", record)
+    build(tmp_path, chosen)
+    rows = table(tmp_path, "main-deepglobe")
+    assert (rows["RUE"]["paper mIoU %"], rows["FCtL"]["paper MB"]) == ("75.1", "3167")
+    assert "of share '1.0', this row of '0.5'" in rows["RUE"]["notes"] and "from RUE, CVPR 2025" in rows["RUE"]["notes"]
+    rows = table(tmp_path, "networks-deepglobe")
+    authors = [rows[name]["authors' M"] for name in ("SCPSeg", "RUE", "FCtL", "WiCoNet", "GLNet")]
+    assert authors == ["–", "13.70", "170.04", "39.07", "102.74"] and rows["RUE"]["parameters M"] == "2.35"
+    assert "Qinrong-NKU/RUE" in rows["RUE"]["notes"]
+
+
 def test_two_builds_are_the_same_bytes(tmp_path: Path, invented: Any, suite: Any) -> None:
     chosen = suite(("inria",), ("patch",), (0, 1))
     outputs = []

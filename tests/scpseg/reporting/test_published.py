@@ -16,6 +16,15 @@ from scpseg.reporting.published import PAPER, Published, elsewhere, published, p
         ("inria", "scpseg", "fcn8s", "resnet50", ("78.6", "88.0", "95.8", "1818")),
         ("deepglobe", "glnet", "deeplabv3plus", "resnet18", ("71.6", "83.2", "88.0", "1865")),
         ("inria", "glnet", "deeplabv3plus", "resnet18", ("71.2", None, None, "2663")),
+        # A network of its own, though the paper names the encoder.
+        ("potsdam", "wiconet", "own", "resnet50", ("84.1", "91.2", "89.8", "2014")),
+        ("blu", "wiconet", "own", "resnet50", ("71.0", "82.5", "87.0", "2014")),
+        # Two values circulate: the paper's comes first.
+        ("deepglobe", "fctl", "own", "vgg16", ("73.5", "83.8", "88.3", "3167")),
+        ("deepglobe", "magnet", "own", "resnet50", ("72.9", None, None, "1559")),
+        # Not in the paper.
+        ("deepglobe", "rue", "own", "tu-resnet18d", ("75.1", None, None, None)),
+        ("inria", "rue", "own", "tu-resnet18d", ("79.0", None, None, None)),
     ],
 )
 def test_rows_match_method_and_segmenter(
@@ -29,6 +38,7 @@ def test_rows_match_method_and_segmenter(
 def test_no_row_for_our_own_baselines_or_for_another_segmenter() -> None:
     assert published_row("potsdam", "patch", "fcn8s", "resnet50") is None
     assert published_row("deepglobe", "scpseg", "fcn8s", "resnet50") is None
+    assert published_row("potsdam", "rue", "own", "tu-resnet18d") is None
 
 
 def test_every_row_is_of_a_known_benchmark_and_the_papers_own_rows_have_remarks() -> None:

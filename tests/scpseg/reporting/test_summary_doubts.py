@@ -74,3 +74,18 @@ def test_a_published_figure_of_another_mode_is_told() -> None:
     text = found({"model:direction": "to_local"})["published"]
     assert "'both'" in text and "'to_local'" in text
     assert found({"method": "patch", "model:direction": None}) == {}
+
+
+@pytest.mark.parametrize(
+    ("method", "setting", "same", "other"),
+    [
+        ("magnet", "fast", False, True),
+        ("rue", "share", 1.0, 0.5),
+        ("fctl", "head", 4096, 1024),
+        ("fctl", "views", None, 1),  # which number gave the published figure is not known
+    ],
+)
+def test_modes_of_the_rivals_are_told(method: str, setting: str, same: Any, other: Any) -> None:
+    assert "published" not in found({"method": method, f"model:{setting}": same})
+    text = found({"method": method, f"model:{setting}": other})["published"]
+    assert f"of {setting} '" in text and f"'{other}'" in text
