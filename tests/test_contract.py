@@ -44,7 +44,8 @@ def params(case: str, batch: int = 2) -> Params:
     }
     values["isdnet"]["crop"] = values["rue"]["crop"] = 1.0
     values["magnet"]["crop"] = PATCH // 2
-    values[name] |= changes
+    if changes:
+        values[name] |= changes
     return Params(values, Path("params.yaml"))
 
 

@@ -62,8 +62,9 @@ def test_authors_count_epochs_or_steps() -> None:
     phases = (
         Phase("a", recipe=Recipe("sgd", 0.1, 0.0, 4, epochs=3)),
         Phase("b", recipe=Recipe("sgd", 0.1, 0.0, 4, steps=7)),
+        Phase("c", recipe=Recipe("sgd", 0.1, 0.0, 4, epochs=3, drop_last=True)),
     )
-    assert lengths(phases, 1000, 8, images=10, windows=90) == [8, 7]
+    assert lengths(phases, 1000, 8, images=10, windows=90) == [9, 7, 6]
 
 
 def test_rates_fall_as_authors_have_it() -> None:
