@@ -201,8 +201,8 @@ def resources_of(given: argparse.Namespace, machine: MachineParams) -> Resources
         cores = os.cpu_count() or 1
         if workers > 1 and (machine.threads or cores) * workers > cores:
             print(
-                f"{workers} runs at a time with machine.threads {machine.threads} (0: one per core) wait for each "
-                f"other on {cores} cores; machine.threads {max(1, cores // workers)} serves them best",
+                f"{workers} runs with machine.threads {machine.threads} (0: one per core) compete for {cores} cores; "
+                f"set machine.threads to {max(1, cores // workers)}",
                 flush=True,
             )
         return Resources(workers)

@@ -38,7 +38,7 @@ def main() -> None:
     table = computed_table(found)
     table = replace(table, rows=tuple(row for row in table.rows if row[-1] != Cell()))
     text = templates().from_string("{% from 'table.md.j2' import table %}{{ table(t) }}").render(t=table)
-    write_text(PAGE, with_table(PAGE.read_text(encoding="utf-8"), text, BEGIN, END))
+    write_text(PAGE, with_table(PAGE.read_text(encoding="utf-8"), text, BEGIN, END, PAGE))
     shown = [row for row in (*published(), *elsewhere()) if row.miou and row.memory]
     for benchmark, rows in groupby(sorted(shown, key=lambda row: row.benchmark), lambda row: row.benchmark):
         draw_published(list(rows), FIGURES / f"published-{benchmark}")

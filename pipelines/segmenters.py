@@ -52,7 +52,7 @@ def table() -> str:
     return HEAD + "".join(rows)
 
 
-def with_table(text: str, table: str, begin: str = BEGIN, end: str = END) -> str:
+def with_table(text: str, table: str, begin: str = BEGIN, end: str = END, page: Path = PAGE) -> str:
     """Replace the text between the markers by the table.
 
     Raises:
@@ -62,7 +62,7 @@ def with_table(text: str, table: str, begin: str = BEGIN, end: str = END) -> str
     old, closed, after = rest.partition(end)
     if not found or not closed or begin in old + after or end in before + after:
         raise UserError(
-            f"the page lacks the markers of its table; add the lines {begin.strip()} and {end.strip()}, "
+            f"{page} lacks the markers of its table; add the lines {begin.strip()} and {end.strip()}, "
             "once each and in this order"
         )
     return before + begin + table + end + after

@@ -186,7 +186,8 @@ class Store:
         home = self._homes.get(id, split)
         key = (path_of, home, id)
         known = self._mapped.get(key)
-        if known is not None and _version(known[0]) == known[1]:  # as long as a tenth of copying a window, if not kept
+        # To make the path anew takes a tenth of the time in which a window is copied.
+        if known is not None and _version(known[0]) == known[1]:
             return known[2]
         path, record = path_of(self.folder, home, id), self._record(split, id)
         height, width = record["height"], record["width"]

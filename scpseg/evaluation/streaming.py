@@ -122,7 +122,7 @@ def mapped_labels(folder: Path, height: int, width: int) -> Bytes:
     """An (H, W) uint8 array for `segment` in a file without a name in `folder`: memory then grows with the width only.
 
     Raises:
-        OSError: there is no room for the file.
+        OSError: the disk is full.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as file:

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from scpseg.benchmarks import BENCHMARKS, get_benchmark
-from scpseg.files import damaged
+from scpseg.errors import UserError
 from scpseg.profiling.records import INFERENCE, MEASURED, MIB, TRAINING, Record, read_references
 from scpseg.reporting.published import PAPER, Published, published_row, read_table, title_of
 from scpseg.reporting.statistics import LEVEL, Estimate
@@ -417,7 +417,8 @@ def bench_table(path: Path) -> Table | None:
         systems = "; ".join(dict.fromkeys(row["system"] for row in rows))
         return Table.of("bench", f"Speed of the suite beside other tools ({systems})", columns) if rows else None
     except (KeyError, ValueError, TypeError, csv.Error) as error:
-        raise damaged(path, "is not a table of `make bench`") from error
+        why = f"{path.as_posix()} is not a table of `make bench`"
+        raise UserError(f"{why}; restore it with git, or delete it and run `make bench`") from error
 
 
 def computed_table(found: pd.DataFrame) -> Table:

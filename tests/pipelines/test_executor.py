@@ -171,14 +171,14 @@ def test_each_worker_has_its_own_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
         resources_of(options("--workers", "3"), machine)
 
 
-def test_runs_that_share_cores_are_told_how_many_threads_serve_them(
+def test_runs_that_compete_for_cores_are_warned(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    for threads, workers, told in ((0, 1, False), (0, 2, True), (4, 2, False), (4, 3, True), (1, 8, False)):
+    for threads, workers, warned in ((0, 1, False), (0, 2, True), (4, 2, False), (4, 3, True), (1, 8, False)):
         machine = MachineParams("cpu", False, False, threads, 0)
         assert resources_of(options("--workers", str(workers)), machine) == Resources(workers)
-        assert (f"machine.threads {max(1, 8 // workers)} serves" in capsys.readouterr().out) == told
+        assert (f"set machine.threads to {max(1, 8 // workers)}\n" in capsys.readouterr().out) == warned
 
 
 @pytest.mark.parametrize(
