@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
-from itertools import pairwise, product
+from itertools import chain, count, pairwise, product
 from typing import NamedTuple
 
 import numpy as np
@@ -127,22 +127,16 @@ class Canvas:
         cos, sin = float(np.cos(self.angle)), float(np.sin(self.angle))
         return v * cos + u * sin + self.side / 2, u * cos - v * sin + self.side / 2
 
-    def box(self, spot: Pair, length: float, width: float, turn: float = 0) -> Area | None:
-        """The rectangle around `spot` (u, v), rotated by `turn` in the frame; None if it is outside the canvas."""
-        return self._box(self.point(*spot), length, width, self.angle + turn)
-
-    def _box(self, centre: Pair, length: float, width: float, angle: float) -> Area | None:
-        cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    def box(self, centre: Pair, size: Pair, angle: float) -> Area | None:
+        """The rectangle of `size` around the pixel `centre`, rotated by `angle`; None if it is outside the canvas."""
+        (length, width), cos, sin = size, np.float32(np.cos(angle)), np.float32(np.sin(angle))
         reach = (length * abs(sin) + width * abs(cos)) / 2, (length * abs(cos) + width * abs(sin)) / 2
-        rows, columns = (
-            slice(max(0, int(c - r)), max(0, min(self.side, int(c + r) + 2)))
-            for c, r in zip(centre, reach, strict=True)
-        )
-        if rows.start >= rows.stop or columns.start >= columns.stop:
+        sides = [(max(0, int(c - r)), min(self.side, int(c + r) + 2)) for c, r in zip(centre, reach, strict=True)]
+        if any(first >= end for first, end in sides):
             return None
-        y, x = self.y[rows, columns] - np.float32(centre[0]), self.x[rows, columns] - np.float32(centre[1])
-        u, v = _turned(y, x, angle)
-        return Area((rows, columns), u, v, (np.abs(u) <= length / 2) & (np.abs(v) <= width / 2))
+        at = slice(*sides[0]), slice(*sides[1])
+        u, v = _turned(self.y[at] - np.float32(centre[0]), self.x[at] - np.float32(centre[1]), angle)
+        return Area(at, u, v, (np.abs(u) <= length / 2) & (np.abs(v) <= width / 2))
 
     def fill(self, where: Mask, material: Material, colour: Colour, grain: float, patches: float) -> None:
         """Cover the (H, W) mask, with fine noise of strength `grain` and coarse noise of strength `patches`."""
@@ -153,7 +147,7 @@ class Canvas:
     def paint(self, spot: Pair, size: Pair, material: Material, colour: Colour, grain: float = 0.03,
               rough: float = 0.03, height: float = 0, turn: float = 0, twin: bool = False) -> Area | None:  # fmt: skip
         """Cover the rectangle of `size` (along, across) around `spot` with a flat surface `height` pixels high."""
-        if area := self.box(spot, *size, turn):
+        if area := self.box(self.point(*spot), size, self.angle + turn):
             at, where = area.at, area.inside
             texture = 1 + grain * self.noise(1.5)[at] + rough * self.noise(12)[at]
             self.albedo[at][where] = (np.asarray(colour, np.float32) * texture[..., None])[where]
@@ -172,34 +166,29 @@ class Canvas:
             self.height[at][where] += rise[where]
             self.relief[at][where] = rise[where]
 
-    def tree(self, y: float, x: float, radius: float, sizes: Pair, tint: float = 1.0,
+    def tree(self, pixel: Pair, radius: float, sizes: Pair, tint: float = 1.0,
              material: Material = Material.TREE) -> None:  # fmt: skip
         """Draw an irregular crown with radius `radius` pixels times one of `sizes` (from, to), as high as wide."""
         radius *= self.rng.uniform(*sizes)
         colour = np.array(LEAVES[self.rng.integers(len(LEAVES))]) * tint
-        area = self._box((y, x), 2.6 * radius, 2.6 * radius, 0)
-        if area is None:
-            return
-        lumps = self.noise(3 if radius < 8 else 6)[area.at]
-        distance = np.hypot(area.u, area.v) / (radius * (1 + 0.16 * lumps))
-        dome = np.sqrt(np.maximum(0, 1 - distance**2)).astype(np.float32)
-        top = dome * radius * 1.5 + 0.6 * radius
-        where = (distance < 1) & (top > self.height[area.at])
-        leaves = 0.8 + 0.3 * dome + 0.1 * lumps + 0.07 * self.noise(1.5)[area.at]
-        self.albedo[area.at][where] = (np.asarray(colour, np.float32) * leaves[..., None])[where]
-        self.material[area.at][where], self.twin[area.at][where] = material, False
-        self.height[area.at][where] = top[where]
-        self.relief[area.at][where] = (dome * radius * 0.75 + 0.09 * radius * lumps)[where]
+        if area := self.box(pixel, (2.6 * radius, 2.6 * radius), 0):
+            at, lumps = area.at, self.noise(3 if radius < 8 else 6)[area.at]
+            distance = np.hypot(area.u, area.v) / (radius * (1 + 0.16 * lumps))
+            dome = np.sqrt(np.maximum(0, 1 - distance**2)).astype(np.float32)
+            top = dome * radius * 1.5 + 0.6 * radius
+            where = (distance < 1) & (top > self.height[at])
+            leaves = 0.8 + 0.3 * dome + 0.1 * lumps + 0.07 * self.noise(1.5)[at]
+            self.albedo[at][where] = (np.asarray(colour, np.float32) * leaves[..., None])[where]
+            self.material[at][where], self.twin[at][where], self.height[at][where] = material, False, top[where]
+            self.relief[at][where] = (dome * radius * 0.75 + 0.09 * radius * lumps)[where]
 
     def labels(self, classes: dict[Material, int]) -> Bytes:
         """(H, W) training ids; 0 for materials not in `classes`, but cars get the id of what is below them."""
-        table = np.zeros(len(Material), np.uint8)
-        table[Material.INVALID] = IGNORE_INDEX
-        table[list(classes)] = list(classes.values())
+        ids = {Material.INVALID: IGNORE_INDEX, **classes}
+        table = np.array([ids.get(material, 0) for material in Material], np.uint8)
         cars = (self.material == Material.CAR) & (Material.CAR not in classes)
         nearest = ndimage.distance_transform_edt(cars, return_distances=False, return_indices=True)
-        ids: Bytes = table[self.material[tuple(nearest)]]
-        return ids
+        return np.asarray(table[self.material[tuple(nearest)]])
 
     def photograph(self) -> Bytes:
         """(H, W, 3) uint8: the lit scene with haze and noise; black where the material is INVALID."""
@@ -247,7 +236,9 @@ def draw_town(canvas: Canvas, town: Town, where: Mask | None = None) -> None:
         for line in lines:
             builder.street(np.abs(position - line), run)
     margin = town.street / 2 + 4
-    kinds = builder.deal()
+    # Without end, shuffled in rounds, so that every image has some of each kind.
+    deck = [kind for kind, many in town.lots.items() for _ in range(many)]
+    kinds = chain.from_iterable(canvas.rng.permutation(deck).tolist() for _ in count())
     for (left, right), (top, bottom) in product(pairwise(across), pairwise(along)):
         builder.block((left + margin, top + margin), (right - margin, bottom - margin), kinds)
     for lines, turned in ((across, True), (along, False)):
@@ -278,19 +269,14 @@ class _Builder:
             dashes = self.where & (distance < 0.8) & (np.mod(run, 16) < 9) & (canvas.material == Material.ROAD)
             canvas.albedo[dashes] = 0.85
 
-    def deal(self) -> Iterator[str]:
-        """Yield kinds of lots without end, shuffled in rounds, so that every image has some of each."""
-        deck = [kind for kind, count in self.town.lots.items() for _ in range(count)]
-        while True:
-            yield from self.rng.permutation(deck).tolist()
-
     def block(self, start: Pair, end: Pair, kinds: Iterator[str]) -> None:
         """Divide a block into lots, and draw the visible ones."""
-        columns, rows = (max(1, round((b - a) / self.town.lot)) for a, b in zip(start, end, strict=True))
+        canvas, lot = self.canvas, self.town.lot
+        columns, rows = (max(1, round((b - a) / lot)) for a, b in zip(start, end, strict=True))
         size = ((end[0] - start[0]) / columns, (end[1] - start[1]) / rows)
         for column, row in product(range(columns), range(rows)):
             centre = (start[0] + (column + 0.5) * size[0], start[1] + (row + 0.5) * size[1])
-            area = self.canvas.box(centre, size[0] - 4, size[1] - 4)
+            area = canvas.box(canvas.point(*centre), (size[0] - 4, size[1] - 4), canvas.angle)
             if area is None or not (inside := self.where[area.at][area.inside]).any():
                 continue
             kind = next(kinds) if inside.all() else "house"  # lots on the border of the town get single houses
@@ -309,7 +295,7 @@ class _Builder:
         usual = rng.integers(len(ROOF_COLOURS))
         for place in product(range(number), repeat=2):
             x, y = (c + (k - (number - 1) / 2) * side for c, k, side in zip(centre, place, cell, strict=True))
-            plot = canvas.box((x, y), town.house[0] * 1.2, town.house[1] * 1.2)
+            plot = canvas.box(canvas.point(x, y), (town.house[0] * 1.2, town.house[1] * 1.2), canvas.angle)
             if plot is None or not self.where[plot.at][plot.inside].all() or rng.random() < 0.06:
                 continue
             for _ in range(town.garden):
@@ -349,7 +335,7 @@ class _Builder:
         elif kind == "lawn":
             for share in np.arange(-0.42, 0.43, 2.2 * town.tree / length):
                 spot = (centre[0] + share * length, centre[1] + side * width * 0.47)
-                canvas.tree(*canvas.point(*spot), town.tree, (0.8, 1.1))
+                canvas.tree(canvas.point(*spot), town.tree, (0.8, 1.1))
         else:  # the parking bays and cars of a yard
             pitch = town.car[1] * 1.55
             for place in np.arange(-length / 2 + pitch, length / 2 - pitch / 2, pitch):
@@ -378,7 +364,7 @@ class _Builder:
         """Draw a tree anywhere in the rectangle `size` around `centre`."""
         offset = self.rng.uniform(-0.46, 0.46, 2) * size
         place = self.canvas.point(centre[0] + offset[0], centre[1] + offset[1])
-        self.canvas.tree(*place, self.town.tree, (0.6, 1.2))
+        self.canvas.tree(place, self.town.tree, (0.6, 1.2))
 
     def furnish(self, lines: list[float], turned: bool) -> None:
         """Draw cars in the lanes and along the kerb of streets, then trees along one side of some of them."""
@@ -397,7 +383,7 @@ class _Builder:
             for run in np.arange(-self.reach, self.reach, town.tree * 4.2) if side else ():
                 pixel = self.covered(spot(line + side, run), Material.PAVED, Material.LAWN)
                 if pixel and rng.random() < 0.8:
-                    self.canvas.tree(*pixel, town.tree, (0.7, 0.95))
+                    self.canvas.tree(pixel, town.tree, (0.7, 0.95))
 
     def covered(self, spot: Pair, *materials: Material) -> tuple[int, int] | None:
         """The integer pixel (y, x) at `spot`, or None if it is outside the town or of another material."""
@@ -435,15 +421,13 @@ def _regions(canvas: Canvas, country: Country) -> Bytes:
     rng, step = canvas.rng, country.region
     centres = _grid(rng, -step / 2, canvas.side + step, step, 0.32)
     bend = [canvas.noise(60) * step * 0.10 + canvas.noise(24) * step * 0.045 + canvas.noise(12) * 1.2 for _ in range(2)]
-    pixels = np.stack((canvas.y + bend[0], canvas.x + bend[1]), -1)
-    _, nearest = cKDTree(centres).query(pixels.reshape(-1, 2))
+    _, nearest = cKDTree(centres).query(np.stack((canvas.y + bend[0], canvas.x + bend[1]), -1))
     # Assign kinds to the centres nearest the middle first, so that every kind is in the image.
     order = np.argsort(np.abs(centres - canvas.side / 2).max(axis=1))
     deck = np.concatenate([rng.permutation(country.zones) for _ in range(len(centres) // len(country.zones) + 1)])
     kinds = np.empty(len(centres), np.uint8)
     kinds[order] = deck[: len(centres)]
-    zones: Bytes = kinds[nearest].reshape(canvas.side, canvas.side)
-    return zones
+    return np.asarray(kinds[nearest])
 
 
 def _grid(rng: np.random.Generator, first: float, end: float, step: float, jitter: float) -> NDArray[np.float64]:
@@ -518,12 +502,12 @@ def _plants(canvas: Canvas, crown: float, zone: Bytes, edge_u: Floats) -> None:
     """Draw forest crowns, shrubs on rangeland, and hedges along some parcels."""
     for y, x in _scatter(canvas, crown * 1.5):
         if zone[y, x] == Zone.FOREST and canvas.material[y, x] == Material.TREE:
-            canvas.tree(y, x, crown, (0.8, 1.3), 0.82)
+            canvas.tree((y, x), crown, (0.8, 1.3), 0.82)
     for y, x in _scatter(canvas, crown * 2.6):
         bush = zone[y, x] == Zone.RANGE and not canvas.twin[y, x] and canvas.material[y, x] == Material.SHRUBLAND
         hedge = zone[y, x] == Zone.FARM and edge_u[y, x] < 3 and canvas.material[y, x] == Material.FIELD
         if (bush and canvas.rng.random() < 0.55) or (hedge and canvas.rng.random() < 0.6):
-            canvas.tree(y, x, crown, (0.45, 0.85), 1.05, Material.SHRUBLAND if bush else Material.TREE)
+            canvas.tree((y, x), crown, (0.45, 0.85), 1.05, Material.SHRUBLAND if bush else Material.TREE)
 
 
 def _scatter(canvas: Canvas, step: float) -> Whole:
