@@ -87,9 +87,9 @@ def write_miniature(spec: Benchmark, folder: Path, params: MirrorParams | None) 
         write_json(partial / "archives.json", {"benchmark": spec.name, "archives": archives, "note": note})
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
+        return archives
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return archives
 
 
 def miniature_ids(spec: Benchmark, params: MirrorParams) -> Ids:
