@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import profile
+from pipelines.memory import aligned
 from pipelines.methods import METHODS
 from pipelines.stage import run_stage
 from scpseg.errors import UserError
 from scpseg.files import read_json, write_json
 from scpseg.params import MachineParams, Params
-from scpseg.processes import end_with_parent
 from scpseg.profiling.fresh import ChildKilled, ChildTooSlow, run_fresh
 from scpseg.profiling.records import (
     COSTS,
@@ -79,17 +79,6 @@ def compute(request: Request) -> Record:
     """`profile.computed` at the lowest priority, because speed is measured at the same time."""
     os.nice(19)
     return profile.computed(request)
-
-
-def child(task: Callable[[Request], dict[str, Any]], path: Path) -> None:
-    """Read a request from standard input; write the answer of the task, or the UserError."""
-    end_with_parent()
-    request = json.load(sys.stdin)
-    try:
-        answer = task(request)
-    except UserError as error:
-        answer = {"user_error": str(error)}
-    write_json(path, answer)
 
 
 def on_gpu(params: Params) -> Params:
@@ -265,14 +254,11 @@ class Computing:
             self.found[key] = self.pool.submit(run_fresh, ["pipelines.gpu", "--computed"], request, COMPUTING)
         record = measured(request, seconds)
         try:
-            computed = self.found[key].result()
-        except (ChildKilled, ChildTooSlow) as error:
-            computed = {"user_error": str(error)}
-        if "user_error" in computed:
+            return with_computed(record, profile.accepted(self.found[key].result()))
+        except (ChildKilled, ChildTooSlow, UserError) as error:
             what = f"memory of {request['method']} on {request['benchmark']} could not be computed"
-            print(f"{what}: {computed['user_error']}", file=sys.stderr, flush=True)
+            print(f"{what}: {error}", file=sys.stderr, flush=True)
             return record
-        return with_computed(record, computed)
 
     def close(self) -> None:
         """Do not start what is waiting."""
@@ -317,14 +303,7 @@ def short(records: Sequence[Record]) -> str:
                 remark,
             )
         )
-    wide = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if 3 <= column <= 7 else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(line, wide, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+    return aligned(lines, right=range(3, 8))
 
 
 def _mebibytes(value: int | None) -> str:
@@ -345,11 +324,10 @@ def work(file: Path, out: Path, budget: float, methods: Collection[str] = tuple(
             raise UserError(f"--methods {method}: unknown method; {nearest(method, METHODS)}")
     requests = requests_of(params, methods)
     try:
-        facts = run_fresh(["pipelines.gpu", "--fingerprint"], {"params": dict(params.values), "file": file.name})
+        request = {"params": dict(params.values), "file": file.name}
+        facts = profile.accepted(run_fresh(["pipelines.gpu", "--fingerprint"], request))
     except ChildKilled as error:
         raise UserError(f"the name of the GPU cannot be read ({error}); see the traceback above") from None
-    if "user_error" in facts:
-        raise UserError(facts["user_error"])
     if facts["gpu"] is None:
         raise UserError(f"no NVIDIA GPU found ({facts['reason']}); run `make gpu` on a machine with one")
     folder = out / re.sub(r"[^a-z0-9]+", "-", facts["gpu"].lower()).strip("-")
@@ -380,7 +358,7 @@ def main() -> None:
     """Parse the command line and measure; --fingerprint and --computed are for internal use."""
     tasks = {"--fingerprint": fingerprint_of, "--computed": compute}
     if sys.argv[1:2] and sys.argv[1] in tasks:
-        run_stage(lambda: child(tasks[sys.argv[1]], Path(sys.argv[2])))
+        run_stage(lambda: profile.child(tasks[sys.argv[1]], Path(sys.argv[2])))
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--profile", type=Path, default=Path("profiles/paper.yaml"), help="parameters to measure with")
     parser.add_argument("--out", type=Path, default=Path("results/reference"), help="folder of the reference tables")

@@ -9,7 +9,8 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -101,11 +102,7 @@ def grouped(requests: Sequence[Request], compute: Callable[[list[list[Request]]]
     for index, request in enumerate(requests):
         groups.setdefault((request["method"], request["params"]["segmenter"]["name"]), []).append(index)
     results = compute([[requests[index] for index in indices] for indices in groups.values()])
-    found = {
-        index: record
-        for indices, records in zip(groups.values(), results, strict=True)
-        for index, record in zip(indices, records, strict=True)
-    }
+    found = dict(zip(chain(*groups.values()), chain(*results), strict=True))
     return [found[index] for index in range(len(requests))]
 
 
@@ -172,10 +169,15 @@ def short(records: Sequence[Record]) -> str:
                 record["reason"] or ", ".join(parts),
             )
         )
-    wide = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return aligned(lines, right=(3, 4, 6))
+
+
+def aligned(lines: Sequence[Sequence[str]], right: Container[int]) -> str:
+    """Lines of cells as text with columns, of which those numbers in `right` are aligned to the right."""
+    wide = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(
-            cell.rjust(width) if column in (3, 4, 6) else cell.ljust(width)
+            cell.rjust(width) if column in right else cell.ljust(width)
             for column, (cell, width) in enumerate(zip(line, wide, strict=True))
         ).rstrip()
         for line in lines

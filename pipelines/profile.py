@@ -11,6 +11,7 @@ import json
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -92,20 +93,34 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     return {**figures, "environment": {**environment(device), "allocator": allocator()}}
 
 
-def child(path: Path) -> None:
-    """Read a request from standard input; write the measurement, the UserError, or how it failed."""
+def attempt(request: dict[str, Any]) -> dict[str, Any]:
+    """Measure in this process; a failure is a result to report, with its traceback on the terminal."""
+    try:
+        return answer(request)
+    except UserError:
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        reason = " ".join([f"{type(error).__name__}:", *str(error).splitlines()[:1]])
+        return without_figures("failed", reason, backend=None)
+
+
+def child(task: Callable[[dict[str, Any]], dict[str, Any]], path: Path) -> None:
+    """Read a request from standard input; write the task's answer, or its UserError."""
     end_with_parent()
     request = json.load(sys.stdin)
     try:
-        result = answer(request)
+        result = task(request)
     except UserError as error:
         result = {"user_error": str(error)}
-    except Exception as error:
-        # Any other failure of a measurement is a result to report, with its traceback on the terminal.
-        traceback.print_exc()
-        reason = " ".join([f"{type(error).__name__}:", *str(error).splitlines()[:1]])
-        result = without_figures("failed", reason, backend=None)
     write_json(path, result)
+
+
+def accepted(result: dict[str, Any]) -> dict[str, Any]:
+    """What `child` wrote; raises the UserError if it is one."""
+    if "user_error" in result:
+        raise UserError(result["user_error"])
+    return result
 
 
 def ask(request: dict[str, Any], timeout: float | None = None) -> dict[str, Any]:
@@ -116,14 +131,11 @@ def ask(request: dict[str, Any], timeout: float | None = None) -> dict[str, Any]
         ChildTooSlow: it did not end within `timeout` seconds.
     """
     try:
-        figures: dict[str, Any] = run_fresh(["pipelines.profile", "--child"], request, timeout)
+        return accepted(run_fresh(["pipelines.profile", "--child"], request, timeout))
     except ChildKilled as error:
         # The kernel does not report the limit; on a CPU it is that of the machine or the control group.
         limit = memory_limit() if error.status == "oom" else None
-        figures = without_figures(error.status, str(error), backend=None, limit=limit)
-    if "user_error" in figures:
-        raise UserError(figures["user_error"])
-    return figures
+        return without_figures(error.status, str(error), backend=None, limit=limit)
 
 
 def record_of(request: dict[str, Any], figures: dict[str, Any]) -> dict[str, Any]:
@@ -205,7 +217,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     if sys.argv[1:2] == ["--child"]:
         # run_stage is used for Ctrl-C only, which also reaches the child: no traceback after the stage's own message.
-        run_stage(lambda: child(Path(sys.argv[2])))
+        run_stage(lambda: child(attempt, Path(sys.argv[2])))
     parser.add_argument("benchmark")
     parser.add_argument("method")
     given = parser.parse_args()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import tempfile
 from collections.abc import Iterator
 from functools import partial
@@ -17,14 +15,13 @@ from pipelines.bench import inference, method, stages
 from pipelines.bench.child import status
 from pipelines.bench.rows import MIB, Row, Work, alone, interleaved, peak
 from scpseg.benchmarks import get_benchmark
-from scpseg.contract import Labels, Views
 from scpseg.data.acquire.layout import KINDS, Slot
 from scpseg.data.prepare.fill import Choice, Job, Task, decode_file
 from scpseg.evaluation.streaming import segment
-from scpseg.files import sha256, write_text
+from scpseg.files import csv_rows, sha256, write_text
 from scpseg.reporting.charts import draw_growth
 
-GROWTH = Path("results/bench-growth.csv")
+GROWTH, COLUMNS = Path("results/bench-growth.csv"), ("what", "x", "seconds", "mib")
 SIDES = (1000, 2000, 5000, 10000, 20000)
 BATCHES = (2, 4, 8, 16)
 IMAGES = (1, 2, 4, 8)
@@ -70,15 +67,7 @@ def ready_step(batch: int) -> Work:
 
 def step(batch: int) -> Work:
     """Losses and gradient of `batch` random windows."""
-    network = plain.build(method.setting(PATCH, method.SMALL)).train()
-    views = Views(torch.zeros(batch, 3, PATCH, PATCH, dtype=torch.uint8), torch.zeros(batch, 4))
-    labels = Labels(torch.zeros(batch, PATCH, PATCH, dtype=torch.uint8))
-
-    def work() -> None:
-        network.zero_grad()
-        torch.autograd.backward(list(network.losses(views, labels, 0.0).values()))
-
-    return work
+    return method.step(plain.build(method.setting(PATCH, method.SMALL)), batch)
 
 
 def ready_prepare(images: int) -> Work:
@@ -123,11 +112,8 @@ def measured(folder: Path, repeats: int, sides: tuple[int, ...] = SIDES) -> list
 
 def text(points: list[tuple[str, int, float, float]]) -> str:
     """The points as CSV."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["what", "x", "seconds", "mib"])
-    writer.writerows([what, x, f"{seconds:.4g}", f"{mib:.4g}"] for what, x, seconds, mib in points)
-    return stream.getvalue()
+    cells = [(what, x, f"{seconds:.4g}", f"{mib:.4g}") for what, x, seconds, mib in points]
+    return csv_rows(COLUMNS, [dict(zip(COLUMNS, point, strict=True)) for point in cells])
 
 
 def rows(folder: Path, repeats: int) -> Iterator[Row]:

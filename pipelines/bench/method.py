@@ -157,7 +157,7 @@ def aligning(repeats: int) -> list[Row]:
     return found
 
 
-def _step(method: Method, batch: int) -> Work:
+def step(method: Method, batch: int) -> Work:
     """Losses and gradient of random windows."""
     side = method.needs.context
     views = Views(torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8), torch.zeros(batch, 4))
@@ -175,10 +175,10 @@ def steps(repeats: int) -> list[Row]:
     patch, whole = PAPER[0]
     batch = whole // SHARE
     works = {
-        "ours": _step(build(patch), batch),
-        "patch": _step(plain.build(setting(patch)), batch),
-        "csm": _step(build(patch, srd=0.0, lfa=0.0), batch),
-        "srd": _step(build(patch, lfa=0.0), batch),
+        "ours": step(build(patch), batch),
+        "patch": step(plain.build(setting(patch)), batch),
+        "csm": step(build(patch, srd=0.0, lfa=0.0), batch),
+        "srd": step(build(patch, lfa=0.0), batch),
     }
     took = interleaved(works, min(repeats, 3))
     middle = {name: statistics.median(values) for name, values in took.items()}

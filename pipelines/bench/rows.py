@@ -37,7 +37,7 @@ Took = Mapping[str, list[float]]
 """Seconds, or another unit, of each repeat, by name of the work."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """One line of the table.
 
@@ -62,13 +62,13 @@ class Row:
 
     topic: str
     name: str
-    peer_name: str
-    peer_version: str
+    peer_name: str = ""
+    peer_version: str = ""
     unit: str
     ours: float
-    peer: float | None
-    at_least: float | None
-    at_most: float | None
+    peer: float | None = None
+    at_least: float | None = None
+    at_most: float | None = None
     ratios: tuple[float, ...]
     spread: tuple[float, float]
     repeats: int
@@ -189,7 +189,6 @@ def compared(
                 ours=middle * scale,
                 peer=statistics.median(theirs) * scale if theirs and not missing else None,
                 at_least=peer.at_least,
-                at_most=None,
                 ratios=(statistics.median(ratios),) if ratios else (),
                 spread=quartiles(ratios or [value * scale for value in took["ours"]]),
                 repeats=len(took["ours"]),
@@ -208,12 +207,8 @@ def alone(
     return Row(
         topic=topic,
         name=name,
-        peer_name="",
-        peer_version="",
         unit=unit,
         ours=statistics.median(values),
-        peer=None,
-        at_least=None,
         at_most=at_most,
         ratios=(statistics.median(values),),
         spread=quartiles(values),

@@ -6,7 +6,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -131,14 +131,8 @@ def decoding(folder: Path, repeats: int, sides: dict[str, int] | None = None) ->
     return found
 
 
-_CHECKSUMS: dict[Path, str] = {}
-
-
-def _checksum(path: Path) -> str:
-    """The manifest's, which the suite compares with the file's."""
-    if path not in _CHECKSUMS:
-        _CHECKSUMS[path] = sha256(path)
-    return _CHECKSUMS[path]
+_checksum = cache(sha256)
+"""The manifest's, which the suite compares with the file's."""
 
 
 def _load(path: Path) -> Bytes:

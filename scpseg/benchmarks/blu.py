@@ -7,7 +7,7 @@ from scpseg.benchmarks.base import Benchmark, Class, File, Layout, Miniature, Sc
 
 def draw(side: int, seed: int, number: int) -> Scene:
     """Draw towns in open country; a corner of every fourth image is outside the survey."""
-    from scpseg.synthetic.scenes import Canvas, Country, Material, Town, Zone, draw_country
+    from scpseg.synthetic.scenes import Canvas, Country, Material, Town, Zone
 
     district = Town(block=(72, 126), street=8, lot=54, house=(14.5, 10.5), houses=3, tree=3.2, garden=2, car=(5, 2.6),
                     lots={"house": 2, "hall": 2, "yard": 2, "grove": 1})  # fmt: skip
@@ -16,7 +16,7 @@ def draw(side: int, seed: int, number: int) -> Scene:
         region=150, parcel=64, furrow=4, zones=zones, town=district, road=7, crown=3.4, river=16, twins=0.55
     )
     canvas = Canvas(side, (seed, 4, number), tilt=0.6)
-    draw_country(canvas, country)
+    country.draw(canvas)
     if number % 4 == 1:
         outside = canvas.x + 0.35 * canvas.y < side * 0.12
         canvas.material[outside], canvas.twin[outside] = Material.INVALID, False

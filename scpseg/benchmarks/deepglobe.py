@@ -12,7 +12,7 @@ TERMS = (
 
 def draw(side: int, seed: int, number: int) -> Scene:
     """Draw open country; some images have a cloud, below which the land cover is unknown."""
-    from scpseg.synthetic.scenes import Canvas, Country, Town, Zone, draw_country
+    from scpseg.synthetic.scenes import Canvas, Country, Town, Zone
 
     hamlet = Town(block=(58, 46), street=6, lot=14, house=(10.5, 7.5), houses=1, tree=2.8, garden=1, car=(4, 2),
                   lots={"house": 8, "grove": 1})  # fmt: skip
@@ -20,7 +20,7 @@ def draw(side: int, seed: int, number: int) -> Scene:
     country = Country(region=130, parcel=72, furrow=5, zones=zones, town=hamlet, road=4, crown=4.2, river=13,
                       twins=0.42, clouds=0.35)  # fmt: skip
     canvas = Canvas(side, (seed, 1, number), tilt=0.6)
-    zone = draw_country(canvas, country)
+    zone = country.draw(canvas)
     return Scene(canvas.photograph(), zone, canvas.twin)
 
 

@@ -13,14 +13,14 @@ UNLABELLED = (0x9B, 0x9B, 0x9B)
 
 def draw(side: int, seed: int, number: int) -> Scene:
     """Draw towns between sand, gardens and the sea; a corner of every fourth image is unlabelled."""
-    from scpseg.synthetic.scenes import Canvas, Country, Material, Town, Zone, draw_country
+    from scpseg.synthetic.scenes import Canvas, Country, Material, Town, Zone
 
     district = Town(block=(84, 110), street=8, lot=42, house=(15, 11), houses=2, tree=2.6, garden=1, car=(5, 2.6),
                     lots={"house": 3, "hall": 2, "yard": 2})  # fmt: skip
     zones = (Zone.URBAN, Zone.BARREN, Zone.WATER, Zone.BARREN, Zone.URBAN, Zone.FOREST)
     country = Country(region=130, parcel=58, furrow=4, zones=zones, town=district, road=7, crown=3, river=18, twins=0.5)
     canvas = Canvas(side, (seed, 6, number), tilt=0.6)
-    draw_country(canvas, country)
+    country.draw(canvas)
     green = dict.fromkeys((Material.TREE, Material.SHRUBLAND, Material.FIELD, Material.LAWN), 3)
     land = dict.fromkeys((Material.SOIL, Material.PAVED, Material.CLUTTER), 1)
     label = canvas.labels({Material.ROOF: 0, **land, Material.ROAD: 2, **green, Material.WATER: 4})

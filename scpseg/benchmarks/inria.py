@@ -31,12 +31,12 @@ SECONDS = 1577836800
 
 def draw(side: int, seed: int, number: int) -> Scene:
     """Draw a suburb of houses, and of halls whose roofs look like paved yards."""
-    from scpseg.synthetic.scenes import Canvas, Material, Town, draw_town
+    from scpseg.synthetic.scenes import Canvas, Material, Town
 
     suburb = Town(block=(100, 140), street=9, lot=70, house=(14, 10.5), houses=4, tree=4.5, garden=2, car=(6.5, 3.2),
                   lots={"house": 5, "hall": 2, "yard": 2, "grove": 1})  # fmt: skip
     canvas = Canvas(side, (seed, 2, number), tilt=0.5)
-    draw_town(canvas, suburb)
+    suburb.draw(canvas)
     return Scene(canvas.photograph(), canvas.labels({Material.ROOF: 1}), canvas.twin)
 
 

@@ -26,13 +26,13 @@ BORDER = 2.0
 
 def draw(side: int, seed: int, number: int) -> Scene:
     """Draw large houses and gardens; flat roofs look like paved yards and like lawns."""
-    from scpseg.synthetic.scenes import Canvas, Material, Town, draw_town
+    from scpseg.synthetic.scenes import Canvas, Material, Town
 
     quarter = Town(block=(168, 204), street=24, lot=84, house=(50, 33), houses=1, tree=10.5, garden=7, car=(23, 11),
                    lots={"house": 3, "hall": 1, "yard": 1, "lawn": 1, "green roof": 1, "grove": 1},
                    clutter=0.8)  # fmt: skip
     canvas = Canvas(side, (seed, 3, number), tilt=0.5)
-    draw_town(canvas, quarter)
+    quarter.draw(canvas)
     classes = {Material.ROOF: 1, Material.LAWN: 2, Material.TREE: 3, Material.CAR: 4, Material.CLUTTER: 5}
     return Scene(canvas.photograph(), canvas.labels(classes), canvas.twin)
 

@@ -62,7 +62,7 @@ def inference(make: Callable[[], Method], workload: Workload, precision: str = "
         method = drop_training_parts(make())
     image = np.zeros((workload.height, workload.width, 3), dtype=np.uint8)  # its pages are never touched
     ledger = Ledger()
-    marks: list[tuple[int, int, int]] = []  # at the start of each window: events, live bytes, operations
+    marks: list[tuple[int, int, int]] = []  # at the start of each window: peak since the last, live bytes, operations
     facts: dict[str, int] = {}
     begin_image = method.begin_image
 
@@ -75,8 +75,9 @@ def inference(make: Callable[[], Method], workload: Workload, precision: str = "
         return state
 
     def mark(module: nn.Module, inputs: Any) -> None:
-        marks.append((len(ledger.events), ledger.live, ledger.flops))
-        if repeats(ledger, marks):
+        marks.append((ledger.high, ledger.live, ledger.flops))
+        ledger.high = ledger.live
+        if repeats(marks):
             raise _Repeating
 
     method.begin_image = begin  # type: ignore[method-assign, assignment]
@@ -95,12 +96,9 @@ def inference(make: Callable[[], Method], workload: Workload, precision: str = "
     return _figures(method, peak, (WEIGHTS, STATE), precision=precision, multiply_adds=flops // 2, **facts)
 
 
-def repeats(ledger: Ledger, marks: list[tuple[int, int, int]]) -> bool:
+def repeats(marks: list[tuple[int, int, int]]) -> bool:
     """Whether the last two windows have the same peak and leave the same bytes; `marks` as in `inference`."""
-    if len(marks) < 3:
-        return False
-    (first, _, _), (second, before, _), (third, after, _) = marks[-3:]
-    return before == after and ledger.peak(first, second).size == ledger.peak(second, third).size
+    return len(marks) > 2 and marks[-1][:2] == marks[-2][:2]
 
 
 def training_step(make: Callable[[], Method], workload: Workload, train: TrainParams) -> dict[str, Any]:

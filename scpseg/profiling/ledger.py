@@ -74,7 +74,8 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records the creation and release of storages on one type of device while it is active.
 
     `events` are (block, created) in order, of a block one True and later one False; `live` is the current number of
-    bytes; `flops` are the operations of the convolutions and matrix products so far, by torch's counter.
+    bytes, `high` its highest since it was last set; `flops` are the operations of the convolutions and matrix products
+    so far, by torch's counter.
     """
 
     def __init__(self, device: str = "meta", granule: int = GRANULE) -> None:
@@ -82,7 +83,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.device, self.granule = device, granule
         self.events: list[tuple[Block, bool]] = []
-        self.live = self.flops = 0
+        self.live = self.high = self.flops = 0
         self._known: dict[int, tuple[weakref.ref[Any], Block]] = {}
         self._modules: list[str] = []
         self._origin: dict[int, str] = {}
@@ -178,8 +179,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         storage = tensor.untyped_storage()
         key = storage._cdata
         size = -(-storage.nbytes() // self.granule) * self.granule
-        known = self._known.get(key)
-        if known:
+        if known := self._known.get(key):
             if known[1].size == size:
                 return
             self._die(key)  # resized in place: the old bytes are freed after the new ones are allocated
@@ -190,10 +190,10 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._known[key] = (weakref.ref(storage, lambda _: self._die(key)), block)
         self.events.append((block, True))
         self.live += size
+        self.high = max(self.high, self.live)
 
     def _die(self, key: int) -> None:
-        known = self._known.pop(key, None)
-        if known:
+        if known := self._known.pop(key, None):
             self.events.append((known[1], False))
             self.live -= known[1].size
 
@@ -215,10 +215,8 @@ _KNOWN: dict[Any, tuple[Any, int]] = {}
 
 @cache
 def _pure(func: Any) -> bool:
-    """Whether an operation returns only new tensors and writes to none."""
-    returns, schema = func._schema.returns, func._schema
-    new = all(one.alias_info is None for one in returns) and any("Tensor" in str(one.type) for one in returns)
-    return new and not schema.is_mutable
+    """Whether an operation returns only what is new and writes to no tensor."""
+    return not func._schema.is_mutable and all(one.alias_info is None for one in func._schema.returns)
 
 
 def _signature(value: Any) -> Any:
@@ -228,12 +226,8 @@ def _signature(value: Any) -> Any:
 
 
 def _copy(out: Any) -> Any:
-    """The same structure with new tensors on `meta`."""
-
-    def new(one: Tensor) -> Tensor:
-        return torch.empty_strided(one.shape, one.stride(), dtype=one.dtype, device="meta")
-
-    return tree_map_only(Tensor, new, out)
+    """The same structure with new tensors."""
+    return tree_map_only(Tensor, lambda one: one.new_empty_strided(one.shape, one.stride()), out)
 
 
 @cache
@@ -298,9 +292,8 @@ class CudaRules(TorchFunctionMode):
                 self.cast.clear()
 
     def _as(self, value: Any, kind: torch.dtype) -> Any:
-        if not isinstance(value, Tensor) or not value.is_meta or not value.is_floating_point():
-            return value
-        if value.dtype in (kind, torch.float64):
+        float_on_meta = isinstance(value, Tensor) and value.is_meta and value.is_floating_point()
+        if not float_on_meta or value.dtype in (kind, torch.float64):
             return value
         # Weights are converted once for all their uses, until the outermost block ends.
         if kind == torch.float32 or not (value.requires_grad and value.is_leaf):

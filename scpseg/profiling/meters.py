@@ -52,7 +52,6 @@ class _Meter:
 
     backend: str
     missing: str
-    began = 0.0
 
     def __init__(self) -> None:
         self.sampler = Sampler()
@@ -64,12 +63,11 @@ class _Meter:
 
     def described(self) -> dict[str, Any]:
         """The record for a result file: all channels, with their bytes or None and the reason."""
-        missing = [name for name in CHANNELS if name not in self.memory and name not in self.unavailable]
         period, longest = gaps(self.stretch)
         return {
             "backend": self.backend,
             "memory": {name: self.memory.get(name) for name in CHANNELS},
-            "unavailable": {**self.unavailable, **dict.fromkeys(missing, self.missing)},
+            "unavailable": dict.fromkeys(set(CHANNELS) - self.memory.keys(), self.missing) | self.unavailable,
             "samples": len(self.stretch),
             "period_ms": round(period, 3),
             "longest_gap_ms": round(longest, 3),
@@ -80,9 +78,6 @@ class _Meter:
     def close(self) -> None:
         """Stop the sampler."""
         self.sampler.close()
-
-    def _stop(self) -> None:
-        self.stretch = [(at, sample) for at, sample in self.sampler.stop() if at >= self.began]
 
 
 def timeline(samples: TimedSamples, key: str, since: float, below: int = 0) -> list[tuple[float, int]]:
@@ -106,8 +101,6 @@ class RssMeter(_Meter):
     """
 
     backend, missing = "rss", "not measured on a CPU"
-    idle = 0
-    has_mark = True
 
     def __init__(self) -> None:
         """Reject a system without /proc.
@@ -152,7 +145,7 @@ class RssMeter(_Meter):
         """The record; the peak is from samples, with a note, if the kernel has no high-water mark."""
         self.sampler.mark()
         status = read_status()
-        self._stop()
+        self.stretch = [(at, sample) for at, sample in self.sampler.stop() if at >= self.began]
         self.timeline = timeline(self.stretch, "rss", self.began, self.idle)
         self.details = {"idle_bytes": self.idle, "timeline_of": "rss"}
         if self.sampler.lost:
@@ -164,8 +157,7 @@ class RssMeter(_Meter):
             peaks.append(status["VmHWM"] - status["files"] - self.idle)
             self.details["rss_source"] = "VmHWM after clear_refs, or a sample where that is higher"
             processors = os.cpu_count() or 1
-            pages = max(32, 2 * processors) * processors
-            self.details["rss_resolution_bytes"] = pages * os.sysconf("SC_PAGE_SIZE")
+            self.details["rss_resolution_bytes"] = max(32, 2 * processors) * processors * os.sysconf("SC_PAGE_SIZE")
         else:
             why = "writing to /proc/self/clear_refs does not reset VmHWM in /proc/self/status"
             self.details["rss_source"] = f"samples every {self.sampler.period * 1000:g} ms, because {why}"
@@ -173,9 +165,7 @@ class RssMeter(_Meter):
         self.memory |= {"rss": max(peaks)} if peaks else {}
         return self.described()
 
-    def limit(self) -> int:
-        """Memory of the machine or of the control group, whichever is less."""
-        return memory_limit()
+    limit = staticmethod(memory_limit)
 
 
 def read_status() -> dict[str, int]:
@@ -196,8 +186,6 @@ class CudaMeter(_Meter):
     backend, missing = "nvml", "measured on a GPU"
     own: str | None = None
     """Key of this process in a sample."""
-    context: int | None = None
-    outside: int | None = None
     lag = 0.0
 
     def __init__(self, device: torch.device) -> None:
@@ -230,7 +218,7 @@ class CudaMeter(_Meter):
         self.memory["torch_allocated"] = torch.cuda.max_memory_allocated(self.device)
         self.memory["torch_reserved"] = torch.cuda.max_memory_reserved(self.device)
         outside = self._beyond(last, "device")
-        self._stop()
+        self.stretch = [(at, sample) for at, sample in self.sampler.stop() if at >= self.began]
         if self.sampler.lost is not None:
             self._unavailable(self.sampler.lost, *NVML_CHANNELS)
         else:
@@ -278,12 +266,9 @@ class CudaMeter(_Meter):
                 why = f"the device's memory moved by {(high - low) / 2**20:.0f} MiB at a {size}"
             self._unavailable(facts["memory"] or why, "nvml_device")
         # The entry that changed is ours: in a container, the process ids are the host's and not known here.
-        ours = processes(moved)
-        if str(os.getpid()) in ours:
-            ours = [str(os.getpid())]
-        shown = processes(during)
-        if len(ours) == 1:
-            self.own = ours[0]
+        ours, shown, mine = processes(moved), processes(during), str(os.getpid())
+        if mine in ours or len(ours) == 1:
+            self.own = mine if mine in ours else ours[0]
             return
         if ours:
             why = f"{len(ours)} processes moved by the known allocation at once, so that ours cannot be identified"

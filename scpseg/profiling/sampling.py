@@ -84,23 +84,19 @@ class Sampler:
         if self.process is None or self.lost is not None:
             return []
         assert self.process.stdin is not None and self.process.stdout is not None
-        line = b""
         with suppress(BrokenPipeError):
             self.process.stdin.write(command.encode() + b"\n")
             self.process.stdin.flush()
-        if select.select([self.process.stdout], [], [], PATIENCE)[0]:
-            line = self.process.stdout.readline()
-        else:
-            self.lost = f"the sampling process did not answer within {PATIENCE:.0f} s"
+        answered = select.select([self.process.stdout], [], [], PATIENCE)[0]
+        line = self.process.stdout.readline() if answered else b""
         if line.endswith(b"\n"):
             answer = json.loads(line)
             self.lost, self.facts = answer["error"], answer["facts"]
             return [(at, sample) for at, sample in answer["samples"]]
         self.close()
-        if self.lost is None:
-            code = self.process.returncode
-            how = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
-            self.lost = f"the sampling process ended too early ({how})"
+        code = self.process.returncode
+        how = f"ended too early ({f'killed by signal {-code}' if code < 0 else f'exit status {code}'})"
+        self.lost = f"the sampling process {how if answered else f'did not answer within {PATIENCE:.0f} s'}"
         return []
 
 
@@ -198,11 +194,9 @@ class Device:
     def _find(self, uuid: str) -> tuple[Any, bool]:
         # CUDA names the GPU of an instance, or from version 12 on the instance itself.
         bare = uuid.removeprefix("GPU-").removeprefix("MIG-")
-        instance = self._known("MIG-" + bare)
-        if instance is not None:
+        if (instance := self._known("MIG-" + bare)) is not None:
             return instance, True
-        card = self._known("GPU-" + bare)
-        if card is None:
+        if (card := self._known("GPU-" + bare)) is None:
             raise SourceError(f"NVML knows no device with the UUID that torch names ({bare})")
         split = False
         with suppress(self.nvml.NVMLError_NotSupported):
@@ -222,8 +216,8 @@ class Device:
                 instances.append(self.nvml.nvmlDeviceGetMigDeviceHandleByIndex(card, index))
         named, number = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip(), len(instances)
         if number > 1 and named.startswith("MIG-"):
-            whole = self._known(named)  # NVML also accepts the older form MIG-GPU-uuid/instance/instance
-            if whole is not None:
+            # NVML also accepts the older form MIG-GPU-uuid/instance/instance.
+            if (whole := self._known(named)) is not None:
                 return whole
             # CUDA accepts the start of a UUID, NVML does not.
             instances = [handle for handle in instances if self.nvml.nvmlDeviceGetUUID(handle).startswith(named)]
@@ -245,7 +239,8 @@ def main() -> None:
     try:
         source = Device(what) if kind == "nvml" else Resident(int(what), kind == "tree")
     except SourceError as error:
-        return _say([], {}, str(error))
+        print(json.dumps({"samples": [], "facts": {}, "error": str(error)}), flush=True)
+        return
     samples: TimedSamples = []
     due = time.monotonic()
     with open(0, "rb", buffering=0) as commands:
@@ -253,17 +248,14 @@ def main() -> None:
             asked = select.select([commands], [], [], max(0.0, due - time.monotonic()))[0]
             command = commands.readline().strip() if asked else None
             if command == b"":
-                return None
+                return
             samples.append((time.monotonic(), source.read()))
             if command:
-                _say(samples if command == b"all" else samples[-1:], source.facts)
+                told = samples if command == b"all" else samples[-1:]
+                print(json.dumps({"samples": told, "facts": source.facts, "error": None}), flush=True)
             else:
                 # A late sample delays the next: samples that pile up would only repeat each other.
                 due = max(due + float(period), time.monotonic())
-
-
-def _say(samples: TimedSamples, facts: dict[str, Any], error: str | None = None) -> None:
-    print(json.dumps({"samples": samples, "facts": facts, "error": error}), flush=True)
 
 
 if __name__ == "__main__":

@@ -19,11 +19,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from scpseg import parallel
 from scpseg.contract import Labels, Method, Phase, Views, drop_training_parts
 from scpseg.data.windows import Bytes, starts
 from scpseg.environment import usual_allocator
-from scpseg.errors import UserError
 from scpseg.evaluation.streaming import segment
 from scpseg.params import TrainParams
 from scpseg.profiling.meters import CudaMeter, RssMeter
@@ -83,6 +81,7 @@ def measure(
             method.to("cpu")
             meter.begin()
             method.to(device)
+            size, pixels = image.nbytes, workload.height * workload.width
         else:
             method = make().to(device)
             phases = method.phases()
@@ -93,39 +92,30 @@ def measure(
                 facts |= step.facts()
                 step()
             meter.begin()
+            size, pixels = step.nbytes(), facts["windows"] * method.needs.patch**2
         repeats = len(timed(once, workload.repeats, workload.seconds))
-        figures = meter.finish()
+        figures = meter.finish() | {"status": "ok", "reason": None, "limit": None, "repeats": repeats}
         # The allocator that returns everything is slow: time is taken with the one that programs usually have.
-        usual = usual_allocator()
+        figures["timed_with_usual_allocator"] = usual_allocator()
         seconds = statistics.median(timed(once, repeats))
         figures |= {
-            "status": "ok",
-            "reason": None,
-            "limit": None,
-            "repeats": repeats,
-            "seconds_per_image": round(seconds, 6) if train is None else None,
-            "timed_with_usual_allocator": usual,
+            "seconds_per_image": None,
+            "seconds_per_image" if train is None else "seconds_per_step": round(seconds, 6),
+            "megapixels_per_second": round(pixels / 1e6 / seconds, 6),
+            "image_bytes": size,
             "model": method.describe(),
         }
-        if train is None:
-            figures["image_bytes"], pixels = image.nbytes, workload.height * workload.width
-        else:
+        if train is not None:
             with FlopCounterMode(display=False) as counter:
                 once()
-            figures |= {
-                "parameters": sum(parameter.numel() for parameter in method.parameters()),
-                "multiply_adds": counter.get_total_flops() // 2,
-                "seconds_per_step": round(seconds, 6),
-                "image_bytes": step.nbytes(),
-            }
-            pixels = facts["windows"] * method.needs.patch**2
-        return facts | figures | {"megapixels_per_second": round(pixels / 1e6 / seconds, 6)}
+            figures["parameters"] = sum(parameter.numel() for parameter in method.parameters())
+            figures["multiply_adds"] = counter.get_total_flops() // 2
+        return facts | figures
     except (RuntimeError, MemoryError) as error:
         if not is_oom(error):
             raise
         limit = meter.limit()
-        reason = f"it does not fit into {limit / MIB:.0f} MiB"
-        return {**facts, **without_figures("oom", reason, meter.backend, limit)}
+        return facts | without_figures("oom", f"it does not fit into {limit / MIB:.0f} MiB", meter.backend, limit)
     finally:
         meter.close()
 
@@ -141,11 +131,6 @@ class TrainingStep:
         self, method: Method, phase: Phase, workload: Workload, train: TrainParams, device: torch.device
     ) -> None:
         """Let `method` enter the phase; on `meta`, which has no values, one byte stands for those of all windows."""
-        if parallel.world() > 1:
-            raise UserError(
-                f"training memory cannot be measured in {parallel.world()} processes: each holds a slice of the batch; "
-                "measure it in a single process"
-            )
         recipe = phase.recipe or shared(train, workload.batch if phase.unit == "window" else 1)
         self.phase, self.device = phase, device
         self.stepper = Stepper(method, train, device)
@@ -176,13 +161,11 @@ def _portions(method: Method, phase: Phase, workload: Workload, batch: int, draw
     generator = torch.Generator().manual_seed(0)
     needs = method.needs
 
-    def pair(count: int, side: int) -> tuple[Tensor, Tensor]:
-        return draw(256, count, 3, side, side), draw(workload.classes, count, side, side)
-
-    def draw(high: int, *shape: int) -> Tensor:
+    def pair(count: int, side: int) -> list[Tensor]:
+        shapes = (256, (count, 3, side, side)), (workload.classes, (count, side, side))
         if not drawn:
-            return torch.zeros((), dtype=torch.uint8).expand(shape)
-        return torch.randint(0, high, shape, dtype=torch.uint8, generator=generator)
+            return [torch.zeros((), dtype=torch.uint8).expand(shape) for _, shape in shapes]
+        return [torch.randint(0, high, shape, dtype=torch.uint8, generator=generator) for high, shape in shapes]
 
     extent = torch.tensor([needs.patch / workload.height, needs.patch / workload.width]).clamp(max=1.0)
     if phase.unit == "window":

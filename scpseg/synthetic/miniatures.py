@@ -87,20 +87,19 @@ def write_miniature(spec: Benchmark, folder: Path, params: MirrorParams | None) 
         write_json(partial / "archives.json", {"benchmark": spec.name, "archives": archives, "note": note})
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
+        return archives
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return archives
 
 
 def miniature_ids(spec: Benchmark, params: MirrorParams) -> Ids:
     """The first ids of each list of the benchmark's default split, or invented names if folders define the split."""
-    counts = dict(zip(PARTS, (params.train, params.val, params.test), strict=True))
-    lists = read_split(spec, next(iter(spec.splits)))
+    counts = {"train": params.train, "val": params.val, "test": params.test}
+    lists, kept = read_split(spec, next(iter(spec.splits))), _miniature(spec).kept
     if not lists:
         return {part: tuple(f"area{k + 1}_{n:03d}" for n in range(counts[part])) for k, part in enumerate(PARTS)}
-    kept = _miniature(spec).kept
-    others = [name for name in lists["train"] if name not in kept][: max(0, params.train - len(kept))]
-    lists["train"] = tuple(name for name in lists["train"] if name in (*kept, *others))
+    chosen = sorted(lists["train"], key=lambda name: name not in kept)[: params.train]
+    lists["train"] = tuple(name for name in lists["train"] if name in chosen)
     return {part: lists[part][: counts[part]] for part in PARTS}
 
 
@@ -123,11 +122,10 @@ def _write_zips(folder: Path, members: Packed) -> None:
         archives: dict[str, zipfile.ZipFile] = {}
         for name, path, picture in members:
             if name not in archives:
-                archives[name] = stack.enter_context(zipfile.ZipFile(folder / name, "w", zipfile.ZIP_DEFLATED))
+                archives[name] = stack.enter_context(zipfile.ZipFile(folder / name, "w"))
             member = zipfile.ZipInfo(path, DATE)
             member.create_system, member.external_attr = 3, 0o644 << 16
-            member.compress_type = zipfile.ZIP_DEFLATED
-            archives[name].writestr(member, encoded(picture, path))
+            archives[name].writestr(member, encoded(picture, path), zipfile.ZIP_DEFLATED)
 
 
 def encoded(picture: Bytes, path: str) -> bytes:

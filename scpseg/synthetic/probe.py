@@ -18,7 +18,7 @@ multiple of 16.
 
 from __future__ import annotations
 
-import itertools
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -87,13 +87,14 @@ def probe_scene(side: int, seed: int, number: int) -> ProbeScene:
         down, right = y - disc.row, x - disc.column
         inside = (down + 0.5) ** 2 + (right + 0.5) ** 2 < (DIAMETERS[disc.detail] / 2) ** 2
         label[inside] = DISCS[kind][disc.texture]
-        picture[inside] = (np.array(DISC_COLOUR) + CONTRAST * _texture(disc, down, right)[..., None])[inside]
+        picture[inside] = DISC_COLOUR + CONTRAST * _texture(disc, down, right)[inside, None]
     tint = (1 - 2 * kind) * np.array(TINT)
     for width, share in ((size, RING), (size // 2, 1)):
         place = tuple(slice(middle - width // 2, middle + width // 2) for middle in cue)
-        picture[place] = GROUND_COLOUR + share * tint
-        label[place] = CUES[kind]
-    picture += _noise(side, rng)[..., None]
+        picture[place], label[place] = GROUND_COLOUR + share * tint, CUES[kind]
+    # Grey, over objects and background.
+    noise = [ndimage.gaussian_filter(rng.standard_normal((side, side)), grain, mode="wrap") for grain in GRAINS]
+    picture += np.sum([NOISE * field / field.std() for field in noise], axis=0)[..., None]
     return ProbeScene(np.clip(picture, 0, 255).astype(np.uint8), label, kind, cue, size, discs)
 
 
@@ -108,35 +109,18 @@ def _texture(disc: Disc, down: NDArray[np.int64], right: NDArray[np.int64]) -> N
 def _places(side: int, rng: np.random.Generator, swapped: bool) -> tuple[tuple[int, int], tuple[Disc, ...]]:
     """A cue and a disc of each detail at every distance, redrawn until no objects touch each other or the border."""
     while True:
-        row, column = (int(value) for value in rng.integers(BORDER, side - BORDER + 1, 2))
+        row, column = rng.integers(BORDER, side - BORDER + 1, 2).tolist()
         discs: list[Disc] = []
-        for distance, detail in itertools.product(distances(side), DIAMETERS):
-            place = _free_place(side, row, column, distance, discs, rng)
-            if place is None:
+        for distance, detail in product(distances(side), DIAMETERS):
+            for _ in range(TRIES):  # on the square of half side `distance` around the cue
+                far, along = int(rng.choice((-distance, distance))), int(rng.integers(-distance, distance + 1))
+                y, x = (row + far, column + along) if rng.integers(2) else (row + along, column + far)
+                inside = min(y, x) >= BORDER and max(y, x) <= side - BORDER
+                if inside and all(max(abs(y - one.row), abs(x - one.column)) >= DISC + GAP for one in discs):
+                    break
+            else:
                 break
-            texture, upright, bright = (int(value) for value in rng.integers(2, size=3))
-            discs.append(Disc(*place, distance, detail, texture ^ swapped, bool(upright), 2 * bright - 1))
+            texture, upright, bright = rng.integers(2, size=3).tolist()
+            discs.append(Disc(y, x, distance, detail, texture ^ swapped, bool(upright), 2 * bright - 1))
         else:
             return (row, column), tuple(discs)
-
-
-def _free_place(
-    side: int, row: int, column: int, distance: int, others: list[Disc], rng: np.random.Generator
-) -> tuple[int, int] | None:
-    """A centre on the square of half side `distance` around the cue, or None if no position was found."""
-    for _ in range(TRIES):
-        far, along = int(rng.choice((-distance, distance))), int(rng.integers(-distance, distance + 1))
-        y, x = (row + far, column + along) if rng.integers(2) else (row + along, column + far)
-        inside = min(y, x) >= BORDER and max(y, x) <= side - BORDER
-        if inside and all(max(abs(y - other.row), abs(x - other.column)) >= DISC + GAP for other in others):
-            return y, x
-    return None
-
-
-def _noise(side: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """(H, W) grey noise with a fine and a coarse grain, over objects and background."""
-    noise = np.zeros((side, side))
-    for grain in GRAINS:
-        field = ndimage.gaussian_filter(rng.standard_normal((side, side)), grain, mode="wrap")
-        noise += NOISE * field / field.std()
-    return noise

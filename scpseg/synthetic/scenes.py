@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
-from itertools import pairwise, product
+from itertools import chain, count, pairwise, product
 from typing import NamedTuple
 
 import numpy as np
@@ -52,38 +52,6 @@ class Zone(IntEnum):
     UNKNOWN, URBAN, FARM, RANGE, FOREST, WATER, BARREN = range(7)
 
 
-@dataclass(frozen=True)
-class Town:
-    """Parameters of a town at the scale of a benchmark; lengths in pixels."""
-
-    block: tuple[int, int]  # distance between streets, along and across
-    street: float  # width of a carriageway
-    lot: float  # side of a lot; several houses share one, a hall or yard fills one
-    house: Pair  # (length, width) of a typical house
-    houses: int  # a lot has houses x houses of them
-    tree: float  # radius of a typical crown
-    garden: int  # trees per house
-    car: Pair  # (length, width)
-    lots: dict[str, int]  # number of each kind (house, hall, yard, lawn, green roof, grove), assigned in turn
-    clutter: float = 0.0  # share of houses with a shed, rubble or a pool
-
-
-@dataclass(frozen=True)
-class Country:
-    """Parameters of a landscape at the scale of a benchmark; lengths in pixels."""
-
-    region: float  # typical distance between the regions' centres
-    parcel: float  # side of a parcel
-    furrow: float  # distance between furrows
-    zones: tuple[Zone, ...]  # kinds of regions, assigned in turn
-    town: Town  # what settlements look like
-    road: float  # width of the country roads
-    crown: float  # radius of a forest crown
-    river: float  # width of the river
-    twins: float  # share of parcels with a smooth surface that two classes share
-    clouds: float = 0.0  # chance of an image with a cloud
-
-
 class Area(NamedTuple):
     """A rotated rectangle, clipped by the border: bounding box, and per pixel of the box u, v from the centre."""
 
@@ -91,6 +59,12 @@ class Area(NamedTuple):
     u: Floats
     v: Floats
     inside: Mask
+
+
+def _turned(y: Floats, x: Floats, angle: float) -> tuple[Floats, Floats]:
+    """(u, v) of offsets (y, x) in a frame that is rotated by `angle`."""
+    cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    return x * cos + y * sin, y * cos - x * sin
 
 
 class Canvas:
@@ -105,6 +79,7 @@ class Canvas:
         self.material: Bytes = np.zeros((side, side), np.uint8)
         self.twin: Mask = np.zeros((side, side), bool)  # as in `Scene`
         self.y, self.x = np.mgrid[:side, :side].astype(np.float32)
+        self.reach = side * 0.75  # u and v are within it
         self._fields: dict[float, Floats] = {}
         self.angle = self.rng.uniform(-tilt, tilt)
         self.u, self.v = _turned(self.y - side / 2, self.x - side / 2, self.angle)
@@ -112,12 +87,12 @@ class Canvas:
     def noise(self, scale: float) -> Floats:
         """Smooth (H, W) noise with mean 0, standard deviation 1 and grain size `scale` in pixels; new at each call."""
         if scale not in self._fields:
+            cells = self.side if scale < 3 else int(self.side / scale) + 4
+            field = self.rng.standard_normal((cells, cells), np.float32)
             if scale < 3:
-                field = ndimage.gaussian_filter(self.rng.standard_normal((self.side, self.side), np.float32), scale / 2)
+                field = ndimage.gaussian_filter(field, scale / 2)
             else:
-                cells = int(self.side / scale) + 4
-                coarse = self.rng.standard_normal((cells, cells), np.float32)
-                field = ndimage.zoom(coarse, scale, order=3 if scale < 30 else 2)[: self.side, : self.side]
+                field = ndimage.zoom(field, scale, order=3 if scale < 30 else 2)[: self.side, : self.side]
             self._fields[scale] = (field - field.mean()) / (field.std() + 1e-6)
         turned = np.rot90(self._fields[scale], int(self.rng.integers(4)))
         return turned[::-1] if self.rng.integers(2) else turned
@@ -127,22 +102,16 @@ class Canvas:
         cos, sin = float(np.cos(self.angle)), float(np.sin(self.angle))
         return v * cos + u * sin + self.side / 2, u * cos - v * sin + self.side / 2
 
-    def box(self, spot: Pair, length: float, width: float, turn: float = 0) -> Area | None:
-        """The rectangle around `spot` (u, v), rotated by `turn` in the frame; None if it is outside the canvas."""
-        return self._box(self.point(*spot), length, width, self.angle + turn)
-
-    def _box(self, centre: Pair, length: float, width: float, angle: float) -> Area | None:
-        cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    def box(self, centre: Pair, size: Pair, angle: float) -> Area | None:
+        """The rectangle of `size` around the pixel `centre`, rotated by `angle`; None if it is outside the canvas."""
+        (length, width), cos, sin = size, np.float32(np.cos(angle)), np.float32(np.sin(angle))
         reach = (length * abs(sin) + width * abs(cos)) / 2, (length * abs(cos) + width * abs(sin)) / 2
-        rows, columns = (
-            slice(max(0, int(c - r)), max(0, min(self.side, int(c + r) + 2)))
-            for c, r in zip(centre, reach, strict=True)
-        )
-        if rows.start >= rows.stop or columns.start >= columns.stop:
+        sides = [(max(0, int(c - r)), min(self.side, int(c + r) + 2)) for c, r in zip(centre, reach, strict=True)]
+        if any(first >= end for first, end in sides):
             return None
-        y, x = self.y[rows, columns] - np.float32(centre[0]), self.x[rows, columns] - np.float32(centre[1])
-        u, v = _turned(y, x, angle)
-        return Area((rows, columns), u, v, (np.abs(u) <= length / 2) & (np.abs(v) <= width / 2))
+        at = slice(*sides[0]), slice(*sides[1])
+        u, v = _turned(self.y[at] - np.float32(centre[0]), self.x[at] - np.float32(centre[1]), angle)
+        return Area(at, u, v, (np.abs(u) <= length / 2) & (np.abs(v) <= width / 2))
 
     def fill(self, where: Mask, material: Material, colour: Colour, grain: float, patches: float) -> None:
         """Cover the (H, W) mask, with fine noise of strength `grain` and coarse noise of strength `patches`."""
@@ -153,7 +122,7 @@ class Canvas:
     def paint(self, spot: Pair, size: Pair, material: Material, colour: Colour, grain: float = 0.03,
               rough: float = 0.03, height: float = 0, turn: float = 0, twin: bool = False) -> Area | None:  # fmt: skip
         """Cover the rectangle of `size` (along, across) around `spot` with a flat surface `height` pixels high."""
-        if area := self.box(spot, *size, turn):
+        if area := self.box(self.point(*spot), size, self.angle + turn):
             at, where = area.at, area.inside
             texture = 1 + grain * self.noise(1.5)[at] + rough * self.noise(12)[at]
             self.albedo[at][where] = (np.asarray(colour, np.float32) * texture[..., None])[where]
@@ -172,34 +141,58 @@ class Canvas:
             self.height[at][where] += rise[where]
             self.relief[at][where] = rise[where]
 
-    def tree(self, y: float, x: float, radius: float, sizes: Pair, tint: float = 1.0,
+    def tree(self, pixel: Pair, radius: float, sizes: Pair, tint: float = 1.0,
              material: Material = Material.TREE) -> None:  # fmt: skip
         """Draw an irregular crown with radius `radius` pixels times one of `sizes` (from, to), as high as wide."""
         radius *= self.rng.uniform(*sizes)
         colour = np.array(LEAVES[self.rng.integers(len(LEAVES))]) * tint
-        area = self._box((y, x), 2.6 * radius, 2.6 * radius, 0)
-        if area is None:
-            return
-        lumps = self.noise(3 if radius < 8 else 6)[area.at]
-        distance = np.hypot(area.u, area.v) / (radius * (1 + 0.16 * lumps))
-        dome = np.sqrt(np.maximum(0, 1 - distance**2)).astype(np.float32)
-        top = dome * radius * 1.5 + 0.6 * radius
-        where = (distance < 1) & (top > self.height[area.at])
-        leaves = 0.8 + 0.3 * dome + 0.1 * lumps + 0.07 * self.noise(1.5)[area.at]
-        self.albedo[area.at][where] = (np.asarray(colour, np.float32) * leaves[..., None])[where]
-        self.material[area.at][where], self.twin[area.at][where] = material, False
-        self.height[area.at][where] = top[where]
-        self.relief[area.at][where] = (dome * radius * 0.75 + 0.09 * radius * lumps)[where]
+        if area := self.box(pixel, (2.6 * radius, 2.6 * radius), 0):
+            at, lumps = area.at, self.noise(3 if radius < 8 else 6)[area.at]
+            distance = np.hypot(area.u, area.v) / (radius * (1 + 0.16 * lumps))
+            dome = np.sqrt(np.maximum(0, 1 - distance**2)).astype(np.float32)
+            top = dome * radius * 1.5 + 0.6 * radius
+            where = (distance < 1) & (top > self.height[at])
+            leaves = 0.8 + 0.3 * dome + 0.1 * lumps + 0.07 * self.noise(1.5)[at]
+            self.albedo[at][where] = (np.asarray(colour, np.float32) * leaves[..., None])[where]
+            self.material[at][where], self.twin[at][where], self.height[at][where] = material, False, top[where]
+            self.relief[at][where] = (dome * radius * 0.75 + 0.09 * radius * lumps)[where]
+
+    def grid(self, first: float, end: float, step: float, jitter: float) -> NDArray[np.float64]:
+        """(N, 2) points of a square grid, row by row, each moved by up to `jitter` steps."""
+        places = np.arange(first, end, step)
+        grid = np.stack(np.meshgrid(places, places, indexing="ij"), -1).reshape(-1, 2)
+        return grid + self.rng.uniform(-jitter, jitter, grid.shape) * step
+
+    def scatter(self, step: float) -> Whole:
+        """(N, 2) integer pixels on a jittered grid, in random order."""
+        jittered = self.grid(step / 2, self.side, step, 0.45)
+        return self.rng.permutation(np.clip(jittered, 0, self.side - 1).astype(int))
+
+    def parcels(self, side: float) -> tuple[Whole, Floats, Floats]:
+        """(H, W) numbers of parcels, and distances in pixels to the border of the parcel: the least, and along u."""
+        row = np.floor(self.v / side).astype(np.int64)
+        shifted = self.u + self.rng.uniform(0, side, 4096).astype(np.float32)[row % 4096]
+        column = np.floor(shifted / side).astype(np.int64)
+        edge_u, edge_v = (np.minimum(a, side - a) for a in (np.mod(shifted, side), np.mod(self.v, side)))
+        return row * 7919 + column, np.minimum(edge_u, edge_v), edge_u
+
+    def chance(self, parcel: Whole) -> Floats:
+        """(H, W) one uniform random number 0..1 per parcel."""
+        return self.rng.random(8191).astype(np.float32)[parcel % 8191]
+
+    def covered(self, where: Mask, spot: Pair, *materials: Material) -> tuple[int, int] | None:
+        """The integer pixel (y, x) at `spot`, or None if it is outside the mask `where` or of another material."""
+        y, x = map(int, self.point(*spot))
+        inside = 0 <= y < self.side and 0 <= x < self.side and where[y, x]
+        return (y, x) if inside and self.material[y, x] in materials else None
 
     def labels(self, classes: dict[Material, int]) -> Bytes:
         """(H, W) training ids; 0 for materials not in `classes`, but cars get the id of what is below them."""
-        table = np.zeros(len(Material), np.uint8)
-        table[Material.INVALID] = IGNORE_INDEX
-        table[list(classes)] = list(classes.values())
+        ids = {Material.INVALID: IGNORE_INDEX, **classes}
+        table = np.array([ids.get(material, 0) for material in Material], np.uint8)
         cars = (self.material == Material.CAR) & (Material.CAR not in classes)
         nearest = ndimage.distance_transform_edt(cars, return_distances=False, return_indices=True)
-        ids: Bytes = table[self.material[tuple(nearest)]]
-        return ids
+        return np.asarray(table[self.material[tuple(nearest)]])
 
     def photograph(self) -> Bytes:
         """(H, W, 3) uint8: the lit scene with haze and noise; black where the material is INVALID."""
@@ -231,110 +224,107 @@ class Canvas:
         return shade
 
 
-def _turned(y: Floats, x: Floats, angle: float) -> tuple[Floats, Floats]:
-    """(u, v) of offsets (y, x) in a frame that is rotated by `angle`."""
-    cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-    return x * cos + y * sin, y * cos - x * sin
+@dataclass(frozen=True)
+class Town:
+    """A town at the scale of a benchmark; lengths in pixels, spots (u, v) in the frame of the canvas."""
 
+    block: tuple[int, int]  # distance between streets, along and across
+    street: float  # width of a carriageway
+    lot: float  # side of a lot; several houses share one, a hall or yard fills one
+    house: Pair  # (length, width) of a typical house
+    houses: int  # a lot has houses x houses of them
+    tree: float  # radius of a typical crown
+    garden: int  # trees per house
+    car: Pair  # (length, width)
+    lots: dict[str, int]  # number of each kind (house, hall, yard, lawn, green roof, grove), assigned in turn
+    clutter: float = 0.0  # share of houses with a shed, rubble or a pool
 
-def draw_town(canvas: Canvas, town: Town, where: Mask | None = None) -> None:
-    """Draw streets and lots on the (H, W) mask `where`, or everywhere."""
-    builder = _Builder(canvas, town, np.ones_like(canvas.twin) if where is None else where)
-    canvas.fill(builder.where, Material.LAWN, LAWN, 0.07, 0.07)
-    bend = canvas.noise(90) * 2
-    across, along = builder.lines(town.block[0]), builder.lines(town.block[1])
-    for lines, position, run in ((across, canvas.u + bend, canvas.v), (along, canvas.v + bend, canvas.u)):
-        for line in lines:
-            builder.street(np.abs(position - line), run)
-    margin = town.street / 2 + 4
-    kinds = builder.deal()
-    for (left, right), (top, bottom) in product(pairwise(across), pairwise(along)):
-        builder.block((left + margin, top + margin), (right - margin, bottom - margin), kinds)
-    for lines, turned in ((across, True), (along, False)):
-        builder.furnish(lines, turned)
+    def draw(self, canvas: Canvas, where: Mask | None = None) -> None:
+        """Draw streets and lots on the (H, W) mask `where`, or everywhere."""
+        where = np.ones_like(canvas.twin) if where is None else where
+        canvas.fill(where, Material.LAWN, LAWN, 0.07, 0.07)
+        bend = canvas.noise(90) * 2
+        across, along = (self._lines(canvas, distance) for distance in self.block)
+        for lines, position, run in ((across, canvas.u + bend, canvas.v), (along, canvas.v + bend, canvas.u)):
+            for line in lines:
+                self._street(canvas, where, np.abs(position - line), run)
+        margin = self.street / 2 + 4
+        # Without end, shuffled in rounds, so that every image has some of each kind.
+        deck = [kind for kind, many in self.lots.items() for _ in range(many)]
+        kinds = chain.from_iterable(canvas.rng.permutation(deck).tolist() for _ in count())
+        for (left, right), (top, bottom) in product(pairwise(across), pairwise(along)):
+            self._block(canvas, where, (left + margin, top + margin), (right - margin, bottom - margin), kinds)
+        for lines, turned in ((across, True), (along, False)):
+            self._furnish(canvas, where, lines, turned)
 
-
-class _Builder:
-    """A town on its canvas; spots are (u, v) in the frame of the canvas."""
-
-    def __init__(self, canvas: Canvas, town: Town, where: Mask) -> None:
-        self.canvas, self.town, self.where, self.rng = canvas, town, where, canvas.rng
-        self.reach = canvas.side * 0.75
-
-    def lines(self, distance: float) -> list[float]:
+    def _lines(self, canvas: Canvas, distance: float) -> list[float]:
         """Positions of the streets in one direction."""
-        lines = [-self.reach - self.rng.uniform(0, distance)]
-        while lines[-1] < self.reach:
-            lines.append(lines[-1] + distance * self.rng.uniform(0.85, 1.15))
+        lines = [-canvas.reach - canvas.rng.uniform(0, distance)]
+        while lines[-1] < canvas.reach:
+            lines.append(lines[-1] + distance * canvas.rng.uniform(0.85, 1.15))
         return lines
 
-    def street(self, distance: Floats, run: Floats) -> None:
+    def _street(self, canvas: Canvas, where: Mask, distance: Floats, run: Floats) -> None:
         """Draw pavement, carriageway and a dashed centre line; (H, W) pixels from the centre line and along it."""
-        canvas, half = self.canvas, self.town.street / 2
-        pavement = self.where & (distance < half + 2.5) & (canvas.material != Material.ROAD)
+        half = self.street / 2
+        pavement = where & (distance < half + 2.5) & (canvas.material != Material.ROAD)
         canvas.fill(pavement, Material.PAVED, (0.62, 0.61, 0.58), 0.04, 0.02)
-        canvas.fill(self.where & (distance < half), Material.ROAD, (0.40, 0.41, 0.43), 0.04, 0.04)
-        if self.town.street >= 9:
-            dashes = self.where & (distance < 0.8) & (np.mod(run, 16) < 9) & (canvas.material == Material.ROAD)
+        canvas.fill(where & (distance < half), Material.ROAD, (0.40, 0.41, 0.43), 0.04, 0.04)
+        if self.street >= 9:
+            dashes = where & (distance < 0.8) & (np.mod(run, 16) < 9) & (canvas.material == Material.ROAD)
             canvas.albedo[dashes] = 0.85
 
-    def deal(self) -> Iterator[str]:
-        """Yield kinds of lots without end, shuffled in rounds, so that every image has some of each."""
-        deck = [kind for kind, count in self.town.lots.items() for _ in range(count)]
-        while True:
-            yield from self.rng.permutation(deck).tolist()
-
-    def block(self, start: Pair, end: Pair, kinds: Iterator[str]) -> None:
+    def _block(self, canvas: Canvas, where: Mask, start: Pair, end: Pair, kinds: Iterator[str]) -> None:
         """Divide a block into lots, and draw the visible ones."""
-        columns, rows = (max(1, round((b - a) / self.town.lot)) for a, b in zip(start, end, strict=True))
+        columns, rows = (max(1, round((b - a) / self.lot)) for a, b in zip(start, end, strict=True))
         size = ((end[0] - start[0]) / columns, (end[1] - start[1]) / rows)
         for column, row in product(range(columns), range(rows)):
             centre = (start[0] + (column + 0.5) * size[0], start[1] + (row + 0.5) * size[1])
-            area = self.canvas.box(centre, size[0] - 4, size[1] - 4)
-            if area is None or not (inside := self.where[area.at][area.inside]).any():
+            area = canvas.box(canvas.point(*centre), (size[0] - 4, size[1] - 4), canvas.angle)
+            if area is None or not (inside := where[area.at][area.inside]).any():
                 continue
             kind = next(kinds) if inside.all() else "house"  # lots on the border of the town get single houses
             if kind == "house":
-                self.houses(centre, size)
+                self._houses(canvas, where, centre, size)
             elif kind == "grove":
-                for _ in range(int(size[0] * size[1] / (self.town.tree**2 * 5))):
-                    self.tree_on(centre, size)
+                for _ in range(int(size[0] * size[1] / (self.tree**2 * 5))):
+                    self._tree(canvas, centre, size)
             else:
-                self.slab(kind, centre, size)
+                self._slab(canvas, kind, centre, size)
 
-    def houses(self, centre: Pair, size: Pair) -> None:
+    def _houses(self, canvas: Canvas, where: Mask, centre: Pair, size: Pair) -> None:
         """Draw rows of gabled houses with gardens, drives and chimneys, as far as their plots are inside `where`."""
-        canvas, town, rng, number = self.canvas, self.town, self.rng, self.town.houses
+        rng, number = canvas.rng, self.houses
         cell = (size[0] / number, size[1] / number)
         usual = rng.integers(len(ROOF_COLOURS))
         for place in product(range(number), repeat=2):
             x, y = (c + (k - (number - 1) / 2) * side for c, k, side in zip(centre, place, cell, strict=True))
-            plot = canvas.box((x, y), town.house[0] * 1.2, town.house[1] * 1.2)
-            if plot is None or not self.where[plot.at][plot.inside].all() or rng.random() < 0.06:
+            plot = canvas.box(canvas.point(x, y), (self.house[0] * 1.2, self.house[1] * 1.2), canvas.angle)
+            if plot is None or not where[plot.at][plot.inside].all() or rng.random() < 0.06:
                 continue
-            for _ in range(town.garden):
-                self.tree_on((x, y), cell)
+            for _ in range(self.garden):
+                self._tree(canvas, (x, y), cell)
             colour = np.array(ROOF_COLOURS[usual if rng.random() < 0.6 else rng.integers(len(ROOF_COLOURS))])
-            length, width = np.array(town.house) * rng.uniform(0.85, 1.2)
+            length, width = np.array(self.house) * rng.uniform(0.85, 1.2)
             u, v = x + rng.uniform(-0.06, 0.06) * cell[0], y + rng.uniform(-0.06, 0.06) * cell[1]
-            if rng.random() < town.clutter:
-                self.clutter((x + cell[0] * 0.36, y + cell[1] * 0.3))
+            if rng.random() < self.clutter:
+                self._clutter(canvas, (x + cell[0] * 0.36, y + cell[1] * 0.3))
             drive = (u - length * 0.35, v + width * 0.5)
-            canvas.paint(drive, (town.car[1] * 1.8, width * 0.95), Material.PAVED, (0.60, 0.58, 0.54))
+            canvas.paint(drive, (self.car[1] * 1.8, width * 0.95), Material.PAVED, (0.60, 0.58, 0.54))
             if rng.random() < 0.6:
-                self.car((drive[0], drive[1] + width * 0.2), ACROSS)
+                self._car(canvas, (drive[0], drive[1] + width * 0.2), ACROSS)
             turn = ACROSS if rng.random() < 0.3 and abs(cell[0] - cell[1]) < 0.3 * cell[0] else 0
             canvas.gable((u, v), (length, width), turn, colour * rng.uniform(0.88, 1.12))
             chimney = (u + length * 0.2, v + width * 0.12)
             canvas.paint(chimney, (2.5, 2.5), Material.ROOF, (0.35, 0.3, 0.28), height=width * 0.65)
 
-    def slab(self, kind: str, centre: Pair, size: Pair) -> None:
+    def _slab(self, canvas: Canvas, kind: str, centre: Pair, size: Pair) -> None:
         """Draw a hall or yard (grey), a green roof or lawn (green): same size, same surface, same kerb."""
-        canvas, town, rng = self.canvas, self.town, self.rng
+        rng = canvas.rng
         length, width = size[0] * rng.uniform(0.78, 0.92), size[1] * rng.uniform(0.78, 0.92)
         green, raised = kind in ("lawn", "green roof"), kind in ("hall", "green roof")
         material = Material.ROOF if raised else Material.LAWN if green else Material.PAVED
-        height = town.lot * rng.uniform(0.14, 0.18) if raised else 0.0
+        height = self.lot * rng.uniform(0.14, 0.18) if raised else 0.0
         colour = np.array(LAWN if green else SLABS[rng.integers(len(SLABS))]) * rng.uniform(0.92, 1.08)
         canvas.paint(centre, (length + 3, width + 3), material, (0.66, 0.65, 0.62), height=height)
         canvas.paint(centre, (length, width), material, colour, 0.05, 0.03, height, twin=True)
@@ -344,200 +334,169 @@ class _Builder:
         if kind == "hall":
             for share in rng.uniform(-0.42, 0.42, 4):
                 vent = (centre[0] + share * length, centre[1] + side * width * 0.4)
-                canvas.paint(vent, (town.lot * 0.09, town.lot * 0.06), Material.ROOF, (0.78, 0.79, 0.80),
-                             height=height + town.lot * 0.05)  # fmt: skip
+                canvas.paint(vent, (self.lot * 0.09, self.lot * 0.06), Material.ROOF, (0.78, 0.79, 0.80),
+                             height=height + self.lot * 0.05)  # fmt: skip
         elif kind == "lawn":
-            for share in np.arange(-0.42, 0.43, 2.2 * town.tree / length):
+            for share in np.arange(-0.42, 0.43, 2.2 * self.tree / length):
                 spot = (centre[0] + share * length, centre[1] + side * width * 0.47)
-                canvas.tree(*canvas.point(*spot), town.tree, (0.8, 1.1))
+                canvas.tree(canvas.point(*spot), self.tree, (0.8, 1.1))
         else:  # the parking bays and cars of a yard
-            pitch = town.car[1] * 1.55
+            pitch = self.car[1] * 1.55
             for place in np.arange(-length / 2 + pitch, length / 2 - pitch / 2, pitch):
-                u, v = centre[0] + place, centre[1] + side * (width / 2 - town.car[0] * 0.6)
-                canvas.paint((u - pitch / 2, v), (1.0, town.car[0] * 1.1), Material.PAVED, (0.86, 0.86, 0.84))
+                u, v = centre[0] + place, centre[1] + side * (width / 2 - self.car[0] * 0.6)
+                canvas.paint((u - pitch / 2, v), (1.0, self.car[0] * 1.1), Material.PAVED, (0.86, 0.86, 0.84))
                 if rng.random() < 0.75:
-                    self.car((u, v), ACROSS)
+                    self._car(canvas, (u, v), ACROSS)
 
-    def car(self, spot: Pair, turn: float) -> None:
+    def _car(self, canvas: Canvas, spot: Pair, turn: float) -> None:
         """Draw a car; large ones have a darker cabin with a roof."""
-        colour, (length, width) = CAR_COLOURS[self.rng.integers(len(CAR_COLOURS))], self.town.car
-        parts = [(length, width, colour, width * 0.45)]
-        if width >= 5:
-            parts += [(length * 0.56, width * 0.8, (0.12, 0.14, 0.17), width * 0.6)]
-            parts += [(length * 0.34, width * 0.74, colour, width * 0.62)]
-        for along, across, shade, height in parts:
-            self.canvas.paint(spot, (along, across), Material.CAR, shade, 0.02, 0, height, turn)
+        colour, (length, width) = CAR_COLOURS[canvas.rng.integers(len(CAR_COLOURS))], self.car
+        parts = (1, 1, colour, 0.45), (0.56, 0.8, (0.12, 0.14, 0.17), 0.6), (0.34, 0.74, colour, 0.62)
+        for along, across, shade, height in parts if width >= 5 else parts[:1]:
+            size = length * along, width * across
+            canvas.paint(spot, size, Material.CAR, shade, 0.02, 0, width * height, turn)
 
-    def clutter(self, spot: Pair) -> None:
+    def _clutter(self, canvas: Canvas, spot: Pair) -> None:
         """Draw rubble, a container or a pool."""
-        kind, size = self.rng.integers(3), self.town.car[0]
+        kind, size = canvas.rng.integers(3), self.car[0]
         grain, height = 0.18 if kind == 0 else 0.03, 3.0 if kind == 1 else 0.0
-        self.canvas.paint(spot, (size * 1.1, size * 0.8), Material.CLUTTER, CLUTTER_COLOURS[kind], grain, 0.1, height)
+        canvas.paint(spot, (size * 1.1, size * 0.8), Material.CLUTTER, CLUTTER_COLOURS[kind], grain, 0.1, height)
 
-    def tree_on(self, centre: Pair, size: Pair) -> None:
+    def _tree(self, canvas: Canvas, centre: Pair, size: Pair) -> None:
         """Draw a tree anywhere in the rectangle `size` around `centre`."""
-        offset = self.rng.uniform(-0.46, 0.46, 2) * size
-        place = self.canvas.point(centre[0] + offset[0], centre[1] + offset[1])
-        self.canvas.tree(*place, self.town.tree, (0.6, 1.2))
+        offset = canvas.rng.uniform(-0.46, 0.46, 2) * size
+        canvas.tree(canvas.point(centre[0] + offset[0], centre[1] + offset[1]), self.tree, (0.6, 1.2))
 
-    def furnish(self, lines: list[float], turned: bool) -> None:
+    def _furnish(self, canvas: Canvas, where: Mask, lines: list[float], turned: bool) -> None:
         """Draw cars in the lanes and along the kerb of streets, then trees along one side of some of them."""
-        rng, town = self.rng, self.town
+        rng, reach = canvas.rng, canvas.reach
 
         def spot(across: float, run: float) -> Pair:
             return (across, run) if turned else (run, across)
 
-        for line, run in product(lines, np.arange(-self.reach, self.reach, town.car[0] * 2.2)):
+        for line, run in product(lines, np.arange(-reach, reach, self.car[0] * 2.2)):
             if rng.random() <= 0.45:
-                offset = rng.choice((-1, 1)) * town.street * (0.22 if rng.random() < 0.4 else 0.38)
-                if self.covered(place := spot(line + offset, run), Material.ROAD):
-                    self.car(place, ACROSS if turned else 0)
+                offset = rng.choice((-1, 1)) * self.street * (0.22 if rng.random() < 0.4 else 0.38)
+                if canvas.covered(where, place := spot(line + offset, run), Material.ROAD):
+                    self._car(canvas, place, ACROSS if turned else 0)
         for line in lines:
-            side = rng.choice((-1, 0, 1)) * (town.street / 2 + 3.5)
-            for run in np.arange(-self.reach, self.reach, town.tree * 4.2) if side else ():
-                pixel = self.covered(spot(line + side, run), Material.PAVED, Material.LAWN)
+            side = rng.choice((-1, 0, 1)) * (self.street / 2 + 3.5)
+            for run in np.arange(-reach, reach, self.tree * 4.2) if side else ():
+                pixel = canvas.covered(where, spot(line + side, run), Material.PAVED, Material.LAWN)
                 if pixel and rng.random() < 0.8:
-                    self.canvas.tree(*pixel, town.tree, (0.7, 0.95))
-
-    def covered(self, spot: Pair, *materials: Material) -> tuple[int, int] | None:
-        """The integer pixel (y, x) at `spot`, or None if it is outside the town or of another material."""
-        y, x = map(int, self.canvas.point(*spot))
-        inside = 0 <= y < self.canvas.side and 0 <= x < self.canvas.side and self.where[y, x]
-        return (y, x) if inside and self.canvas.material[y, x] in materials else None
+                    canvas.tree(pixel, self.tree, (0.7, 0.95))
 
 
-def draw_country(canvas: Canvas, country: Country) -> Bytes:
-    """Draw a landscape and return its (H, W) uint8 map of zones."""
-    zone = _regions(canvas, country)
-    phase = canvas.rng.uniform(0, 6.28)
-    course = 0.09 * canvas.side * np.sin(canvas.u * 5 / canvas.side + phase) + canvas.noise(90) * 6
-    middle = canvas.rng.uniform(-0.35, 0.35) * canvas.side
-    river = np.abs(canvas.v - middle - course) < country.river / 2 * (1 + 0.25 * canvas.noise(60))
-    zone[river] = Zone.WATER
-    parcel, edge, edge_u = _parcels(canvas, country.parcel)
-    _ground(canvas, zone)
-    _fields(canvas, country, zone == Zone.FARM, parcel, edge)
-    for kind, colour, material in ((Zone.RANGE, MEADOW, Material.SHRUBLAND), (Zone.BARREN, EARTH, Material.SOIL)):
-        smooth = (zone == kind) & (_draw(canvas, parcel) < country.twins * 0.9) & (edge > 1)
-        canvas.fill(smooth, material, colour, 0.05, 0.03)
-        canvas.relief *= 1 - ndimage.gaussian_filter(smooth.astype(np.float32), 2)
-        canvas.twin |= smooth
-    _roads(canvas, country.road)
-    draw_town(canvas, country.town, ndimage.binary_erosion(zone == Zone.URBAN, iterations=3))
-    _plants(canvas, country.crown, zone, edge_u)
-    if canvas.rng.random() < country.clouds:
-        zone[_cloud(canvas)] = Zone.UNKNOWN
-    return zone
+@dataclass(frozen=True)
+class Country:
+    """A landscape at the scale of a benchmark; lengths in pixels."""
 
+    region: float  # typical distance between the regions' centres
+    parcel: float  # side of a parcel
+    furrow: float  # distance between furrows
+    zones: tuple[Zone, ...]  # kinds of regions, assigned in turn
+    town: Town  # what settlements look like
+    road: float  # width of the country roads
+    crown: float  # radius of a forest crown
+    river: float  # width of the river
+    twins: float  # share of parcels with a smooth surface that two classes share
+    clouds: float = 0.0  # chance of an image with a cloud
 
-def _regions(canvas: Canvas, country: Country) -> Bytes:
-    """(H, W) zones: cells around jittered centres, with borders distorted by noise."""
-    rng, step = canvas.rng, country.region
-    centres = _grid(rng, -step / 2, canvas.side + step, step, 0.32)
-    bend = [canvas.noise(60) * step * 0.10 + canvas.noise(24) * step * 0.045 + canvas.noise(12) * 1.2 for _ in range(2)]
-    pixels = np.stack((canvas.y + bend[0], canvas.x + bend[1]), -1)
-    _, nearest = cKDTree(centres).query(pixels.reshape(-1, 2))
-    # Assign kinds to the centres nearest the middle first, so that every kind is in the image.
-    order = np.argsort(np.abs(centres - canvas.side / 2).max(axis=1))
-    deck = np.concatenate([rng.permutation(country.zones) for _ in range(len(centres) // len(country.zones) + 1)])
-    kinds = np.empty(len(centres), np.uint8)
-    kinds[order] = deck[: len(centres)]
-    zones: Bytes = kinds[nearest].reshape(canvas.side, canvas.side)
-    return zones
+    def draw(self, canvas: Canvas) -> Bytes:
+        """Draw a landscape and return its (H, W) uint8 map of zones."""
+        zone = self._regions(canvas)
+        phase = canvas.rng.uniform(0, 6.28)
+        course = 0.09 * canvas.side * np.sin(canvas.u * 5 / canvas.side + phase) + canvas.noise(90) * 6
+        middle = canvas.rng.uniform(-0.35, 0.35) * canvas.side
+        river = np.abs(canvas.v - middle - course) < self.river / 2 * (1 + 0.25 * canvas.noise(60))
+        zone[river] = Zone.WATER
+        parcel, edge, edge_u = canvas.parcels(self.parcel)
+        self._ground(canvas, zone)
+        self._fields(canvas, zone == Zone.FARM, parcel, edge)
+        for kind, colour, material in ((Zone.RANGE, MEADOW, Material.SHRUBLAND), (Zone.BARREN, EARTH, Material.SOIL)):
+            smooth = (zone == kind) & (canvas.chance(parcel) < self.twins * 0.9) & (edge > 1)
+            canvas.fill(smooth, material, colour, 0.05, 0.03)
+            canvas.relief *= 1 - ndimage.gaussian_filter(smooth.astype(np.float32), 2)
+            canvas.twin |= smooth
+        self._roads(canvas)
+        self.town.draw(canvas, ndimage.binary_erosion(zone == Zone.URBAN, iterations=3))
+        self._plants(canvas, zone, edge_u)
+        if canvas.rng.random() < self.clouds:
+            zone[self._cloud(canvas)] = Zone.UNKNOWN
+        return zone
 
+    def _regions(self, canvas: Canvas) -> Bytes:
+        """(H, W) zones: cells around jittered centres, with borders distorted by noise."""
+        rng, noise, step = canvas.rng, canvas.noise, self.region
+        centres = canvas.grid(-step / 2, canvas.side + step, step, 0.32)
+        bend = [noise(60) * step * 0.10 + noise(24) * step * 0.045 + noise(12) * 1.2 for _ in range(2)]
+        _, nearest = cKDTree(centres).query(np.stack((canvas.y + bend[0], canvas.x + bend[1]), -1))
+        # Kinds are dealt to the centres nearest the middle first, so that every kind is in the image.
+        place = np.argsort(np.argsort(np.abs(centres - canvas.side / 2).max(axis=1)))
+        deck = np.concatenate([rng.permutation(self.zones) for _ in range(len(centres) // len(self.zones) + 1)])
+        return np.asarray(deck[place[nearest]], np.uint8)
 
-def _grid(rng: np.random.Generator, first: float, end: float, step: float, jitter: float) -> NDArray[np.float64]:
-    """(N, 2) points of a square grid, row by row, each moved by up to `jitter` steps."""
-    places = np.arange(first, end, step)
-    grid = np.stack(np.meshgrid(places, places, indexing="ij"), -1).reshape(-1, 2)
-    return grid + rng.uniform(-jitter, jitter, grid.shape) * step
+    def _ground(self, canvas: Canvas, zone: Bytes) -> None:
+        """Draw the background: grass, stony soil, undergrowth, and water with a pale shore."""
+        barren, water, noise = zone == Zone.BARREN, zone == Zone.WATER, canvas.noise
+        canvas.fill(zone == Zone.RANGE, Material.SHRUBLAND, (0.55, 0.52, 0.34), 0.10, 0.09)
+        canvas.fill(zone == Zone.FOREST, Material.TREE, (0.16, 0.22, 0.11), 0.08, 0.05)
+        canvas.fill(zone == Zone.URBAN, Material.LAWN, (0.42, 0.47, 0.29), 0.06, 0.06)
+        canvas.fill(barren, Material.SOIL, (0.66, 0.57, 0.45), 0.10, 0.08)
+        rough = 2.2 * noise(24) - 1.3 * np.abs(noise(12)) + 0.55 * noise(6) + 0.28 * noise(3)
+        canvas.relief[barren] = rough[barren]
+        depth = np.clip(ndimage.distance_transform_edt(water) / 14, 0, 1)[..., None]
+        shallow, deep = np.array((0.30, 0.38, 0.34)), np.array((0.11, 0.19, 0.25))
+        canvas.fill(water, Material.WATER, shallow + (deep - shallow) * depth, 0.02, 0.025)
+        shore = ndimage.binary_dilation(water, iterations=2) & ~water
+        canvas.albedo[shore] = canvas.albedo[shore] * 0.4 + np.array((0.62, 0.56, 0.44), np.float32) * 0.6
 
+    def _fields(self, canvas: Canvas, farm: Mask, parcel: Whole, edge: Floats) -> None:
+        """Draw crops in furrows, some smooth parcels, and tracks between them."""
+        choice, turn, hue = canvas.chance(parcel), canvas.chance(parcel), canvas.chance(parcel)
+        crops = np.array(CROPS, np.float32)[(hue * len(CROPS)).astype(int)]
+        canvas.fill(farm, Material.FIELD, crops, 0.06, 0.05)
+        across = np.where(turn < 0.5, canvas.u, canvas.v) * (6.283 / self.furrow)
+        furrows = np.sin(across + canvas.noise(40) * 0.25)
+        rows = farm & (choice >= self.twins)
+        canvas.albedo[rows] *= (1 + 0.17 * furrows)[rows][:, None]
+        for low, high, colour in ((0.0, 0.55, MEADOW), (0.55, 1.0, EARTH)):
+            smooth = farm & (choice >= low * self.twins) & (choice < high * self.twins)
+            canvas.fill(smooth, Material.FIELD, colour, 0.05, 0.03)
+            canvas.twin |= smooth & (edge > 1.5)
+        track = farm & (edge < 1.5)
+        canvas.albedo[track], canvas.twin[track] = np.array((0.62, 0.55, 0.42), np.float32), False
 
-def _parcels(canvas: Canvas, side: float) -> tuple[Whole, Floats, Floats]:
-    """(H, W) parcel numbers, distance to the border of the parcel, and distance to its border along u; in pixels."""
-    row = np.floor(canvas.v / side).astype(np.int64)
-    shifted = canvas.u + canvas.rng.uniform(0, side, 4096).astype(np.float32)[row % 4096]
-    column = np.floor(shifted / side).astype(np.int64)
-    edge_u, edge_v = (np.minimum(a, side - a) for a in (np.mod(shifted, side), np.mod(canvas.v, side)))
-    return row * 7919 + column, np.minimum(edge_u, edge_v), edge_u
+    def _roads(self, canvas: Canvas) -> None:
+        """Draw two crossing roads with verges, wide ones with a dashed centre line; they cross rivers on bridges."""
+        for run, offset in ((canvas.u, canvas.v), (canvas.v, canvas.u)):
+            curve = 0.05 * canvas.side * np.sin(run * 4 / canvas.side + canvas.rng.uniform(0, 6.28))
+            distance = np.abs(offset - curve - canvas.rng.uniform(-0.3, 0.3) * canvas.side)
+            dry = distance < self.road / 2
+            verge = (distance < self.road / 2 + 1.5) & (canvas.material != Material.WATER)
+            canvas.albedo[verge] = np.array((0.60, 0.56, 0.46), np.float32)
+            canvas.fill(dry, Material.ROAD, (0.44, 0.44, 0.45), 0.04, 0.03)
+            canvas.twin[verge | dry], canvas.relief[verge | dry] = False, 0
+            if self.road >= 6:
+                canvas.albedo[dry & (distance < 0.7) & (np.mod(run, 14) < 8)] = 0.85
 
+    def _plants(self, canvas: Canvas, zone: Bytes, edge_u: Floats) -> None:
+        """Draw forest crowns, shrubs on rangeland, and hedges along some parcels."""
+        for y, x in canvas.scatter(self.crown * 1.5):
+            if zone[y, x] == Zone.FOREST and canvas.material[y, x] == Material.TREE:
+                canvas.tree((y, x), self.crown, (0.8, 1.3), 0.82)
+        for y, x in canvas.scatter(self.crown * 2.6):
+            bush = zone[y, x] == Zone.RANGE and not canvas.twin[y, x] and canvas.material[y, x] == Material.SHRUBLAND
+            hedge = zone[y, x] == Zone.FARM and edge_u[y, x] < 3 and canvas.material[y, x] == Material.FIELD
+            if (bush and canvas.rng.random() < 0.55) or (hedge and canvas.rng.random() < 0.6):
+                canvas.tree((y, x), self.crown, (0.45, 0.85), 1.05, Material.SHRUBLAND if bush else Material.TREE)
 
-def _draw(canvas: Canvas, parcel: Whole) -> Floats:
-    """(H, W) one uniform random number 0..1 per parcel."""
-    return canvas.rng.random(8191).astype(np.float32)[parcel % 8191]
-
-
-def _ground(canvas: Canvas, zone: Bytes) -> None:
-    """Draw the background: grass, stony soil, undergrowth, and water with a pale shore."""
-    barren, water = zone == Zone.BARREN, zone == Zone.WATER
-    canvas.fill(zone == Zone.RANGE, Material.SHRUBLAND, (0.55, 0.52, 0.34), 0.10, 0.09)
-    canvas.fill(zone == Zone.FOREST, Material.TREE, (0.16, 0.22, 0.11), 0.08, 0.05)
-    canvas.fill(zone == Zone.URBAN, Material.LAWN, (0.42, 0.47, 0.29), 0.06, 0.06)
-    canvas.fill(barren, Material.SOIL, (0.66, 0.57, 0.45), 0.10, 0.08)
-    rough = 2.2 * canvas.noise(24) - 1.3 * np.abs(canvas.noise(12)) + 0.55 * canvas.noise(6) + 0.28 * canvas.noise(3)
-    canvas.relief[barren] = rough[barren]
-    depth = np.clip(ndimage.distance_transform_edt(water) / 14, 0, 1)[..., None]
-    shallow, deep = np.array((0.30, 0.38, 0.34)), np.array((0.11, 0.19, 0.25))
-    canvas.fill(water, Material.WATER, shallow + (deep - shallow) * depth, 0.02, 0.025)
-    shore = ndimage.binary_dilation(water, iterations=2) & ~water
-    canvas.albedo[shore] = canvas.albedo[shore] * 0.4 + np.array((0.62, 0.56, 0.44), np.float32) * 0.6
-
-
-def _fields(canvas: Canvas, country: Country, farm: Mask, parcel: Whole, edge: Floats) -> None:
-    """Draw crops in furrows, some smooth parcels, and tracks between them."""
-    choice, turn, hue = _draw(canvas, parcel), _draw(canvas, parcel), _draw(canvas, parcel)
-    crops = np.array(CROPS, np.float32)[(hue * len(CROPS)).astype(int)]
-    canvas.fill(farm, Material.FIELD, crops, 0.06, 0.05)
-    across = np.where(turn < 0.5, canvas.u, canvas.v) * (6.283 / country.furrow)
-    furrows = np.sin(across + canvas.noise(40) * 0.25)
-    rows = farm & (choice >= country.twins)
-    canvas.albedo[rows] *= (1 + 0.17 * furrows)[rows][:, None]
-    for low, high, colour in ((0.0, 0.55, MEADOW), (0.55, 1.0, EARTH)):
-        smooth = farm & (choice >= low * country.twins) & (choice < high * country.twins)
-        canvas.fill(smooth, Material.FIELD, colour, 0.05, 0.03)
-        canvas.twin |= smooth & (edge > 1.5)
-    track = farm & (edge < 1.5)
-    canvas.albedo[track], canvas.twin[track] = np.array((0.62, 0.55, 0.42), np.float32), False
-
-
-def _roads(canvas: Canvas, width: float) -> None:
-    """Draw two crossing roads with verges, wide ones with a dashed centre line; they cross rivers on bridges."""
-    for run, offset in ((canvas.u, canvas.v), (canvas.v, canvas.u)):
-        curve = 0.05 * canvas.side * np.sin(run * 4 / canvas.side + canvas.rng.uniform(0, 6.28))
-        distance = np.abs(offset - curve - canvas.rng.uniform(-0.3, 0.3) * canvas.side)
-        dry = distance < width / 2
-        verge = (distance < width / 2 + 1.5) & (canvas.material != Material.WATER)
-        canvas.albedo[verge] = np.array((0.60, 0.56, 0.46), np.float32)
-        canvas.fill(dry, Material.ROAD, (0.44, 0.44, 0.45), 0.04, 0.03)
-        canvas.twin[verge | dry], canvas.relief[verge | dry] = False, 0
-        if width >= 6:
-            canvas.albedo[dry & (distance < 0.7) & (np.mod(run, 14) < 8)] = 0.85
-
-
-def _plants(canvas: Canvas, crown: float, zone: Bytes, edge_u: Floats) -> None:
-    """Draw forest crowns, shrubs on rangeland, and hedges along some parcels."""
-    for y, x in _scatter(canvas, crown * 1.5):
-        if zone[y, x] == Zone.FOREST and canvas.material[y, x] == Material.TREE:
-            canvas.tree(y, x, crown, (0.8, 1.3), 0.82)
-    for y, x in _scatter(canvas, crown * 2.6):
-        bush = zone[y, x] == Zone.RANGE and not canvas.twin[y, x] and canvas.material[y, x] == Material.SHRUBLAND
-        hedge = zone[y, x] == Zone.FARM and edge_u[y, x] < 3 and canvas.material[y, x] == Material.FIELD
-        if (bush and canvas.rng.random() < 0.55) or (hedge and canvas.rng.random() < 0.6):
-            canvas.tree(y, x, crown, (0.45, 0.85), 1.05, Material.SHRUBLAND if bush else Material.TREE)
-
-
-def _scatter(canvas: Canvas, step: float) -> Whole:
-    """(N, 2) integer pixels on a jittered grid, in random order."""
-    jittered = _grid(canvas.rng, step / 2, canvas.side, step, 0.45)
-    return canvas.rng.permutation(np.clip(jittered, 0, canvas.side - 1).astype(int))
-
-
-def _cloud(canvas: Canvas) -> Mask:
-    """Paint a cloud, and return the mask of ground that it hides."""
-    centre = canvas.rng.uniform(0.15, 0.85, 2) * canvas.side
-    distance = np.hypot(canvas.y - centre[0], canvas.x - centre[1]) / canvas.rng.uniform(22, 34)
-    veil = np.clip((1.25 - distance + 0.22 * canvas.noise(24) + 0.2 * canvas.noise(12)) * 1.3, 0, 1)[..., None]
-    canvas.albedo[...] = canvas.albedo * (1 - veil) + veil * (0.92 + 0.03 * canvas.noise(12)[..., None])
-    hidden = veil[..., 0] > 0.55
-    canvas.height[hidden], canvas.relief[hidden], canvas.twin[hidden] = 0, 0, False
-    return np.asarray(hidden)
+    def _cloud(self, canvas: Canvas) -> Mask:
+        """Paint a cloud, and return the mask of ground that it hides."""
+        centre = canvas.rng.uniform(0.15, 0.85, 2) * canvas.side
+        distance = np.hypot(canvas.y - centre[0], canvas.x - centre[1]) / canvas.rng.uniform(22, 34)
+        veil = np.clip((1.25 - distance + 0.22 * canvas.noise(24) + 0.2 * canvas.noise(12)) * 1.3, 0, 1)[..., None]
+        canvas.albedo[...] = canvas.albedo * (1 - veil) + veil * (0.92 + 0.03 * canvas.noise(12)[..., None])
+        hidden = veil[..., 0] > 0.55
+        canvas.height[hidden], canvas.relief[hidden], canvas.twin[hidden] = 0, 0, False
+        return np.asarray(hidden)

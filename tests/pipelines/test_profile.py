@@ -92,7 +92,7 @@ def test_the_childs_answers(workspace: Path, monkeypatch: pytest.MonkeyPatch) ->
 
         monkeypatch.setattr(profile, "answer", answer)
         monkeypatch.setattr("sys.stdin", io.StringIO("{}"))
-        profile.child(workspace / "answer.json")
+        profile.child(profile.attempt, workspace / "answer.json")
         told: dict[str, Any] = json.loads((workspace / "answer.json").read_text())
         return told
 
