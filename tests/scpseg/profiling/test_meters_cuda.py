@@ -3,8 +3,11 @@
 import json
 import os
 import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from threading import Lock, Timer
 from typing import Any
 
 import pytest
@@ -13,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent / "stand_ins" / "torch_side"))
 
 from fake_gpu import CONTEXT, MIB, OURS, FakeGpu, assert_all_channels, assert_torch_channels, run
 
+from scpseg.profiling import meters
 from scpseg.profiling.meters import CudaMeter
 
 HERE = Path(__file__).parent
@@ -98,32 +102,43 @@ def test_processes_hidden_before_the_stretch(path: Path) -> None:
     assert "Insufficient Permissions" in reading.unavailable["nvml_process"]
 
 
+class Clock:
+    """Time for the meter: it passes when the meter looks or sleeps, and `due` are what happens then, by time."""
+
+    def __init__(self) -> None:
+        self.now, self.due = time.monotonic() - 1000, deque[tuple[float, Callable[[], None]]]()
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        while self.due and self.due[0][0] <= self.now:
+            self.due.popleft()[1]()
+
+    def monotonic(self) -> float:
+        self.sleep(0.01)
+        return self.now
+
+
 @pytest.mark.parametrize("late", [("used",), ("processes",), ("used", "processes")])
-def test_figures_that_lag(path: Path, late: tuple[str, ...]) -> None:
+def test_figures_that_lag(path: Path, late: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """A driver that counts late: every sample that decides waits for it."""
-    gpu = FakeGpu(path)
-    timers: list[Timer] = []
-    turn = Lock()
+    gpu, clock = FakeGpu(path), Clock()
+    monkeypatch.setattr(meters, "time", clock)
     plain, device = gpu.write, gpu.state["devices"][OURS]
     seen = {**device}
     gpu.written = lambda state: json.dumps({**state, "devices": {OURS: seen}})
 
     def show(figures: dict[str, Any]) -> None:
-        with turn:
-            seen.update(figures)
-            plain()
+        seen.update(figures)
+        plain()
 
     def write() -> None:
         show({key: value for key, value in device.items() if key not in late})
-        timers.append(Timer(0.15, show, [{key: device[key] for key in late}]))
-        timers[-1].start()
+        clock.due.append((clock.now + 0.15, partial(show, {key: device[key] for key in late})))
 
     gpu.write = write
     reading = run(gpu)
-    for timer in timers:
-        timer.join()
     assert_all_channels(reading)
-    assert reading.details["lag_ms"] >= 100
+    assert 100 <= reading.details["lag_ms"] <= 200
 
 
 @pytest.mark.parametrize("shown", [None, 0])
