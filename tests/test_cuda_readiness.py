@@ -52,9 +52,10 @@ CASES |= {
 }
 SEGMENTERS: dict[str, tuple[str, dict[str, Any]]] = {kind: ("scpseg", {"segmenter.name": kind}) for kind in KINDS}
 SEGMENTERS["plain ddrnet"] = ("patch", {"segmenter.name": "ddrnet", "segmenter.auxiliary": False})
-ALL = CASES | SEGMENTERS
-FEWER = [*CASES, *(pytest.param(name, marks=pytest.mark.soak) for name in SEGMENTERS)]
-MIXED = ALL | {"pidnet-l": ("patch", {"segmenter.name": "pidnet", "segmenter.encoder": "pidnet-l"})}
+SEGMENTERS["pidnet-l"] = ("patch", {"segmenter.name": "pidnet", "segmenter.encoder": "pidnet-l"})
+BUILT = CASES | SEGMENTERS
+# The segmenters change seldom, and the default one is in every case.
+ALL = [*CASES, *(pytest.param(name, marks=pytest.mark.soak) for name in SEGMENTERS)]
 
 # Kernels without a deterministic form on CUDA, by ATen's names without a trailing underscore: the documentation of
 # torch.use_deterministic_algorithms in torch 2.11 to 2.15, and the names that libtorch_cuda warns with. max_pool2d and
@@ -74,7 +75,7 @@ def make(case: str) -> tuple[Method, TrainParams]:
 
 @cache
 def built(case: str) -> tuple[Method, TrainParams]:
-    name, changes = MIXED[case]
+    name, changes = BUILT[case]
     values = copy.deepcopy(VALUES)
     values[BENCHMARK] |= {"patch": PATCH, "batch": 2}
     values["segmenter"] |= {"encoder": "tu-test_resnet.r160_in1k", "weights": "random", "auxiliary": True}
@@ -217,7 +218,7 @@ def test_nothing_is_left_on_the_host_and_enlargement_takes_its_deterministic_for
 
 
 @pytest.mark.usefixtures("blind")
-@pytest.mark.parametrize("case", MIXED)
+@pytest.mark.parametrize("case", ALL)
 def test_types_meet_in_mixed_precision(case: str) -> None:
     """CUDA's list of what is computed in full is not the CPU's: enlargement is on it. Without deterministic kernels."""
     method, _ = make(case)
@@ -241,7 +242,7 @@ def test_costs_are_counted_on_cuda_as_on_the_host(name: str, monkeypatch: pytest
 
 
 @pytest.mark.usefixtures("blind")
-@pytest.mark.parametrize("case", FEWER)
+@pytest.mark.parametrize("case", ALL)
 def test_a_step_leaves_nothing_on_the_host(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     method, train = make(case)
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # knows no such device
@@ -260,7 +261,7 @@ def refused(step: Callable[[], None]) -> set[str]:
 
 
 @pytest.mark.usefixtures("deterministic")
-@pytest.mark.parametrize("case", FEWER)
+@pytest.mark.parametrize("case", ALL)
 def test_every_kernel_of_a_step_has_a_deterministic_form(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     method, train = make(case)
     # On CUDA torch takes this detour by itself; the first test sees that it does.
