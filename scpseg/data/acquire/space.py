@@ -21,22 +21,13 @@ def size_text(count: int) -> str:
 
 def free_bytes(folder: Path) -> int:
     """Free bytes on the disk of `folder` or its nearest existing parent."""
-    folder = folder.absolute()
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
+    return shutil.disk_usage(next(place for place in (folder, *folder.absolute().parents) if place.exists())).free
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:
     """Raise a UserError if less than `needed` bytes and a margin are free on the disk of `folder`."""
     if needed + MARGIN > free_bytes(folder):
-        todo = "free some space, or move data.cache or the repository to a larger disk"
-        raise UserError(f"{_room(folder, needed, what)}; {todo}")
-
-
-def _room(folder: Path, needed: int, what: str) -> str:
-    free = free_bytes(folder)
-    return f"{what} needs {needed} bytes ({size_text(needed)}), but {free} bytes ({size_text(free)}) are free"
+        raise _no_room(folder, needed, what, "free some space, or move data.cache or the repository to a larger disk")
 
 
 @contextmanager
@@ -47,5 +38,11 @@ def full_disk_named(folder: Path, needed: int, what: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in FULL:
             raise
-        why = _room(folder, needed, f"the disk is full while {what}, which")
-        raise UserError(f"{why}; free some space and run the same command again") from error
+        what, todo = f"the disk is full while {what}, which", "free some space and run the same command again"
+        raise _no_room(folder, needed, what, todo) from error
+
+
+def _no_room(folder: Path, needed: int, what: str, todo: str) -> UserError:
+    free = free_bytes(folder)
+    why = f"{what} needs {needed} bytes ({size_text(needed)}), but {free} bytes ({size_text(free)}) are free"
+    return UserError(f"{why}; {todo}")
