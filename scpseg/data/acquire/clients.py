@@ -66,8 +66,6 @@ def huggingface(source: Source, labels: str, folder: Path, connection: Connectio
     fetch = partial(huggingface_hub.snapshot_download, source.address, repo_type="dataset", revision=commit)
     _ask(source, folder, connection, partial(fetch, allow_patterns=source.pattern, local_dir=str(folder)))
     for path, entry in wanted.items():
-        if not (folder / path).is_file():
-            raise UserError(f"{source.name}: {path} did not arrive; run the same command again")
         if entry.lfs and (why := Remote(source.page, path, sha256=entry.lfs.sha256).differs(folder / path)):
             (folder / path).unlink()
             raise UserError(f"{source.name}: {path} is damaged: {why}; it was removed, run the same command again")
