@@ -29,11 +29,10 @@ ROOT = Path(__file__).parents[3]
 
 
 class Group(NamedTuple):
-    """One archive: its name, its file or the ordered parts, below a folder; whether zips inside it are entered."""
+    """One archive: its name, and its file or the ordered parts, below a folder."""
 
     name: str
     parts: tuple[str, ...]
-    enter: bool = True
 
 
 class Listing(NamedTuple):
@@ -63,8 +62,8 @@ def group_archives(paths: Iterable[str]) -> list[Group]:
 def list_members(group: Group, folder: Path) -> Listing:
     """List the contents of an archive in `folder`, as far as headers contain them.
 
-    Archives at a deeper level than zips inside the archive, and a 7z inside it, are not opened. UserError where the
-    archive is damaged, of an unsupported kind, or has an unsafe member.
+    Zips inside the archive are opened too, but not those at a deeper level, nor a 7z. UserError where the archive is
+    damaged, of an unsupported kind, or has an unsafe member.
     """
     with _opened(group, folder) as (listing, _):
         return listing
@@ -97,7 +96,7 @@ def unpack_inner(group: Group, folder: Path, spool: Path) -> list[Group]:
         with byte_progress(f"unpacking {group.name}") as show:
             total = sum(listing.hidden.values())
             unpacked = _extracted(group, process, listing.hidden, spool, lambda done: show(done, total))
-            return [Group(path, (str(place.absolute()),), enter=False) for path, place in unpacked]
+            return [Group(path, (str(place.absolute()),)) for path, place in unpacked]
 
 
 @contextmanager

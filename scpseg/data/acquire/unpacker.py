@@ -185,7 +185,7 @@ def answer(request: dict[str, Any], send: Send, receive: Callable[[], str]) -> N
         archives, files, hidden = {place: outer}, dict[str, int](), dict[str, int]()
         for name, size in outer.sizes.items():
             path = f"{request['name']}/{name}"
-            if not (request["enter"] and _is_zip(name)):
+            if not _is_zip(name):
                 files[path] = size
             elif isinstance(outer, _Zip) and (start := outer.start_of(name)) is not None:
                 place = path

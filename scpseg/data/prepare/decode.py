@@ -115,8 +115,8 @@ def decode_label(pixels: Pixels, spec: Benchmark, name: str, ignore_first: bool 
             close = (block - np.uint8(THRESHOLD - NEAR + 1)) < np.uint8(2 * NEAR - 1)
             near += int(np.count_nonzero(close.any(axis=2)))
             highest = max(highest, int(block.max(initial=0)))
-        codes = np.zeros(block.shape[:2], np.intp)
-        for channel in range(block.shape[2]):
+        codes = (block[..., 0] >> shift).astype(np.intp)
+        for channel in range(1, block.shape[2]):
             codes <<= bits
             codes |= block[..., channel] >> shift
         np.take(table, codes, out=ids[top : top + BLOCK_ROWS])

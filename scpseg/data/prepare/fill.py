@@ -131,13 +131,7 @@ class Task(NamedTuple):
 
 
 def fill(
-    spec: Benchmark,
-    manifest: Manifest,
-    folder: Path,
-    choice: Choice,
-    target: Path,
-    working: Path,
-    workers: int | None = None,
+    spec: Benchmark, manifest: Manifest, folder: Path, choice: Choice, target: Path, working: Path, workers: int = 0
 ) -> dict[str, Any]:
     """Write the store of a benchmark to `target`, atomically, and return its index, as in index.json.
 
@@ -150,7 +144,7 @@ def fill(
         choice: the parameters.
         target: folder of the store, or a link to one, for example on another disk.
         working: folder for working folders (may not exist), on the same disk as `target` unless that is a link.
-        workers: number of decoding processes; default one per core, at most 8. This process unpacks.
+        workers: number of decoding processes; 0 = one per core, at most 8. This process unpacks.
 
     Raises:
         UserError: a file is damaged or does not fit, the benchmark is incomplete although `choice.partial` is false, or

@@ -340,7 +340,7 @@ def test_the_unpacker_ends_with_the_generator_and_with_its_parent(tmp_path: Path
     members.close()  # type: ignore[attr-defined]
     assert not subprocess.run(["pgrep", "-P", str(os.getpid()), "-f", "acquire.unpacker"], capture_output=True).stdout
     command = [archives.sys.executable, "-m", "scpseg.data.acquire.unpacker"]
-    request = {"name": "a.zip", "parts": [str(tmp_path / "a.zip")], "enter": True}
+    request = {"name": "a.zip", "parts": [str(tmp_path / "a.zip")]}
     wanted_ones = [f"a.zip/{name}" for name in TIFS]
     for end in ("stdin", "stdout"):
         with subprocess.Popen(

@@ -43,7 +43,7 @@ for case in range(cases):
     path.write_bytes(data)
     for wanted in ([], [f"{path.name}/{name}" for name in right]):
         told = []
-        request = {"name": path.name, "parts": [str(path)], "enter": case % 2 == 0}
+        request = {"name": path.name, "parts": [str(path)]}
         answer(request, lambda data=b"", **values: told.append(values or data), lambda: json.dumps(wanted))
         assert told[-1].keys() & {"done", "error"}, (case, told)
         name, found = "", b""
