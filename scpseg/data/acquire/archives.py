@@ -17,8 +17,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from scpseg.data.acquire.space import full_disk_named, size_text
+from scpseg.data.acquire.space import size_text
 from scpseg.errors import UserError
+from scpseg.files import naming
 from scpseg.progress import byte_progress, say
 
 Wanted = Callable[[str], object]
@@ -77,7 +78,7 @@ def read_members(group: Group, folder: Path, wanted: Wanted, spool: Path, most: 
     the next iteration. After an error, part of a file is left.
 
     Raises:
-        UserError: a member is damaged, unsafe, encrypted, too large, or of an unsupported kind; or the disk is full.
+        UserError: a member is damaged, unsafe, encrypted, too large, or of an unsupported kind.
     """
     with _opened(group, folder) as (listing, process):
         sizes = {path: size for path, size in listing.files.items() if wanted(path)}
@@ -128,7 +129,7 @@ def _extracted(
     for number in range(len(sizes)):
         path = reply["name"]
         place = spool / f"{tag:08x}-{number}{PurePosixPath(path).suffix}"
-        with full_disk_named(spool, sizes[path], f"unpacking {group.name}"), place.open("wb") as stream:
+        with naming(place), place.open("wb") as stream:
             while "data" in (reply := _ask(group, process)):
                 done += stream.write(process.stdout.read(reply["data"]))
                 show(done)

@@ -17,9 +17,10 @@ from typing import Any, TypeVar
 
 from scpseg.benchmarks.base import Source
 from scpseg.data.acquire.sources import without_secrets
-from scpseg.data.acquire.space import check_space, full_disk_named, size_text
+from scpseg.data.acquire.space import check_space, size_text
 from scpseg.data.acquire.transfer import Connection, Lost, Remote, cause, chain, is_passing
 from scpseg.errors import UserError
+from scpseg.files import naming, without_room
 from scpseg.progress import say
 
 T = TypeVar("T")
@@ -104,11 +105,13 @@ def _ask(source: Source, folder: Path, connection: Connection, call: Callable[[]
 
     def attempt() -> T:
         try:
-            with full_disk_named(folder, source.disk or 0, f"fetching from {source.name}"):
+            with naming(folder):
                 return call()
         except (UserError, MemoryError):
             raise
         except Exception as error:  # the clients and the libraries below them raise dozens of types
+            if without_room(error):
+                raise
             code, why = _status(error), f"{source.name}: {reason(error, source.page)}"
             if _offline(error) if code is None else is_passing(code):
                 raise Lost(why) from error

@@ -188,11 +188,8 @@ def _readable(pattern: str) -> str:
 
 
 def cache_folder(benchmark: str, data: DataParams) -> Path:
-    """Folder of a benchmark in the cache, SCPSEG_CACHE or data.cache; UserError where a file or no home is there."""
-    try:
-        folder = root() / Path(os.environ.get("SCPSEG_CACHE") or data.cache).expanduser() / benchmark
-    except RuntimeError as error:
-        raise unusable_cache(data, "that home directory does not exist") from error
+    """Folder of a benchmark in the cache, SCPSEG_CACHE or data.cache; UserError where a file is in its place."""
+    folder = root() / Path(os.environ.get("SCPSEG_CACHE") or data.cache).expanduser() / benchmark
     there = next(part for part in (folder / UPSTREAM, folder, *folder.parents) if part.exists())
     if not there.is_dir():
         raise unusable_cache(data, f"{there} is not a directory")

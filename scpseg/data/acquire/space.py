@@ -1,14 +1,11 @@
-"""Check the free disk space before writing, and report a full disk."""
+"""Check the free disk space before writing; a disk that is full nevertheless is told by `pipelines.stage`."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from scpseg.errors import UserError
-from scpseg.files import FULL
 
 MARGIN = 16 << 20  # bytes that stay free in addition, for folders and records
 
@@ -26,23 +23,6 @@ def free_bytes(folder: Path) -> int:
 
 def check_space(folder: Path, needed: int, what: str) -> None:
     """Raise a UserError if less than `needed` bytes and a margin are free on the disk of `folder`."""
-    if needed + MARGIN > free_bytes(folder):
-        raise _no_room(folder, needed, what, "free some space, or move data.cache or the repository to a larger disk")
-
-
-@contextmanager
-def full_disk_named(folder: Path, needed: int, what: str) -> Iterator[None]:
-    """Turn a full disk in the block into a UserError that names the disk of `folder`."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        what, todo = f"the disk is full while {what}, which", "free some space and run the same command again"
-        raise _no_room(folder, needed, what, todo) from error
-
-
-def _no_room(folder: Path, needed: int, what: str, todo: str) -> UserError:
-    free = free_bytes(folder)
-    why = f"{what} needs {needed} bytes ({size_text(needed)}), but {free} bytes ({size_text(free)}) are free"
-    return UserError(f"{why}; {todo}")
+    if needed + MARGIN > (free := free_bytes(folder)):
+        why = f"{what} needs {needed} bytes ({size_text(needed)}), but {free} bytes ({size_text(free)}) are free"
+        raise UserError(f"{why}; free some space, or move data.cache or the repository to a larger disk")

@@ -29,9 +29,9 @@ import urllib3
 from urllib3.util import Retry
 
 from scpseg.data.acquire.sources import address, without_secrets
-from scpseg.data.acquire.space import check_space, full_disk_named
+from scpseg.data.acquire.space import check_space
 from scpseg.errors import UserError
-from scpseg.files import read_json, write_json
+from scpseg.files import naming, read_json, write_json
 from scpseg.progress import byte_progress, say
 
 T = TypeVar("T")
@@ -343,11 +343,7 @@ def transfer(remote: Remote, folder: Path, connection: Connection) -> None:
         say(f"{remote.name} exists, but {why}; downloading it again")
         target.unlink()
     part = _Part(remote, target)
-    with (
-        full_disk_named(folder, remote.size or 0, part.what),
-        part.path.open("ab") as stream,
-        byte_progress(remote.name, part.have) as show,
-    ):
+    with naming(part.path), part.path.open("ab") as stream, byte_progress(remote.name, part.have) as show:
         connection.persist(remote.url, partial(part.receive, connection, stream, show), lambda: part.have)
     if why := remote.differs(part.path):
         raise part.rejected(f"is damaged or another file: {why}")

@@ -30,7 +30,7 @@ from scpseg.benchmarks.base import Benchmark, Ids
 from scpseg.data.acquire.archives import Group, Listing, group_archives, list_members, read_members, unpack_inner
 from scpseg.data.acquire.layout import KINDS, Kind, Pairing, Slot, pair_files, role_of
 from scpseg.data.acquire.manifest import Manifest, file_size
-from scpseg.data.acquire.space import check_space, full_disk_named
+from scpseg.data.acquire.space import check_space
 from scpseg.data.prepare.decode import check_image, decode_label, read_pixels, read_size
 from scpseg.data.store import HEADER, INDEX, Store, array_hash, image_path, label_path, save_array, save_image
 from scpseg.errors import UserError
@@ -179,11 +179,10 @@ def fill(
 def _fill(job: Job, manifest: Manifest, folder: Path, workers: int) -> dict[str, Any]:
     """Fill the store in the working folder, going on where an earlier run was interrupted."""
     what, records, plan = f"preparing {job.spec.name}", dict[Slot, Record](), _Plan(job, manifest, folder, workers)
-    needed = plan.needed(plan.left)
-    check_space(job.folder, needed, what)
+    check_space(job.folder, plan.needed(plan.left), what)
     if plan.done:
         say(f"{what}: {len(plan.done)} files of an earlier run are kept")
-    with full_disk_named(job.folder, needed, what), closing(plan.tasks()) as tasks:
+    with closing(plan.tasks()) as tasks:
         decoded = _decoded(tasks, min(workers, max(1, len(plan.left))))
         work = progress(decoded, len(plan.done) + len(plan.left), what, len(plan.done))
         for record in chain(plan.done.values(), work):
