@@ -189,18 +189,13 @@ def _readable(pattern: str) -> str:
 
 def cache_folder(benchmark: str, data: DataParams) -> Path:
     """Folder of a benchmark in the cache, SCPSEG_CACHE or data.cache; UserError where a file is in its place."""
-    folder = root() / Path(os.environ.get("SCPSEG_CACHE") or data.cache).expanduser() / benchmark
+    variable = os.environ.get("SCPSEG_CACHE")
+    folder = root() / Path(variable or data.cache).expanduser() / benchmark
     there = next(part for part in (folder / UPSTREAM, folder, *folder.parents) if part.exists())
     if not there.is_dir():
-        raise unusable_cache(data, f"{there} is not a directory")
+        named = f"SCPSEG_CACHE is {variable!r}" if variable else f"data.cache is {data.cache!r}"
+        raise UserError(f"{named}, but {there} is not a directory; use another folder")
     return folder
-
-
-def unusable_cache(data: DataParams, why: str) -> UserError:
-    """The error for a cache that cannot be used, with the setting that the user made."""
-    variable = os.environ.get("SCPSEG_CACHE")
-    named = f"SCPSEG_CACHE is {variable!r}" if variable else f"data.cache is {data.cache!r}"
-    return UserError(f"{named}, but {why}; use another folder")
 
 
 def from_network(data: DataParams) -> bool:

@@ -21,7 +21,7 @@ import requests
 
 from scpseg.benchmarks.base import Benchmark, Source
 from scpseg.data.acquire import clients, manifest
-from scpseg.data.acquire.manifest import MIRROR_LIST, UPSTREAM, cache_folder, file_size, unusable_cache
+from scpseg.data.acquire.manifest import MIRROR_LIST, UPSTREAM, cache_folder, file_size
 from scpseg.data.acquire.sources import chosen
 from scpseg.data.acquire.space import check_space, free_bytes, size_text
 from scpseg.data.acquire.transfer import UNFINISHED, Connection, Remote, making_sense, number, stored_members, transfer
@@ -47,8 +47,8 @@ def acquire(spec: Benchmark, variant: str, data: DataParams, sources: Sequence[S
     """The folder in the cache with a benchmark's archives or files; downloads what is missing.
 
     The folder by-hand is used first, then a source that is complete in the cache, both without a request; then the
-    sources are tried in order, each by one process at a time. `variant` is the kind of labels. UserError where the
-    cache cannot be made, or no source has it all (each is named with its reason, and what to do).
+    sources are tried in order, each by one process at a time. `variant` is the kind of labels. UserError where none has
+    it all (each is named with its reason, and what to do).
     """
     base = cache_folder(spec.name, data) / UPSTREAM
     if _brought(base):
@@ -67,9 +67,6 @@ def acquire(spec: Benchmark, variant: str, data: DataParams, sources: Sequence[S
         folder = base / source.folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise unusable_cache(data, f"{folder} cannot be created ({error.strerror})") from error
-        try:
             with locked(base / f".{source.folder}.lock", f"fetching from {source.name}"), making_sense(source.page):
                 if not _complete(base, source, variant):
                     _record(base, source, fetch(source, variant, folder, connection))

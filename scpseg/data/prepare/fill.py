@@ -188,7 +188,6 @@ def _fill(job: Job, manifest: Manifest, folder: Path, workers: int) -> dict[str,
         for record in chain(plan.done.values(), work):
             slot = Slot(*record["slot"])
             records[slot] = record
-            job.check_side(record["height"], record["width"], record["path"])
             image, label = (records.get(slot._replace(kind=kind)) for kind in KINDS)
             if image and label and any(image[side] != label[side] for side in ("height", "width")):
                 sizes = [f"{one['height']} x {one['width']}" for one in (image, label)]
