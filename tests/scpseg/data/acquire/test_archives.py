@@ -366,7 +366,11 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         pytest.skip("no /dev/full here")
     zip_of(tmp_path, MEMBERS)
     opened = Path.open
-    monkeypatch.setattr(Path, "open", lambda path, mode: opened(Path("/dev/full") if mode == "wb" else path, mode))
+
+    def full(path: Path, mode: str = "r", *rest: Any, **options: Any) -> Any:
+        return opened(Path("/dev/full") if mode == "wb" else path, mode, *rest, **options)
+
+    monkeypatch.setattr(Path, "open", full)
     with pytest.raises(OSError) as caught:
         read(tmp_path)
     said = str(explained(caught.value, ""))
