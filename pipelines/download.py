@@ -42,7 +42,7 @@ def check(params: Params, benchmarks: tuple[str, ...]) -> None:
         UserError: a parameter is not valid. Missing files and unavailable servers are part of the printed text.
     """
     from pipelines.plan import store_bytes
-    from scpseg.data.acquire.survey import survey
+    from scpseg.data.acquire.upstream import survey
 
     check_upstream(params)
     data, upstream = params.section("data", DataParams), params.upstream

@@ -16,7 +16,7 @@ from scpseg.files import root
 from scpseg.params import DataParams, Params
 
 
-def prepare(params: Params, benchmark: str, workers: int | None = None) -> None:
+def prepare(params: Params, benchmark: str, workers: int = 0) -> None:
     """Write data/<benchmark>/.
 
     Raises:

@@ -1,7 +1,7 @@
 """List and unpack zip and 7z archives, also split ones and zips inside them; members become files in a spool folder.
 
-A separate process (`unpacker`) opens the archives. It writes one member at a time and waits until the next one is
-requested, so the spool stays small.
+A separate process (`unpacker`) opens the archives. It sends one member after another and waits while nobody reads, so
+the spool stays small.
 """
 
 from __future__ import annotations
@@ -12,26 +12,28 @@ import re
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from scpseg.data.acquire.space import check_space, full_disk_named, size_text
+from scpseg.data.acquire.space import size_text
 from scpseg.errors import UserError
+from scpseg.files import naming
 from scpseg.progress import byte_progress, say
 
 Wanted = Callable[[str], object]
+Show = Callable[[int], object]
 Unpacked = Generator[tuple[str, Path], None, None]
+Process = subprocess.Popen[bytes]
 ROOT = Path(__file__).parents[3]
 
 
 class Group(NamedTuple):
-    """One archive: its name, its file or the ordered parts, below a folder; whether zips inside it are entered."""
+    """One archive: its name, and its file or the ordered parts, below a folder."""
 
     name: str
     parts: tuple[str, ...]
-    enter: bool = True
 
 
 class Listing(NamedTuple):
@@ -47,73 +49,60 @@ class Listing(NamedTuple):
 
 def group_archives(paths: Iterable[str]) -> list[Group]:
     """The archives among relative paths, parts (.7z.001, ...) put together; UserError where one between is missing."""
-    groups, split = [], dict[str, dict[int, str]]()
-    for path in sorted(paths):
-        part = re.fullmatch(r"(.+\.(?:7z|zip))\.(\d{3})", path, re.IGNORECASE)
-        if part:
-            split.setdefault(part[1], {})[int(part[2])] = path
-        elif path.lower().endswith((".zip", ".7z")):
-            groups.append(Group(path, (path,)))
-    for name, parts in split.items():
-        for number in range(1, max(parts) + 1):
+    found: dict[tuple[str, bool], dict[int, str]] = {}
+    for path in paths:
+        if match := re.fullmatch(r"(.+\.(?:7z|zip))(\.\d{3})?", path, re.IGNORECASE):
+            found.setdefault((match[1], bool(match[2])), {})[int((match[2] or ".0")[1:])] = path
+    for (name, _), parts in found.items():
+        for number in range(1, max(parts)):
             if number not in parts:
                 raise UserError(f"{name}.{number:03d} is missing between the parts of {name}; fetch it")
-        groups.append(Group(name, tuple(parts[number] for number in sorted(parts))))
-    return sorted(groups)
+    return sorted(Group(name, tuple(parts[number] for number in sorted(parts))) for (name, _), parts in found.items())
 
 
 def list_members(group: Group, folder: Path) -> Listing:
     """List the contents of an archive in `folder`, as far as headers contain them.
 
-    Archives at a deeper level than zips inside the archive, and a 7z inside it, are not opened.
-
-    Raises:
-        UserError: the archive is damaged, of an unsupported kind, or has an unsafe member.
+    Zips inside the archive are opened too, but not those at a deeper level, nor a 7z. UserError where the archive is
+    damaged, of an unsupported kind, or has an unsafe member.
     """
-    with _opened(group, folder) as unpacker:
-        return unpacker.listing
+    with _opened(group, folder) as (listing, _):
+        return listing
 
 
 def read_members(group: Group, folder: Path, wanted: Wanted, spool: Path, most: int | None = None) -> Unpacked:
     """Unpack the wanted members of an archive in `folder`, also those of zips stored in it, as files in `spool`.
 
     `wanted` is called once with the path <archive>/<member> of each member; `most` is the maximum size of a wanted
-    member in bytes. `spool` exists.
-
-    Yields:
-        Path of the member, and its file, which the caller deletes. The next member is unpacked on the next iteration.
+    member in bytes. Yields the path of a member, and its file, which the caller deletes; the next member is unpacked on
+    the next iteration. After an error, part of a file is left.
 
     Raises:
-        UserError: a member is damaged, unsafe, encrypted, too large, or of an unsupported kind; or the disk is full.
+        UserError: a member is damaged, unsafe, encrypted, too large, or of an unsupported kind.
     """
-    with _opened(group, folder) as unpacker:
-        files = unpacker.listing.files
-        paths = [path for path in files if wanted(path)]
-        for path in paths:
-            if most is not None and files[path] > most:
-                why = f"declares {files[path]} bytes, more than the {most} bytes of the largest file expected"
+    with _opened(group, folder) as (listing, process):
+        sizes = {path: size for path, size in listing.files.items() if wanted(path)}
+        for path, size in sizes.items():
+            if most is not None and size > most:
+                why = f"declares {size} bytes, more than the {most} bytes of the largest file expected"
                 raise UserError(f"{path} {why}; the archive is damaged or hostile: fetch it from a trusted source")
-        yield from unpacker.extract(paths, spool)
+        yield from _extracted(group, process, sizes, spool)
 
 
 def unpack_inner(group: Group, folder: Path, spool: Path) -> list[Group]:
-    """Unpack the zips inside an archive whose members its headers do not show, to `spool`; they are archives then.
-
-    Raises:
-        UserError: as `read_members`, or there is too little disk space.
-    """
-    with _opened(group, folder) as unpacker:
-        hidden = unpacker.listing.hidden
-        check_space(spool, sum(hidden.values()), f"unpacking {group.name}, whose zips stay on the disk while in use,")
-        for path, size in hidden.items():
+    """Unpack the zips inside an archive whose members its headers do not show, to `spool`; errors as `read_members`."""
+    with _opened(group, folder) as (listing, process):
+        for path, size in listing.hidden.items():
             say(f"{path}: unpacking {size_text(size)} to the disk, until its images are decoded")
-        unpacked = unpacker.extract(list(hidden), spool)
-        return [Group(path, (str(place.absolute()),), enter=False) for path, place in unpacked]
+        with byte_progress(f"unpacking {group.name}") as show:
+            total = sum(listing.hidden.values())
+            unpacked = _extracted(group, process, listing.hidden, spool, lambda done: show(done, total))
+            return [Group(path, (str(place.absolute()),)) for path, place in unpacked]
 
 
 @contextmanager
-def _opened(group: Group, folder: Path) -> Iterator[_Unpacker]:
-    """A process that has listed an archive; it ends with the block, and with this process."""
+def _opened(group: Group, folder: Path) -> Iterator[tuple[Listing, Process]]:
+    """What an archive contains, and the process that has listed it; it ends with the block, and with this process."""
     path = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}".rstrip(os.pathsep)
     process = subprocess.Popen(
         [sys.executable, "-m", "scpseg.data.acquire.unpacker"],
@@ -123,63 +112,42 @@ def _opened(group: Group, folder: Path) -> Iterator[_Unpacker]:
         env={**os.environ, "PYTHONPATH": path},
     )
     try:
-        yield _Unpacker(group, folder, process)
+        parts = [str(folder / part) for part in group.parts]
+        yield Listing(**_ask(group, process, {**group._asdict(), "parts": parts})), process
     finally:
         process.kill()
         process.communicate()
 
 
-class _Unpacker:
-    """The questions to the process that opens one archive, and its answers."""
+def _extracted(
+    group: Group, process: Process, sizes: Mapping[str, int], spool: Path, show: Show = lambda done: None
+) -> Unpacked:
+    """Write these members to files in `spool`, one on each iteration; `show` is called with the bytes so far."""
+    tag, done, reply = zlib.crc32(group.name.encode("utf-8", "surrogatepass")), 0, _ask(group, process, list(sizes))
+    assert process.stdout is not None
+    spool.mkdir(parents=True, exist_ok=True)
+    for number in range(len(sizes)):
+        path = reply["name"]
+        place = spool / f"{tag:08x}-{number}{PurePosixPath(path).suffix}"
+        with naming(place), place.open("wb") as stream:
+            while "data" in (reply := _ask(group, process)):
+                done += stream.write(process.stdout.read(reply["data"]))
+                show(done)
+        yield path, place
 
-    def __init__(self, group: Group, folder: Path, process: subprocess.Popen[bytes]) -> None:
-        self.group, self.process, self.prefix = group, process, f"{group.name}/"
-        parts = [str(folder / part) for part in group.parts]
-        self._send({"parts": parts, "zip": group.name.lower().endswith(".zip"), "enter": group.enter})
-        reply = self._reply()
-        self.listing = Listing(
-            *({self.prefix + name: it for name, it in reply[key].items()} for key in Listing._fields)
-        )
 
-    def extract(self, paths: Sequence[str], spool: Path) -> Unpacked:
-        """Write these members to files in `spool`, one on each iteration."""
-        if not paths:
-            return
-        tag = f"{zlib.crc32(self.group.name.encode('utf-8', 'surrogatepass')):08x}"
-        places = {path: spool / f"{tag}-{k}{PurePosixPath(path).suffix}" for k, path in enumerate(paths)}
-        largest = max(self.listing.hidden.get(path, 0) for path in paths)
-        bar = byte_progress(f"unpacking {self.group.name}") if largest else nullcontext(lambda done, total: None)
-        try:
-            with full_disk_named(spool, largest, f"unpacking {self.group.name}"), bar as show:
-                self._send({path.removeprefix(self.prefix): str(place) for path, place in places.items()})
-                for _ in paths:
-                    path = self.prefix + self._reply(lambda at: show(at, largest))["name"]
-                    yield path, places.pop(path)
-                    self._send(None)
-        finally:
-            for place in places.values():
-                place.unlink(missing_ok=True)
-
-    def _reply(self, show: Callable[[int], None] = lambda at: None) -> dict[str, Any]:
-        """The next answer, or the error that it names; `show` is called with the number of bytes unpacked meanwhile."""
-        assert self.process.stdout is not None
-        while line := self.process.stdout.readline():
-            reply: dict[str, Any] = json.loads(line)
-            if "error" in reply:
-                raise UserError(f"{self.prefix}{reply['inner']}".rstrip("/") + f" {reply['error']}")
-            if "errno" in reply:
-                raise OSError(reply["errno"], reply["strerror"], reply["filename"])
-            if "at" not in reply:
-                return reply
-            show(reply["at"])
-        code = self.process.wait()
-        raise UserError(
-            f"{self.group.name}: the process that unpacks it ended with status {code}, so it is damaged, hostile or "
-            "larger than the memory; fetch it from a trusted source, or unpack it and name the folder in data.source"
-        )
-
-    def _send(self, value: object) -> None:
-        assert self.process.stdin is not None
-        with suppress(BrokenPipeError):  # the next reply has the reason
-            self.process.stdin.write(json.dumps(value).encode() + b"\n")
-            self.process.stdin.flush()
+def _ask(group: Group, process: Process, question: object = None) -> dict[str, Any]:
+    """The answer to a question, or the next one to the last question; UserError where it is an error."""
+    assert process.stdin is not None and process.stdout is not None
+    if question is not None:
+        with suppress(BrokenPipeError):  # the answer has the reason
+            process.stdin.write(json.dumps(question).encode() + b"\n")
+            process.stdin.flush()
+    if not (line := process.stdout.readline()):
+        why = f"ended with status {process.wait()}, so it is damaged, hostile or larger than the memory"
+        todo = "fetch it from a trusted source, or unpack it and name the folder in data.source"
+        raise UserError(f"{group.name}: the process that unpacks it {why}; {todo}")
+    reply: dict[str, Any] = json.loads(line)
+    if "error" in reply:
+        raise UserError(reply["error"])
+    return reply

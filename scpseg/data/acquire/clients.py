@@ -17,9 +17,10 @@ from typing import Any, TypeVar
 
 from scpseg.benchmarks.base import Source
 from scpseg.data.acquire.sources import without_secrets
-from scpseg.data.acquire.space import check_space, full_disk_named, size_text
+from scpseg.data.acquire.space import check_space, size_text
 from scpseg.data.acquire.transfer import Connection, Lost, Remote, cause, chain, is_passing
 from scpseg.errors import UserError
+from scpseg.files import naming, without_room
 from scpseg.progress import say
 
 T = TypeVar("T")
@@ -66,8 +67,6 @@ def huggingface(source: Source, labels: str, folder: Path, connection: Connectio
     fetch = partial(huggingface_hub.snapshot_download, source.address, repo_type="dataset", revision=commit)
     _ask(source, folder, connection, partial(fetch, allow_patterns=source.pattern, local_dir=str(folder)))
     for path, entry in wanted.items():
-        if not (folder / path).is_file():
-            raise UserError(f"{source.name}: {path} did not arrive; run the same command again")
         if entry.lfs and (why := Remote(source.page, path, sha256=entry.lfs.sha256).differs(folder / path)):
             (folder / path).unlink()
             raise UserError(f"{source.name}: {path} is damaged: {why}; it was removed, run the same command again")
@@ -106,11 +105,13 @@ def _ask(source: Source, folder: Path, connection: Connection, call: Callable[[]
 
     def attempt() -> T:
         try:
-            with full_disk_named(folder, source.disk or 0, f"fetching from {source.name}"):
+            with naming(folder):
                 return call()
         except (UserError, MemoryError):
             raise
         except Exception as error:  # the clients and the libraries below them raise dozens of types
+            if without_room(error):
+                raise
             code, why = _status(error), f"{source.name}: {reason(error, source.page)}"
             if _offline(error) if code is None else is_passing(code):
                 raise Lost(why) from error

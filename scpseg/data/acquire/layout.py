@@ -57,40 +57,41 @@ def pair_files(spec: Benchmark, variant: str, split: str, lists: Ids, paths: Ite
         UserError: two files for one id, an image without label, a missing part of an image, or a missing image although
             `partial` is false.
     """
-    by_folder = not lists
-    files: dict[Kind, dict[tuple[str, str], dict[int, str]]] = {kind: {} for kind in KINDS}
-    images, labels = files["image"], files["label"]
-    names: dict[tuple[str, str], str] = {}  # of images, as they are written
-
-    def key_of(part: str, id: str) -> tuple[str, str]:
-        return part if by_folder else "", id.lower()
-
+    by_folder, count = not lists, spec.layout.rows * spec.layout.columns
+    files: dict[Slot, str] = {}
+    # The id as it is written, and the first file, by split ('' if lists define it) and lower-case id.
+    images, labels = dict[tuple[str, str], tuple[str, str]](), dict[tuple[str, str], tuple[str, str]]()
     for path in sorted(paths, key=lambda path: (EXTRACT in path, path)):
         if role := role_of(spec, variant, path):
-            key = key_of(role.split, role.id)
-            first = files[role.kind].setdefault(key, {}).setdefault(role.number, path)
+            key = (role.split if by_folder else "", role.id.lower())
+            first = files.setdefault(Slot(*key, role.kind, role.number), path)
             if first != path and EXTRACT not in path:
                 what = f"{first} and {path} are both the {role.kind} of {role.id}"
                 raise UserError(f"{spec.name}: {what}; remove or rename one of them")
-            if role.kind == "image":
-                names.setdefault(key, role.id)
+            (images if role.kind == "image" else labels).setdefault(key, (role.id, path))
     if by_folder:
-        lists = {part: tuple(sorted(id for (place, _), id in names.items() if place == part)) for part in PARTS}
-    chosen = {part: tuple(id for id in ids if key_of(part, id) in images) for part, ids in lists.items()}
+        lists = {part: tuple(sorted(id for (place, _), (id, _) in images.items() if place == part)) for part in PARTS}
+    keys = {(part, id): (part if by_folder else "", id.lower()) for part, ids in lists.items() for id in ids}
+    chosen = {part: tuple(id for id in ids if keys[part, id] in images) for part, ids in lists.items()}
     slots: dict[Slot, str] = {}
-    for part, id in ((part, id) for part, ids in chosen.items() for id in ids):
-        key = key_of(part, id)
+    for (part, id), key in keys.items():
+        if key not in images:
+            continue
         if key not in labels:
-            why = f"image {min(images[key].values())} has no label file ({variant})"
+            why = f"image {images[key][1]} has no label file ({variant})"
             raise UserError(f"{spec.name}: {why}; add the label or remove the image")
-        for kind in KINDS:
-            slots |= {Slot(part, id, kind, number): path for number, path in _parts(spec, files[kind][key]).items()}
-    used = {key_of(part, id) for part, ids in lists.items() for id in ids}
+        for kind, first in zip(KINDS, (images[key][1], labels[key][1]), strict=True):
+            places = {number: Slot(*key, kind, number) for number in range(count)}
+            if absent := [str(number + 1) for number, place in places.items() if place not in files]:
+                why = f"of the {count} parts that {first} belongs to, part {', '.join(absent)} is missing"
+                raise UserError(f"{spec.name}: {why}; add it, or remove the others")
+            slots |= {Slot(part, id, kind, number): files[place] for number, place in places.items()}
     counts = {part: len(ids) for part, ids in chosen.items()}
     expected = {part: len(ids) for part, ids in lists.items()}
-    missing = [id for part, ids in lists.items() for id in ids if id not in chosen[part]]
-    unused = [min(parts.values()) for key, parts in images.items() if key in labels and key not in used]
-    alone = [min(parts.values()) for key, parts in labels.items() if key not in images and (by_folder or key in used)]
+    missing = [id for (_, id), key in keys.items() if key not in images]
+    used = set(keys.values())
+    unused = [path for key, (_, path) in images.items() if key in labels and key not in used]
+    alone = [path for key, (_, path) in labels.items() if key not in images and (by_folder or key in used)]
     warnings = []
     if unused:
         what = f"labelled images are in no list of split {split!r} and not used"
@@ -113,14 +114,6 @@ def pair_files(spec: Benchmark, variant: str, split: str, lists: Ids, paths: Ite
         todo = "complete data.source, or set data.partial: true to use the part that is there"
         raise UserError(f"{spec.name}: only {total} ({parts}), {lacking}; {todo}")
     return Pairing(chosen, slots, expected, tuple(warnings))
-
-
-def _parts(spec: Benchmark, files: Mapping[int, str]) -> dict[int, str]:
-    count = spec.layout.rows * spec.layout.columns
-    if lacking := [str(number + 1) for number in range(count) if number not in files]:
-        why = f"of the {count} parts that {min(files.values())} belongs to, part {', '.join(lacking)} is missing"
-        raise UserError(f"{spec.name}: {why}; add it, or remove the others")
-    return {number: files[number] for number in range(count)}
 
 
 def _few(names: list[str]) -> str:

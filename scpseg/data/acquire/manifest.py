@@ -8,14 +8,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from scpseg.benchmarks.base import Benchmark
 from scpseg.data.acquire.archives import Group, Listing, group_archives, list_members
-from scpseg.data.acquire.layout import role_of
+from scpseg.data.acquire.layout import KINDS, role_of
 from scpseg.data.acquire.sources import chosen, is_address
 from scpseg.errors import CONTROL, UserError
 from scpseg.files import damaged, read_json, root, sha256, write_json
@@ -37,8 +36,7 @@ class FileRecord(NamedTuple):
     sha256: str
 
 
-@dataclass(frozen=True)
-class Manifest:
+class Manifest(NamedTuple):
     """The files of a benchmark."""
 
     benchmark: str
@@ -54,9 +52,9 @@ class Manifest:
 
     def write(self, path: Path) -> None:
         """Write the manifest as JSON."""
-        archives = [dict(zip(("name", "size", "sha256"), record, strict=True)) for record in self.archives]
+        archives = [dict(zip(_ARCHIVES[0], record, strict=True)) for record in self.archives]
         files = [record._asdict() for record in self.files]
-        write_json(path, {**vars(self), "synthetic": self.synthetic, "archives": archives, "files": files})
+        write_json(path, {**self._asdict(), "synthetic": self.synthetic, "archives": archives, "files": files})
 
     @classmethod
     def read(cls, path: Path, benchmark: str) -> Manifest:
@@ -82,20 +80,11 @@ def _records(path: Path, entries: Sequence[dict[str, Any]], name: str) -> tuple[
     return found
 
 
-class Found(NamedTuple):
-    """Files of a benchmark in a folder: loose files (relative posix paths) and archives to unpack."""
-
-    loose: tuple[str, ...]
-    groups: dict[Group, Listing]
-
-
 def fetch(spec: Benchmark, variant: str, data: DataParams, upstream: UpstreamParams) -> Manifest:
     """Download or find the files of a benchmark and check them; `variant` is the kind of labels.
 
-    Archives are opened and listed, except zips inside a 7z, whose members are known only after unpacking.
-
-    Raises:
-        UserError: nothing usable was found, an archive is missing, damaged or unsafe, or a download fails.
+    Archives are opened and listed, except zips inside a 7z, whose members are known only after unpacking. UserError
+    where nothing usable is found, an archive is missing, damaged or unsafe, or a download fails.
     """
     folder = _folder(spec, variant, data, upstream)
     found = find(spec, variant, data, folder)
@@ -105,14 +94,13 @@ def fetch(spec: Benchmark, variant: str, data: DataParams, upstream: UpstreamPar
     parts = [part for group in found.groups for part in group.parts]
     archives = hash_files(folder, parts, f"{spec.name}: hashing archives")
     files = hash_files(folder, found.loose, f"{spec.name}: hashing files")
-    return Manifest(spec.name, _kind(data), variant, archives, tuple(sorted(files, key=lambda record: record.path)))
+    return Manifest(spec.name, _kind(data), variant, archives, files)
 
 
 def locate(spec: Benchmark, manifest: Manifest, data: DataParams, upstream: UpstreamParams) -> Path:
     """The folder with the files of the manifest; verifies archives, and downloads again what the cache lost.
 
-    Raises:
-        UserError: a file is missing or has another size, an archive differs from the manifest, or a download fails.
+    UserError where a file is missing or has another size, an archive is not the manifest's, or a download fails.
     """
     again = f"run `dvc repro -f download@{spec.name}`"
     if _kind(data) != manifest.source:
@@ -120,12 +108,18 @@ def locate(spec: Benchmark, manifest: Manifest, data: DataParams, upstream: Upst
         raise UserError(f"{made}, data.source is {data.source!r}; {again}")
     folder = _folder(spec, manifest.labels, data, upstream)
     for record in manifest.files:
-        size = file_size(folder / record.path)
-        if size != record.size:
+        if (size := file_size(folder / record.path)) != record.size:
             now = "is missing" if size is None else f"has {size} bytes, {record.size} when it was downloaded"
             raise UserError(f"{record.path} {now}; {again}")
     verify_archives(folder, manifest.archives, f"restore it, or use what is there now: {again}")
     return folder
+
+
+class Found(NamedTuple):
+    """Files of a benchmark in a folder: loose files (relative posix paths) and archives to unpack."""
+
+    loose: tuple[str, ...]
+    groups: dict[Group, Listing]
 
 
 def find(spec: Benchmark, variant: str, data: DataParams, folder: Path | None = None) -> Found:
@@ -141,29 +135,20 @@ def find(spec: Benchmark, variant: str, data: DataParams, folder: Path | None = 
     if data.source == MIRROR:
         listed = read_listed(folder / MIRROR_LIST)
         verify_archives(folder, listed, f"write it again with `dvc repro -f mirror@{spec.name}`")
-        return Found((), _usable(spec, variant, folder, [record.path for record in listed]))
-    paths = sorted(_walk(folder))
-    roles = {path: role for path in paths if (role := role_of(spec, variant, path))}
-    loose = len({role.kind for role in roles.values()}) == 2
-    _expect_readable(folder, roles)
-    return Found(tuple(roles), {} if loose else _usable(spec, variant, folder, paths))
-
-
-def _usable(spec: Benchmark, variant: str, folder: Path, paths: list[str]) -> dict[Group, Listing]:
-    groups = group_archives(paths)
-    _expect_readable(folder, [part for group in groups for part in group.parts])
-    listings = [(group, list_members(group, folder)) for group in groups]
+        paths = [record.path for record in listed]
+    else:
+        paths = sorted(_walk(folder))
     wanted = partial(role_of, spec, variant)
-    return {group: listing for group, listing in listings if listing.holds(wanted)}
-
-
-def _expect_readable(folder: Path, paths: Iterable[str]) -> None:
-    for path in paths:
+    roles = {path: role for path in paths if (role := wanted(path))}
+    groups = [] if len({role.kind for role in roles.values()}) == len(KINDS) else group_archives(paths)
+    for path in (*roles, *(part for group in groups for part in group.parts)):
         if CONTROL.search(path):
             raise UserError(f"{path!a} in {folder} has a name that is not valid text; rename it")
         if not (folder / path).is_file():
             why = "is not a file that can be read, but a broken link, a pipe or a device"
             raise UserError(f"{folder / path} {why}; remove it")
+    listings = [(group, list_members(group, folder)) for group in groups]
+    return Found(tuple(roles), {group: listing for group, listing in listings if listing.holds(wanted)})
 
 
 def _walk(folder: Path) -> Iterator[str]:
@@ -175,20 +160,18 @@ def _walk(folder: Path) -> Iterator[str]:
 
     seen = set()
     for here, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
-        real = os.path.realpath(here)
-        if real in seen:
+        if (real := os.path.realpath(here)) in seen:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in files:
-            yield (Path(here) / name).relative_to(folder).as_posix()
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from ((Path(here) / name).relative_to(folder).as_posix() for name in files)
 
 
 def _expect_both(spec: Benchmark, variant: str, paths: Iterable[str], data: DataParams) -> None:
     """Raise a UserError if images or labels are missing; the message describes the expected files."""
     kinds = {role.kind for path in paths if (role := role_of(spec, variant, path))}
-    lacking = " and ".join(f"no {kind}" for kind in ("image", "label") if kind not in kinds)
+    lacking = " and ".join(f"no {kind}" for kind in KINDS if kind not in kinds)
     if lacking:
         where = "expected is" if from_network(data) else f"expected there, or in its folder {spec.name}/, is"
         ends = " and ".join(map(_readable, (spec.layout.image, spec.layout.labels[variant])))
@@ -205,26 +188,14 @@ def _readable(pattern: str) -> str:
 
 
 def cache_folder(benchmark: str, data: DataParams) -> Path:
-    """Folder of a benchmark in the cache; environment variable SCPSEG_CACHE overrides data.cache.
-
-    Raises:
-        UserError: a file has that path, or the home directory does not exist.
-    """
-    try:
-        folder = root() / Path(os.environ.get("SCPSEG_CACHE") or data.cache).expanduser() / benchmark
-    except RuntimeError as error:
-        raise unusable_cache(data, "that home directory does not exist") from error
+    """Folder of a benchmark in the cache, SCPSEG_CACHE or data.cache; UserError where a file is in its place."""
+    variable = os.environ.get("SCPSEG_CACHE")
+    folder = root() / Path(variable or data.cache).expanduser() / benchmark
     there = next(part for part in (folder / UPSTREAM, folder, *folder.parents) if part.exists())
     if not there.is_dir():
-        raise unusable_cache(data, f"{there} is not a directory")
+        named = f"SCPSEG_CACHE is {variable!r}" if variable else f"data.cache is {data.cache!r}"
+        raise UserError(f"{named}, but {there} is not a directory; use another folder")
     return folder
-
-
-def unusable_cache(data: DataParams, why: str) -> UserError:
-    """The error for a cache that cannot be used, with the setting that the user made."""
-    variable = os.environ.get("SCPSEG_CACHE")
-    named = f"SCPSEG_CACHE is {variable!r}" if variable else f"data.cache is {data.cache!r}"
-    return UserError(f"{named}, but {why}; use another folder")
 
 
 def from_network(data: DataParams) -> bool:
@@ -239,12 +210,8 @@ def source_folder(benchmark: str, data: DataParams) -> Path:
         if not (folder / MIRROR_LIST).is_file():
             raise UserError(f"{folder.as_posix()}/{MIRROR_LIST} is missing; run `dvc repro -f mirror@{benchmark}`")
         return folder
-    try:
-        folder = root() / Path(data.source).expanduser()
-        there = folder.is_dir()
-    except (RuntimeError, OSError, ValueError):
-        there = False
-    if not there:
+    folder = root() / os.path.expanduser(data.source)
+    if not os.path.isdir(folder):
         raise UserError(
             f"data.source is {data.source!r}, which is not a directory; use an existing one (a relative path starts "
             f"at the root of the repository) or set data.source: {UPSTREAM}, or {MIRROR}"
@@ -271,8 +238,7 @@ def file_size(path: Path) -> int | None:
 def verify_archives(folder: Path, records: Sequence[FileRecord], remedy: str) -> None:
     """Check the sizes, then the SHA-256 of archives; `remedy` ends the message of the UserError."""
     for record in records:
-        size = file_size(folder / record.path)
-        if size != record.size:
+        if (size := file_size(folder / record.path)) != record.size:
             why = "is missing" if size is None else "is truncated" if size < record.size else "is too long"
             why += f": {size} bytes instead of {record.size}" if size is not None else ""
             raise UserError(f"archive {record.path} {why}; {remedy}")

@@ -64,9 +64,8 @@ def source_of(spec: Benchmark, name: str) -> Source:
 def check_upstream(params: Params) -> None:
     """Check section `upstream`, and data.source if it is an address.
 
-    Raises:
-        UserError: a name is neither a source of its benchmark nor an address, an address would write a secret to
-            dvc.lock, or a host name is not valid.
+    UserError where a name is neither a source of its benchmark nor an address, an address would write a secret to
+    dvc.lock, or a host name is not valid.
     """
     source = params.section("data", DataParams).source
     if "://" in source and (why := _address_problem(source)):

@@ -1,14 +1,11 @@
-"""Check the free disk space before writing, and report a full disk."""
+"""Check the free disk space before writing; a disk that is full nevertheless is told by `pipelines.stage`."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from scpseg.errors import UserError
-from scpseg.files import FULL
 
 MARGIN = 16 << 20  # bytes that stay free in addition, for folders and records
 
@@ -21,31 +18,11 @@ def size_text(count: int) -> str:
 
 def free_bytes(folder: Path) -> int:
     """Free bytes on the disk of `folder` or its nearest existing parent."""
-    folder = folder.absolute()
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
+    return shutil.disk_usage(next(place for place in (folder, *folder.absolute().parents) if place.exists())).free
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:
     """Raise a UserError if less than `needed` bytes and a margin are free on the disk of `folder`."""
-    if needed + MARGIN > free_bytes(folder):
-        todo = "free some space, or move data.cache or the repository to a larger disk"
-        raise UserError(f"{_room(folder, needed, what)}; {todo}")
-
-
-def _room(folder: Path, needed: int, what: str) -> str:
-    free = free_bytes(folder)
-    return f"{what} needs {needed} bytes ({size_text(needed)}), but {free} bytes ({size_text(free)}) are free"
-
-
-@contextmanager
-def full_disk_named(folder: Path, needed: int, what: str) -> Iterator[None]:
-    """Turn a full disk in the block into a UserError that names the disk of `folder`."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        why = _room(folder, needed, f"the disk is full while {what}, which")
-        raise UserError(f"{why}; free some space and run the same command again") from error
+    if needed + MARGIN > (free := free_bytes(folder)):
+        why = f"{what} needs {needed} bytes ({size_text(needed)}), but {free} bytes ({size_text(free)}) are free"
+        raise UserError(f"{why}; free some space, or move data.cache or the repository to a larger disk")

@@ -29,12 +29,13 @@ import urllib3
 from urllib3.util import Retry
 
 from scpseg.data.acquire.sources import address, without_secrets
-from scpseg.data.acquire.space import check_space, full_disk_named
+from scpseg.data.acquire.space import check_space
 from scpseg.errors import UserError
-from scpseg.files import read_json, write_json
+from scpseg.files import naming, read_json, write_json
 from scpseg.progress import byte_progress, say
 
 T = TypeVar("T")
+Fields = Mapping[str, str] | None  # headers of a request, or the values of a form
 USER_AGENT = "scpseg-suite (benchmark downloader)"
 TRIES, LONGEST_PAUSE = 6, 120  # seconds, also if a server asks for a longer pause
 PROGRESS = 1 << 13  # bytes that a try must bring to not count as a failure
@@ -57,10 +58,7 @@ MARKUP = re.compile(rb"\s*<(!doctype|!--|html|head|body|\?xml)", re.IGNORECASE)
 class Lost(Exception):
     """A try failed and another one may succeed, after `wait` seconds if the server says so."""
 
-    def __init__(self, why: str, wait: float | None = None) -> None:
-        """Keep `wait` beside the reason."""
-        super().__init__(why)
-        self.wait = wait
+    wait: float | None = None
 
 
 @contextmanager
@@ -70,7 +68,11 @@ def making_sense(url: str) -> Iterator[None]:
         yield
     except SENSELESS as error:
         why = f"sends an answer that cannot be parsed ({type(error).__name__}: {cause(error)})"
-        raise UserError(f"{address(url)} {why}; check the address or use another source") from error
+        raise _refused(url, why, "check the address or use another source") from error
+
+
+def _refused(url: str, why: str, todo: str = "use another source") -> UserError:
+    return UserError(f"{address(url)} {why}; {todo}")
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -104,7 +106,6 @@ class _Bounded:
                 sock.shutdown(socket.SHUT_RDWR)
 
         timer = threading.Timer(self.timeout, cut, (self.sock,))
-        timer.daemon = True
         timer.start()
         try:
             return super().getresponse(*args, **options)  # type: ignore[misc]
@@ -167,16 +168,14 @@ class Connection(requests.Session):
             resp._content = b""  # requests would read the whole body of a redirect
             if resp.url.startswith("https:") and urlsplit(target).scheme not in ("", "https"):
                 why = f"redirects to {address(target)}, which is not encrypted"
-                raise UserError(f"{address(resp.url)} {why}; use the correct address or another source")
+                raise _refused(resp.url, why, "use the correct address or another source")
         return target
 
     def persist(self, url: str, attempt: Callable[[], T], have: Callable[[], int] = lambda: 0) -> T:
         """The result of `attempt`, which is repeated while it raises Lost; the pauses double.
 
-        Tries that increase the number of bytes, `have`, are not counted.
-
-        Raises:
-            UserError: the last try failed, or an answer cannot be parsed.
+        Tries that increase the number of bytes, `have`, are not counted. UserError where the last try failed, or an
+        answer cannot be parsed.
         """
         furthest, failed = have(), 0
         while True:
@@ -188,33 +187,24 @@ class Connection(requests.Session):
                     furthest, failed = have(), 0
                 failed, host = failed + 1, urlsplit(url).hostname
                 if failed >= self.tries:
-                    why = f"{host} failed {failed} times to send {address(url)} ({error}); check the connection, or"
-                    raise UserError(
-                        f"{why} try again later with the same command (downloaded data are kept)"
-                    ) from error
+                    why = f"{host} failed {failed} times to send {address(url)} ({error})"
+                    todo = "check the connection, or try again later with the same command (downloaded data are kept)"
+                    raise UserError(f"{why}; {todo}") from error
                 seconds = min(2.0 ** (failed - 1) if error.wait is None else error.wait, LONGEST_PAUSE)
                 say(f"{host}: {error}; try {failed + 1} of {self.tries} in {seconds:.0f} s")
                 self._sleep(seconds)
 
     def open(
-        self,
-        url: str,
-        headers: Mapping[str, str] | None = None,
-        *,
-        method: str = "GET",
-        data: Mapping[str, str] | None = None,
-        allowed: Collection[int] = (),
+        self, url: str, headers: Fields = None, *, method: str = "GET", data: Fields = None, allowed: Sequence[int] = ()
     ) -> requests.Response:
         """Send a request and return the answer with an unread body. The caller handles the statuses in `allowed`.
 
-        Raises:
-            UserError: the server cannot be reached, denies access, does not have it, or sends an invalid answer.
+        UserError where the server cannot be reached, denies access, does not have it, or sends an invalid answer.
         """
-        options: dict[str, Any] = {"headers": headers, "data": data, "stream": True, "timeout": self.timeouts}
 
         def attempt() -> requests.Response:
             try:
-                response = self.request(method, url, allow_redirects=True, **options)
+                response = self.request(method, url, headers=headers, data=data, stream=True, timeout=self.timeouts)
             except PASSING as error:
                 for inner in (link for link in chain(error) if isinstance(link, ssl.SSLCertVerificationError)):
                     host = urlsplit((error.request.url if error.request else None) or url).hostname
@@ -228,20 +218,18 @@ class Connection(requests.Session):
                 return response
             response.close()
             if is_passing(status):
-                wait = None
+                lost = Lost(reason)
                 with suppress(*SENSELESS):  # no time in the answer, or not a valid one
-                    wait = Retry(retry_after_max=LONGEST_PAUSE).parse_retry_after(response.headers["Retry-After"])
-                raise Lost(reason, wait)
+                    lost.wait = Retry(retry_after_max=LONGEST_PAUSE).get_retry_after(response.raw)
+                raise lost
             why, todo = "has nothing" if status in (404, 410) else "cannot be fetched", "check the address"
             if status in (401, 403):
                 why, todo = "is refused", "log in or accept the terms there in a browser"
-            raise UserError(f"{address(response.url)} {why} ({reason}); {todo}, or use another source")
+            raise _refused(response.url, f"{why} ({reason})", f"{todo}, or use another source")
 
         return self.persist(url, attempt)
 
-    def text(
-        self, url: str, headers: Mapping[str, str] | None = None, *, data: Mapping[str, str] | None = None
-    ) -> str | None:
+    def text(self, url: str, headers: Fields = None, *, data: Fields = None) -> str | None:
         """The page or list at an address, None where there is none (404); with `data` the answer to that form."""
 
         def attempt() -> str | None:
@@ -263,12 +251,11 @@ class Connection(requests.Session):
                 return
             total, got = total + len(piece), got + len(piece)
             if total > most:
-                raise UserError(f"{address(response.url)} sends more than {most} bytes; use another source")
-            now = time.monotonic()
-            if now - since >= self.timeouts[1]:
-                if got < SLOWEST * (now - since):
-                    raise Lost(f"it sent {got} bytes in {now - since:.0f} s")
-                got, since = 0, now
+                raise _refused(response.url, f"sends more than {most} bytes")
+            if (passed := time.monotonic() - since) >= self.timeouts[1]:
+                if got < SLOWEST * passed:
+                    raise Lost(f"it sent {got} bytes in {passed:.0f} s")
+                got, since = 0, since + passed
             yield piece
 
 
@@ -286,25 +273,22 @@ def _content_range(response: requests.Response) -> tuple[int, int, int | None]:
     length = number(match[3]) if match and match[3] != "*" else None
     if not match or not number(match[1]) <= number(match[2]) < (LARGEST if length is None else length):
         raise ValueError(f"Content-Range: {value[:80] or 'none'}")
-    return number(match[1]), number(match[2]), length
+    return int(match[1]), int(match[2]), length
+
+
+def _version(response: requests.Response) -> str:
+    """What identifies the version of a file, '' where the server does not say."""
+    return response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
 
 
 def _reject_page(response: requests.Response, head: bytes = b"") -> None:
     """Reject a web page, by its type or first bytes, and a body with a content encoding."""
     kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if kind in ("text/html", "application/xhtml+xml") or MARKUP.match(head):
-        raise UserError(
-            f"{address(response.url)} answers with a web page instead of the file, perhaps to log in or to accept "
-            "terms; open it in a browser, or use another source"
-        )
+        why = "answers with a web page instead of the file, perhaps to log in or to accept terms"
+        raise _refused(response.url, why, "open it in a browser, or use another source")
     if (encoding := response.headers.get("Content-Encoding", "identity")) != "identity":
-        why = f"has Content-Encoding {encoding[:40]}, which was not requested"
-        raise UserError(f"{address(response.url)} {why}; use another source")
-
-
-def _version(response: requests.Response) -> str:
-    """What identifies the version of a file, '' where the server does not say."""
-    return response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
+        raise _refused(response.url, f"has Content-Encoding {encoding[:40]}, which was not requested")
 
 
 def _agree(one: str, other: str) -> bool:
@@ -335,29 +319,22 @@ class Remote:
         """How the file at `path` differs from what is known of this one, in words; None if it does not."""
         if self.size not in (None, size := path.stat().st_size):
             return f"it has {size} bytes instead of {self.size}"
-        crc32 = None if self.crc32 is None else f"{self.crc32:08x}"
-        for name, known in (("sha256", self.sha256), ("md5", self.md5), ("crc32", crc32)):
-            if known and (found := _checksum(path, name)) != known.lower():
-                return f"{name} {found} instead of {known.lower()}"
+        for name, known in (("sha256", self.sha256), ("md5", self.md5)):
+            with path.open("rb") as stream:
+                if known and (found := hashlib.file_digest(stream, name).hexdigest()) != known.lower():
+                    return f"{name} {found} instead of {known.lower()}"
+        if self.crc32 is not None:
+            crc = 0
+            with path.open("rb") as stream:
+                while piece := stream.read(CHUNK):
+                    crc = zlib.crc32(piece, crc)
+            if crc != self.crc32:
+                return f"crc32 {crc:08x} instead of {self.crc32:08x}"
         return None
 
 
-def _checksum(path: Path, name: str) -> str:
-    with path.open("rb") as stream:
-        if name != "crc32":
-            return hashlib.file_digest(stream, name).hexdigest()
-        crc = 0
-        while piece := stream.read(CHUNK):
-            crc = zlib.crc32(piece, crc)
-        return f"{crc:08x}"
-
-
 def transfer(remote: Remote, folder: Path, connection: Connection) -> None:
-    """Download a file to `folder`, unless it is there and verified.
-
-    Raises:
-        UserError: the download fails, the file is not the expected one, or the disk is too small.
-    """
+    """Download a file to `folder`, unless it is there and verified; UserError where that fails or it is another."""
     target = folder / remote.name
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.is_file():
@@ -366,11 +343,7 @@ def transfer(remote: Remote, folder: Path, connection: Connection) -> None:
         say(f"{remote.name} exists, but {why}; downloading it again")
         target.unlink()
     part = _Part(remote, target)
-    with (
-        full_disk_named(folder, remote.size or 0, part.what),
-        part.path.open("ab") as stream,
-        byte_progress(remote.name, part.have) as show,
-    ):
+    with naming(part.path), part.path.open("ab") as stream, byte_progress(remote.name, part.have) as show:
         connection.persist(remote.url, partial(part.receive, connection, stream, show), lambda: part.have)
     if why := remote.differs(part.path):
         raise part.rejected(f"is damaged or another file: {why}")
@@ -386,33 +359,28 @@ class _Part:
         self.remote, self.host, self.what = remote, urlsplit(remote.url).hostname, f"fetching {remote.name}"
         self.path, self.note = (target.with_name(f"{target.name}{end}") for end in UNFINISHED)
         self.have, self.total, self.version = 0, remote.size, ""
+        # A validator or a checksum tells if two answers are of the same file.
+        self.checked = any((remote.sha256, remote.md5, remote.crc32))
         # Addresses may contain secrets, so only their hash is written.
         self.key = hashlib.sha256(f"{remote.first} {remote.url}".encode("utf-8", "surrogatepass")).hexdigest()
-        if not (size := self.path.stat().st_size if self.path.is_file() else 0):
+        if not self.path.is_file() or not (size := self.path.stat().st_size):
             return
         with suppress(UserError, OSError):
             note = read_json(self.note, {"key": str, "version": str, "size": (int, None)})
-            total, self.version = note["size"], note["version"]
-            fits = note["key"] == self.key and total in (None, remote.size or total)
-            if fits and (total is None or size <= total) and self.provable:
+            total, fits = note["size"], note["key"] == self.key and note["size"] in (None, remote.size or note["size"])
+            if fits and (total is None or size <= total) and (self.checked or note["version"]):
                 say(f"{remote.name}: resuming after {size} bytes of an earlier run")
-                self.have, self.total = size, total
+                self.have, self.total, self.version = size, total, note["version"]
                 return
         say(f"{remote.name}: {size} bytes of an earlier run may be of another file; starting from zero")
         self.path.unlink()
-        self.version = ""
-
-    @property
-    def provable(self) -> bool:
-        """Whether a validator or a checksum tells if two answers are of the same file."""
-        return any((self.version, self.remote.sha256, self.remote.md5, self.remote.crc32))
 
     def receive(self, connection: Connection, stream: BinaryIO, show: Callable[[int, int | None], None]) -> None:
         """Request the missing bytes; Lost where some are still missing."""
         if self.have == self.total:
             return
         remote, headers = self.remote, {"Accept-Encoding": "identity"}
-        if remote.first or (self.have and self.provable):
+        if remote.first or (self.have and (self.checked or self.version)):
             last = remote.first + (remote.size or 0) - 1 if remote.first else ""
             headers["Range"] = f"bytes={remote.first + self.have}-{last}"
         with connection.open(remote.url, headers, allowed=(416,) if "Range" in headers else ()) as response:
@@ -433,23 +401,22 @@ class _Part:
 
     def _accept(self, response: requests.Response, stream: BinaryIO) -> None:
         """Check the headers of an answer; start again from zero where it is not the continuation of the file."""
-        remote, version, code = self.remote, _version(response), response.status_code
-        place, wanted, length = address(remote.url), remote.first + self.have, None
+        remote, code, wanted = self.remote, response.status_code, self.remote.first + self.have
         if code != 416:
             _reject_page(response)
         if code != 206 and remote.first:
-            raise UserError(f"{place} does not send bytes from {remote.first} on; use another source")
+            raise _refused(remote.url, f"does not send bytes from {remote.first} on")
+        version, length = _version(response), remote.size
         if code == 206:
-            first, _, length = _content_range(response)
+            first, _, whole = _content_range(response)
             if first != wanted or "Range" not in response.request.headers:
-                why = f"sends bytes from {first} instead of the requested {wanted}"
-                raise UserError(f"{place} {why}; use another source")
+                raise _refused(remote.url, f"sends bytes from {first} instead of the requested {wanted}")
+            length = remote.size if remote.first or whole is None else whole
         elif code != 416 and "Content-Length" in response.headers:
             length = number(response.headers["Content-Length"])
-        length = remote.size if remote.first or length is None else length
         if remote.size not in (None, length):
-            why = f"{length} bytes instead of {remote.size} bytes"
-            raise UserError(f"{place} has {why}; check the address or use another source")
+            why = f"has {length} bytes instead of {remote.size} bytes"
+            raise _refused(remote.url, why, "check the address or use another source")
         same = _agree(version, self.version) and (self.total is None or length in (None, self.total))
         if code == 416 or (code == 206 and self.have and not same):
             self._begin(stream, "", remote.size)
@@ -480,12 +447,10 @@ class _Part:
 def stored_members(url: str, connection: Connection, names: Sequence[str]) -> list[Remote]:
     """Find the member of a remote zip whose path ends with each name, as a window of the zip's address.
 
-    Only the end of the zip, which contains its table, and the header of each member are downloaded.
-
-    Raises:
-        UserError: it is not a zip, a member is missing or ambiguous, or it is compressed or encrypted.
+    Only the end of the zip, which contains its table, and the header of each member are downloaded. UserError where it
+    is not a zip, or a member is missing, ambiguous, compressed or encrypted.
     """
-    place, found, size, version = address(url), list[Remote](), 0, ""
+    found, size, version = list[Remote](), 0, ""
 
     def get(first: int, last: int) -> bytes:
         """Bytes `first` to `last`, both inclusive, of the same version of the file each time."""
@@ -493,12 +458,12 @@ def stored_members(url: str, connection: Connection, names: Sequence[str]) -> li
         with connection.open(url, {"Range": f"bytes={first}-{last}", "Accept-Encoding": "identity"}) as response:
             _reject_page(response)
             if response.status_code != 206:
-                raise UserError(f"{place} does not support range requests; use another source")
+                raise _refused(url, "does not support range requests")
             start, end, whole = _content_range(response)
             if (start, end) != (first, last) or whole is None:
                 raise ValueError(f"bytes {start} to {end} instead of the requested {first} to {last}")
             if (size or whole) != whole or not _agree(version, _version(response)):
-                raise UserError(f"{place} changed while it was being read; run the same command again")
+                raise _refused(url, "changed while it was being read", "run the same command again")
             content = b"".join(connection.pieces(response, last - first + 1))
             if len(content) != last - first + 1:
                 raise Lost("the answer ended early")
@@ -520,11 +485,12 @@ def stored_members(url: str, connection: Connection, names: Sequence[str]) -> li
             fitting = [member for member in members if f"/{member.filename}".endswith(f"/{name}")]
             if len(fitting) != 1:
                 there = ", ".join(sorted(member.filename for member in fitting or members)[:12]) or "nothing"
-                raise UserError(f"{place} contains {len(fitting)} members {name} instead of one; found: {there}")
+                why = f"contains {len(fitting)} members {name} instead of one"
+                raise UserError(f"{address(url)} {why}; found: {there}")
             (member,) = fitting
             if member.flag_bits & ENCRYPTED or member.compress_type != zipfile.ZIP_STORED:
                 why = "is compressed or encrypted, so it cannot be fetched alone; fetch the whole"
-                raise UserError(f"{name} in {place} {why}")
+                raise UserError(f"{name} in {address(url)} {why}")
             end = member.header_offset + LOCAL_HEADER
             header = read(member.header_offset, end - 1)
             if header[:4] != SIGNATURE:

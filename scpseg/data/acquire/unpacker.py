@@ -1,9 +1,8 @@
 """Process that opens archives: `python -m scpseg.data.acquire.unpacker`, started by `archives`.
 
-It reads a request and answers with what the archive contains; then it reads which members to write to which files, and
-writes one at a time, each after the parent's leave. All are lines of JSON. A hostile archive can crash this process, or
-a native decoder in it, or use up its memory or time, but not those of the stage. Members are written under names of our
-own, never under theirs.
+It reads a request and answers with what the archive contains; then it reads which members are wanted and sends them one
+after another. All are lines of JSON; after {"data": N} come N bytes of a member. A hostile archive can crash this
+process, or a native decoder in it, or use up its memory or time, but not those of the stage. It writes no files.
 """
 
 from __future__ import annotations
@@ -17,9 +16,11 @@ import stat
 import struct
 import sys
 import zipfile
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
 from pathlib import PurePosixPath
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, cast
 
 from scpseg.errors import CONTROL
 
@@ -27,13 +28,13 @@ CHUNK = 1 << 20
 MEMORY = 8 << 30  # bytes of address space for this process: more than any dictionary of an archive of images needs
 LISTING_SECONDS = 600  # of CPU time to read the list of members
 MEMBERS = 1 << 20  # maximum number
-REPORT_EVERY = 64 << 20  # unpacked bytes between two progress reports
 SEVEN_ZIP = b"7z\xbc\xaf\x27\x1c"  # its first bytes
 SEVEN_ZIP_START = 32  # bytes of a 7z file's first header, which contains the position of the other one
 UNSUPPORTED = ("PasswordRequired", "UnsupportedCompressionMethodError")  # errors of py7zr
 ENCRYPTED = 0x1  # a flag of a zip's member
 ZIP_LOCAL = struct.Struct("<26xHH")  # header before the data of a zip's member: lengths of name and extra field
 UNPACK = "unpack it yourself and name the folder in data.source"
+Send = Callable[..., None]  # sends values, or bytes of a member, and waits while the parent does not read
 
 
 class Rejected(Exception):
@@ -45,10 +46,8 @@ class _Joined(io.RawIOBase):
 
     def __init__(self, parts: Sequence[str], start: int = 0, size: int | None = None) -> None:
         super().__init__()
-        self.files: list[BinaryIO] = [open(part, "rb") for part in parts]  # noqa: SIM115
-        self.starts = [0]
-        for part in parts:
-            self.starts.append(self.starts[-1] + os.stat(part).st_size)
+        self.files = [open(part, "rb", buffering=0) for part in parts]  # noqa: SIM115
+        self.starts = list(accumulate((os.stat(part).st_size for part in parts), initial=0))
         self.origin, self.position = start, start
         self.end = self.starts[-1] if size is None else min(start + size, self.starts[-1])
 
@@ -59,30 +58,17 @@ class _Joined(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: self.origin, io.SEEK_CUR: self.position, io.SEEK_END: self.end}[whence]
-        if base + offset < self.origin:
-            raise ValueError("seek before the start of the archive")
-        self.position = base + offset
+        self.position = max((self.origin, self.position, self.end)[whence] + offset, self.origin)
         return self.position - self.origin
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        view = memoryview(buffer).cast("B")
-        for file, start, end in zip(self.files, self.starts, self.starts[1:], strict=False):
-            end = min(end, self.end)
-            if start <= self.position < end:
-                file.seek(self.position - start)
-                count = file.readinto(view[: end - self.position])  # type: ignore[attr-defined]
-                self.position += count
-                return int(count)
-        return 0
-
-
-class Member(NamedTuple):
-    """A file in an archive: what its library calls it, its declared size, its first byte if it is a stored zip."""
-
-    info: Any
-    size: int
-    start: int | None = None
+        if self.position >= self.end:
+            return 0
+        index = bisect_right(self.starts, self.position) - 1
+        self.files[index].seek(self.position - self.starts[index])
+        count = self.files[index].readinto(memoryview(buffer)[: self.end - self.position])
+        self.position += count
+        return count
 
 
 def _safe(entries: Iterable[tuple[str, str, bool, Any]]) -> dict[str, Any]:
@@ -90,56 +76,58 @@ def _safe(entries: Iterable[tuple[str, str, bool, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for count, (name, kind, folder, info) in enumerate(entries):
         plain = name.replace("\\", "/")
-        problems = {
-            "has an absolute path": plain.startswith("/") or plain[1:2] == ":",
-            "points outside with '..'": ".." in plain.split("/"),
-            "has a control character in its name": CONTROL.search(plain),
-            f"is {kind}": kind,
-            "is duplicated": not folder and plain in found,
-            f"is one of more than {MEMBERS}": count > MEMBERS,
-        }
-        if why := next((why for why, there in problems.items() if there), None):
-            raise Rejected(
-                f"member {name[:200]!r} {why}, so nothing of this archive is unpacked; fetch it from a trusted source"
-            )
+        for why, there in (
+            ("has an absolute path", plain.startswith("/") or plain[1:2] == ":"),
+            ("points outside with '..'", ".." in plain.split("/")),
+            ("has a control character in its name", CONTROL.search(plain)),
+            (f"is {kind}", kind),
+            ("is duplicated", not folder and plain in found),
+            (f"is one of more than {MEMBERS}", count > MEMBERS),
+        ):
+            if there:
+                todo = "so nothing of this archive is unpacked; fetch it from a trusted source"
+                raise Rejected(f"member {name[:200]!r} {why}, {todo}")
         if not folder:
             found[plain] = info
     return found
 
 
 class _Zip:
-    """An open zip archive."""
+    """An open zip archive: its members and their declared sizes."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self.stream, self.file = stream, zipfile.ZipFile(stream)
-        infos = _safe((info.filename, self._kind(info), info.is_dir(), info) for info in self.file.infolist())
-        self.members = {name: self._member(name, info) for name, info in infos.items()}
+        kinds = {0: "", stat.S_IFREG: "", stat.S_IFDIR: "", stat.S_IFLNK: "a link"}
+        self.members = _safe(
+            (info.filename, kinds.get(stat.S_IFMT(info.external_attr >> 16), "a special file"), info.is_dir(), info)
+            for info in self.file.infolist()
+        )
+        self.sizes: dict[str, int] = {name: info.file_size for name, info in self.members.items()}
 
-    @staticmethod
-    def _kind(info: zipfile.ZipInfo) -> str:
-        mode = info.external_attr >> 16
-        plain = stat.S_IFMT(mode) in (0, stat.S_IFREG, stat.S_IFDIR)
-        return "" if plain else "a link" if stat.S_ISLNK(mode) else "a special file"
-
-    def _member(self, name: str, info: zipfile.ZipInfo) -> Member:
-        if info.flag_bits & ENCRYPTED or info.compress_type != zipfile.ZIP_STORED or not _is_zip(name):
-            return Member(info, info.file_size)
+    def start_of(self, name: str) -> int | None:
+        """First byte of a member that is stored as it is, else None."""
+        info: zipfile.ZipInfo = self.members[name]
+        if info.flag_bits & ENCRYPTED or info.compress_type != zipfile.ZIP_STORED:
+            return None
         self.stream.seek(info.header_offset)
-        header = ZIP_LOCAL.unpack(self.stream.read(ZIP_LOCAL.size))
-        return Member(info, info.file_size, info.header_offset + ZIP_LOCAL.size + sum(header))
+        name_bytes, extra_bytes = ZIP_LOCAL.unpack(self.stream.read(ZIP_LOCAL.size))
+        return info.header_offset + ZIP_LOCAL.size + int(name_bytes) + int(extra_bytes)
 
-    def extract(self, names: Sequence[str], begin: Callable[[str], _Output]) -> None:
-        """Write members to their files, in the order of the archive."""
-        for name in sorted(names, key=lambda name: self.members[name].info.header_offset):
-            with begin(name) as output, self.file.open(self.members[name].info) as stream:
+    def extract(self, names: Sequence[str], begin: Callable[[str], None], send: Send) -> None:
+        """Send members in the order of the archive."""
+        for name in sorted(names, key=lambda name: self.members[name].header_offset):
+            begin(name)
+            count = 0
+            with self.file.open(self.members[name]) as stream:
                 while chunk := stream.read(CHUNK):
-                    output.write(chunk)
-                if output.count != self.members[name].size:
-                    raise zipfile.BadZipFile(f"{output.count} of {self.members[name].size} bytes")
+                    send(chunk)
+                    count += len(chunk)
+            if count != self.sizes[name]:
+                raise zipfile.BadZipFile(f"{count} of {self.sizes[name]} bytes")
 
 
 class _SevenZip:
-    """An open 7z archive."""
+    """An open 7z archive: its members and their declared sizes."""
 
     def __init__(self, stream: BinaryIO, parts: int) -> None:
         start, total = stream.read(SEVEN_ZIP_START), stream.seek(0, io.SEEK_END)
@@ -152,57 +140,39 @@ class _SevenZip:
 
         self.py7zr, self.file = py7zr, py7zr.SevenZipFile(stream)
         kinds = {True: "", False: "a link or a special file"}
-        infos = _safe((i.filename, kinds[i.is_file or i.is_directory], i.is_directory, i) for i in self.file.list())
-        self.members = {name: Member(info, info.uncompressed or 0) for name, info in infos.items()}
+        infos = self.file.list()
+        self.members = _safe((i.filename, kinds[i.is_file or i.is_directory], i.is_directory, i) for i in infos)
+        self.sizes: dict[str, int] = {name: info.uncompressed or 0 for name, info in self.members.items()}
 
-    def extract(self, names: Sequence[str], begin: Callable[[str], _Output]) -> None:
-        """Write members to their files, in the order of the archive."""
+    def extract(self, names: Sequence[str], begin: Callable[[str], None], send: Send) -> None:
+        """Send members in the order of the archive."""
         plain = {PurePosixPath(name).as_posix(): name for name in names}
 
-        class Factory(self.py7zr.io.WriterFactory):  # type: ignore[misc,name-defined]
-            def create(self, filename: str) -> _Output:
-                return begin(plain[filename])
+        class Output(io.RawIOBase):  # not seekable, or py7zr would rewind it
+            def write(self, data: Any) -> int:
+                send(bytes(data))
+                return len(data)
 
-        self.file.extract(targets=[self.members[name].info.filename for name in names], factory=Factory())
+        class Factory(self.py7zr.io.WriterFactory):  # type: ignore[misc,name-defined]
+            def create(self, filename: str) -> Output:
+                begin(plain[filename])
+                return Output()
+
+        self.file.extract(targets=[self.members[name].filename for name in names], factory=Factory())
 
 
 def _is_zip(name: str) -> bool:
     return name.lower().endswith(".zip")
 
 
-class _Output(io.BufferedWriter):
-    """The output file of `member`, which is a path in the archive."""
+def answer(request: dict[str, Any], send: Send, receive: Callable[[], str]) -> None:
+    """Send the sizes of an archive's members, receive the paths of the wanted ones, and send each and the result."""
+    place, current = request["name"], ""
 
-    def __init__(self, path: str, member: str, send: Callable[..., None]) -> None:
-        super().__init__(io.FileIO(path, "xb"))
-        self.member, self.send, self.count, self.reported = member, send, 0, 0
-
-    def seekable(self) -> bool:  # or py7zr would rewind it
-        return False
-
-    def write(self, data: Any) -> int:
-        self.count += super().write(data)
-        if self.count - self.reported >= REPORT_EVERY:
-            self.reported = self.count
-            self.send(at=self.count)
-        return len(data)
-
-
-def answer(request: dict[str, Any], send: Callable[..., None], receive: Callable[[], str]) -> None:
-    """List the members of an archive, receive {member: file}, write these, and report each and the result."""
-    inner, current = "", list[_Output]()
-
-    def begin(name: str) -> _Output:
-        report_last()
-        current.append(_Output(targets[f"{inner}{name}"], f"{inner}{name}", send))
-        return current[0]
-
-    def report_last() -> None:  # a member is known to be right when the next one begins or all are done
-        if current:
-            output = current.pop()
-            output.close()
-            send(name=output.member)
-            receive()
+    def begin(name: str) -> None:  # the member before is known to be right then
+        nonlocal current
+        current = f"{place}/{name}"
+        send(name=current)
 
     def opened(is_zip: bool, *window: int) -> _Zip | _SevenZip:
         stream = cast(BinaryIO, io.BufferedReader(_Joined(request["parts"], *window), CHUNK))
@@ -211,47 +181,47 @@ def answer(request: dict[str, Any], send: Callable[..., None], receive: Callable
     try:
         limits = resource.getrlimit(resource.RLIMIT_CPU)
         resource.setrlimit(resource.RLIMIT_CPU, (LISTING_SECONDS, limits[1]))
-        archives = {"": opened(request["zip"])}
-        members, hidden = dict(archives[""].members), {}
-        for name in filter(_is_zip, archives[""].members if request["enter"] else ()):
-            hidden[name] = members.pop(name)
-            if (start := hidden[name].start) is not None:
-                inner = f"{name}/"
-                archives[inner] = opened(True, start, hidden.pop(name).size)
-                members |= {f"{inner}{path}": member for path, member in archives[inner].members.items()}
-        send(
-            files={path: member.size for path, member in members.items()},
-            hidden={path: member.size for path, member in hidden.items()},
-        )
-        targets = json.loads(receive())
+        outer = opened(_is_zip(place))
+        archives, files, hidden = {place: outer}, dict[str, int](), dict[str, int]()
+        for name, size in outer.sizes.items():
+            path = f"{request['name']}/{name}"
+            if not _is_zip(name):
+                files[path] = size
+            elif isinstance(outer, _Zip) and (start := outer.start_of(name)) is not None:
+                place = path
+                archives[place] = opened(True, start, size)
+                files |= {f"{path}/{member}": size for member, size in archives[place].sizes.items()}
+            else:
+                hidden[path] = size
+        send(files=files, hidden=hidden)
+        wanted = set(json.loads(receive()))
         resource.setrlimit(resource.RLIMIT_CPU, limits)
-        for inner, archive in archives.items():
-            if names := [name for name in archive.members if f"{inner}{name}" in targets]:
-                archive.extract(names, begin)
-        report_last()
+        for place, archive in archives.items():
+            if names := [name for name in archive.members if f"{place}/{name}" in wanted]:
+                archive.extract(names, begin, send)
         send(done=True)
     except Exception as error:  # on damaged bytes, zipfile, py7zr and their codecs raise a dozen types
         text = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
-        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: a senseless offset
-            return send(errno=error.errno, strerror=error.strerror, filename=error.filename)
         if isinstance(error, Rejected):
             why = str(error)
         elif isinstance(error, MemoryError):
             why = f"needs more than {MEMORY >> 30} GiB of memory to unpack, so it is damaged or hostile: fetch it again"
+        elif isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: a senseless offset
+            why = f"cannot be read ({error.strerror}): check the disk"
         elif isinstance(error, RuntimeError) or type(error).__name__ in UNSUPPORTED:
             why = f"cannot be unpacked here ({text}): it is encrypted or of an unsupported kind; {UNPACK}"
         else:
             why = f"is damaged, truncated, split or encrypted ({text}): fetch it again, or {UNPACK}"
-        send(error=why, inner=current[0].member if current else inner)
+        send(error=f"{current or place} {why}")
 
 
 def main() -> None:
-    """Answer the request on standard input; end when it is closed, which means that the parent ended."""
-    channel = os.fdopen(os.dup(1), "w", encoding="ascii")
+    """Answer the request on standard input; end when the parent ends, which closes this process's input and output."""
+    channel = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # for output of libraries
 
-    def send(**values: Any) -> None:
-        channel.write(json.dumps(values) + "\n")
+    def send(content: bytes = b"", **values: object) -> None:
+        channel.write(json.dumps(values or {"data": len(content)}).encode() + b"\n" + content)
         channel.flush()
 
     def receive() -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tifffile
@@ -25,15 +25,14 @@ Image.MAX_IMAGE_PIXELS = None
 
 Pixels = NDArray[np.uint8]
 THRESHOLD, NEAR = 128, 40
-NEAR_SHARE = 0.1
-"""Maximum share of a label's pixels with a channel near the threshold: 0 on real masks, 0.49 to 0.99 on photos."""
+NEAR_SHARE = 0.1  # most of a label's pixels with a channel near it: 0 on real masks, 0.49 to 0.99 on photos
 UNKNOWN = 254  # marks pixels without a class's colour while a label is being decoded
 BLOCK_ROWS = 256  # decoded at a time, which bounds the memory for packed colours
 SAMPLE, SHOWN = 100_000, 5  # pixels searched for unexpected colours, and how many of these a message names
 PNG, JPEG, NUMPY = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"\x93NUMPY"
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PNG_DEPTH = 24  # offset of the bit depth in a PNG file
-ORIENTATION, UPRIGHT = 274, 1  # tag of EXIF and TIFF, and its value for an image stored as it is shown
+ORIENTATION, UPRIGHT = 274, (1, 0)  # tag of EXIF and TIFF, and its values for an image stored as it is shown
 OPAQUE = 255
 REDUCED, MASK = 1, 4  # bits of TIFF's NewSubfileType: a thumbnail or overview, a transparency mask
 
@@ -50,17 +49,12 @@ class Label(NamedTuple):
 
 def read_size(path: Path, name: str) -> tuple[int, int]:
     """(height, width) in pixels from the header of an image file; UserError about `name` where it is not readable."""
-    with _naming_damage(name):
-        signature = _signature(path, name, indices=True)
-        if signature == NUMPY:
-            shape = np.lib.format.open_memmap(path, mode="r").shape
-            return (shape[0], shape[1]) if len(shape) == 2 else (0, 0)
-        if signature in TIFF:
-            with tifffile.TiffFile(path) as file:
-                page = _page(file, name)
-                return page.imagelength, page.imagewidth
-        with Image.open(path, formats=("PNG", "JPEG")) as picture:
-            return picture.height, picture.width
+    with _opened(path, name, indices=True) as (_, image):
+        if isinstance(image, np.ndarray):
+            return (image.shape[0], image.shape[1]) if image.ndim == 2 else (0, 0)
+        if isinstance(image, Image.Image):
+            return image.height, image.width
+        return image.imagelength, image.imagewidth
 
 
 def read_pixels(path: Path, name: str, indices: bool = False) -> Pixels:
@@ -72,14 +66,13 @@ def read_pixels(path: Path, name: str, indices: bool = False) -> Pixels:
         UserError: the file is damaged, is not a PNG, JPEG or TIFF file, has more than 8 bits per channel, more than one
             image, transparent pixels, an orientation other than upright, or colours that cannot be converted exactly.
     """
-    with _naming_damage(name):
-        signature = _signature(path, name, indices)
-        if signature == NUMPY:
-            pixels = _read_numbers(path, name)
-        elif signature in TIFF:
-            pixels = _read_tiff(path, name, indices)
+    with _opened(path, name, indices) as (start, image):
+        if isinstance(image, np.ndarray):
+            pixels = _numbers(image, name)
+        elif isinstance(image, Image.Image):
+            pixels = _picture(image, name, indices, start[PNG_DEPTH] if start.startswith(PNG) else None)
         else:
-            pixels = _read_picture(path, name, indices)
+            pixels = _tiff(image, name, indices)
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):
         found = f"{pixels.dtype} values of shape {pixels.shape}"
         raise UserError(f"{name} has {found}; convert it to an image of 8-bit channels")
@@ -105,26 +98,28 @@ def decode_label(pixels: Pixels, spec: Benchmark, name: str, ignore_first: bool 
     only_grey, grey = all(len(set(cls.colour)) == 1 for cls in spec.classes), pixels.ndim == 2
     if not (only_grey if grey else pixels.shape[2] == 3):
         raise UserError(f"{name} has {_bands(pixels)}; expected a label of {'1 or ' if only_grey else ''}3 bands (RGB)")
-    cut = spec.decoding == "threshold"
-    table = _table(spec, ignore_first)
-    ids, counts = np.empty(pixels.shape[:2], np.uint8), np.zeros(256, np.int64)
-    near = highest = 0
-    if grey and ids.size:
-        # A histogram of the 256 levels says all that is counted; Pillow takes it in a quarter of numpy's time.
-        table = table[_codes(np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1), cut)]
-        picture = Image.fromarray(pixels)
-        ids[:], levels = np.asarray(picture.point(table.tolist())), np.array(picture.histogram())
-        np.add.at(counts, table, levels)
-        if cut:
-            near = int(levels[THRESHOLD - NEAR + 1 : THRESHOLD + NEAR].sum())
-            highest = int(np.flatnonzero(levels)[-1])
-    for top in () if grey else range(0, len(ids), BLOCK_ROWS):
-        block, out = pixels[top : top + BLOCK_ROWS], ids[top : top + BLOCK_ROWS]
-        if cut:
-            near += _near(block)
+    cut, near, highest = spec.decoding == "threshold", 0, 0
+    # A pixel's code has the highest bit of each channel, or all of them; 8 codes, or 16 MiB filled in milliseconds.
+    bits, shift = (1, 7) if cut else (8, 0)
+    table = np.full(1 << 3 * bits, UNKNOWN, np.uint8)
+    ignored = (*spec.ignored, *([spec.classes[0].colour] if ignore_first else []))
+    colours = {cls.colour: index for index, cls in enumerate(spec.classes)} | dict.fromkeys(ignored, IGNORE_INDEX)
+    for (red, green, blue), index in colours.items():
+        table[(red >> shift << 2 * bits) + (green >> shift << bits) + (blue >> shift)] = index
+    bands, ids = pixels[..., None] if grey else pixels, np.empty(pixels.shape[:2], np.uint8)
+    if grey:  # the codes of three equal channels
+        table = table[:: 1 + (1 << bits) + (1 << 2 * bits)]
+    for top in range(0, len(ids), BLOCK_ROWS):
+        block = bands[top : top + BLOCK_ROWS]
+        if cut:  # within NEAR of THRESHOLD: one comparison in wrapping bytes
+            close = (block - np.uint8(THRESHOLD - NEAR + 1)) < np.uint8(2 * NEAR - 1)
+            near += int(np.count_nonzero(close.any(axis=2)))
             highest = max(highest, int(block.max(initial=0)))
-        np.take(table, _codes(block, cut), out=out)
-        counts += np.bincount(out.ravel(), minlength=256)
+        codes = (block[..., 0] >> shift).astype(np.intp)
+        for channel in range(1, block.shape[2]):
+            codes <<= bits
+            codes |= block[..., channel] >> shift
+        np.take(table, codes, out=ids[top : top + BLOCK_ROWS])
     title = f"so check that this is a label of {spec.title}"
     if near > NEAR_SHARE * ids.size:
         raise UserError(
@@ -134,48 +129,19 @@ def decode_label(pixels: Pixels, spec: Benchmark, name: str, ignore_first: bool 
         )
     if cut and 0 < highest <= len(spec.classes):
         raise UserError(f"{name}: its values are 0 to {highest}, which are class ids and not colours, {title}")
-    unknown = int(counts[UNKNOWN])
+    present = (UNKNOWN, *range(len(spec.classes)), IGNORE_INDEX)
+    unknown, *counts = (int(np.count_nonzero(ids == index)) for index in present)
     if unknown > spec.unknown_share * ids.size:
-        raise UserError(f"{name}: {_unknown_text(pixels, ids, spec, unknown)}, {title}")
+        raise UserError(f"{name}: {_unknown_text(bands, ids, spec, unknown)}, {title}")
     if unknown:
         ids[ids == UNKNOWN] = IGNORE_INDEX
-    classes = tuple(int(count) for count in counts[: len(spec.classes)])
-    return Label(ids, classes, int(counts[IGNORE_INDEX]) + unknown, unknown, near)
+    return Label(ids, tuple(counts[:-1]), counts[-1] + unknown, unknown, near)
 
 
-def _near(block: Pixels) -> int:
-    """Number of pixels with a channel within NEAR of THRESHOLD: one comparison in wrapping bytes."""
-    close = (block - np.uint8(THRESHOLD - NEAR + 1)) < np.uint8(2 * NEAR - 1)
-    return int(np.count_nonzero(close.any(axis=2)))
-
-
-def _codes(block: Pixels, threshold: bool) -> NDArray[np.intp]:
-    """One code per pixel: the three bits of channels >= 128, or the packed 24-bit colour."""
-    if threshold:
-        block = (block >> 7).astype(np.uint8, copy=False)
-    step = 1 if threshold else 8
-    codes = block[..., 0].astype(np.intp)
-    for channel in (1, 2):
-        codes <<= step
-        codes |= block[..., channel]
-    return codes
-
-
-def _table(spec: Benchmark, ignore_first: bool) -> Pixels:
-    """Training id by code; 8 entries for bits, 16 MiB for colours, filled in milliseconds."""
-    threshold = spec.decoding == "threshold"
-    table = np.full(8 if threshold else 1 << 24, UNKNOWN, np.uint8)
-    ignored = (*spec.ignored, *([spec.classes[0].colour] if ignore_first else []))
-    colours = {cls.colour: index for index, cls in enumerate(spec.classes)} | dict.fromkeys(ignored, IGNORE_INDEX)
-    for colour, index in colours.items():
-        table[_codes(np.array([[colour]], np.uint8), threshold)] = index
-    return table
-
-
-def _unknown_text(pixels: Pixels, ids: Pixels, spec: Benchmark, unknown: int) -> str:
+def _unknown_text(bands: Pixels, ids: Pixels, spec: Benchmark, unknown: int) -> str:
     found = np.flatnonzero(ids == UNKNOWN)[:SAMPLE]
     row, column = divmod(int(found[0]), ids.shape[1])
-    colours = pixels.reshape(ids.size, -1)[found]
+    colours = bands.reshape(ids.size, -1)[found]
     first, *others = (tuple(colour.tolist()) for colour in (colours[0], *np.unique(colours, axis=0)[:SHOWN]))
     return (
         f"{unknown} of {ids.size} pixels have a colour of no class (at most {spec.unknown_share:.1%} may), "
@@ -188,21 +154,34 @@ def _bands(pixels: Pixels) -> str:
     return f"{bands} band{'s' if bands > 1 else ''}"
 
 
-def _signature(path: Path, name: str, indices: bool) -> bytes:
-    """The first bytes of a file (of TIFF, four), which determine its format, whatever its name."""
-    with path.open("rb") as stream:
-        start = stream.read(8)
-    if indices and start.startswith(NUMPY):
-        return NUMPY
-    if start[:4] in TIFF:
-        return start[:4]
-    if start == PNG or start.startswith(JPEG):
-        return start
-    raise UserError(f"{name} is not a PNG, JPEG or TIFF image; convert it, or download it again if it should be one")
+@contextmanager
+def _opened(path: Path, name: str, indices: bool) -> Iterator[tuple[bytes, Any]]:
+    """The first bytes of a file, which determine its format, whatever its name; its array, TIFF page or picture.
+
+    Errors in the block become a UserError about `name`.
+    """
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(PNG_DEPTH + 1)
+        if indices and start.startswith(NUMPY):
+            yield start, np.lib.format.open_memmap(path, mode="r")  # does not load pickles
+        elif start.startswith(TIFF):
+            with tifffile.TiffFile(path) as file:
+                yield start, _page(file, name)
+        elif start.startswith((PNG, JPEG)):
+            with Image.open(path, formats=("PNG", "JPEG")) as picture:
+                yield start, picture
+        else:
+            why = "is not a PNG, JPEG or TIFF image; convert it, or download it again if it should be one"
+            raise UserError(f"{name} {why}")
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # on damaged bytes, Pillow, tifffile and their codecs raise errors of a dozen types
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise UserError(f"{name} cannot be decoded ({reason}); the file is damaged: download it again") from error
 
 
-def _read_numbers(path: Path, name: str) -> NDArray[np.generic]:
-    numbers = np.lib.format.open_memmap(path, mode="r")  # does not load pickles
+def _numbers(numbers: NDArray[np.generic], name: str) -> NDArray[np.generic]:
     if numbers.ndim != 2 or not np.issubdtype(numbers.dtype, np.integer):
         raise _unfit(name, f"{numbers.dtype} values of shape {numbers.shape}", "save (H, W) whole numbers")
     if numbers.size and not 0 <= int(numbers.min()) <= int(numbers.max()) <= 255:
@@ -210,54 +189,51 @@ def _read_numbers(path: Path, name: str) -> NDArray[np.generic]:
     return numbers.astype(np.uint8)
 
 
-def _read_picture(path: Path, name: str, indices: bool) -> NDArray[np.generic]:
-    with path.open("rb") as stream:
-        start = stream.read(PNG_DEPTH + 1)
-    if start.startswith(PNG) and start[PNG_DEPTH:] > b"\x08":  # Pillow would keep only the high bytes
-        raise _unfit(name, f"{start[PNG_DEPTH]} bits per channel", "convert it to 8 bits")
-    with Image.open(path, formats=("PNG", "JPEG")) as picture:
-        if (frames := getattr(picture, "n_frames", 1)) > 1:
-            raise _unfit(name, f"{frames} images", "keep the right one")
-        _check_upright(picture.getexif().get(ORIENTATION, UPRIGHT), name)
-        if picture.mode == "P" and indices:
-            return np.asarray(picture)
-        if "transparency" in picture.info or picture.mode in ("RGBA", "LA", "PA"):
-            return _opaque(np.asarray(picture.convert("RGBA")), name)
-        if indices and picture.mode in ("1", "L") and start.startswith(PNG):  # Pillow scales grey of few bits to 0..255
-            return np.asarray(picture.convert("L")) // np.uint8(255 // (2 ** start[PNG_DEPTH] - 1))
-        # Palette entries and bits are not grey levels.
-        plain = {"P": "RGB", "1": "L"}.get(picture.mode, picture.mode)
-        if plain not in ("L", "RGB", "I;16", "I"):
-            raise _unfit(name, f"colours of type {picture.mode}", "convert it to RGB")
-        return np.asarray(picture.convert(plain) if plain != picture.mode else picture)
+def _picture(picture: Image.Image, name: str, indices: bool, depth: int | None) -> NDArray[np.generic]:
+    """The pixels of a PNG of `depth` bits, or of a JPEG."""
+    if depth and depth > 8:  # Pillow would keep only the high bytes
+        raise _unfit(name, f"{depth} bits per channel", "convert it to 8 bits")
+    if (frames := getattr(picture, "n_frames", 1)) > 1:
+        raise _unfit(name, f"{frames} images", "keep the right one")
+    _check_upright(picture.getexif().get(ORIENTATION, 1), name)
+    if picture.mode == "P" and indices:
+        return np.asarray(picture)
+    if "transparency" in picture.info or picture.mode in ("RGBA", "LA", "PA"):
+        return _opaque(np.asarray(picture.convert("RGBA")), name)
+    if indices and picture.mode in ("1", "L") and depth:  # Pillow scales grey of few bits to 0..255
+        return np.asarray(picture.convert("L")) // np.uint8(255 // (2**depth - 1))
+    plain = {"P": "RGB", "1": "L"}.get(picture.mode, picture.mode)  # palette entries and bits are not grey levels
+    if plain not in ("L", "RGB", "I;16", "I"):
+        raise _unfit(name, f"colours of type {picture.mode}", "convert it to RGB")
+    return np.asarray(picture.convert(plain) if plain != picture.mode else picture)
 
 
-def _read_tiff(path: Path, name: str, indices: bool) -> NDArray[np.generic]:
-    with tifffile.TiffFile(path) as file:
-        page = _page(file, name)
-        _check_upright(page.tags.valueof(ORIENTATION, UPRIGHT), name)
-        if 0 in page.databytecounts:
-            raise _unfit(name, "strips or tiles without data", "download it again, or write it completely")
-        pixels: NDArray[np.generic] = np.asarray(page.asarray(maxworkers=1))  # prepare runs one process per core
-        if page.axes == "SYX":
-            pixels = np.moveaxis(pixels, 0, -1)
-        bits, colours = page.bitspersample, page.photometric
-        most = 255
-        if page.samplesperpixel == 1 and bits < 8 and colours != tifffile.PHOTOMETRIC.PALETTE:
-            most = 2**bits - 1 if indices else 255
-            pixels = pixels.astype(np.uint8) * np.uint8(most // (2**bits - 1))
-        if page.tags.get("PhotometricInterpretation") is None or colours == tifffile.PHOTOMETRIC.MINISBLACK:
-            pass  # bands in their order, as GDAL writes three bands
-        elif colours == tifffile.PHOTOMETRIC.MINISWHITE and pixels.ndim == 2 and pixels.dtype == np.uint8:
-            pixels = np.uint8(most) - pixels.astype(np.uint8)
-        elif colours == tifffile.PHOTOMETRIC.PALETTE and pixels.ndim == 2 and page.colormap is not None:
-            pixels = pixels if indices else _colours(page.colormap, pixels)
-        elif colours == tifffile.PHOTOMETRIC.YCBCR and page.compression == tifffile.COMPRESSION.JPEG:
-            pass  # the JPEG decoder has converted it to RGB
-        elif colours != tifffile.PHOTOMETRIC.RGB:
-            raise _unfit(name, f"colours of type {getattr(colours, 'name', colours)}", "convert it to RGB")
-        if any(kind in (1, 2) for kind in page.extrasamples) and pixels.ndim == 3 and pixels.shape[2] in (2, 4):
-            pixels = _opaque(pixels, name)
+def _tiff(page: tifffile.TiffPage, name: str, indices: bool) -> NDArray[np.generic]:
+    _check_upright(page.tags.valueof(ORIENTATION, 1), name)
+    if 0 in page.databytecounts:
+        raise _unfit(name, "strips or tiles without data", "download it again, or write it completely")
+    pixels: NDArray[np.generic] = np.asarray(page.asarray(maxworkers=1))  # prepare runs one process per core
+    if page.axes == "SYX":
+        pixels = np.moveaxis(pixels, 0, -1)
+    bits, colours = page.bitspersample, page.photometric
+    most = 255
+    if page.samplesperpixel == 1 and bits < 8 and colours != tifffile.PHOTOMETRIC.PALETTE:
+        most = 2**bits - 1 if indices else 255
+        pixels = pixels.astype(np.uint8) * np.uint8(most // (2**bits - 1))
+    if page.tags.get("PhotometricInterpretation") is None or colours == tifffile.PHOTOMETRIC.MINISBLACK:
+        pass  # bands in their order, as GDAL writes three bands
+    elif colours == tifffile.PHOTOMETRIC.MINISWHITE and pixels.ndim == 2 and pixels.dtype == np.uint8:
+        pixels = np.uint8(most) - pixels.astype(np.uint8)
+    elif colours == tifffile.PHOTOMETRIC.PALETTE and pixels.ndim == 2 and page.colormap is not None:
+        if not indices:  # tables with 8-bit colours are read as libtiff reads them
+            table = page.colormap if page.colormap.max() < 256 else page.colormap >> 8
+            pixels = np.moveaxis(table.astype(np.uint8)[:, pixels.astype(np.intp)], 0, -1)
+    elif colours == tifffile.PHOTOMETRIC.YCBCR and page.compression == tifffile.COMPRESSION.JPEG:
+        pass  # the JPEG decoder has converted it to RGB
+    elif colours != tifffile.PHOTOMETRIC.RGB:
+        raise _unfit(name, f"colours of type {getattr(colours, 'name', colours)}", "convert it to RGB")
+    if any(kind in (1, 2) for kind in page.extrasamples) and pixels.ndim == 3 and pixels.shape[2] in (2, 4):
+        pixels = _opaque(pixels, name)
     return pixels
 
 
@@ -270,12 +246,6 @@ def _page(file: tifffile.TiffFile, name: str) -> tifffile.TiffPage:
     return whole[0]
 
 
-def _colours(table: NDArray[np.uint16], indices: NDArray[np.generic]) -> Pixels:
-    """Convert palette indices to RGB; tables with 8-bit colours are read as libtiff reads them."""
-    entries = (table if table.max() < 256 else table >> 8).astype(np.uint8)
-    return np.moveaxis(entries[:, indices.astype(np.intp)], 0, -1)
-
-
 def _opaque(pixels: NDArray[np.generic], name: str) -> NDArray[np.generic]:
     """Pixels without their last band, the opacity."""
     if pixels.dtype == np.uint8 and pixels[..., -1].min() < OPAQUE:
@@ -284,21 +254,9 @@ def _opaque(pixels: NDArray[np.generic], name: str) -> NDArray[np.generic]:
 
 
 def _check_upright(orientation: object, name: str) -> None:
-    if orientation not in (UPRIGHT, 0):  # 0 is not in the standard and has no meaning
+    if orientation not in UPRIGHT:  # 0 is not in the standard and has no meaning
         raise _unfit(name, f"orientation {orientation} (viewers rotate it)", "save it upright, without that tag")
 
 
 def _unfit(name: str, what: str, remedy: str) -> UserError:
     return UserError(f"{name} has {what}, so its pixels are not what is expected; {remedy}")
-
-
-@contextmanager
-def _naming_damage(name: str) -> Iterator[None]:
-    try:
-        yield
-    except (UserError, MemoryError):
-        raise
-    except Exception as error:
-        # On damaged bytes, Pillow, tifffile and their codecs raise errors of a dozen types.
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        raise UserError(f"{name} cannot be decoded ({reason}); the file is damaged: download it again") from error

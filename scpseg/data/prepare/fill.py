@@ -1,7 +1,7 @@
 """Fill a store: decode every file once, on all cores, resumable; the store appears only when it is complete.
 
-Arrays are written to a working folder whose name depends on everything that affects their content, so an interrupted
-run can resume; at the end, this folder is renamed to the store. Of archives, only files that become arrays are
+Arrays are written to a working folder whose name depends on everything that affects the store, so an interrupted run
+can resume; at the end, this folder is renamed to the store. Of archives, only files that become arrays are
 written to the disk, a few at a time, and zips inside a 7z while their files are decoded.
 """
 
@@ -15,7 +15,7 @@ from collections import Counter, deque
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import chain
 from multiprocessing import parent_process
@@ -30,7 +30,7 @@ from scpseg.benchmarks.base import Benchmark, Ids
 from scpseg.data.acquire.archives import Group, Listing, group_archives, list_members, read_members, unpack_inner
 from scpseg.data.acquire.layout import KINDS, Kind, Pairing, Slot, pair_files, role_of
 from scpseg.data.acquire.manifest import Manifest, file_size
-from scpseg.data.acquire.space import check_space, full_disk_named
+from scpseg.data.acquire.space import check_space
 from scpseg.data.prepare.decode import check_image, decode_label, read_pixels, read_size
 from scpseg.data.store import HEADER, INDEX, Store, array_hash, image_path, label_path, save_array, save_image
 from scpseg.errors import UserError
@@ -74,11 +74,6 @@ class Job:
     def sides(self) -> Literal["exact", "most", "any"]:
         """Valid sides of an image: the benchmark's, at most those (for partial benchmarks), or any."""
         return "any" if self.synthetic or self.spec.any_size else "most" if self.choice.partial else "exact"
-
-    @property
-    def inputs(self) -> list[Any]:
-        """Inputs that affect the store: the working folder's name depends on those of the arrays, the index on all."""
-        return [self.folder.name, self.synthetic, self.choice.split, self.choice.partial, self.spec.side]
 
     @property
     def store(self) -> Path:
@@ -136,15 +131,9 @@ class Task(NamedTuple):
 
 
 def fill(
-    spec: Benchmark,
-    manifest: Manifest,
-    folder: Path,
-    choice: Choice,
-    target: Path,
-    working: Path,
-    workers: int | None = None,
+    spec: Benchmark, manifest: Manifest, folder: Path, choice: Choice, target: Path, working: Path, workers: int = 0
 ) -> dict[str, Any]:
-    """Write the store of a benchmark to `target`, atomically.
+    """Write the store of a benchmark to `target`, atomically, and return its index, as in index.json.
 
     Only one process does it at a time: a second one waits, and uses the store if it was made from the same files.
 
@@ -155,9 +144,7 @@ def fill(
         choice: the parameters.
         target: folder of the store, or a link to one, for example on another disk.
         working: folder for working folders (may not exist), on the same disk as `target` unless that is a link.
-        workers: number of decoding processes; default one per core, at most 8. This process unpacks.
-
-    Returns the index, as in index.json.
+        workers: number of decoding processes; 0 = one per core, at most 8. This process unpacks.
 
     Raises:
         UserError: a file is damaged or does not fit, the benchmark is incomplete although `choice.partial` is false, or
@@ -166,62 +153,51 @@ def fill(
     if target.is_symlink():  # a folder cannot be moved to another disk atomically
         target = target.resolve()
         working = target.parent
-    inputs = _fingerprint(spec, manifest, choice)
+    rules: list[Any] = [VERSION, spec.decoding, [cls.colour for cls in spec.classes], spec.ignored, spec.unknown_share]
+    inputs = hashlib.sha256(json.dumps([*rules, spec.indexed, spec.side, choice, manifest]).encode()).hexdigest()[:16]
     job = Job(spec, manifest.synthetic, choice, working / f".preparing-{spec.name}-{inputs}")
     with locked(working / f".preparing-{spec.name}.lock", f"preparing {spec.name}"):
-        return _made(target, job) or _fill(job, manifest, folder, target, workers or min(os.cpu_count() or 1, WORKERS))
+        with suppress(UserError):  # no store, or not as it was made
+            store = Store(target)
+            if store.index.get("inputs") == job.folder.name:
+                for split in store.index["ids"]:
+                    store.check(split)
+                return store.index
+        try:
+            index = _fill(job, manifest, folder, workers or min(os.cpu_count() or 1, WORKERS))
+        finally:
+            shutil.rmtree(job.spool, ignore_errors=True)
+        if target.exists():
+            shutil.rmtree(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        job.store.rename(target)
+        for done in working.glob(f".preparing-{spec.name}-*"):
+            shutil.rmtree(done)
+        return index
 
 
-def _made(target: Path, job: Job) -> dict[str, Any] | None:
-    """The index of the store at `target`, if another process made it from the same inputs and it is unchanged."""
-    try:
-        store = Store(target)
-        if store.index.get("inputs") != job.inputs:
-            return None
-        for split in store.index["ids"]:
-            store.check(split)
-    except UserError:
-        return None
-    return store.index
-
-
-def _fill(job: Job, manifest: Manifest, folder: Path, target: Path, workers: int) -> dict[str, Any]:
-    what = f"preparing {job.spec.name}"
-    try:
-        plan = Plan(job, manifest, folder, workers)
-        needed = plan.needed(plan.pairing.paths)
-        check_space(job.folder, needed, what)
-        if plan.done:
-            say(f"{what}: {len(plan.done)} files of an earlier run are kept")
-        with full_disk_named(job.folder, needed, what):
-            job.spool.mkdir(parents=True, exist_ok=True)
-            records = join_parts(job, plan.pairing, _decode(plan))
-            index = build_index(job, manifest, plan.pairing, records)
-            _expect_arrays(job, index)
-            write_json(job.store / INDEX, index)
-    finally:
-        shutil.rmtree(job.spool, ignore_errors=True)
-    if target.exists():
-        shutil.rmtree(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    job.store.rename(target)
-    for done in job.folder.parent.glob(f".preparing-{job.spec.name}-*"):
-        shutil.rmtree(done)
+def _fill(job: Job, manifest: Manifest, folder: Path, workers: int) -> dict[str, Any]:
+    """Fill the store in the working folder, going on where an earlier run was interrupted."""
+    what, records, plan = f"preparing {job.spec.name}", dict[Slot, Record](), _Plan(job, manifest, folder, workers)
+    check_space(job.folder, plan.needed(plan.left), what)
+    if plan.done:
+        say(f"{what}: {len(plan.done)} files of an earlier run are kept")
+    with closing(plan.tasks()) as tasks:
+        decoded = _decoded(tasks, min(workers, max(1, len(plan.left))))
+        work = progress(decoded, len(plan.done) + len(plan.left), what, len(plan.done))
+        for record in chain(plan.done.values(), work):
+            slot = Slot(*record["slot"])
+            records[slot] = record
+            image, label = (records.get(slot._replace(kind=kind)) for kind in KINDS)
+            if image and label and any(image[side] != label[side] for side in ("height", "width")):
+                sizes = [f"{one['height']} x {one['width']}" for one in (image, label)]
+                raise UserError(
+                    f"{image['path']} has {sizes[0]} pixels (height x width), but its label {label['path']} has "
+                    f"{sizes[1]}; download both again"
+                )
+        index = build_index(job, manifest, plan.pairing, _join_parts(job, plan.pairing, records))
+        write_json(job.store / INDEX, index)
     return index
-
-
-def _fingerprint(spec: Benchmark, manifest: Manifest, choice: Choice) -> str:
-    """Name of the working folder: a fingerprint of everything that affects the arrays."""
-    ids = {id.lower() for names in choice.lists.values() for id in names}
-    roles = ((record, role_of(spec, manifest.labels, record.path)) for record in manifest.files)
-    files = [[record.path, record.sha256] for record, role in roles if role and (not ids or role.id.lower() in ids)]
-    archives = [[record.path, record.sha256] for record in manifest.archives]
-    rules: list[Any] = [VERSION, spec.decoding, [cls.colour for cls in spec.classes], spec.ignored, spec.unknown_share]
-    rules += [choice.ignore_first, manifest.labels]
-    rules += [spec.indexed] if spec.indexed else []
-    rules += [choice.folds] if choice.folds else []
-    content = json.dumps([rules, choice.lists, archives, files])
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def image_ids(spec: Benchmark, manifest: Manifest, folder: Path) -> list[str]:
@@ -236,100 +212,63 @@ def _listings(manifest: Manifest, folder: Path) -> dict[Group, Listing]:
     return {group: list_members(group, folder) for group in groups}
 
 
-class Plan:
-    """The files of one store, where they are, and which of them are finished.
-
-    Attributes:
-        job: settings common to all files.
-        workers: number of decoding processes.
-        pairing: what belongs together.
-        done: records of finished files.
-    """
+class _Plan:
+    """The files of one store, where they are, and which of them are finished (`done`) or not (`left`)."""
 
     def __init__(self, job: Job, manifest: Manifest, folder: Path, workers: int) -> None:
-        """Pair the files, for which zips inside a 7z are unpacked; clear what a killed run left half done.
-
-        Raises:
-            UserError: files are missing or do not fit, or there is too little disk space to unpack and decode.
-        """
+        """Pair the files, for which zips inside a 7z are unpacked; clear what a killed run left half done."""
         for leftover in job.folder.rglob(".*"):
             leftover.unlink()
         shutil.rmtree(job.spool, ignore_errors=True)
         self.job, self.folder, self.workers, self.done = job, folder, workers, job.finished()
-        self._listings, self._loose = _listings(manifest, folder), {file.path: file.sha256 for file in manifest.files}
-        choice, packed = job.choice, {group: listing for group, listing in self._listings.items() if listing.hidden}
+        self.listings, self.loose = _listings(manifest, folder), {file.path: file.sha256 for file in manifest.files}
+        choice, packed = job.choice, {group: listing for group, listing in self.listings.items() if listing.hidden}
         if packed:
-            ids = ((part, id) for part, names in choice.lists.items() for id in names)
-            arrays = self.needed({Slot(part, id, kind): "" for part, id in ids for kind in KINDS})
+            slots = {Slot(part, id, kind) for part, ids in choice.lists.items() for id in ids for kind in KINDS}
+            arrays = self.needed({f"{slot}": slot for slot in slots - self.done.keys()})
             hidden = sum(sum(listing.hidden.values()) for listing in packed.values())
             check_space(job.folder, hidden + arrays, f"preparing {job.spec.name}")
-            job.spool.mkdir(parents=True)
         for group in packed:
             for inner in unpack_inner(group, folder, job.spool):
-                self._listings[inner] = list_members(inner, folder)
-        paths = [*self._loose, *(path for listing in self._listings.values() for path in listing.files)]
+                self.listings[inner] = list_members(inner, folder)
+        paths = [*self.loose, *(path for listing in self.listings.values() for path in listing.files)]
         self.pairing = pair_files(job.spec, manifest.labels, choice.split, choice.lists, paths, choice.partial)
+        self.left = {path: slot for slot, path in self.pairing.paths.items() if slot not in self.done}
 
-    def needed(self, slots: Mapping[Slot, str]) -> int:
-        """Bytes of disk space that the arrays of these slots, and the spool, still need.
+    def needed(self, left: Mapping[str, Slot]) -> int:
+        """Bytes of disk space that the arrays of these files, and the spool, still need.
 
         Known from headers for loose files, and from the benchmark's image size for members of archives. For images of
         any size, only the sizes declared in archives are known, which give a rough number.
         """
-        side, exact = self.job.spec.side, self.job.sides == "exact"
-        declared = {path: size for listing in self._listings.values() for path, size in listing.files.items()}
-        left = [(slot, path) for slot, path in slots.items() if slot not in self.done]
-        total = 0
-        for slot, path in left:
-            if path in self._loose:
+        side, exact, total = self.job.spec.side, self.job.sides == "exact", 0
+        declared = {path: size for listing in self.listings.values() for path, size in listing.files.items()}
+        for path, slot in left.items():
+            if path in self.loose:
                 total += array_bytes(slot.kind, *read_size(self.folder / path, path))
             else:
                 total += array_bytes(slot.kind, side, side) if exact else declared.get(path, 0)
-        spooled = exact and any(path not in self._loose for _, path in left)
+        spooled = exact and not left.keys() <= self.loose.keys()
         return total + (self.workers + AHEAD) * array_bytes("image", side, side) * spooled
-
-    def left(self) -> dict[str, Slot]:
-        """The files that are not finished."""
-        return {path: slot for slot, path in self.pairing.paths.items() if slot not in self.done}
 
     def tasks(self) -> Generator[Task, None, None]:
         """The files that are not finished; those in archives are put into the spool just before they are given out."""
-        left, job = self.left(), self.job
+        job, left = self.job, self.left
         for path, slot in left.items():
-            if path in self._loose:
-                yield Task(job, slot, path, self.folder / path, self._loose[path])
+            if path in self.loose:
+                yield Task(job, slot, path, self.folder / path, self.loose[path])
         most = PIXEL_BYTES * job.spec.side**2 if job.sides != "any" else None
-        for group, listing in self._listings.items():
+        for group, listing in self.listings.items():
             if not left.keys().isdisjoint(listing.files):
-                with closing(read_members(group, self.folder, left.__contains__, job.spool, most)) as members:
-                    for path, place in members:
-                        yield Task(job, left[path], path, place, None)
+                for path, place in read_members(group, self.folder, left.__contains__, job.spool, most):
+                    yield Task(job, left[path], path, place, None)
 
 
-def _decode(plan: Plan) -> dict[Slot, Record]:
-    """The records of all files, including those of earlier runs."""
-    job, records, left = plan.job, dict[Slot, Record](), len(plan.left())
-    with closing(plan.tasks()) as tasks:
-        decoded = decode_all(tasks, min(plan.workers, max(1, left)))
-        work = progress(decoded, len(plan.done) + left, f"preparing {job.spec.name}", len(plan.done))
-        for record in chain(plan.done.values(), work):
-            job.check_side(record["height"], record["width"], record["path"])
-            slot = Slot(*record["slot"])
-            records[slot] = record
-            other = records.get(slot._replace(kind="label" if slot.kind == "image" else "image"))
-            if other is not None:
-                check_same(record, other)
-    return records
-
-
-def decode_all(tasks: Iterator[Task], workers: int) -> Iterator[Record]:
+def _decoded(tasks: Iterator[Task], workers: int) -> Iterator[Record]:
     """Decode the files of `tasks` as they come, with `workers` processes, and give their records in the same order.
 
     At most workers + AHEAD tasks are taken in advance. Tasks that were taken are finished even if `tasks` or another
-    one fails.
-
-    Raises:
-        UserError: the error of `decode_file` for the first file that has one; or a process was killed.
+    one fails; the error is that of `decode_file` for the first file that has one.
     """
     if workers == 1:
         yield from map(decode_file, tasks)
@@ -398,83 +337,57 @@ def array_bytes(kind: Kind, height: int, width: int) -> int:
     return (3 if kind == "image" else 1) * height * width + HEADER
 
 
-def check_same(record: Record, other: Record) -> None:
-    """Raise a UserError where an image and its label have different sizes."""
-    image, label = (record, other) if "pixels" in other else (other, record)
-    sizes = [f"{one['height']} x {one['width']}" for one in (image, label)]
-    if sizes[0] != sizes[1]:
-        raise UserError(
-            f"{image['path']} has {sizes[0]} pixels (height x width), but its label {label['path']} has {sizes[1]}; "
-            "download both again"
-        )
-
-
-def join_parts(job: Job, pairing: Pairing, records: Mapping[Slot, Record]) -> dict[Slot, Record]:
-    """The records of whole images and labels; joins parts, row by row, if the benchmark splits its images.
-
-    Raises:
-        UserError: parts have sizes that do not fit together.
-    """
-    whole: dict[Slot, Record] = {}
+def _join_parts(job: Job, pairing: Pairing, records: Mapping[Slot, Record]) -> dict[Slot, Record]:
+    """The records of whole images and labels; joins parts, row by row, if the benchmark splits its images."""
+    whole, step = dict[Slot, Record](), job.spec.layout.columns
     parts: dict[Slot, list[Slot]] = {}
     for slot in pairing.paths:
         parts.setdefault(slot._replace(number=0), []).append(slot)
     for first, slots in parts.items():
         found = [records[slot] for slot in slots]
-        files = [{key: record[key] for key in ("path", "bytes", "sha256")} for record in found]
-        whole[first] = _joined(job, slots, found) | {"files": files}
+        record = whole[first] = {**found[0]}
+        record["files"] = [{key: one[key] for key in ("path", "bytes", "sha256")} for one in found]
+        path = job.array(first, whole=True)
+        if len(slots) > 1:
+            arrays = [np.load(job.array(slot)) for slot in slots]
+            try:
+                rows = [np.concatenate(arrays[start : start + step], axis=-1) for start in range(0, len(arrays), step)]
+                array = np.concatenate(rows, axis=0)
+            except ValueError as error:
+                why = f"the parts of {first.id} ({found[0]['path']}, ...) do not fit together ({error})"
+                raise UserError(f"{why}; download them again") from error
+            record |= {"height": array.shape[0], "width": array.shape[-1], "array_sha256": save_array(path, array)}
+        if first.kind == "label":
+            record["pixels"] = [sum(counts) for counts in zip(*(one["pixels"] for one in found), strict=True)]
+            record |= {key: sum(one[key] for one in found) for key in COUNTS}
+        if file_size(path) != array_bytes(first.kind, record["height"], record["width"]):
+            why = f"{path.name} of {job.spec.name} was deleted or truncated while the store was made"
+            raise UserError(f"{why}; do not change the folder data, and run the same command again")
     return whole
-
-
-def _joined(job: Job, slots: list[Slot], records: list[Record]) -> Record:
-    if len(slots) == 1:
-        return records[0]
-    arrays = [np.load(job.array(slot)) for slot in slots]
-    step = job.spec.layout.columns
-    try:
-        rows = [np.concatenate(arrays[first : first + step], axis=-1) for first in range(0, len(arrays), step)]
-        array = np.concatenate(rows, axis=0)
-    except ValueError as error:
-        parts = f"the parts of {slots[0].id} ({records[0]['path']}, ...)"
-        raise UserError(f"{parts} do not fit together ({error}); download them again") from error
-    record = {**records[0], "height": array.shape[0], "width": array.shape[-1]}
-    record["array_sha256"] = save_array(job.array(slots[0], whole=True), array)
-    if "pixels" in record:
-        record["pixels"] = [sum(counts) for counts in zip(*(one["pixels"] for one in records), strict=True)]
-        record |= {key: sum(one[key] for one in records) for key in COUNTS}
-    return record
-
-
-def _expect_arrays(job: Job, index: dict[str, Any]) -> None:
-    for name, image in index["images"].items():
-        split, id = name.split("/", 1)
-        for kind in KINDS:
-            path = job.array(Slot(split, id, kind), whole=True)
-            if file_size(path) != array_bytes(kind, image["height"], image["width"]):
-                why = f"{path.name} of {job.spec.name} was deleted or truncated while the store was made"
-                raise UserError(f"{why}; do not change the folder data, and run the same command again")
 
 
 def build_index(job: Job, manifest: Manifest, pairing: Pairing, records: Mapping[Slot, Record]) -> dict[str, Any]:
     """What index.json of the store holds; UserError where no label of a whole real benchmark shows some class."""
-    spec, choice, counts = job.spec, job.choice, pairing.expected
-    present = {id for ids in pairing.ids.values() for id in ids}
-    images = {}
-    for split, ids in pairing.ids.items():
-        for id in ids:
-            image, label = records[Slot(split, id, "image")], records[Slot(split, id, "label")]
-            images[f"{split}/{id}"] = {
-                **{key: label[key] for key in ("height", "width", "pixels", "ignored", "unknown")},
-                "near_threshold": label["near"],
-                **{f"{kind}_sha256": record["array_sha256"] for kind, record in (("image", image), ("label", label))},
-                **{f"{kind}_files": record["files"] for kind, record in (("image", image), ("label", label))},
-            }
-    if not (choice.partial or job.synthetic) and choice.split in spec.splits:
-        _expect_classes(spec, images, choice.ignore_first)
+    spec, choice = job.spec, job.choice
+    present, images = {id for ids in pairing.ids.values() for id in ids}, dict[str, Any]()
+    for split, id in ((split, id) for split, ids in pairing.ids.items() for id in ids):
+        both = {kind: records[Slot(split, id, kind)] for kind in KINDS}
+        images[f"{split}/{id}"] = {
+            **{key: both["label"][key] for key in ("height", "width", "pixels", "ignored", "unknown")},
+            "near_threshold": both["label"]["near"],
+            **{f"{kind}_sha256": record["array_sha256"] for kind, record in both.items()},
+            **{f"{kind}_files": record["files"] for kind, record in both.items()},
+        }
+    pixels = _class_pixels(spec, images)
+    absent = [cls.name for k, cls in enumerate(spec.classes) if not (pixels[k] or (k == 0 and choice.ignore_first))]
+    if absent and not (choice.partial or job.synthetic) and choice.split in spec.splits:
+        why = f"no label has a pixel of class {', '.join(absent)}, so these are not its labels"
+        todo = "download them again, or set data.partial: true to use them as they are"
+        raise UserError(f"{spec.name}: {why}; {todo}")
     return {
         "benchmark": spec.name,
         "classes": [cls.name for cls in spec.classes],
-        "inputs": job.inputs,
+        "inputs": job.folder.name,
         "synthetic": manifest.synthetic,
         "source": manifest.source,
         "split": choice.split,
@@ -482,7 +395,7 @@ def build_index(job: Job, manifest: Manifest, pairing: Pairing, records: Mapping
         # Of a rotation, the images that are scored in all folds, and those that the first one is trained on.
         "expected": {
             part: sum(len(fold[part]) for fold in choice.folds if part != "train") or count
-            for part, count in counts.items()
+            for part, count in pairing.expected.items()
         },
         "ids": {split: list(ids) for split, ids in pairing.ids.items()},
         "folds": [{part: [id for id in ids if id in present] for part, ids in fold.items()} for fold in choice.folds],
@@ -497,6 +410,7 @@ def summary(spec: Benchmark, index: Mapping[str, Any]) -> list[str]:
     sizes = Counter(f"{image['height']} x {image['width']}" for image in images)
     often = sorted(sizes, key=lambda size: (-sizes[size], size))[:SHOWN]
     shown = ", ".join(f"{sizes[size]} of {size}" for size in often) + (", ..." if len(sizes) > SHOWN else "")
+    shown += "" if spec.any_size else f"; the benchmark's have {spec.side} x {spec.side}"
     found = {part: len(ids) for part, ids in index["ids"].items()}
     for part in found.keys() - {"train"} if index["folds"] else ():
         found[part] = sum(len(fold[part]) for fold in index["folds"])
@@ -504,32 +418,17 @@ def summary(spec: Benchmark, index: Mapping[str, Any]) -> list[str]:
     counts += f" in {len(index['folds'])} folds" if index["folds"] else ""
     ignored, unknown, near = (sum(image[key] for image in images) for key in ("ignored", "unknown", "near_threshold"))
     area = sum(image["height"] * image["width"] for image in images)
-    pixels = _class_pixels(spec, index["images"])
-    shares = ", ".join(f"{cls.name} {count / area:.2%}" for cls, count in zip(spec.classes, pixels, strict=True))
-    own = "" if spec.any_size else f"; the benchmark's have {spec.side} x {spec.side}"
-    lines = [
-        f"{spec.name}: {counts}",
-        f"{spec.name}: images (height x width) {shown}{own}",
-        f"{spec.name}: labels {index['labels']}: {shares}, ignored {ignored / area:.2%}",
-    ]
+    pixels = zip(spec.classes, _class_pixels(spec, index["images"]), strict=True)
+    shares = ", ".join(f"{cls.name} {count / area:.2%}" for cls, count in pixels)
+    lines = [counts, f"images (height x width) {shown}"]
+    lines.append(f"labels {index['labels']}: {shares}, ignored {ignored / area:.2%}")
     if spec.decoding == "threshold":
-        lines.append(
-            f"{spec.name}: {unknown} pixels with a colour of no class, {near} with a channel near the threshold"
-        )
-    return lines
+        lines.append(f"{unknown} pixels with a colour of no class, {near} with a channel near the threshold")
+    return [f"{spec.name}: {line}" for line in lines]
 
 
 def _class_pixels(spec: Benchmark, images: Mapping[str, Any]) -> list[int]:
     return [sum(image["pixels"][index] for image in images.values()) for index in range(len(spec.classes))]
-
-
-def _expect_classes(spec: Benchmark, images: Mapping[str, Any], ignore_first: bool) -> None:
-    counts = _class_pixels(spec, images)
-    absent = [cls.name for k, cls in enumerate(spec.classes) if not counts[k] and not (ignore_first and k == 0)]
-    if absent:
-        why = f"no label has a pixel of class {', '.join(absent)}, so these are not its labels"
-        todo = "download them again, or set data.partial: true to use them as they are"
-        raise UserError(f"{spec.name}: {why}; {todo}")
 
 
 def _warnings(spec: Benchmark, images: Mapping[str, Any], crops: bool) -> list[str]:

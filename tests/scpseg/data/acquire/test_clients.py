@@ -18,6 +18,7 @@ import pytest
 from requests.adapters import HTTPAdapter
 from server import Request, Server, cut
 
+from pipelines.stage import explained
 from scpseg.benchmarks import BENCHMARKS
 from scpseg.benchmarks.base import File
 from scpseg.data.acquire import clients
@@ -142,8 +143,9 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             raise OSError(errno.ENOSPC, "no space")
 
     monkeypatch.setitem(sys.modules, "kagglehub", Client)
-    said = sentence(lambda: clients.kaggle(PINNED, "", tmp_path, CONNECTION))
-    assert "the disk is full while fetching from kaggle" in said
+    with pytest.raises(OSError) as caught:
+        clients.kaggle(PINNED, "", tmp_path, CONNECTION)
+    assert f"{tmp_path} cannot be written (no space): free some space there" in str(explained(caught.value, ""))
     said = sentence(lambda: clients.kaggle(replace(PINNED, disk=1 << 60), "", tmp_path, CONNECTION))
     assert "fetching from kaggle needs 1152921504606846976 bytes" in said
 

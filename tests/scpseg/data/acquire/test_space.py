@@ -1,10 +1,6 @@
-import errno
 from pathlib import Path
 
-import pytest
-
-from scpseg.data.acquire.space import free_bytes, full_disk_named, size_text
-from scpseg.errors import UserError
+from scpseg.data.acquire.space import free_bytes, size_text
 
 
 def test_words_for_sizes() -> None:
@@ -15,17 +11,3 @@ def test_words_for_sizes() -> None:
 
 def test_free_space_of_a_folder_to_be() -> None:
     assert free_bytes(Path("not/there/yet")) > 0
-
-
-def test_a_really_full_device_and_other_errors(tmp_path: Path) -> None:
-    full = Path("/dev/full")
-    if not full.exists():
-        pytest.skip("no /dev/full here")
-    with (
-        pytest.raises(UserError, match="is full while writing, which needs 9 bytes"),
-        full_disk_named(tmp_path, 9, "writing"),
-        full.open("wb", buffering=0) as stream,
-    ):
-        stream.write(b"x")
-    with pytest.raises(PermissionError), full_disk_named(tmp_path, 9, "writing"):
-        raise PermissionError(errno.EACCES, "denied")

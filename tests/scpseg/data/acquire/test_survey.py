@@ -8,7 +8,7 @@ from server import Server
 from scpseg.benchmarks import BENCHMARKS
 from scpseg.benchmarks.base import File
 from scpseg.data.acquire.manifest import _folder
-from scpseg.data.acquire.survey import survey
+from scpseg.data.acquire.upstream import survey
 from scpseg.params import DataParams, UpstreamParams
 
 DATA = DataParams("upstream", False, "unused")

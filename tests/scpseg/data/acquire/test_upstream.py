@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 from server import Server, cut, page, status
 
+from pipelines.stage import explained
 from scpseg.benchmarks import BENCHMARKS
 from scpseg.benchmarks.base import Benchmark, File, Source
 from scpseg.data.acquire import upstream as module
@@ -213,10 +215,17 @@ def test_too_little_disk(served: tuple[Source, Source], monkeypatch: pytest.Monk
         acquire(INRIA, "gt", DATA, sources("first"))
 
 
-def test_a_cache_that_cannot_be_made(served: tuple[Source, Source], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SCPSEG_CACHE", "/proc/none")
-    with pytest.raises(UserError, match=r"^SCPSEG_CACHE is '/proc/none', but .* cannot be created \(No such file"):
-        acquire(INRIA, "gt", DATA, sources("inria"))
+def test_a_cache_that_cannot_be_made(
+    served: tuple[Source, Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(path: Path, **options: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(Path, "mkdir", read_only)
+    with pytest.raises(OSError) as caught:
+        acquire(INRIA, "gt", DATA, sources("first"))
+    said = str(explained(caught.value, ""))
+    assert f"{tmp_path}/cache/inria/upstream/first cannot be read or written (Read-only" in said
 
 
 def test_a_damaged_note_of_what_is_complete(served: tuple[Source, Source], tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipelines.stage import explained
 from scpseg.benchmarks import BENCHMARKS
-from scpseg.data import store
 from scpseg.data.acquire import space
 from scpseg.data.acquire.manifest import fetch, locate
 from scpseg.data.prepare import fill as filling
@@ -122,18 +122,22 @@ def test_goes_on_where_it_was_interrupted(monkeypatch: pytest.MonkeyPatch, capsy
 
 
 def test_full_disk_leaves_no_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    replace, calls = store.replacing, []
+    header, calls = np.lib.format.write_array_header_1_0, []
 
-    def full(path: Path) -> Any:
-        calls.append(path)
+    def full(stream: Any, values: Any) -> None:
+        calls.append(stream)
         if len(calls) == 4:
             raise OSError(28, "No space left on device")
-        return replace(path)
+        header(stream, values)
 
-    monkeypatch.setattr(store, "replacing", full)
-    message = failed()
-    assert "the disk is full while preparing deepglobe, which needs 4608 bytes" in message
-    assert "bytes" in message.split("which needs")[1]
+    monkeypatch.setattr(np.lib.format, "write_array_header_1_0", full)
+    with pytest.raises(OSError) as caught:
+        filled()
+    said = str(explained(caught.value, ""))
+    assert (
+        "data/.preparing-deepglobe-" in said and ".npy cannot be written (No space left on device): free some" in said
+    )
+    assert not TARGET.exists()
     filled()
     assert Store(TARGET).ids("val") == ("2",)
 
