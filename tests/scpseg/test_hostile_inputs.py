@@ -2,8 +2,10 @@
 
 import io
 import random
+import resource
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +98,17 @@ def picture(kind: str) -> bytes:
     return stream.getvalue()
 
 
+@pytest.fixture
+def little_memory() -> Iterator[None]:
+    """A damaged header may declare any size: allow 4 GiB more than this process has now."""
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 4 * 2**30, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+@pytest.mark.usefixtures("little_memory")
 @pytest.mark.parametrize("kind", ["png", "jpg", "tif"])
 def test_image_files(kind: str, tmp_path: Path) -> None:
     original, path = picture(kind), tmp_path / f"a.{kind}"
@@ -109,4 +122,5 @@ def test_image_files(kind: str, tmp_path: Path) -> None:
         path.write_bytes(mutated(original, random.Random(case)))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # libraries may warn about what they can still read
-            one_sentence(read)
+            with suppress(MemoryError):  # which the stage tells
+                one_sentence(read)
