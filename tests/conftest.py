@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+from collections.abc import Iterator
 
 # Tests are many small operations: with several threads on a busy machine they crawl. Child processes inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -18,6 +19,14 @@ ROOT = Path(__file__).parents[1]
 
 def pytest_collection_finish() -> None:
     """Leave what was imported out of garbage collections, which take a fifth of the time otherwise."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kept_imports() -> Iterator[None]:
+    """What the tests of a file imported is left out as well."""
+    yield
     gc.collect()
     gc.freeze()
 
