@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import zipfile
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from scpseg.benchmarks import get_benchmark
+from scpseg.benchmarks.base import NOTE
 from scpseg.errors import UserError
 from scpseg.files import damaged
 from scpseg.reporting.memory import Peak, one_source
@@ -92,6 +93,11 @@ class Line:
         """Mean IoU, 0..1, mean over the seeds."""
         return self.mean_iou.mean
 
+    @property
+    def peak(self) -> float | None:
+        """Memory in MiB, at the real size if it is known, or else of stage profile."""
+        return self.memory.mib if self.memory else self["memory_mib"]
+
     def mean(self, *columns: str) -> float | None:
         """Mean over seeds of the first of these columns with numbers, None if none has any."""
         found = ([row[name] for row in self.rows if row.get(name) is not None] for name in columns)
@@ -133,15 +139,16 @@ def summarise(
     By (benchmark, method), `peaks` is the memory at the real size, `unknown` the reason why it is unknown, and
     `remarks` what was found about a score.
     """
-    rows, lines = records(frame), []
+    rows, found = records(frame), dict[tuple[str, str], list[Row]]()
     usual = {what: common(device(row, what) for row in rows) for what in ("environment", "profile_environment")}
-    for _, part in frame.groupby(["benchmark", "method"], sort=False):
-        mine = records(part)
-        cell = (mine[0]["benchmark"], mine[0]["method"])
-        found = [*_gaps(mine), *_settings(mine), *_hardware(mine, usual), *doubts(mine)]
-        found += [("memory", unknown[cell])] if unknown and cell in unknown else []
-        found += [("mean_iou", remarks[cell])] if remarks and cell in remarks else []
-        lines.append(Line(*cell, tuple(mine), (peaks or {}).get(cell), tuple(dict.fromkeys(found))))
+    for row in rows:
+        found.setdefault((row["benchmark"], row["method"]), []).append(row)
+    lines = []
+    for cell, mine in found.items():
+        told = {"memory": (unknown or {}).get(cell), "mean_iou": (remarks or {}).get(cell)}
+        flags = [*_gaps(mine), *_settings(mine, usual), *doubts(mine)]
+        flags += [(where, text) for where, text in told.items() if text]
+        lines.append(Line(*cell, tuple(mine), (peaks or {}).get(cell), tuple(dict.fromkeys(flags))))
     return lines
 
 
@@ -192,8 +199,8 @@ def _gaps(rows: Sequence[Row]) -> Iterator[Flag]:
         yield "seconds", f"memory and speed {what}: {reason}"
 
 
-def _settings(rows: Sequence[Row]) -> Iterator[Flag]:
-    """Seeds, or a run and its profile, with different settings."""
+def _settings(rows: Sequence[Row], usual: Mapping[str, str | None]) -> Iterator[Flag]:
+    """Seeds, or a run and its profile, with different settings; rows made on other hardware than most."""
     run, first = [row for row in rows if row["status"] == "ok"], rows[0]
     for key in (key for key in first if key in _DATA or is_setting(key)):
         values = list(dict.fromkeys(row[key] for row in run))
@@ -206,13 +213,9 @@ def _settings(rows: Sequence[Row]) -> Iterator[Flag]:
     recipe = run[0].get("model:recipe") if run else None
     if recipe not in (None, "suite"):
         yield "method", f"recipe {recipe}: not the common one, so it is not ranked"
-
-
-def _hardware(rows: Sequence[Row], usual: dict[str, str | None]) -> Iterator[Flag]:
-    """Rows made on other hardware than most."""
     if any(device(row, "environment") not in (None, usual["environment"]) for row in rows):
         yield "mean_iou", "trained on other hardware than most rows of this report"
-    if device(rows[0]) not in (None, usual["profile_environment"]):
+    if device(first) not in (None, usual["profile_environment"]):
         text = "speed and resident memory measured on other hardware, or with another number of threads, than most rows"
         yield "seconds", f"{text}; not comparable with them"
 
@@ -229,22 +232,22 @@ def doubts(rows: Sequence[Mapping[str, Any]]) -> Iterator[Flag]:
         return
     for key in run[0]:
         kind, _, name = key.partition(":")
-        pairs = [(row["mean_iou"], row[key]) for row in run if row.get(key) is not None]
-        if (kind == "branch" or key == "chance") and pairs:
-            whole, part = (fmean(values) for values in zip(*pairs, strict=True))
-            if kind == "chance" and whole <= part:
+        known = [row for row in run if row.get(key) is not None]
+        if known and (kind == "branch" or key == "chance"):
+            whole, part = (fmean(row[column] for row in known) for column in ("mean_iou", key))
+            if key == "chance" and whole <= part:
                 yield "mean_iou", f"scores {100 * whole:.1f} %; one class everywhere scores {100 * part:.1f} %"
             elif kind == "branch" and whole < part:
-                below, seeds = sum(own < other for own, other in pairs), "seed" if len(pairs) == 1 else "seeds"
+                below, seeds = sum(row["mean_iou"] < row[key] for row in known), "s" * (len(known) > 1)
                 text = f"scores {100 * whole:.1f} %, below its own {name} branch alone with {100 * part:.1f} %"
-                yield "mean_iou", f"{text} (in {below} of {len(pairs)} {seeds})"
+                yield "mean_iou", f"{text} (in {below} of {len(known)} seed{seeds})"
         elif kind == "trained" and name.endswith(":loss_end"):
-            branch = name.removesuffix(":loss_end")
-            losses = [(row["seed"], row.get(f"trained:{branch}:loss_start"), row.get(key)) for row in run]
-            rose = [(seed, start, end) for seed, start, end in losses if start is not None and end and end > start]
+            start = key.replace(":loss_end", ":loss_start")
+            rose = [row for row in known if row.get(start) is not None and row[key] > row[start]]
             if rose:
-                text = f"training loss of {branch} ended above its start ({rose[0][1]:.3g} to {rose[0][2]:.3g}"
-                yield "mean_iou", f"{text}; seed {', '.join(str(loss[0]) for loss in rose)})"
+                text = f"training loss of {name.removesuffix(':loss_end')} ended above its start"
+                seeds = ", ".join(str(row["seed"]) for row in rose)
+                yield "mean_iou", f"{text} ({rose[0][start]:.3g} to {rose[0][key]:.3g}; seed {seeds})"
     optimizer, rate = run[0].get("training:optimizer"), run[0].get("training:learning_rate")
     own = run[0].get("model:recipe") == "author"  # was not chosen by the suite
     if not own and optimizer is not None and isinstance(rate, (int, float)) and at_edge(optimizer, rate):
@@ -255,6 +258,38 @@ def doubts(rows: Sequence[Mapping[str, Any]]) -> Iterator[Flag]:
         mine = run[0].get(f"model:{key}")
         if mine not in (None, theirs):
             yield "published", f"the published figure is of {key} '{theirs}', this row of '{mine}'"
+
+
+def titles(rows: Iterable[Row]) -> str:
+    """Display names of the rows' benchmarks."""
+    return ", ".join(dict.fromkeys(get_benchmark(row["benchmark"]).title for row in rows))
+
+
+def landscapes(rows: Iterable[Row]) -> bool:
+    """Whether any row is of synthetic landscapes, for which `NOTE` holds; the probe is made differently."""
+    return any(invented(row) and not get_benchmark(row["benchmark"]).discs for row in rows)
+
+
+def notices(
+    rows: Sequence[Row], name: Callable[[Row], str] = lambda row: f"{row['method']} on {row['benchmark']}"
+) -> list[tuple[str, str]]:
+    """Warnings that must be read before any number, as (title, sentence); `name` is that of a row's network."""
+    done, found = [row for row in rows if row["status"] == "ok"], []
+    drawn = [row for row in done if invented(row)]
+    if drawn:
+        what = "The images behind this report" if drawn == done else f"Images of {titles(drawn)}"
+        sentence = f"{what} are procedural scenes; the numbers say nothing about the real benchmarks."
+        found.append(("Synthetic scenes.", f"{sentence} {NOTE}" if drawn == done and landscapes(drawn) else sentence))
+    random = [row for row in done if str(row.get("segmenter:weights")).startswith("random")]
+    if random:
+        who = "All networks" if random == done else f"Networks of {', '.join(dict.fromkeys(map(name, random)))}"
+        found.append(("Random weights.", f"{who} started training from random weights, not from ImageNet."))
+    counts = Counter(str(row["status"]) for row in rows if row["status"] != "ok")
+    if counts:
+        many = ", ".join(f"{count} {status}" for status, count in counts.items())
+        sentence = f"{counts.total()} of {len(rows)} declared runs have no current result ({many})."
+        found.append(("Incomplete.", sentence))
+    return found
 
 
 def curve(results: Path, row: Row) -> pd.DataFrame:
@@ -309,7 +344,13 @@ class Part:
         scored = [line for line in lines if line.score is not None]
         self.ranked = [line for line in scored if line["model:recipe"] in (None, "suite")]
         self.at_edge = bool(self.ranked) and all(line.of("rate") for line in self.ranked)
-        self.pairs = differences(self._matrices(results), self.spec.scored)
+        matrices, ids = dict[str, dict[int, Counts]](), list[str]()
+        for line, row in ((one, row) for one in self.ranked for row in one.done):
+            read = read_matrices(results, row)
+            if read is not None and (not ids or ids == read[0]):  # the same images as the first
+                ids = read[0]
+                matrices.setdefault(line.method, {})[row["seed"]] = read[1]
+        self.pairs = differences(matrices, self.spec.scored)
         self.p_values = corrected(self.pairs)
         self.places = ranks([line.method for line in self.ranked if line.mean_iou.n > 1], self.pairs, self.p_values)
         known = {line.method: (line.memory.mib, line.score) for line in self.ranked if line.memory and line.score}
@@ -318,20 +359,8 @@ class Part:
         tested = {row["split"] for row in self.done} == {"test"} and not self.synthetic
         self.hollow = [row for row in self.published if tested and row.miou and row.memory]
 
-    def _matrices(self, results: Path) -> dict[str, dict[int, Counts]]:
-        """Confusion matrices by method and seed, of those with the same images as the first."""
-        found: dict[str, dict[int, Counts]] = {}
-        ids: list[str] | None = None
-        for line in self.ranked:
-            for row in line.done:
-                read = read_matrices(results, row)
-                if read is not None and (ids is None or ids == read[0]):
-                    ids = read[0]
-                    found.setdefault(line.method, {})[row["seed"]] = read[1]
-        return found
-
     @cached_property
-    def facts(self) -> dict[str, object]:
+    def facts(self) -> dict[str, Any]:
         """The images, sizes and powers behind the scores and the memory, for the templates."""
         warnings = [text for row in self.done for text in str(row["warnings"] or "").split(" | ") if text]
         runs = dict.fromkeys(tuple(row[key] for key in _SCORED) for row in self.done)

@@ -87,15 +87,16 @@ def test_what_is_blind_to_both_is_right_in_a_quarter() -> None:
     assert seen(sight.kinds) == [] and seen(sight.textures) == []
     text = dict(detail_sentences([sight], WHERE))["SCPSeg"]
     assert "at or below chance in both at once (25.0 %)" in text
-    assert "not of 16, 8 and 4 pixels" in text and "not of 4, 2 and 1 pixels" in text
+    assert "Cues: at chance at 16 to 4 pixels (50.0 %). Textures: at chance at 4 to 1 pixels (50.0 %)." in text
 
 
 def test_sentences_follow_from_the_numbers(found: list[Sight]) -> None:
     texts = dict(detail_sentences(found, WHERE))
     assert "at 40 and 56 pixels" in texts["Detail and reach."]
-    assert "cues of 16 and 8 pixels, not of 4; textures of 4, 2 and 1 pixels." in texts["SCPSeg"]
-    assert "cues not of 16, 8 and 4 pixels; textures of 4, 2 and 1 pixels." in texts["Patch"]
-    assert "cues of 16, 8 and 4 pixels; textures of 4 and 2 pixels, not of 1." in texts["Resize"]
+    seen, blind = "above chance at {} pixels (100.0 %)", "at chance at {} pixels (50.0 %)"
+    assert f"Cues: {seen.format('16 and 8')}; {blind.format(4)}. Textures: {seen.format('4 to 1')}." in texts["SCPSeg"]
+    assert f"Cues: {blind.format('16 to 4')}. Textures: {seen.format('4 to 1')}." in texts["Patch"]
+    assert f"Cues: {seen.format('16 to 4')}. Textures: {seen.format('4 and 2')}; {blind.format(1)}." in texts["Resize"]
     # 5/6 against 1/2, and 5/6 against 5/6.
     assert "+33.3 points" in texts["SCPSeg against Patch,"] and "in favour of SCPSeg" in texts["SCPSeg against Patch,"]
     assert "+0.0 points" in texts["SCPSeg against Resize,"] and "do not separate" in texts["SCPSeg against Resize,"]
