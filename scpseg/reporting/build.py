@@ -25,6 +25,7 @@ from scpseg.reporting.published import PAPER, read_table
 from scpseg.reporting.summary import Line, Part, Row, landscapes, titles
 from scpseg.reporting.sweeps import finished_sweeps
 from scpseg.reporting.tables import Table
+from scpseg.tuning import GRID
 
 PICTURE_BUDGET = 1_600_000
 """Maximum bytes of pictures in the page."""
@@ -116,7 +117,7 @@ def _sections(
         curves = charts.draw_curves(part.lines, results, methods, folder / f"{name}-training")
         gallery = Gallery({cls.name: cls.colour for cls in spec.classes}, pictures.get(name, []))
         left = [pareto, said.up if pareto else said.no_figure, said.hollow(part)]
-        right = [found["main"], said.evidence(part)]
+        right = [found["main"], said.evidence(part, GRID)]
         folded = [
             Section("Paired differences of all methods", [found["pairs"]], "", "closed", True),
             Section("IoU of every class", [found["classes"], said.brackets(spec)], "", "open"),
@@ -131,7 +132,7 @@ def _sections(
         beside = Section("", [Section("", left), Section("", right)], "", "beside")
         probe = probe_section(results, frame, part.lines, methods, folder) if name == PROBE else None
         example = draw_examples(chosen.get(name, []), spec, folder / f"{name}-examples")
-        notes = [("", note) for note in part.facts["notes"]]
+        notes = [("", note) for note in part.notes]
         return Section(spec.title, [said.about(part), beside, notes, probe, example, *folded], name)
 
     several = [(part.lines, part.hollow) for part in parts]
@@ -174,7 +175,7 @@ def _sections(
 def unverified(parts: Sequence[Part], rows: Sequence[Row]) -> list[str]:
     """Limitations of this report, as sentences."""
     sources, done = {part.source for part in parts}, [row for row in rows if row["status"] == "ok"]
-    few = [part.spec.title for part in parts if max((line.mean_iou.n for line in part.lines), default=0) < 2]
+    few = [part.spec.title for part in parts if part.n < 2]
     partial = titles(row for row in done if row["images"] != row["images_of"])
     unpaired = [part.spec.title for part in parts if len(part.ranked) > 1 and not part.pairs]
     found = {

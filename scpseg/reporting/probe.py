@@ -148,7 +148,8 @@ def probe_section(
     where = sorted(set(counted["distance"]))
     said = [*sentences(found, large["image"].nunique()), *detail_sentences(seen, where)]
     blocks = [draw_probe(found, large, results, methods, folder), draw_detail(seen, folder) if seen else None, said]
-    more = [distance_table(found), result_table(found), detail_table(seen) if seen else None]
+    detail = table("probe-detail", seen, kinds="kind, cue {} px %", textures="texture {} px %") if seen else None
+    more = [table("probe-distance", found, centred="{} px"), table("probe-results", found), detail]
     return Section("How far each method sees", [*blocks, *more])
 
 
@@ -286,25 +287,13 @@ def verdict(values: Mapping[int, Accuracy]) -> str:
     return "; ".join(parts)
 
 
-def distance_table(found: Sequence[Curve]) -> Table:
-    """Accuracy in centred windows by the cue's distance."""
-    columns = [Column(f"{distance} px", "share", "", str(distance)) for distance in found[0].centred]
-    rows = [{"method": curve.title} | {str(key): value for key, value in curve.centred.items()} for curve in found]
-    return made("probe-distance", rows, columns)
-
-
-def result_table(found: Sequence[Curve]) -> Table:
-    """Inputs, memory and accuracy of each method."""
-    return made("probe-results", [{**vars(curve), "method": curve.title, "grid": curve.all_grid} for curve in found])
-
-
-def detail_table(found: Sequence[Sight]) -> Table:
-    """Accuracy by side of the cue, by side of the texture's parts, and of both; memory."""
-    columns = [Column(f"kind, cue {side} px %", "share", "", f"kind {side}") for side in found[0].kinds]
-    columns += [Column(f"texture {side} px %", "share", "", f"texture {side}") for side in found[0].textures]
-    rows = [{**vars(sight), "method": sight.title} | {f"kind {side}": value for side, value in sight.kinds.items()}
-            | {f"texture {side}": value for side, value in sight.textures.items()} for sight in found]  # fmt: skip
-    return made("probe-detail", rows, columns)
+def table(kind: str, found: Sequence[Curve] | Sequence[Sight], **spread: str) -> Table:
+    """A table of tables.csv with a row per method; `spread`: attributes whose keys are columns, and titles of these."""
+    columns = [Column(title.format(key), "share", "", f"{name} {key}") for name, title in spread.items()
+               for key in getattr(found[0], name)]  # fmt: skip
+    rows = [vars(one) | {"method": one.title} | {f"{name} {key}": value for name in spread
+            for key, value in getattr(one, name).items()} for one in found]  # fmt: skip
+    return made(kind, rows, columns)
 
 
 def draw_probe(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -203,7 +202,7 @@ def reference_tables(folder: Path) -> list[Table]:
 
 
 def _reference(facts: dict[str, Any], found: list[Record], place: int) -> Table:
-    blind, rows = Counter(map(_blind, found)), dict[tuple[str, str], dict[str, Any]]()
+    rows = dict[tuple[str, str], dict[str, Any]]()
     # The file is in the order of measurement, but readers compare the methods on one benchmark.
     benchmarks = list(dict.fromkeys(record["benchmark"] for record in found))
     tried = {(one["benchmark"], one["method"]) for one in found if one["status"] != "not measured"}
@@ -215,7 +214,7 @@ def _reference(facts: dict[str, Any], found: list[Record], place: int) -> Table:
         if status == "ok":
             row |= {f"{workload} {channel}": (record["memory"].get(channel) or 0) / MIB or None
                     for channel in CHANNELS.values()}  # fmt: skip
-            row[f"{workload} nvml_process"] = (row[f"{workload} nvml_process"], _notes(record, blind))
+            row[f"{workload} nvml_process"] = (row[f"{workload} nvml_process"], _notes(record))
         else:
             reason = record.get("reason") or ("" if status in (*MEASURED, "missing") else status)
             row[f"{workload} nvml_process"] = (Cell("OOM") if status == "oom" else None, [reason])
@@ -230,23 +229,18 @@ def _reference(facts: dict[str, Any], found: list[Record], place: int) -> Table:
     return made("reference", rows.values(), more, place, caption=caption)
 
 
-def _blind(record: Record) -> str:
-    """Channels of the GPU that a workload which ended well was not seen by, and why."""
-    gone = record.get("unavailable") or {}
-    return "; ".join(f"{name}: {why}" for name, why in gone.items() if name != "rss" and record["status"] == "ok")
-
-
-def _notes(record: Record, blind: Counter[str]) -> list[str]:
+def _notes(record: Record) -> list[str]:
     """Remarks: sizes other than the real ones, phases, other processes, workloads measured once for two benchmarks."""
-    side, real, unseen = record.get("height"), get_benchmark(record["benchmark"]).side, _blind(record)
+    side, real, phase = record.get("height"), get_benchmark(record["benchmark"]).side, record.get("phase")
+    unseen = [f"{name}: {why}" for name, why in (record.get("unavailable") or {}).items() if name != "rss"]
+    same = record.get("same_as")
     notes = {
         f"image of {side} × {side} pixels, not the benchmark's {real} × {real}": side != real,
-        f"of the phase with the highest peak ({record.get('phase')})": record.get("phase") not in (None, "all"),
-        f"not seen in {blind[unseen]} workloads: {unseen}": unseen,
+        f"of the phase with the highest peak ({phase})": phase not in (None, "all"),
+        f"not seen in {'; '.join(unseen)}": unseen,
         "other processes used the GPU too": record.get("exclusive") is False,
+        f"the same workload as on {same and get_benchmark(same).title}, measured once": same,
     }
-    if record.get("same_as"):
-        notes[f"the same workload as on {get_benchmark(record['same_as']).title}, measured once"] = True
     return [note for note, holds in notes.items() if holds]
 
 

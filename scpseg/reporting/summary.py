@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from scpseg.benchmarks import get_benchmark
 from scpseg.benchmarks.base import NOTE
 from scpseg.errors import UserError
 from scpseg.files import damaged
+from scpseg.reporting.collect import SEPARATOR
 from scpseg.reporting.memory import Peak, one_source
 from scpseg.reporting.published import elsewhere, published, title_of
 from scpseg.reporting.statistics import Counts, Estimate, corrected, differences, dominators, estimate, ranks
@@ -158,13 +158,13 @@ def read_remarks(path: Path) -> dict[tuple[str, str], str]:
     Raises:
         UserError: the file is not a table of benchmark, method, remark.
     """
-    if not path.is_file():
-        return {}
     try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            return {(row["benchmark"], row["method"]): row["remark"] for row in csv.DictReader(stream, strict=True)}
-    except (KeyError, ValueError, csv.Error):
+        found = pd.read_csv(path, dtype=str, keep_default_na=False)[["benchmark", "method", "remark"]]
+    except FileNotFoundError:
+        return {}
+    except (KeyError, ValueError):
         raise UserError(f"{path.as_posix()} must be CSV with the columns benchmark, method, remark") from None
+    return {(benchmark, method): remark for benchmark, method, remark in found.itertuples(index=False, name=None)}
 
 
 def device(row: Row, kind: str = "profile_environment") -> str | None:
@@ -183,12 +183,13 @@ def _gaps(rows: Sequence[Row]) -> Iterator[Flag]:
     """Runs and figures that are missing, with the reason and, unless all of several seeds are concerned, the seeds."""
     texts = defaultdict[str, list[str]](list)
     for row in rows:
-        if row["status"] != "ok":
-            texts[f"{row['status']}: {row['reason']}"].append(str(row["seed"]))
-        elif row["mean_iou"] is None:
-            texts["no scored class occurs in the images"].append(str(row["seed"]))
-        if row["absent"]:
-            text = f"in neither ground truth nor prediction, left out of the mean: {row['absent']}"
+        done, absent = row["status"] == "ok", row["absent"]
+        found = {
+            f"{row['status']}: {row['reason']}": not done,
+            "no scored class occurs in the images": done and row["mean_iou"] is None,
+            f"in neither ground truth nor prediction, left out of the mean: {absent}": absent,
+        }
+        for text in (text for text, holds in found.items() if holds):
             texts[text].append(str(row["seed"]))
     for text, seeds in texts.items():
         those = "" if len(seeds) == len(rows) > 1 else f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}: "
@@ -331,6 +332,8 @@ class Part:
         dominated: method -> display names of methods that are at least as good with at most its memory.
         published: published rows of this benchmark.
         hollow: those with score and memory, for figures, and only beside scores on the real test images.
+        notes, sizes, runs, folds, n: warnings, sizes of images, splits and numbers of images, folds, most seeds.
+        profiled: a row with the size of the profiled image; `detectable`: median over pairs, in points.
     """
 
     def __init__(self, lines: Sequence[Line], results: Path, reference: str) -> None:
@@ -358,21 +361,13 @@ class Part:
         self.published = [row for row in (*published(), *elsewhere()) if row.benchmark == self.name]
         tested = {row["split"] for row in self.done} == {"test"} and not self.synthetic
         self.hollow = [row for row in self.published if tested and row.miou and row.memory]
-
-    @cached_property
-    def facts(self) -> dict[str, Any]:
-        """The images, sizes and powers behind the scores and the memory, for the templates."""
-        warnings = [text for row in self.done for text in str(row["warnings"] or "").split(" | ") if text]
+        warnings = [text for row in self.done for text in str(row["warnings"] or "").split(SEPARATOR) if text]
+        self.notes = list(dict.fromkeys([*warnings, *self.spec.notes]))
+        self.sizes = list(dict.fromkeys(str(row["image_sizes"]) for row in self.done))
         runs = dict.fromkeys(tuple(row[key] for key in _SCORED) for row in self.done)
+        self.runs = [dict(zip(_SCORED, run, strict=True)) for run in runs]
+        self.profiled = next((line.first for line in lines if line["height"] is not None), None)
         power = [pair.detectable for pair in list(self.pairs.values())[::2]]
+        self.detectable = 100 * median(power) if power else None
         folds = [sum(key.startswith("fold:") and row[key] is not None for key in row) for row in self.done]
-        return {
-            "sizes": list(dict.fromkeys(str(row["image_sizes"]) for row in self.done)),
-            "runs": [dict(zip(_SCORED, run, strict=True)) for run in runs],
-            "profiled": next((line.first for line in self.lines if line.first["height"] is not None), None),
-            "notes": list(dict.fromkeys([*warnings, *self.spec.notes])),
-            "detectable": 100 * median(power) if power else None,
-            "candidates": ", ".join(GRID) if self.at_edge else "",
-            "folds": max(folds, default=0),
-            "n": max((line.mean_iou.n for line in self.lines), default=0),
-        }
+        self.folds, self.n = max(folds, default=0), max((line.mean_iou.n for line in lines), default=0)

@@ -15,7 +15,7 @@ from scpseg.errors import UserError
 from scpseg.evaluation.probe import Answer
 from scpseg.reporting.build import build_report
 from scpseg.reporting.collect import collect
-from scpseg.reporting.probe import Curve, curves, read_answers, result_table, sentences
+from scpseg.reporting.probe import Curve, curves, read_answers, sentences, table
 from scpseg.reporting.summary import summarise
 
 DISTANCES = (24, 40, 56, 72, 88)
@@ -135,7 +135,7 @@ def test_one_seed_claims_no_interval(fill: Any) -> None:
 def test_without_plain_patches_there_is_no_gain(fill: Any) -> None:
     found = fill(methods=("glnet",))[1]
     assert "Whole images," not in dict(sentences(found, 4))
-    assert "mIoU minus Patch, points" not in [column.title for column in result_table(found).columns]
+    assert "mIoU minus Patch, points" not in [column.title for column in table("probe-results", found).columns]
 
 
 def test_the_page_has_the_part_and_no_columns_of_the_paper(fill: Any, tmp_path: Path) -> None:

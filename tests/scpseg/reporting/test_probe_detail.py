@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from scpseg.reporting import probe
-from scpseg.reporting.probe import Sight, between, detail_sentences, detail_table, draw_detail, seen, sights
+from scpseg.reporting.probe import Sight, between, detail_sentences, draw_detail, seen, sights, table
+from scpseg.reporting.tables import Table
 
 CUES, DETAILS, WHERE = (16, 8, 4), (4, 2, 1), (40, 56)
 MEMORY = {"scpseg": 8.5, "patch": 8.0, "resize": None}
@@ -43,6 +44,11 @@ def invented(
                         }
                     )
     return rows
+
+
+def detail_table(found: list[Sight]) -> Table:
+    """As on the page."""
+    return table("probe-detail", found, kinds="kind, cue {} px %", textures="texture {} px %")
 
 
 @pytest.fixture
@@ -121,10 +127,10 @@ def test_one_seed_claims_no_interval_and_no_separation() -> None:
 
 def test_the_table_has_identities_without_intervals(found: list[Sight], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "DRAWS", 20)
-    table = detail_table(found)
-    titles = [column.title for column in table.columns]
+    made = detail_table(found)
+    titles = [column.title for column in made.columns]
     assert titles[1:7] == [*(f"kind, cue {s} px %" for s in CUES), *(f"texture {s} px %" for s in DETAILS)]
-    rows = {row[0].text: [cell.text for cell in row[1:]] for row in table.rows}
+    rows = {row[0].text: [cell.text for cell in row[1:]] for row in made.rows}
     assert rows["SCPSeg"][:6] == ["100.0 ± 0.0", "100.0 ± 0.0", "50.0", "100.0 ± 0.0", "100.0 ± 0.0", "100.0 ± 0.0"]
     assert rows["Resize"][3:6] == ["100.0 ± 0.0", "100.0 ± 0.0", "50.0"]
     assert rows["SCPSeg"][-2:] == ["–", "8.5"] and rows["Resize"][-1] == "–"
