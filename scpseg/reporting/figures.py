@@ -153,12 +153,6 @@ def arms(values: ArrayLike, halves: ArrayLike) -> np.ndarray[Any, Any]:
     return np.stack([np.minimum(half, score), np.minimum(half, 100 - score)])
 
 
-def room(low: float, high: float, least: float) -> tuple[float, float]:
-    """The interval, at least `least` wide, with a fifth added on each side, so that equal values look equal."""
-    middle, span = (low + high) / 2, max(high - low, least)
-    return middle - 0.7 * span, middle + 0.7 * span
-
-
 def score_limits(low: float, high: float, span: float) -> tuple[float, float]:
     """Limits of an axis of scores in per cent of width `span` with a margin, above 100 % only as far as needed."""
     top = min((low + high) / 2 + 0.6 * span, max(100.0, high + 0.1 * span))
@@ -180,7 +174,8 @@ def memory_axis(axes: Axes, values: Sequence[float]) -> None:
         axes.set_xlim(low / 1.35, high * 1.5)
         log_ticks(axes.xaxis)
     else:
-        axes.set_xlim(*room(low, high, 0.25 * max(high, 1.0)))
+        middle, span = (low + high) / 2, max(high - low, 0.25 * max(high, 1.0))  # equal values look equal
+        axes.set_xlim(middle - 0.7 * span, middle + 0.7 * span)
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
 
 
@@ -238,9 +233,9 @@ def draw_lines(
     """
     for _, line in lines.groupby([*lines.columns.difference(["x", "y", "half"], sort=False)], sort=False, dropna=False):
         method = str(line["method"].iloc[0])
-        look, bars = looks[method], arms(line["y"], line["half"]) if "half" in line else None
-        axes.errorbar(line["x"], line["y"], yerr=bars, color=look.colour, lw=1, ls="--" if look.marker == "X" else "-",
-                      marker=look.marker if len(line) < FEW else "", ms=4.2, mec=PAPER, mew=0.4, elinewidth=0.8,
+        look, few, bars = looks[method], len(line) < FEW, arms(line["y"], line["half"]) if "half" in line else None
+        axes.errorbar(line["x"], line["y"], yerr=bars, color=look.colour, marker=look.marker if few else "", ms=4.2,
+                      ls="--" if look.marker == "X" and not few else "-", lw=1, mec=PAPER, mew=0.4, elinewidth=0.8,
                       capsize=1.8, label=title_of(method) + (notes or {}).get(method, ""), zorder=3)  # fmt: skip
 
 

@@ -91,8 +91,8 @@ def texts() -> Any:
 
 
 def listed(lines: str) -> list[tuple[str, str]]:
-    """(title, text) of the lines of a macro in texts.j2."""
-    pairs = (line.partition("\t") for line in lines.splitlines() if line.strip())
+    """(title, text) of the lines of a macro in texts.j2; a line without a tab has no title."""
+    pairs = (line.rpartition("\t") for line in lines.splitlines() if line.strip())
     return [(title.strip(), text.strip()) for title, _, text in pairs]
 
 

@@ -15,7 +15,7 @@ from scpseg.reporting.figures import (
     label_points,
     looks_of,
     memory_axis,
-    room,
+    score_limits,
     style,
 )
 
@@ -27,7 +27,8 @@ def test_equal_memory_looks_equal_and_far_apart_becomes_logarithmic() -> None:
     assert 1.0 / (high - low) < 0.03
     memory_axis(axes, [200.0, 9000.0])
     assert axes.get_xscale() == "log"
-    assert room(70, 70.5, 4.0)[1] - room(70, 70.5, 4.0)[0] > 4
+    low, high = score_limits(70.0, 70.5, 4.0)
+    assert low < 70 and high > 70.5 and high - low > 4
 
 
 def test_marks_that_overlap_are_nested_and_stay_where_they_are() -> None:

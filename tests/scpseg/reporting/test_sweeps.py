@@ -146,7 +146,7 @@ def test_page_names_noise_meter_and_commands(steps: list[Row]) -> None:
     text = page(STEPS, steps)
     assert "0.6 mIoU" in text and "resident memory" in text and "table 6" in text
     assert all(row.command in text for row in steps)
-    assert "Differences are computed before rounding" in text and "[runs.csv](runs.csv)" in text
+    assert "\n- Differences are computed before rounding" in text and "[runs.csv](runs.csv)" in text
     assert "paper" not in page(DOTS, [row for row in steps if row.series == "FCN-8s"])
 
 
