@@ -14,7 +14,7 @@ from scpseg.files import write_json, write_text
 from scpseg.params import SuiteParams
 from scpseg.profiling.records import PROFILE
 from scpseg.reporting import BASE, charts, pages, report_tables, summary, tables
-from scpseg.reporting.collect import FAMILIES, FIRST, LAST, SCHEMA, States, collect, read_result
+from scpseg.reporting.collect import FAMILIES, SCHEMA, States, collect, read_result
 from scpseg.reporting.contributed import contributed_table
 from scpseg.reporting.figures import Drawn
 from scpseg.reporting.memory import read_computed, read_peaks
@@ -33,14 +33,12 @@ PICTURE_BUDGET = 1_600_000
 
 def columns_page() -> str:
     """The page that describes the columns of results/summary.csv, in Markdown."""
-    fixed, families = (
-        tables.made("columns", ({"name": name, "unit": unit, "meaning": text} for name, (unit, text) in found.items()))
-        for found in (FIRST | LAST, FAMILIES)
-    )
+    rows = read_table("columns.csv")
+    fixed, families = (tables.made("columns", [row for row in rows if (row["name"] in FAMILIES) == some])
+                       for some in (False, True))  # fmt: skip
     groups = Section("Groups of columns, named by what follows the colon", [families])
-    return pages.markdown(
-        Section("Columns of results/summary.csv", [Markup(texts().columns(SCHEMA)), fixed, groups]), Path()
-    )
+    page = Section("Columns of results/summary.csv", [Markup(texts().columns(SCHEMA)), fixed, groups])
+    return pages.markdown(page, Path())
 
 
 def build_report(
@@ -67,20 +65,16 @@ def build_report(
     """
     frame = collect(results, suite, available, states)
     if not (frame["status"].eq("ok") | frame["profile_status"].isin(("ok", "oom"))).any():
-        raise UserError(
-            f"{results} has neither scores nor profile of any declared run, so the report stays as it is; run "
-            "`dvc repro` first"
-        )
+        why = f"{results} has neither scores nor profile of any declared run"
+        raise UserError(f"{why}, so the report stays as it is; run `dvc repro` first")
     lines = summary.summarise(frame, *read_peaks(results), summary.read_remarks(reports / "remarks.csv"))
     base = reference if reference in {line.method for line in lines} else lines[0].method
     benchmarks = dict.fromkeys(line.benchmark for line in lines)
     parts = [Part([line for line in lines if line.benchmark == name], results, base) for name in benchmarks]
     parts.sort(key=lambda part: not part.real)  # what was scored on real images comes first
     sections, addresses = _sections(frame, lines, parts, results, reports, public)
-    page, warnings = (
-        Section("Accuracy against peak memory", [texts().lead, Markup(texts().more), *sections]),
-        summary.notices(summary.records(frame)),
-    )
+    page = Section("Accuracy against peak memory", [texts().lead, Markup(texts().more), *sections])
+    warnings = summary.notices(summary.records(frame))
     files = {reports / "index.html": pages.html(page, warnings, addresses)}
     files[reports / "README.md"] = pages.markdown(page, reports, warnings)
     for table in page.all(Table):

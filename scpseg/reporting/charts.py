@@ -26,6 +26,8 @@ BEYOND = 6.0
 """Points by which the axis of the score reaches beyond the lowest and the highest mark for the sake of an interval."""
 Group = tuple[Sequence[Line], Sequence[Published]]
 """Lines of one benchmark, and the published rows with score and memory, which are drawn with hollow marks."""
+Panels = Sequence[tuple[pd.DataFrame, dict[str, Any]]]
+"""Frames for `figures.draw_lines`, each with properties of its axes."""
 GROWTH = {
     "inference": ("whole-image inference", "side of the image in pixels"),
     "step": ("training step", "windows per step"),
@@ -93,9 +95,8 @@ def draw_pareto(groups: Sequence[Group], methods: Sequence[str], path: Path) -> 
         for axes, (_, marks, hollow) in zip(grid, kept, strict=False):
             figures.label_points(axes, [mark[:3] for mark in hollow], [mark[:2] for mark in marks])
         titles = ", ".join(get_benchmark(lines[0].benchmark).title for lines, _, _ in kept)
-        return save(
-            figure, path, f"{titles}: score against peak memory, one point per method, frontier as a line", tips
-        )
+        about = f"{titles}: score against peak memory, one point per method, frontier as a line"
+        return save(figure, path, about, tips)
 
 
 def _marks(axes: Axes, marks: Sequence[Mark], prefix: str) -> dict[str, str]:
@@ -138,17 +139,9 @@ def draw_published(rows: Sequence[Published], path: Path) -> Drawn:
 
 
 def _lines(
-    found: Sequence[tuple[pd.DataFrame, dict[str, Any]]],
-    methods: Sequence[str],
-    path: Path,
-    about: str,
-    size: tuple[float, float],
-    across: int = 1,
+    found: Panels, methods: Sequence[str], path: Path, about: str, size: tuple[float, float], across: int = 1
 ) -> Drawn:
-    """Draw a panel for each frame with the columns method, x and y; what differs in another column is another line.
-
-    With each frame, properties of its axes.
-    """
+    """Draw a panel for each frame."""
     with style():
         figure, grid = panels(*size, across, math.ceil(len(found) / across))
         for axes, (lines, properties) in zip(grid, found, strict=False):

@@ -115,10 +115,8 @@ def _profile_columns(found: dict[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {"profile_status": status, "profile_reason": reason, "memory_backend": backend}
     if status == "ok":
         if backend not in HEADLINE:
-            raise UserError(
-                f"the profile of {found['method']} on {found['benchmark']} has backend {backend!r}, but "
-                f"{', '.join(HEADLINE)} are known; run `make profile`"
-            )
+            why = f"the profile of {found['method']} on {found['benchmark']} has backend {backend!r}"
+            raise UserError(f"{why}, but {', '.join(HEADLINE)} are known; run `make profile`")
         channel = HEADLINE[backend]
         if channels.get(channel) is None:
             row["profile_reason"] = f"{channel} is unavailable: {unavailable.get(channel)}"

@@ -130,11 +130,7 @@ def inline(svg: str, name: str, about: str, tips: Mapping[str, str]) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->|\s*<defs>\s*</defs>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg)
     # 72 points are 9 rem at most, so that texts are equally large in all figures.
-    svg = re.sub(
-        r'(<svg[^>]*?) width="([\d.]+)pt"',
-        lambda found: f'{found[1]} style="max-width:{float(found[2]) / 8:.0f}rem"',
-        svg,
-    )
+    svg = re.sub(r'(<svg[^>]*?) width="([\d.]+)pt"', r'\1 style="max-width:calc(\2rem / 8)"', svg)
     for group, tip in tips.items():
         svg = svg.replace(f'<g id="{group}">', f"<g><title>{html.escape(tip)}</title>")
     used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', svg))

@@ -54,9 +54,12 @@ class Section:
         return [block for block in self.blocks if there(block)]
 
     def all(self, kind: type) -> Iterator[Any]:
-        """All blocks of a type that are not empty, at any depth."""
-        for block in self.shown(True) + self.shown(False):
-            yield from block.all(kind) if isinstance(block, Section) else [block] if isinstance(block, kind) else []
+        """All blocks of a type at any depth, without empty tables."""
+        for block in self.blocks:
+            if isinstance(block, Section):
+                yield from block.all(kind)
+            elif isinstance(block, kind) and getattr(block, "rows", True):
+                yield block
 
 
 @dataclass(frozen=True)

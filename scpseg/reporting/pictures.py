@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from statistics import mode
 from typing import Any
 
 import numpy as np
@@ -64,12 +65,10 @@ def examples(line: Line, results: Path) -> list[Example]:
         found = read_matrices(results, row) if ids else None
         if found is not None:
             scores = pd.Series(mean_iou(found[1], get_benchmark(line.benchmark).scored), found[0]).reindex(ids).dropna()
-            scores, last = scores.sort_values(kind="stable"), len(scores) - 1
+            scores, last = scores.rename(str).sort_values(kind="stable"), len(scores) - 1
             places = {last: "best", last // 2: "median", 0: "worst"} if len(scores) else {}
-            ranked = [
-                (str(scores.index[place]), places[place], f"{100 * scores.iloc[place]:.1f}") for place in sorted(places)
-            ]
-            return [Example(*one, row["seed"], folder) for one in ranked]
+            return [Example(scores.index[place], places[place], f"{100 * scores.iloc[place]:.1f}", row["seed"], folder)
+                    for place in sorted(places)]  # fmt: skip
         if ids:
             return [Example(name, "", "", row["seed"], folder) for name in ids[:3]]
     return []
@@ -128,16 +127,10 @@ def draw_examples(chosen: Chosen, spec: Benchmark, path: Path) -> Drawn | None:
     having = [(line.title, found[0], pictured(found[0].folder)) for line, found in chosen if found]
     if not having:
         return None
-    images = [one.image for _, found in chosen for one in found]
-    every = [image for _, _, ids in having for image in ids]
-    # The image that most methods have; of several, the one that is an example of most.
-    image = max(dict.fromkeys(every), key=lambda one: (every.count(one), images.count(one)))
+    image = mode(image for _, _, ids in having for image in ids)  # that most methods have
     have = next(one for _, one, ids in having if image in ids)
     cells = [(f"image {image}", have, "image"), ("ground truth", have, "truth")]
-    cells += [
-        (title if image in ids else f"{title}: none", one, "prediction" if image in ids else "")
-        for title, one, ids in having
-    ]
+    cells += [(title, one, "prediction") if image in ids else (f"{title}: none", one, "") for title, one, ids in having]
     across, down = min(len(cells), 7), math.ceil(len(cells) / 7)
     with style():
         figure, grid = panels(1.25 * across, 1.45 * down + 0.35, across, down)

@@ -97,9 +97,8 @@ class Curve:
         self.centred, self.grid = (accuracies(answers, "distance", look) for look in ("centred", "grid"))
         inside, visible = answers["distance"] < self.reach, answers["visible"] > 0
         self.allowed = (CHANCE + (1 - CHANCE) * visible.groupby(answers["distance"]).mean()).to_dict()
-        self.within, self.beyond = (
-            accuracy(part, "centred") if len(part) else estimate([]) for part in (answers[inside], answers[~inside])
-        )
+        self.within, self.beyond = (accuracy(part, "centred") if len(part) else estimate([])
+                                    for part in (answers[inside], answers[~inside]))  # fmt: skip
         self.all_grid, self.all_allowed = accuracy(answers, "grid"), CHANCE + (1 - CHANCE) * visible.mean()
         self.visible, self.missed = visible.mean(), answers["centred"].isna().mean()
         self.gain = paired(scores(line.rows), {} if line.method == BASE else base)
@@ -145,8 +144,8 @@ def probe_section(
     halves = {curve.method: curve.reach for curve in found}
     counted = between(answers, min(halves.values()), halves.get(OURS, math.inf))
     seen = sights(counted, {curve.method: curve.memory for curve in found})
-    where = sorted(set(counted["distance"]))
-    said = [*sentences(found, large["image"].nunique()), *detail_sentences(seen, where)]
+    where = " and ".join(map(str, sorted(set(counted["distance"]))))
+    said = [*sentences("probe", found, large["image"].nunique()), *sentences("detail", seen, where)]
     blocks = [draw_probe(found, large, results, methods, folder), draw_detail(seen, folder) if seen else None, said]
     detail = table("probe-detail", seen, kinds="kind, cue {} px %", textures="texture {} px %") if seen else None
     more = [table("probe-distance", found, centred="{} px"), table("probe-results", found), detail]
@@ -264,15 +263,12 @@ def seen(values: Mapping[int, Accuracy]) -> list[int]:
     return [side for side, value in values.items() if not value.identity and value.low > CHANCE]
 
 
-def sentences(found: Sequence[Curve], scenes: int) -> list[tuple[str, str]]:
-    """(title, sentence) pairs on distances: every sentence about a method follows from its numbers."""
-    memory = next((curve.memory for curve in found if curve.method == BASE), None)
-    return listed(texts().probe(found, scenes, title_of(BASE), memory, verdict))
+def sentences(kind: str, found: Sequence[Curve] | Sequence[Sight], detail: object) -> list[tuple[str, str]]:
+    """(title, sentence) pairs of a macro in texts.j2: every sentence about a method follows from its numbers.
 
-
-def detail_sentences(found: Sequence[Sight], where: Sequence[int]) -> list[tuple[str, str]]:
-    """(title, sentence) pairs on cues and textures; `where` are the distances of the discs that count."""
-    return listed(texts().detail(found, " and ".join(map(str, where)), verdict)) if found else []
+    `detail`: for 'probe' the number of scenes; for 'detail' the distances of the discs that count, as text.
+    """
+    return listed(getattr(texts(), kind)(found, detail, verdict)) if found else []
 
 
 def verdict(values: Mapping[int, Accuracy]) -> str:

@@ -50,6 +50,8 @@ def part_tables(part: Part, common: Mapping[str, object]) -> dict[str, Table]:
     printed = [vars(row) | {"method": (row.method, [row.remark]), "mf1": (row.mf1, [row.f1_problem])}
                for row in part.published]  # fmt: skip
 
+    names = {f"of {line.method}": line.title for line in part.lines}
+
     def of(
         kind: str, found: Iterable[Mapping[str, Any]], titles: Mapping[str, str] | None = None, cells: str = "shade"
     ) -> Table:
@@ -67,9 +69,7 @@ def part_tables(part: Part, common: Mapping[str, object]) -> dict[str, Table]:
         "branches": of("branches", having(alone), alone),
         "networks": of("networks", rows),
         "published": of("published", printed),
-        "settings": of(
-            "settings", _settings(part, common), {f"of {one.method}": one.title for one in part.lines}, "text"
-        ),
+        "settings": of("settings", _settings(part, common), names, "text"),
     }
 
 
@@ -254,11 +254,9 @@ def bench_table(path: Path) -> Table | None:
     def values(row: Mapping[str, str]) -> dict[str, Any]:
         least, most, missed = row["at_least"], row["at_most"], ["the target is missed"] if row["met"] == "no" else []
         target = f"at least {least}" if least else f"at most {most} {row['unit']}".strip() if most else ""
-        judged = {
-            "ratio": (row["ratio"], missed if row["ratio"] else []),
-            "ours": (row["ours"], missed if most else []),
-        }
-        return {**row, **judged, "target": target, "what": f"{row['peer_name']} {row['peer_version']}".strip()}
+        ratio, ours = (row["ratio"], missed if row["ratio"] else []), (row["ours"], missed if most else [])
+        what = f"{row['peer_name']} {row['peer_version']}".strip()
+        return {**row, "ratio": ratio, "ours": ours, "target": target, "what": what}
 
     if not path.is_file():
         return None

@@ -176,15 +176,14 @@ def sweep_page(sweep: Sweep, rows: Sequence[Row], drawn: Drawn | None) -> str:
         title, seeds = get_benchmark(runs[0]["benchmark"]).title, sorted({run["seed"] for run in runs}, key=int)
         about = said.sweep(sweep, title, runs[0], seeds)
     several, paper = max((row.miou.n for row in done), default=0) > 1, PAPER if published(sweep.name) else ""
+    how = [said.commands_of_sweep, Markup(f"```\n{listing}\n```")] if commands else [said.no_command]
     blocks = [
         about,
         sweep_table(sweep, rows),
         listed(said.sweep_notes(sweep, runs[0], several, paper)) if runs else [],
         drawn,
         Markup("All recorded values of every run: [runs.csv](runs.csv)."),
-        Section(
-            "Commands", [said.commands_of_sweep, Markup(f"```\n{listing}\n```")] if commands else [said.no_command]
-        ),
+        Section("Commands", how),
         Section("Environment", [report_tables.environments(runs) or said.nothing]),
     ]
     return markdown(Section(sweep.title, blocks), drawn.files[0].parent if drawn else Path(), notices)

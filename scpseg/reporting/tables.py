@@ -232,12 +232,7 @@ def latex(table: Table) -> str:
         f"\n{{\\footnotesize $^{{\\mathrm{{{letter(n)}}}}}$ {latex_text(note)}}}" for n, note in enumerate(table.notes)
     )
     lines = [r"% needs \usepackage{booktabs}", r"\begin{table}", r"\centering"]
-    lines += [
-        rf"\caption{{{latex_text(table.caption)}}}",
-        rf"\begin{{tabular}}{{{left}}}",
-        r"\toprule",
-        head,
-        r"\midrule",
-    ]
+    lines += [rf"\caption{{{latex_text(table.caption)}}}", rf"\begin{{tabular}}{{{left}}}"]
+    lines += [r"\toprule", head, r"\midrule"]
     lines += [*rows, r"\bottomrule", r"\end{tabular}", *notes, r"\end{table}"]
     return "\n".join(lines) + "\n"

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from scpseg.reporting import probe
-from scpseg.reporting.probe import Sight, between, detail_sentences, draw_detail, seen, sights, table
+from scpseg.reporting.probe import Sight, between, draw_detail, seen, sentences, sights, table
 from scpseg.reporting.tables import Table
 
 CUES, DETAILS, WHERE = (16, 8, 4), (4, 2, 1), (40, 56)
@@ -91,13 +91,13 @@ def test_what_is_blind_to_both_is_right_in_a_quarter() -> None:
     (sight,) = sights(between(answers, 32, 64), {"scpseg": 1.0})
     assert (sight.both.mean, sight.both.identity) == (0.25, True)
     assert seen(sight.kinds) == [] and seen(sight.textures) == []
-    text = dict(detail_sentences([sight], WHERE))["SCPSeg"]
+    text = dict(sentences("detail", [sight], "40 and 56"))["SCPSeg"]
     assert "at or below chance in both at once (25.0 %)" in text
     assert "Cues: at chance at 16 to 4 pixels (50.0 %). Textures: at chance at 4 to 1 pixels (50.0 %)." in text
 
 
 def test_sentences_follow_from_the_numbers(found: list[Sight]) -> None:
-    texts = dict(detail_sentences(found, WHERE))
+    texts = dict(sentences("detail", found, "40 and 56"))
     assert "at 40 and 56 pixels" in texts["Detail and reach."]
     seen, blind = "above chance at {} pixels (100.0 %)", "at chance at {} pixels (50.0 %)"
     assert f"Cues: {seen.format('16 and 8')}; {blind.format(4)}. Textures: {seen.format('4 to 1')}." in texts["SCPSeg"]
@@ -111,7 +111,7 @@ def test_sentences_follow_from_the_numbers(found: list[Sight]) -> None:
 def test_a_result_against_scpseg_is_said() -> None:
     parts = (invented("scpseg", 99, 1), invented("resize", 4, 1))
     answers = pd.DataFrame([row for part in parts for row in part])
-    texts = dict(detail_sentences(sights(between(answers, 32, 64), {"scpseg": 1.0, "resize": 1.0}), WHERE))
+    texts = dict(sentences("detail", sights(between(answers, 32, 64), {"scpseg": 1.0, "resize": 1.0}), "40 and 56"))
     assert "−50.0 points" in texts["SCPSeg against Resize,"]
     assert "the two separate, against SCPSeg" in texts["SCPSeg against Resize,"]
 
@@ -120,7 +120,7 @@ def test_one_seed_claims_no_interval_and_no_separation() -> None:
     parts = (invented("scpseg", 4, 1, seeds=1), invented("resize", 99, 1, seeds=1))
     answers = pd.DataFrame([row for part in parts for row in part])
     one = sights(between(answers, 32, 64), {"scpseg": 1.0, "resize": 1.0})
-    texts = dict(detail_sentences(one, WHERE))["SCPSeg against Resize,"]
+    texts = dict(sentences("detail", one, "40 and 56"))["SCPSeg against Resize,"]
     assert "one seed: no interval" in texts and "do not separate" not in texts
     assert not any("±" in cell.text for row in detail_table(one).rows for cell in row)
 
