@@ -275,7 +275,7 @@ def notices(
     rows: Sequence[Row], name: Callable[[Row], str] = lambda row: f"{row['method']} on {row['benchmark']}"
 ) -> list[tuple[str, str]]:
     """Warnings that must be read before any number, as (title, sentence); `name` is that of a row's network."""
-    done, found = [row for row in rows if row["status"] == "ok"], []
+    done, found = [row for row in rows if row.get("status", "ok") == "ok"], []
     drawn = [row for row in done if invented(row)]
     if drawn:
         what = "The images behind this report" if drawn == done else f"Images of {titles(drawn)}"
@@ -285,7 +285,7 @@ def notices(
     if random:
         who = "All networks" if random == done else f"Networks of {', '.join(dict.fromkeys(map(name, random)))}"
         found.append(("Random weights.", f"{who} started training from random weights, not from ImageNet."))
-    counts = Counter(str(row["status"]) for row in rows if row["status"] != "ok")
+    counts = Counter(str(row["status"]) for row in rows if row.get("status", "ok") != "ok")
     if counts:
         many = ", ".join(f"{count} {status}" for status, count in counts.items())
         sentence = f"{counts.total()} of {len(rows)} declared runs have no current result ({many})."

@@ -166,11 +166,12 @@ def sweep_page(sweep: Sweep, rows: Sequence[Row], drawn: Drawn | None) -> str:
     notices = summary.notices(runs, lambda run: f"{run['segmenter:name']}, {run['segmenter:encoder']}")
     if len(done) < len(rows):
         notices.append(("Incomplete.", f"{len(rows) - len(done)} of {len(rows)} rows have no result."))
-    commands = dict[str, list[str]]()
+    commands = dict[str, tuple[str, list[str]]]()
     for row in (row for row in rows if row.command):
         point = row.x if row.series == title_of(row.method) else f"{row.series}, {row.x}"
-        commands.setdefault(f": {row.experiment}\n{row.command}", []).append(point)
-    listing = "\n".join(f"# {'; '.join(dict.fromkeys(points))}{command}" for command, points in commands.items())
+        commands.setdefault(row.experiment, (row.command, []))[1].append(point)
+    listing = "\n".join(f"# {'; '.join(dict.fromkeys(points))}: {experiment}\n{command}"
+                        for experiment, (command, points) in commands.items())  # fmt: skip
     about = said.no_run
     if runs:
         title, seeds = get_benchmark(runs[0]["benchmark"]).title, sorted({run["seed"] for run in runs}, key=int)
