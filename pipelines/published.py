@@ -30,15 +30,14 @@ def main() -> None:
     from scpseg.reporting.memory import read_computed
     from scpseg.reporting.published import elsewhere, published
     from scpseg.reporting.report_tables import computed_table
-    from scpseg.reporting.tables import Cell, templates
+    from scpseg.reporting.tables import Cell, markdown
 
     found = read_computed(RESULTS)
     if found is None:
         raise UserError("the table of computed memory is missing; run `make memory`")
     table = computed_table(found)
     table = replace(table, rows=tuple(row for row in table.rows if row[-1] != Cell()))
-    text = templates().from_string("{% from 'table.md.j2' import table %}{{ table(t) }}").render(t=table)
-    write_text(PAGE, with_table(PAGE.read_text(encoding="utf-8"), text, BEGIN, END, PAGE))
+    write_text(PAGE, with_table(PAGE.read_text(encoding="utf-8"), markdown(table), BEGIN, END, PAGE))
     shown = [row for row in (*published(), *elsewhere()) if row.miou and row.memory]
     for benchmark, rows in groupby(sorted(shown, key=lambda row: row.benchmark), lambda row: row.benchmark):
         draw_published(list(rows), FIGURES / f"published-{benchmark}")

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from scpseg.benchmarks import get_benchmark
 from scpseg.benchmarks.base import NOTE
 from scpseg.errors import UserError
 from scpseg.files import write_json, write_text
 from scpseg.params import SuiteParams
 from scpseg.profiling.records import PROFILE
-from scpseg.reporting import BASE, charts, figures, report_tables, tables
-from scpseg.reporting.collect import FAMILIES, FIRST, LAST, SCHEMA, States, collect, read_result
+from scpseg.reporting import BASE, charts, pages, report_tables, summary, tables
+from scpseg.reporting.collect import FAMILIES, SCHEMA, States, collect, read_result
 from scpseg.reporting.contributed import contributed_table
+from scpseg.reporting.figures import Drawn
 from scpseg.reporting.memory import read_computed, read_peaks
+from scpseg.reporting.pages import Block, Gallery, Markup, Section, texts
 from scpseg.reporting.pictures import album, draw_examples, examples
-from scpseg.reporting.probe import PROBE, probe_part
-from scpseg.reporting.published import PAPER
-from scpseg.reporting.summary import Line, Part, Row, invented, read_remarks, records, summarise
+from scpseg.reporting.probe import PROBE, probe_section
+from scpseg.reporting.published import PAPER, read_table
+from scpseg.reporting.summary import Line, Part, Row, landscapes, titles
 from scpseg.reporting.sweeps import finished_sweeps
+from scpseg.reporting.tables import Table
+from scpseg.tuning import GRID
 
 PICTURE_BUDGET = 1_600_000
 """Maximum bytes of pictures in the page."""
@@ -31,7 +33,12 @@ PICTURE_BUDGET = 1_600_000
 
 def columns_page() -> str:
     """The page that describes the columns of results/summary.csv, in Markdown."""
-    return tables.render("columns.md.j2", schema=SCHEMA, fixed=FIRST | LAST, families=FAMILIES)
+    rows = read_table("columns.csv")
+    fixed, families = (tables.made("columns", [row for row in rows if (row["name"] in FAMILIES) == some])
+                       for some in (False, True))  # fmt: skip
+    groups = Section("Groups of columns, named by what follows the colon", [families])
+    page = Section("Columns of results/summary.csv", [Markup(texts().columns(SCHEMA)), fixed, groups])
+    return pages.markdown(page, Path())
 
 
 def build_report(
@@ -58,143 +65,112 @@ def build_report(
     """
     frame = collect(results, suite, available, states)
     if not (frame["status"].eq("ok") | frame["profile_status"].isin(("ok", "oom"))).any():
-        raise UserError(
-            f"{results} has neither scores nor profile of any declared run, so the report stays as it is; run "
-            "`dvc repro` first"
-        )
-    lines = summarise(frame, *read_peaks(results), read_remarks(reports / "remarks.csv"))
+        why = f"{results} has neither scores nor profile of any declared run"
+        raise UserError(f"{why}, so the report stays as it is; run `dvc repro` first")
+    lines = summary.summarise(frame, *read_peaks(results), summary.read_remarks(reports / "remarks.csv"))
     base = reference if reference in {line.method for line in lines} else lines[0].method
     benchmarks = dict.fromkeys(line.benchmark for line in lines)
     parts = [Part([line for line in lines if line.benchmark == name], results, base) for name in benchmarks]
     parts.sort(key=lambda part: not part.real)  # what was scored on real images comes first
-    context = _context(frame, lines, parts, results, reports / "figures", public)
-    made = [table for table in _found(context, tables.Table) if table.rows]
-    context["sweeps"] = finished_sweeps(reports / "sweeps")
-    page, readme = tables.render("index.html.j2", **context), tables.render("README.md.j2", **context)
+    sections, addresses = _sections(frame, lines, parts, results, reports, public)
+    page = Section("Accuracy against peak memory", [texts().lead, Markup(texts().more), *sections])
+    warnings = summary.notices(summary.records(frame))
+    files = {reports / "index.html": pages.html(page, warnings, addresses)}
+    files[reports / "README.md"] = pages.markdown(page, reports, warnings)
+    for table in page.all(Table):
+        files[reports / f"tables/{table.name}.csv"] = tables.csv_text(table)
+        files[reports / f"tables/{table.name}.tex"] = tables.latex(table)
     write_text(results / "summary.csv", frame.to_csv(index=False, lineterminator="\n"))
-    write_json(results / "summary.json", metrics_file(lines))
-    write_text(reports / "index.html", page)
-    write_text(reports / "README.md", readme)
-    written = {path for drawn in _found(context, figures.Drawn) for path in drawn.files}
-    for table in made:
-        for ending, content in ((".csv", tables.csv_text(table)), (".tex", tables.latex(table))):
-            path = reports / "tables" / f"{table.name}{ending}"
-            write_text(path, content)
-            written.add(path)
-    for folder in (reports / "figures", reports / "tables"):
-        # Files of methods and benchmarks that are no longer in the suite would look current.
-        for old in set(folder.glob("*.*")) - written:
-            old.unlink()
+    # What `dvc exp show` compares: mean IoU (share 0..1, mean over seeds), memory at real size in MiB.
+    found = {part.name: {line.method: {"miou": line.score and round(line.score, 4),
+                                       "memory_mib": line.peak and round(line.peak, 1)} for line in part.lines}
+             for part in parts}  # fmt: skip
+    write_json(results / "summary.json", found)
+    for path, text in files.items():
+        write_text(path, text)
+    written = {*files, *(path for drawn in page.all(Drawn) for path in drawn.files)}
+    for old in {*reports.glob("figures/*.*"), *reports.glob("tables/*.*")} - written:
+        old.unlink()  # files of methods and benchmarks that are no longer in the suite would look current
     return missing(frame)
 
 
-def _found(context: Any, kind: type) -> list[Any]:
-    """All values of a type in the context, at any depth."""
-    if isinstance(context, kind):
-        return [context]
-    inside = context.values() if isinstance(context, dict) else context if isinstance(context, (list, tuple)) else ()
-    return [found for one in inside for found in _found(one, kind)]
-
-
-def _context(
-    frame: pd.DataFrame, lines: Sequence[Line], parts: Sequence[Part], results: Path, folder: Path, public: bool
-) -> dict[str, Any]:
-    """Variables of the templates; also writes the figures."""
-    methods = list(dict.fromkeys(line.method for line in lines))
+def _sections(
+    frame: pd.DataFrame, lines: Sequence[Line], parts: Sequence[Part], results: Path, reports: Path, public: bool
+) -> tuple[list[Section], dict[str, str]]:
+    """All sections, and the addresses of pictures with their names; also writes the figures."""
+    rows, folder, computed, said = summary.records(frame), reports / "figures", read_computed(results), texts()
+    common, methods = report_tables.common_settings(rows), list(dict.fromkeys(line.method for line in lines))
     shown = [part for part in parts if part.synthetic or not public or part.spec.public_domain]
     chosen = {part.name: [(line, examples(line, results)) for line in part.lines] for part in shown}
-    specs = {part.name: part.spec for part in parts}
-    addresses, pictures = album(chosen, specs, PICTURE_BUDGET)
-    rows, computed = records(frame), read_computed(results)
-    common = report_tables.common_settings(rows)
-    benchmarks = [
-        {
-            "part": part,
-            "main": report_tables.main_table(part),
-            "pairs": report_tables.pair_table(part),
-            "classes": report_tables.class_table(part),
-            "folds": report_tables.fold_table(part),
-            "branches": report_tables.branch_table(part),
-            "networks": report_tables.network_table(part),
-            "published": report_tables.published_table(part),
-            "settings": report_tables.settings_table(part, common),
-            "pareto": charts.draw_pareto([(part.lines, part.hollow)], methods, folder / part.name),
-            "curves": charts.draw_curves(part.lines, results, methods, folder / f"{part.name}-training"),
-            "parts": charts.draw_parts(part.lines, folder / f"{part.name}-memory"),
-            "pictures": pictures.get(part.name),
-            "examples": draw_examples(chosen.get(part.name, []), part.spec, folder / f"{part.name}-examples"),
-            "probe": probe_part(results, frame, part.lines, methods, folder) if part.name == PROBE else None,
-        }
-        for part in parts
-    ]
+    addresses, pictures = album(chosen, {part.name: part.spec for part in parts}, PICTURE_BUDGET)
+
+    def section(part: Part) -> Section:
+        name, spec, first = part.name, part.spec, "open" if part is parts[0] else "closed"
+        found = report_tables.part_tables(part, common)
+        pareto = charts.draw_pareto([(part.lines, part.hollow)], methods, folder / name)
+        curves = charts.draw_curves(part.lines, results, methods, folder / f"{name}-training")
+        gallery = Gallery({cls.name: cls.colour for cls in spec.classes}, pictures.get(name, []))
+        left = [pareto, said.up if pareto else said.no_figure, said.hollow(part)]
+        right = [found["main"], said.evidence(part, GRID)]
+        folded = [
+            Section("Paired differences of all methods", [found["pairs"]], "", "closed", True),
+            Section("IoU of every class", [found["classes"], said.brackets(spec)], "", "open"),
+            Section("Scores of branches", [found["branches"]], "", "closed"),
+            Section("Scores of each fold", [found["folds"]], "", "closed"),
+            Section(said.pictures, [said.strips(spec), gallery] if gallery.methods else [], "", first, True),
+            Section("Training curves", [curves, said.curves] if curves else [], "", first, True),
+            Section(said.parts, [charts.draw_parts(part.lines, folder / f"{name}-memory")], "", first, True),
+            Section("What is compared", [found["networks"], Section("", [found["settings"]], page=True)], "", "closed"),
+            Section("Published figures", [found["published"]], "", "closed", True),
+        ]
+        beside = Section("", [Section("", left), Section("", right)], "", "beside")
+        probe = probe_section(results, frame, part.lines, methods, folder) if name == PROBE else None
+        example = draw_examples(chosen.get(name, []), spec, folder / f"{name}-examples")
+        notes = [("", note) for note in part.notes]
+        return Section(spec.title, [said.about(part), beside, notes, probe, example, *folded], name)
+
     several = [(part.lines, part.hollow) for part in parts]
-    whole = charts.draw_pareto(several, methods, folder / "overview") if len(parts) > 1 else benchmarks[0]["pareto"]
-    return {
-        "benchmarks": benchmarks,
-        "album": addresses,
-        "notices": notices(rows),
-        "overview": report_tables.overview_table(parts),
-        "headline": whole,
-        "timelines": charts.draw_timelines(_profiles(lines, results), methods, folder / "timelines"),
-        "reference": report_tables.reference_tables(results / "reference"),
-        "computed": None if computed is None else report_tables.computed_table(computed),
-        "computed_figure": None if computed is None else charts.draw_computed(computed, folder / "memory-sweeps"),
-        "bench": report_tables.bench_table(results / "bench.csv"),
-        "contributed": contributed_table(results / "contributed"),
-        "unverified": unverified(parts, rows),
-        "common": [(report_tables.plain(key), value) for key, value in common.items()],
-        "environments": report_tables.environments(rows),
-        "specs": list(specs.values()),
-        "paper": PAPER,
-        "runs": report_tables.command_table([row for line in lines for row in line.rows]),
-    }
-
-
-def _profiles(lines: Sequence[Line], results: Path) -> list[tuple[Line, dict[str, Any]]]:
-    """Lines with the record of their profile, if it succeeded."""
-    found = []
-    for line in (line for line in lines if line["profile_status"] == "ok"):
-        path = results / "profile" / line.benchmark / f"{line.method}.json"
-        record = read_result(path, PROFILE, {"benchmark": line.benchmark, "method": line.method}, True)
-        found += [] if record is None else [(line, record)]
-    return found
-
-
-def _titles(rows: Iterable[Row]) -> str:
-    return ", ".join(dict.fromkeys(get_benchmark(row["benchmark"]).title for row in rows))
-
-
-def notices(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """Warnings that must be read before any number, as (title, sentence)."""
-    done, found = [row for row in rows if row["status"] == "ok"], []
-    drawn = [row for row in done if invented(row)]
-    if drawn:
-        what = "The images behind this report" if drawn == done else f"Images of {_titles(drawn)}"
-        sentence = f"{what} are procedural scenes; the numbers say nothing about the real benchmarks."
-        found.append(("Synthetic scenes.", f"{sentence} {NOTE}" if drawn == done and _landscapes(drawn) else sentence))
-    random = [row for row in done if str(row.get("segmenter:weights")).startswith("random")]
-    if random:
-        who = ", ".join(dict.fromkeys(f"{row['method']} on {row['benchmark']}" for row in random))
-        who = "All networks" if random == done else f"Networks of {who}"
-        found.append(("Random weights.", f"{who} started training from random weights, not from ImageNet."))
-    counts = Counter(str(row["status"]) for row in rows if row["status"] != "ok")
-    if counts:
-        many = ", ".join(f"{count} {status}" for status, count in counts.items())
-        sentence = f"{counts.total()} of {len(rows)} declared runs have no current result ({many})."
-        found.append(("Incomplete.", sentence))
-    return found
-
-
-def _landscapes(rows: Sequence[Row]) -> bool:
-    """Whether any row is of synthetic landscapes, for which `NOTE` holds; the probe is made differently."""
-    return not all(get_benchmark(row["benchmark"]).discs for row in rows)
+    whole = charts.draw_pareto(several, methods, folder / "overview") if len(parts) > 1 else None
+    overview = [whole, said.up if whole else "", report_tables.overview_table(parts)] if len(parts) > 1 else []
+    measured = [(line, results / "profile" / line.benchmark / f"{line.method}.json", {"method": line.method})
+                for line in lines if line["profile_status"] == "ok"]  # fmt: skip
+    traces = [(line, read_result(path, PROFILE, identity, True) or {}) for line, path, identity in measured]
+    timelines = charts.draw_timelines(traces, methods, folder / "timelines")
+    memory: list[Block] = []
+    if computed is not None:
+        drawn = charts.draw_computed(computed, folder / "memory-sweeps")
+        memory = [said.computed, report_tables.computed_table(computed), drawn]
+    reference: list[Block] = [*report_tables.reference_tables(results / "reference")]
+    bench, handed = report_tables.bench_table(results / "bench.csv"), contributed_table(results / "contributed")
+    settings = ", ".join(f"{report_tables.plain(key)} {value}" for key, value in common.items())
+    citations = [(f"{part.spec.title}:", f"{part.spec.citation} Terms: {part.spec.terms}") for part in parts]
+    protocol: list[Block] = [
+        [(f"{row['term']}:", row["meaning"]) for row in read_table("definitions.csv")],
+        Section("What is not verified", [[("", sentence) for sentence in unverified(parts, rows)]]),
+        Section("Settings of all runs", [settings]),
+        Section("Environment", [report_tables.environments(rows)]),
+        Section("Licences and citations", [[*citations, ("SCPSeg:", PAPER)]]),
+    ]
+    commands = report_tables.command_table([row for line in lines for row in line.rows])
+    return [
+        Section("All benchmarks", overview, "overview-all"),
+        *map(section, parts),
+        Section("Sweeps", finished_sweeps(reports / "sweeps"), "sweeps", page=True),
+        Section("Memory over time", [timelines, said.timelines] if timelines else [], "time"),
+        Section("Memory at the paper's sizes", memory, "computed-all"),
+        Section("GPU reference measurements", reference or [Markup(said.no_gpu)], "reference-all"),
+        Section("Speed of the suite", [said.bench, bench] if bench else [], "speed"),
+        Section("Contributed results", [said.contributed, handed] if handed else [], "contributed-all"),
+        Section("Definitions", protocol, "protocol"),
+        Section("Runs and commands", [said.commands, commands], "runs-all", page=True),
+    ], addresses
 
 
 def unverified(parts: Sequence[Part], rows: Sequence[Row]) -> list[str]:
     """Limitations of this report, as sentences."""
     sources, done = {part.source for part in parts}, [row for row in rows if row["status"] == "ok"]
-    few = [part.spec.title for part in parts if max((line.mean_iou.n for line in part.lines), default=0) < 2]
-    partial = _titles(row for row in done if row["images"] != row["images_of"])
+    few = [part.spec.title for part in parts if part.n < 2]
+    partial = titles(row for row in done if row["images"] != row["images_of"])
     unpaired = [part.spec.title for part in parts if len(part.ranked) > 1 and not part.pairs]
     found = {
         "The memory on the axis is computed, not measured on a GPU.": "nvml" not in sources,
@@ -202,7 +178,7 @@ def unverified(parts: Sequence[Part], rows: Sequence[Row]) -> list[str]:
         f"One seed per method on {', '.join(few)}: differences there are not conclusions about methods.": few,
         f"Not all images of the split were scored on {partial}.": partial,
         f"No paired comparison on {', '.join(unpaired)}: matrices of the same single images are missing.": unpaired,
-        NOTE: any(part.real for part in parts) and _landscapes([row for row in done if invented(row)]),
+        NOTE: any(part.real for part in parts) and landscapes(done),
         "Published figures are as printed; they were not measured again here.": any(part.hollow for part in parts),
     }
     return [sentence for sentence, holds in found.items() if holds]
@@ -217,14 +193,4 @@ def missing(frame: pd.DataFrame) -> list[str]:
             counts = Counter(map(str, gone[f"{prefix}reason"]))
             why = "; ".join(f"{many} × {text}" for text, many in counts.items())
             found.append(f"{len(gone)} of {len(rows)} {what} without a result: {why}")
-    return found
-
-
-def metrics_file(lines: Sequence[Line]) -> dict[str, dict[str, dict[str, float | None]]]:
-    """Values that `dvc exp show` compares: mean IoU (share 0..1, mean over seeds), memory at real size in MiB."""
-    found: dict[str, dict[str, dict[str, float | None]]] = {}
-    for line in lines:
-        memory = line.memory.mib if line.memory else line["memory_mib"]
-        values = {"miou": line.score and round(line.score, 4), "memory_mib": memory and round(memory, 1)}
-        found.setdefault(line.benchmark, {})[line.method] = values
     return found

@@ -70,15 +70,15 @@ def collect(results: Path, suite: SuiteParams, available: bool, states: States |
     for benchmark in suite.benchmarks:
         for method in ("scpseg", *suite.baselines):
             names: dict[str, Any] = {"benchmark": benchmark, "method": method}
-            path = results / "profile" / benchmark / f"{method}.json"
-            state = states.get((benchmark, method, None))
+            path, state = results / "profile" / benchmark / f"{method}.json", states.get((benchmark, method, None))
             found = None if state else read_result(path, PROFILE, names, available)
-            profile = _profile_columns(found, state or ("missing", NO_PROFILE))
+            gone = dict(zip(("profile_status", "profile_reason"), state or ("missing", NO_PROFILE), strict=True))
+            profile = _profile_columns(found) if found else gone
             for seed in suite.seeds:
                 state = states.get((benchmark, method, seed))
-                found = None if state else read_run(results, benchmark, method, seed, available)
-                metrics = _metrics_columns(found, state or ("missing", NO_METRICS))
-                rows.append({"schema": SCHEMA, **names, "seed": seed, **profile, **metrics})
+                found = None if state else _run_columns(results, {**names, "seed": seed}, available)
+                gone = dict(zip(("status", "reason"), state or ("missing", NO_METRICS), strict=True))
+                rows.append({"schema": SCHEMA, **names, "seed": seed, **profile, **(found or gone)})
     classes = dict.fromkeys(cls.name for name in suite.benchmarks for cls in get_benchmark(name).classes)
     scores = [f"{kind}:{name}" for kind in ("iou", "f1") for name in classes]
     rest = sorted({key for row in rows for key in row} - {*FIRST, *scores, *LAST})
@@ -87,34 +87,36 @@ def collect(results: Path, suite: SuiteParams, available: bool, states: States |
     return pd.DataFrame([[row.get(name) for name in columns] for row in rows], columns=columns, dtype=object)
 
 
-def _metrics_columns(found: dict[str, Any] | None, state: State) -> dict[str, Any]:
-    if found is None:
-        return {"status": state[0], "reason": state[1]}
+def _run_columns(results: Path, identity: dict[str, Any], available: bool) -> dict[str, Any] | None:
+    """The scores of a run with its provenance; None if a file is missing and this is allowed."""
+    place = "/".join(map(str, identity.values()))
+    found = read_result(results / f"metrics/{place}/metrics.json", _METRICS, identity, available)
+    trained = read_result(results / f"provenance/{place}/training.json", _TRAINING, identity, available)
+    evaluated = read_result(results / f"provenance/{place}/evaluation.json", {"environment": dict}, identity, available)
+    if found is None or trained is None or evaluated is None:
+        return None
     training, scores = dict(found["training"]), found["metrics"]
-    row: dict[str, Any] = {"status": "ok", "reason": None, "revision": training.pop("revision", None)}
+    training |= {name: trained[name] for name in ("seconds", "devices", "batch_norm") if name in trained}
+    row: dict[str, Any] = {"status": "ok", "reason": None, "revision": trained["revision"]}
     row |= {name: found[name] for name in RUN_FIELDS}
     row |= {name: scores[name] for name in ("mean_iou", "mean_f1", "accuracy", "chance")}
     row |= {"absent": "; ".join(scores["absent"]), "warnings": SEPARATOR.join(found["warnings"])}
-    parts = {name: found[name] for name in ("model", "environment", "evaluation_environment", "inference")}
-    parts |= {"segmenter": _segmenter(found["segmenter"], found["model"]), "branch": found["branches"]}
-    parts["fold"] = {str(number): fold["mean_iou"] for number, fold in enumerate(found.get("folds", ()))}
-    parts |= {"iou": scores["iou"], "f1": scores["f1"], "trained": training.pop("branches"), "training": training}
-    return row | _flat(parts)
+    folds = {str(number): fold["mean_iou"] for number, fold in enumerate(found.get("folds", ()))}
+    parts = {"model": found["model"], "inference": found["inference"], "branch": found["branches"], "fold": folds}
+    parts |= {"environment": trained["environment"], "evaluation_environment": evaluated["environment"]}
+    parts |= {"segmenter": _segmenter(found["segmenter"], found["model"]), "iou": scores["iou"], "f1": scores["f1"]}
+    return row | _flat(parts | {"trained": training.pop("branches"), "training": training})
 
 
-def _profile_columns(found: dict[str, Any] | None, state: State) -> dict[str, Any]:
-    if found is None:
-        return {"profile_status": state[0], "profile_reason": state[1]}
+def _profile_columns(found: dict[str, Any]) -> dict[str, Any]:
     rest = {key: value for key, value in found.items() if key not in ("benchmark", "method", "timeline")}
     backend, channels, unavailable = rest.pop("backend"), rest.pop("memory"), rest.pop("unavailable")
     status, reason = rest.pop("status"), rest.pop("reason") or None
     row: dict[str, Any] = {"profile_status": status, "profile_reason": reason, "memory_backend": backend}
     if status == "ok":
         if backend not in HEADLINE:
-            raise UserError(
-                f"the profile of {found['method']} on {found['benchmark']} has backend {backend!r}, but "
-                f"{', '.join(HEADLINE)} are known; run `make profile`"
-            )
+            why = f"the profile of {found['method']} on {found['benchmark']} has backend {backend!r}"
+            raise UserError(f"{why}, but {', '.join(HEADLINE)} are known; run `make profile`")
         channel = HEADLINE[backend]
         if channels.get(channel) is None:
             row["profile_reason"] = f"{channel} is unavailable: {unavailable.get(channel)}"
@@ -135,25 +137,6 @@ def _segmenter(asked: dict[str, Any], model: dict[str, Any]) -> dict[str, Any]:
     if "encoder" not in model:
         return asked
     return {**asked, "name": "own", "encoder": model["encoder"], "output_stride": None}
-
-
-def read_run(results: Path, benchmark: str, method: str, seed: int, available: bool) -> dict[str, Any] | None:
-    """The scores of a run with its provenance; None if a file is missing and this is allowed.
-
-    Raises:
-        UserError: see `read_result`.
-    """
-    identity = {"benchmark": benchmark, "method": method, "seed": seed}
-    place = Path(benchmark) / method / str(seed)
-    origin = results / "provenance" / place
-    scores = read_result(results / "metrics" / place / "metrics.json", _METRICS, identity, available)
-    training = read_result(origin / "training.json", _TRAINING, identity, available)
-    evaluation = read_result(origin / "evaluation.json", {"environment": dict}, identity, available)
-    if scores is None or training is None or evaluation is None:
-        return None
-    measured = {name: training[name] for name in ("seconds", "revision", "devices", "batch_norm") if name in training}
-    environments = {"environment": training["environment"], "evaluation_environment": evaluation["environment"]}
-    return {**scores, "training": {**scores["training"], **measured}, **environments}
 
 
 def read_result(path: Path, shape: Shape, identity: dict[str, Any], available: bool) -> dict[str, Any] | None:

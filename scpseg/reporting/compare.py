@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from scpseg.benchmarks import BENCHMARKS
+from scpseg.reporting.pages import Section, markdown, texts
 from scpseg.reporting.published import title_of
 from scpseg.reporting.statistics import estimate, paired
 from scpseg.reporting.summary import scores
-from scpseg.reporting.tables import Cell, Column, Table, mebibytes, points, render, share, words
+from scpseg.reporting.tables import Column, Table, made
 
-Key = tuple[str, str]
-"""Benchmark and method."""
 CODE = "code: git revision of the training"
 
 
@@ -32,22 +32,17 @@ class Side:
         revisions = ", ".join(dict.fromkeys(row["revision"] for row in self.rows if row.get("revision")))
         return {CODE: revisions} | {key: str(value) for key, value in self.params.items()}
 
-    def of(self, key: Key) -> list[Mapping[str, Any]]:
-        """Rows of a benchmark and method."""
-        return [row for row in self.rows if (row["benchmark"], row["method"]) == key]
-
-    def score(self, key: Key) -> Cell:
-        """Mean over the seeds, and why runs have no score."""
-        gone = [f"{row['status']}: {row['reason']}" for row in self.of(key) if row.get("status") not in (None, "ok")]
-        return share(estimate(scores(self.of(key)).values()), dict.fromkeys(gone))
-
-    def profiled(self, key: Key) -> Cell:
-        """Memory of stage profile in MiB."""
-        return mebibytes(next((float(row["memory_mib"]) for row in self.of(key) if row.get("memory_mib")), None))
-
-    def memory(self, key: Key) -> Cell:
-        """Memory at real size in MiB."""
-        return mebibytes(self.summary.get(key[0], {}).get(key[1], {}).get("memory_mib"))
+    def values(self, benchmark: str, method: str, base: Side) -> dict[str, Any]:
+        """Score, why runs have none, its difference to `base`, memory at real size and of stage profile in MiB."""
+        rows, other = ([row for row in side.rows if (row["benchmark"], row["method"]) == (benchmark, method)]
+                       for side in (self, base))  # fmt: skip
+        gone = [f"{row['status']}: {row['reason']}" for row in rows if row.get("status") not in (None, "ok")]
+        return {
+            "score": (estimate(scores(rows).values()), dict.fromkeys(gone)),
+            "gain": None if self is base else paired(scores(rows), scores(other)),
+            "memory": self.summary.get(benchmark, {}).get(method, {}).get("memory_mib"),
+            "profiled": next((row["memory_mib"] for row in rows if row.get("memory_mib")), None),
+        }
 
 
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,34 +56,32 @@ def flat(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def page(sides: Sequence[Side]) -> str:
     """The comparison in Markdown; differences are to the first run."""
-    n = max((len(scores(side.of(key))) for side in sides for key in _keys(sides)), default=0)
-    names = [side.name for side in sides]
-    return render("compare.md.j2", names=names, changed=changed(sides), results=results(sides), one_seed=n < 2)
-
-
-def _keys(sides: Sequence[Side]) -> list[Key]:
-    return list(dict.fromkeys((row["benchmark"], row["method"]) for side in sides for row in side.rows))
+    different, found, names = changed(sides), results(sides), [side.name for side in sides]
+    several = any("±" in cell.text for row in found.rows for cell in row)
+    blocks = [different if different.rows else texts().same, found, texts().compared(names[0], several)]
+    return markdown(Section(" against ".join(names), blocks), Path())
 
 
 def changed(sides: Sequence[Side]) -> Table:
     """Parameters that differ, one per line."""
-    settings = {side.name: side.settings for side in sides}
+    settings: dict[str, Mapping[str, Any]] = {side.name: side.settings for side in sides}
     keys = dict.fromkeys(key for found in settings.values() for key in found)
-    differing = [key for key in keys if len({found.get(key) for found in settings.values()}) > 1]
-    columns = [words(name, [found.get(key) for key in differing]) for name, found in settings.items()]
-    return Table.of("changed", "Changed parameters", [words("parameter", differing), *columns])
+    rows = [{"parameter": key, **{f"of {name}": found.get(key) for name, found in settings.items()}} for key in keys]
+    differing = [row for row in rows if len({*[*row.values()][1:]}) > 1]
+    return made("changed", differing, [Column(name, "text", "", f"of {name}") for name in settings])
 
 
 def results(sides: Sequence[Side]) -> Table:
     """Scores and memory of all benchmarks and methods in any run."""
-    keys, first = _keys(sides), sides[0]
-    benchmarks = [BENCHMARKS[name].title if name in BENCHMARKS else name for name, _ in keys]
-    columns = [words("benchmark", benchmarks), words("method", [title_of(method) for _, method in keys])]
-    for side in sides:
-        columns.append(Column(f"{side.name}: mean IoU %", map(side.score, keys)))
-        if side is not first:
-            gains = [points(paired(scores(side.of(key)), scores(first.of(key)))) for key in keys]
-            columns.append(Column(f"{side.name} − {first.name}", gains, key=f"to-{side.name}"))
-    columns += [Column(f"{side.name}: MiB", map(side.memory, keys)) for side in sides]
-    columns += [Column(f"{side.name}: profiled MiB", map(side.profiled, keys)) for side in sides]
-    return Table.of("results", "Scores and memory", columns)
+    first, rows = sides[0], list[dict[str, Any]]()
+    for benchmark, method in dict.fromkeys((row["benchmark"], row["method"]) for side in sides for row in side.rows):
+        title = BENCHMARKS[benchmark].title if benchmark in BENCHMARKS else benchmark
+        rows.append({"benchmark": title, "method": title_of(method)})
+        for side in sides:
+            found = side.values(benchmark, method, first)
+            rows[-1] |= {f"{side.name} {key}": value for key, value in found.items()}
+    titles = [("score", "{}: mean IoU %", "share"), ("gain", "{} − {}", "points"), ("memory", "{}: MiB", "mib"),
+              ("profiled", "{}: profiled MiB", "mib")]  # fmt: skip
+    columns = [Column(title.format(side.name, first.name), kind, "", f"{side.name} {key}")
+               for key, title, kind in titles for side in sides]  # fmt: skip
+    return made("results", rows, columns)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from scpseg.benchmarks import BENCHMARKS
 from scpseg.errors import UserError
 from scpseg.files import write_text
 from scpseg.reporting.published import read_table
-from scpseg.reporting.tables import Column, Table, mebibytes, number, text, words
+from scpseg.reporting.tables import Table, made
 from scpseg.validation import nearest
 
 MAPS, REPORTED, MEASURED = "label maps handed in", "reported by its authors", "measured around a command"
@@ -44,7 +43,7 @@ def read_file(path: Path) -> list[Row]:
         UserError: the file does not have this format; the message names file, line and column.
     """
     try:
-        with io.StringIO(path.read_text(encoding="utf-8-sig")) as stream:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream, strict=True)
             found, header = list(reader), list(reader.fieldnames or ())
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -110,20 +109,7 @@ def contributed_table(folder: Path) -> Table | None:
     Raises:
         UserError: see `read_contributed`.
     """
-    rows = read_contributed(folder)
-    given = {name: [row[name] for row in rows] for name in COLUMNS}
-    shares = {name: [number(value, 2, scale=100) for value in given[name]] for name in SHARES}
-    columns = [
-        words("benchmark", [BENCHMARKS[name].title for name in given["benchmark"]]),
-        words("method", map(text, given["method"], given["note"])),
-        words("what was handed in", given["kind"]),
-        Column("mean IoU %", shares["mean_iou"]),
-        Column("mean F1 %", shares["mean_f1"]),
-        Column("accuracy %", shares["accuracy"]),
-        Column("memory MiB", [mebibytes(float(value) if value else None) for value in given["memory_mib"]]),
-        words("measured by", given["memory_kind"]),
-        Column("images", given["images"]),
-        words("split", [f"{row['split_list']} {row['split']}".strip() for row in rows]),
-        *(words(name, given[name]) for name in ("hardware", "code", "revision")),
-    ]
-    return Table.of("contributed", "Contributed results", columns) if rows else None
+    names = {name: spec.title for name, spec in BENCHMARKS.items()}
+    rows = [{**row, "benchmark": names[row["benchmark"]], "method": (row["method"], [row["note"]]),
+             "split": f"{row['split_list']} {row['split']}".strip()} for row in read_contributed(folder)]  # fmt: skip
+    return made("contributed", rows) if rows else None

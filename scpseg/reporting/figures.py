@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 import matplotlib.style
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
@@ -26,13 +26,11 @@ from matplotlib.transforms import Bbox
 from numpy.typing import ArrayLike
 
 from scpseg.files import replacing
-from scpseg.reporting.published import read_table
+from scpseg.reporting.published import read_table, title_of
 
 COLUMN = 3.45
 """Width of a column of a paper in inches."""
 DPI = 200
-OVERLAP = (0.035, 0.045)
-"""Marks of a Pareto plot nearer than these shares of the panel overlap."""
 FONT = 8.0
 INK, MUTED, FAINT, PAPER = "#1d2733", "#5c6875", "#dde2e8", "#ffffff"
 THEME = {INK: "var(--ink)", MUTED: "var(--muted)", FAINT: "var(--line)", PAPER: "var(--card)"}
@@ -71,6 +69,8 @@ FURTHER = tuple(Look(colour, marker) for marker in "P*" for colour in COLOURS)
 """Looks of methods that a user added."""
 STEPS = [1, 2, 2.5, 5, 10]
 """Steps between ticks, times a power of ten."""
+FEW = 12
+"""Lines with fewer points have marks."""
 OTHERS = tuple(Look(*pair) for pair in zip(("#7A8CA3", "#B87F00", "#4C78A8", "#A34A4A"), "ph<>", strict=True))
 """Looks of series that are not methods, such as segmenters."""
 
@@ -128,7 +128,9 @@ def inline(svg: str, name: str, about: str, tips: Mapping[str, str]) -> str:
     """Convert an SVG file to an element of the page: unique ids, the page's colours, a name for screen readers."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->|\s*<defs>\s*</defs>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg))
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg)
+    # 72 points are 9 rem at most, so that texts are equally large in all figures.
+    svg = re.sub(r'(<svg[^>]*?) width="([\d.]+)pt"', r'\1 style="max-width:calc(\2rem / 8)"', svg)
     for group, tip in tips.items():
         svg = svg.replace(f'<g id="{group}">', f"<g><title>{html.escape(tip)}</title>")
     used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', svg))
@@ -147,10 +149,10 @@ def arms(values: ArrayLike, halves: ArrayLike) -> np.ndarray[Any, Any]:
     return np.stack([np.minimum(half, score), np.minimum(half, 100 - score)])
 
 
-def room(low: float, high: float, least: float) -> tuple[float, float]:
-    """The interval, at least `least` wide, with a fifth added on each side, so that equal values look equal."""
-    middle, span = (low + high) / 2, max(high - low, least)
-    return middle - 0.7 * span, middle + 0.7 * span
+def score_limits(low: float, high: float, span: float) -> tuple[float, float]:
+    """Limits of an axis of scores in per cent of width `span` with a margin, above 100 % only as far as needed."""
+    top = min((low + high) / 2 + 0.6 * span, max(100.0, high + 0.1 * span))
+    return top - 1.2 * span, top
 
 
 def log_ticks(axis: Axis) -> None:
@@ -168,7 +170,8 @@ def memory_axis(axes: Axes, values: Sequence[float]) -> None:
         axes.set_xlim(low / 1.35, high * 1.5)
         log_ticks(axes.xaxis)
     else:
-        axes.set_xlim(*room(low, high, 0.25 * max(high, 1.0)))
+        middle, span = (low + high) / 2, max(high - low, 0.25 * max(high, 1.0))  # equal values look equal
+        axes.set_xlim(middle - 0.7 * span, middle + 0.7 * span)
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
 
 
@@ -199,20 +202,6 @@ def label_points(
             label.remove()
 
 
-def nest(axes: Axes, marks: Sequence[Line2D], bars: Sequence[LineCollection | None] = ()) -> None:
-    """Make overlapping marks and vertical bars visible without moving them: each is smaller than those below it."""
-    to_panel = axes.transScale + axes.transLimits  # 0..1, whatever the layout will be
-    at = [to_panel.transform(np.asarray(mark.get_xydata())[0]) for mark in marks]
-    near = [[bool((abs(one - other) < OVERLAP).all()) for other in at] for one in at]
-    for place, mark in enumerate(marks):
-        if sum(near[place]) > 1:
-            mark.set_markersize(max(9.0 - 3.0 * sum(near[place][:place]), 2.5))
-    for place, bar in enumerate(bars):
-        if bar is not None:
-            above = sum(abs(other[0] - at[place][0]) < OVERLAP[0] for other in at[place + 1 :])
-            bar.set_linewidth(min(0.8 + 1.2 * above, 4.4))
-
-
 def legend(figure: Figure, grid: Sequence[Axes], loc: Any, ncols: int) -> None:
     """One legend for all panels, each name once, rows of equal length; empty panels are hidden."""
     entries: dict[str, Any] = {}
@@ -221,18 +210,38 @@ def legend(figure: Figure, grid: Sequence[Axes], loc: Any, ncols: int) -> None:
         entries |= dict(zip(labels, handles, strict=True))
         if not axes.has_data():
             axes.set_axis_off()
+    if not entries:
+        return
     ncols = math.ceil(len(entries) / math.ceil(len(entries) / ncols))
     made = figure.legend(list(entries.values()), list(entries), loc=loc, ncols=ncols, handletextpad=0.4,
                          handlelength=1.2, columnspacing=1.2, labelspacing=0.45, borderaxespad=0.2)  # fmt: skip
     for handle in made.legend_handles:
-        if isinstance(handle, Line2D) and handle.get_markerfacecolor() != "none":  # nested marks are small
+        if isinstance(handle, Line2D) and handle.get_markerfacecolor() != "none":  # marks differ in size
             handle.set_markersize(6.5)
 
 
+def draw_lines(
+    axes: Axes, lines: pd.DataFrame, looks: Mapping[str, Look], notes: Mapping[str, str] | None = None
+) -> None:
+    """Draw a line for each combination of values in the columns other than x, y and half (of a score's interval).
+
+    One of the columns is method; `notes` are added to the methods' names. Lines of few points have marks.
+    """
+    for _, line in lines.groupby([*lines.columns.difference(["x", "y", "half"], sort=False)], sort=False, dropna=False):
+        method = str(line["method"].iloc[0])
+        look, few, bars = looks[method], len(line) < FEW, arms(line["y"], line["half"]) if "half" in line else None
+        axes.errorbar(line["x"], line["y"], yerr=bars, color=look.colour, marker=look.marker if few else "", ms=4.2,
+                      ls="--" if look.marker == "X" and not few else "-", lw=1, mec=PAPER, mew=0.4, elinewidth=0.8,
+                      capsize=1.8, label=title_of(method) + (notes or {}).get(method, ""), zorder=3)  # fmt: skip
+
+
 def draw_cells(
-    axes: Axes, shades: ArrayLike, texts: Sequence[Sequence[str]], names: Sequence[Sequence[str]], **more: Any
-) -> list[list[Text]]:
-    """A map of cells with a text each, and `names` across and down; `more` is for the shades. Returns the texts."""
+    axes: Axes, shades: ArrayLike, texts: Sequence[str], names: Sequence[Sequence[str]], **more: Any
+) -> list[Text]:
+    """A map of cells with a text each, row by row, and `names` across and down; `more` is for the shades.
+
+    Returns the texts.
+    """
     axes.imshow(shades, aspect="auto", interpolation="nearest", **more)
     axes.set_xticks(range(len(names[0])), names[0])
     axes.set_yticks(range(len(names[1])), names[1])
@@ -240,7 +249,7 @@ def draw_cells(
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
     where: Any = {"ha": "center", "va": "center", "fontsize": FONT - 0.5}
-    return [[axes.text(x, y, text, **where) for x, text in enumerate(line)] for y, line in enumerate(texts)]
+    return [axes.text(n % len(names[0]), n // len(names[0]), text, **where) for n, text in enumerate(texts)]
 
 
 def mark_synthetic(axes: Axes) -> None:

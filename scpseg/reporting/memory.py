@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -57,25 +57,18 @@ def read_peaks(results: Path) -> tuple[dict[Cell, Peak], dict[Cell, str]]:
         else:
             reasons[cell] = f"memory not computed: {record.get('reason') or record['status']}"
     peaks = {cell: replace(peak, training=steps.get(cell) or None) for cell, peak in peaks.items()}
-    measured = _measured(results / "reference", {_network(record) for record in records})
+    networks, measured = {_network(record) for record in records}, dict[Cell, float]()
+    for record in (record for _, found in read_references(results / "reference") for record in found):
+        real = record.get("height") == get_benchmark(record["benchmark"]).side
+        size, same = record["memory"].get("nvml_process"), not networks or _network(record) in networks
+        if record["workload"] == INFERENCE and record["status"] == "ok" and real and size and same:
+            measured.setdefault((record["benchmark"], record["method"]), size / MIB)
     for benchmark in {benchmark for benchmark, _ in measured}:
         cells = [cell for cell in {*peaks, *reasons} if cell[0] == benchmark]
         if all(cell in measured for cell in cells):
-            peaks |= {cell: replace(peaks.get(cell, measured[cell]), mib=measured[cell].mib, source="nvml", parts=())
+            peaks |= {cell: Peak(measured[cell], "nvml", (), steps.get(cell) or None)
                       for cell in cells or [cell for cell in measured if cell[0] == benchmark]}  # fmt: skip
     return peaks, {cell: reason for cell, reason in reasons.items() if cell not in peaks}
-
-
-def _measured(folder: Path, networks: Collection[tuple[str, ...]]) -> dict[Cell, Peak]:
-    """Process memory from NVML for inference at real sizes; only of `networks`, if there are any."""
-    found: dict[Cell, Peak] = {}
-    for record in (record for _, records in read_references(folder) for record in records):
-        real = record.get("height") == get_benchmark(record["benchmark"]).side
-        size = record["memory"].get("nvml_process")
-        same = not networks or _network(record) in networks
-        if record["workload"] == INFERENCE and record["status"] == "ok" and real and size and same:
-            found.setdefault((record["benchmark"], record["method"]), Peak(size / MIB, "nvml"))
-    return found
 
 
 def _network(record: Mapping[str, object]) -> tuple[str, ...]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from statistics import mode
 from typing import Any
 
 import numpy as np
@@ -64,10 +65,10 @@ def examples(line: Line, results: Path) -> list[Example]:
         found = read_matrices(results, row) if ids else None
         if found is not None:
             scores = pd.Series(mean_iou(found[1], get_benchmark(line.benchmark).scored), found[0]).reindex(ids).dropna()
-            order = [(str(name), f"{100 * score:.1f}") for name, score in scores.sort_values(kind="stable").items()]
-            places = {len(order) - 1: "best", (len(order) - 1) // 2: "median", 0: "worst"} if order else {}
-            ranked = ((order[place], places[place]) for place in sorted(places))
-            return [Example(name, rank, score, row["seed"], folder) for (name, score), rank in ranked]
+            scores, last = scores.rename(str).sort_values(kind="stable"), len(scores) - 1
+            places = {last: "best", last // 2: "median", 0: "worst"} if len(scores) else {}
+            return [Example(scores.index[place], places[place], f"{100 * scores.iloc[place]:.1f}", row["seed"], folder)
+                    for place in sorted(places)]  # fmt: skip
         if ids:
             return [Example(name, "", "", row["seed"], folder) for name in ids[:3]]
     return []
@@ -97,26 +98,20 @@ def album(
     chosen: Mapping[str, Chosen], specs: Mapping[str, Benchmark], budget: int
 ) -> tuple[dict[str, str], dict[str, list[dict[str, Any]]]]:
     """Pictures of all methods with at most `budget` bytes in total: data URL -> name; benchmark -> rows of names."""
+
+    def panels_of(one: Example, spec: Benchmark, side: int) -> Iterator[tuple[str, str]]:
+        for kind, title in TITLES.items():
+            pixels = pixels_of(one, kind, spec, side)
+            address = _address(pixels.tobytes(), (pixels.shape[1], pixels.shape[0]), kind == "image")
+            yield title, found.setdefault(address, f"p{len(found)}")
+
     for side in SIDES:
         found: dict[str, str] = {}
-        rows = {
-            name: [{"title": line.title, "examples": [(one, _panels(found, one, specs[name], side)) for one in some]}
-                   for line, some in methods if some]
-            for name, methods in chosen.items()
-        }  # fmt: skip
+        rows = {name: [{"title": line.title, "examples": [(one, [*panels_of(one, specs[name], side)]) for one in some]}
+                       for line, some in methods if some] for name, methods in chosen.items()}  # fmt: skip
         if sum(map(len, found)) <= budget:
             return found, rows
     return {}, {}
-
-
-def _panels(found: dict[str, str], one: Example, spec: Benchmark, side: int) -> list[tuple[str, str]]:
-    """(title, name of the picture) of the four panels."""
-    named = []
-    for kind, title in TITLES.items():
-        pixels = pixels_of(one, kind, spec, side)
-        address = _address(pixels.tobytes(), (pixels.shape[1], pixels.shape[0]), kind == "image")
-        named.append((title, found.setdefault(address, f"p{len(found)}")))
-    return named
 
 
 @lru_cache(256)  # all methods have the same images and ground truths
@@ -127,34 +122,26 @@ def _address(pixels: bytes, size: tuple[int, int], photo: bool) -> str:
     return f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
 
 
-def draw_examples(chosen: Chosen, spec: Benchmark, path: Path) -> tuple[Drawn, str] | None:
-    """A figure of one image with its ground truth and every method's labels, and its caption; None without pictures."""
+def draw_examples(chosen: Chosen, spec: Benchmark, path: Path) -> Drawn | None:
+    """A figure of one image with its ground truth and every method's labels; None without pictures."""
     having = [(line.title, found[0], pictured(found[0].folder)) for line, found in chosen if found]
     if not having:
         return None
-    images = [one.image for _, found in chosen for one in found]
-    every = [image for _, _, ids in having for image in ids]
-    # The image that most methods have; of several, the one that is an example of most.
-    image = max(dict.fromkeys(every), key=lambda one: (every.count(one), images.count(one)))
-    kept = [(title, replace(one, image=image) if image in ids else None) for title, one, ids in having]
-    have = next(one for _, one in kept if one is not None)
-    cells: list[tuple[str, Example | None, str]] = [("image", have, "image"), ("ground truth", have, "truth")]
-    cells += [(title, one, "prediction") for title, one in kept]
-    across = min(len(cells), 7)
-    down = math.ceil(len(cells) / across)
+    image = mode(image for _, _, ids in having for image in ids)  # that most methods have
+    have = next(one for _, one, ids in having if image in ids)
+    cells = [(f"image {image}", have, "image"), ("ground truth", have, "truth")]
+    cells += [(title, one, "prediction") if image in ids else (f"{title}: none", one, "") for title, one, ids in having]
+    across, down = min(len(cells), 7), math.ceil(len(cells) / 7)
     with style():
         figure, grid = panels(1.25 * across, 1.45 * down + 0.35, across, down)
         for axes in grid:
             axes.set_axis_off()
         for axes, (title, one, kind) in zip(grid, cells, strict=False):
             axes.set_title(title, loc="center", fontweight="normal", fontsize=FONT - 1, pad=2)
-            if one is None:
-                axes.text(0.5, 0.5, "no picture", ha="center", va="center", color=MUTED, transform=axes.transAxes)
-            else:
-                smooth = "antialiased" if kind == "image" else "nearest"
-                axes.imshow(pixels_of(one, kind, spec, 384), interpolation=smooth)
-        colours = [(cls.name, "#{:02x}{:02x}{:02x}".format(*cls.colour)) for cls in spec.classes]
-        patches = [Patch(facecolor=colour, edgecolor=MUTED, lw=0.4, label=name) for name, colour in colours]
+            if kind:
+                pixels = pixels_of(replace(one, image=image), kind, spec, 384)
+                axes.imshow(pixels, interpolation="antialiased" if kind == "image" else "nearest")
+        patches = [Patch(facecolor="#{:02x}{:02x}{:02x}".format(*cls.colour), edgecolor=MUTED, lw=0.4, label=cls.name)
+                   for cls in spec.classes]  # fmt: skip
         figure.legend(handles=patches, loc="outside lower center", ncols=across, handlelength=1, handleheight=1)
-        drawn = save(figure, path, f"{spec.title}: labels of one image by method", kinds=("png",))
-    return drawn, f"Image {image}, seed {have.seed}."
+        return save(figure, path, f"{spec.title}: labels of image {image} by method, seed {have.seed}", kinds=("png",))

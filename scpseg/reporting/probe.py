@@ -10,25 +10,24 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.patches import Circle, Rectangle
+from matplotlib.patches import Circle
 from numpy.typing import NDArray
 from PIL import Image
 
 from scpseg.errors import UserError
 from scpseg.reporting import figures
 from scpseg.reporting.figures import COLUMN, FONT, MUTED, Drawn, Look
-from scpseg.reporting.pictures import Pixels
+from scpseg.reporting.pages import Section, listed, texts
 from scpseg.reporting.published import title_of
 from scpseg.reporting.statistics import Estimate, estimate, paired
 from scpseg.reporting.summary import Line, records, scores
-from scpseg.reporting.tables import Column, Table, mebibytes, points, render, share, words
+from scpseg.reporting.tables import Column, Table, made, mebibytes
 
 PROBE, OURS, BASE = "probe", "scpseg", "patch"
 CHANCE = 0.5
@@ -98,34 +97,20 @@ class Curve:
         self.centred, self.grid = (accuracies(answers, "distance", look) for look in ("centred", "grid"))
         inside, visible = answers["distance"] < self.reach, answers["visible"] > 0
         self.allowed = (CHANCE + (1 - CHANCE) * visible.groupby(answers["distance"]).mean()).to_dict()
-        self.within, self.beyond = (
-            accuracy(part, "centred") if len(part) else estimate([]) for part in (answers[inside], answers[~inside])
-        )
+        self.within, self.beyond = (accuracy(part, "centred") if len(part) else estimate([])
+                                    for part in (answers[inside], answers[~inside]))  # fmt: skip
         self.all_grid, self.all_allowed = accuracy(answers, "grid"), CHANCE + (1 - CHANCE) * visible.mean()
         self.visible, self.missed = visible.mean(), answers["centred"].isna().mean()
         self.gain = paired(scores(line.rows), {} if line.method == BASE else base)
-        self.memory: float | None = line.memory.mib if line.memory else line["memory_mib"]
+        self.memory = line.peak
 
     @property
-    def verdict(self) -> dict[str, Any]:
-        """Where the method is above chance and where not, and how this compares with its reach."""
-        above = [key for key, value in self.centred.items() if value.mean - (value.half or 0.0) > CHANCE]
-        lost = [distance for distance in self.centred if distance not in above]
-        within = [distance for distance in self.centred if distance < self.reach]
-        if above == within:
-            word = "reach" if lost else "image" if math.isinf(self.reach) else "all"
-        else:
-            word = "less" if set(above) < set(within) else "other"
-        return {"seen": self._span(above), "lost": self._span(lost), "word": word}
-
-    def _span(self, some: Sequence[int]) -> dict[str, str] | None:
-        """Distances, with the lowest and highest accuracy at them."""
-        if not some:
-            return None
-        values = [self.centred[distance].mean for distance in some]
-        unbroken = len(some) > 2 and list(some) == [one for one in self.centred if some[0] <= one <= some[-1]]
-        where = f"{some[0]} to {some[-1]}" if unbroken else " and ".join(map(str, some))
-        return {"where": where, "low": f"{100 * min(values):.1f}", "high": f"{100 * max(values):.1f}"}
+    def word(self) -> str:
+        """How the distances above chance compare with the reach: a key of a list in texts.j2."""
+        above, within = seen(self.centred), [distance for distance in self.centred if distance < self.reach]
+        if above != within:
+            return "less" if set(above) < set(within) else "other"
+        return "reach" if len(within) < len(self.centred) else "image" if math.isinf(self.reach) else "all"
 
 
 class Sight:
@@ -147,10 +132,10 @@ class Sight:
         self.behind = None if method == OURS else difference(ours, mine, "centred_both")
 
 
-def probe_part(
+def probe_section(
     results: Path, frame: pd.DataFrame, lines: Sequence[Line], methods: Sequence[str], folder: Path
-) -> dict[str, Any] | None:
-    """Pictures, (title, sentence) pairs and tables for the templates; None if no run of the probe is finished."""
+) -> Section | None:
+    """Pictures, sentences and tables; None if no run of the probe is finished."""
     answers = read_answers(results, frame)
     if answers.empty:
         return None
@@ -159,12 +144,12 @@ def probe_part(
     halves = {curve.method: curve.reach for curve in found}
     counted = between(answers, min(halves.values()), halves.get(OURS, math.inf))
     seen = sights(counted, {curve.method: curve.memory for curve in found})
-    where = sorted(set(counted["distance"]))
-    return {
-        "figures": [draw_probe(found, large, results, methods, folder), *([draw_detail(seen, folder)] if seen else [])],
-        "sentences": [*sentences(found, large["image"].nunique()), *detail_sentences(seen, where)],
-        "tables": [distance_table(found), result_table(found), *([detail_table(seen)] if seen else [])],
-    }
+    where = " and ".join(map(str, sorted(set(counted["distance"]))))
+    said = [*sentences("probe", found, large["image"].nunique()), *sentences("detail", seen, where)]
+    blocks = [draw_probe(found, large, results, methods, folder), draw_detail(seen, folder) if seen else None, said]
+    detail = table("probe-detail", seen, kinds="kind, cue {} px %", textures="texture {} px %") if seen else None
+    more = [table("probe-distance", found, centred="{} px"), table("probe-results", found), detail]
+    return Section("How far each method sees", [*blocks, *more])
 
 
 def read_answers(results: Path, frame: pd.DataFrame) -> pd.DataFrame:
@@ -213,9 +198,8 @@ def difference(one: pd.DataFrame, other: pd.DataFrame, look: str) -> Accuracy | 
     common = sorted(set(one["seed"]) & set(other["seed"]))
     if not common:
         return None
-    counts = [_counts(part[part["seed"].isin(common)], look) for part in (one, other)]
-    gained, total = counts[0][0] - counts[1][0], counts[0][1]
-    return _estimate(gained, total)
+    (right, total), (others, _) = (_counts(part[part["seed"].isin(common)], look) for part in (one, other))
+    return _estimate(right - others, total)
 
 
 def _estimate(right: Counts, total: Counts, identity: bool = False) -> Accuracy:
@@ -279,73 +263,33 @@ def seen(values: Mapping[int, Accuracy]) -> list[int]:
     return [side for side, value in values.items() if not value.identity and value.low > CHANCE]
 
 
-def _rendered(template: str, **values: Any) -> list[tuple[str, str]]:
-    """(title, sentence) pairs of a template with a line, and a tab, for each."""
-    pairs = (line.partition("\t") for line in render(template, **values).splitlines() if line.strip())
-    return [(title.strip(), sentence.strip()) for title, _, sentence in pairs]
+def sentences(kind: str, found: Sequence[Curve] | Sequence[Sight], detail: object) -> list[tuple[str, str]]:
+    """(title, sentence) pairs of a macro in texts.j2: every sentence about a method follows from its numbers.
+
+    `detail`: for 'probe' the number of scenes; for 'detail' the distances of the discs that count, as text.
+    """
+    return listed(getattr(texts(), kind)(found, detail, verdict)) if found else []
 
 
-def sentences(found: Sequence[Curve], scenes: int) -> list[tuple[str, str]]:
-    """(title, sentence) pairs on distances: every sentence about a method follows from its numbers."""
-    memory = next((curve.memory for curve in found if curve.method == BASE), None)
-    return _rendered("probe.txt.j2", curves=found, scenes=scenes, base=title_of(BASE), base_memory=memory)
+def verdict(values: Mapping[int, Accuracy]) -> str:
+    """At which distances or sides a method is above chance and at which not, with the lowest and highest accuracy."""
+    above, keys, parts = seen(values), list(values), list[str]()
+    for name, some in (("above", above), ("at", [key for key in keys if key not in above])):
+        if some:
+            unbroken = len(some) > 2 and some == keys[keys.index(some[0]) :][: len(some)]
+            where = f"{some[0]} to {some[-1]}" if unbroken else " and ".join(map(str, some))
+            low, high = (f"{100 * pick(values[key].mean for key in some):.1f}" for pick in (min, max))
+            parts.append(f"{name} chance at {where} pixels ({low if low == high else f'{low} to {high}'} %)")
+    return "; ".join(parts)
 
 
-def detail_sentences(found: Sequence[Sight], where: Sequence[int]) -> list[tuple[str, str]]:
-    """(title, sentence) pairs on cues and textures; `where` are the distances of the discs that count."""
-    made = {"sights": found, "where": _listed(where), "verdict": _verdict}
-    return _rendered("probe-detail.txt.j2", **made) if found else []
-
-
-def _verdict(values: Mapping[int, Accuracy]) -> str:
-    """Which sides are above chance and which are not."""
-    above = seen(values)
-    lost = [side for side in values if side not in above]
-    parts = [f"of {_listed(above)} pixels"] if above else []
-    parts += [f"not of {_listed(lost)}" + ("" if above else " pixels")] if lost else []
-    return ", ".join(parts)
-
-
-def _listed(numbers: Sequence[int]) -> str:
-    *first, last = map(str, numbers)
-    return f"{', '.join(first)} and {last}" if first else last
-
-
-def distance_table(found: Sequence[Curve]) -> Table:
-    """Accuracy in centred windows by the cue's distance."""
-    columns = [words("method", [curve.title for curve in found])]
-    columns += [Column(f"{d} px", [share(curve.centred[d]) for curve in found]) for d in found[0].centred]
-    return Table.of("probe-distance", "Accuracy (%) in centred windows by the cue's distance in pixels", columns)
-
-
-def result_table(found: Sequence[Curve]) -> Table:
-    """Inputs, memory and accuracy of each method."""
-    columns = [
-        words("method", [curve.title for curve in found]),
-        words("looks at", [curve.looks for curve in found]),
-        Column("peak memory MiB", [mebibytes(curve.memory) for curve in found]),
-        Column("centred, cue within reach %", [share(curve.within) for curve in found]),
-        Column("centred, beyond %", [share(curve.beyond) for curve in found]),
-        Column("grid %", [share(curve.all_grid) for curve in found]),
-        Column("mIoU %", [share(curve.mean_iou) for curve in found]),
-        Column(f"mIoU minus {title_of(BASE)}, points", [points(curve.gain) for curve in found]),
-    ]
-    return Table.of("probe-results", "Reach, accuracy and memory", columns)
-
-
-def detail_table(found: Sequence[Sight]) -> Table:
-    """Accuracy by side of the cue, by side of the texture's parts, and of both; memory."""
-    kinds, textures = found[0].kinds, found[0].textures
-    behind = [points(sight.behind or estimate([])) for sight in found]
-    columns = [
-        words("method", [sight.title for sight in found]),
-        *(Column(f"kind, cue {side} px %", [share(sight.kinds[side]) for sight in found]) for side in kinds),
-        *(Column(f"texture {side} px %", [share(sight.textures[side]) for sight in found]) for side in textures),
-        Column("both %", [share(sight.both) for sight in found]),
-        Column(f"{title_of(OURS)} minus this, both, points", behind),
-        Column("peak memory MiB", [mebibytes(sight.memory) for sight in found]),
-    ]
-    return Table.of("probe-detail", "Kind by side of the cue, texture by side of its parts, both", columns)
+def table(kind: str, found: Sequence[Curve] | Sequence[Sight], **spread: str) -> Table:
+    """A table of tables.csv with a row per method; `spread`: attributes whose keys are columns, and titles of these."""
+    columns = [Column(title.format(key), "share", "", f"{name} {key}") for name, title in spread.items()
+               for key in getattr(found[0], name)]  # fmt: skip
+    rows = [vars(one) | {"method": one.title} | {f"{name} {key}": value for name in spread
+            for key, value in getattr(one, name).items()} for one in found]  # fmt: skip
+    return made(kind, rows, columns)
 
 
 def draw_probe(
@@ -355,91 +299,65 @@ def draw_probe(
 
     The scene is omitted if stage `evaluate` wrote no pictures.
     """
-    example, looks = _example(found, answers, results), figures.looks_of(methods)
+    looks, folders = figures.looks_of(methods), results / "metrics" / PROBE
+    paths = {folders / method / str(seed) / "pictures" / f"{image}.image.png": image for image, method, seed
+             in answers[["image", "method", "seed"]].drop_duplicates().itertuples(index=False, name=None)}  # fmt: skip
+    example = next((path for path in paths if path.is_file()), None)
     ratios = [0.8, 1.0, 1.0] if example else [1.0, 1.0]
     with figures.style():
         figure, grid = figures.panels(2.2 * COLUMN, HEIGHT, len(ratios), 1, width_ratios=ratios)
         if example:
-            _scene(grid[0], found, looks, *example)
-        centred, whole = grid[-2:]
-        _curves(centred, found, looks, "centred")
-        _ends(centred, found, looks)
-        centred.set(title="centred windows", ylabel="correctly classified discs (%)")
-        _curves(whole, found, looks, "grid")
-        for index, curve in enumerate(found):
-            xs, ys = np.array(list(curve.allowed)), np.array(list(curve.allowed.values()))
-            colour = looks[curve.method].colour
-            whole.plot(xs + _shift(index, found), 100 * ys, color=colour, lw=0.9, ls=DASHES, zorder=1)
-        (allowed,) = whole.plot([], [], color=MUTED, lw=0.9, ls=DASHES)
-        whole.legend([allowed], ["what geometry allows"], loc="lower left", handlelength=2.2, borderaxespad=0.2)
-        whole.set_title("grid windows")
-        whole.tick_params(labelleft=False)
-        figures.legend(figure, [centred], "outside upper right", 5)
+            _scene(grid[0], found, looks, example, answers[answers["image"] == paths[example]])
+        for axes, windows in zip(grid[-2:], ("centred", "grid"), strict=True):
+            _curves(axes, found, looks, windows)
+            axes.tick_params(labelleft=windows == "centred")
+        grid[-2].set_ylabel("correctly classified discs (%)")
+        for reach, curve in {curve.reach: curve for curve in reversed(found) if math.isfinite(curve.reach)}.items():
+            colour, name = looks[curve.method].colour, "L/2" if reach == curve.patch / 2 else "G/2"
+            grid[-2].axvline(reach, color=colour, lw=0.9, ls=(0, (1, 1.2)), zorder=0)
+            grid[-2].text(reach + 1, 44, f"{name} = {reach:g}", color=colour, fontsize=FONT - 1.5)
+        figures.legend(figure, grid[-2:], "outside upper right", 5)
         return figures.save(figure, folder / "probe-distance", "Accuracy against the distance of the cue, by method")
 
 
 def _curves(axes: Axes, found: Sequence[Curve], looks: Looks, windows: str) -> None:
-    """One line per method with intervals, and the line of chance."""
-    axes.axhline(100 * CHANCE, color=MUTED, lw=0.8, ls=":", zorder=0)
+    """One line per method with intervals, the line of chance, and with grid windows what geometry allows."""
+    axes.axhline(100 * CHANCE, color=MUTED, lw=0.8, ls=":", zorder=0, label="chance")
+    notes = {one.method: f", {mebibytes(one.memory).text} MiB" for one in found if one.memory is not None}
     for index, curve in enumerate(found):
         values: Mapping[int, Accuracy] = getattr(curve, windows)
-        xs = np.array(list(values)) + _shift(index, found)
-        percent, half = (100 * np.array([[one.mean, one.half or 0.0] for one in values.values()])).T
-        memory, look = "" if curve.memory is None else f", {mebibytes(curve.memory).text} MiB", looks[curve.method]
-        axes.errorbar(xs, percent, yerr=figures.arms(percent, half), color=look.colour, marker=look.marker, ms=4.2,
-                      mec="white", mew=0.4, lw=1.1, elinewidth=0.8, capsize=1.8, label=f"{curve.title}{memory}",
-                      zorder=4 - index / len(found))  # fmt: skip
+        xs = np.array(list(values)) + DODGE * (index - (len(found) - 1) / 2)
+        percent, half = 100 * np.array([[one.mean, one.half or 0.0] for one in values.values()]).T
+        line = pd.DataFrame({"method": curve.method, "x": xs, "y": percent, "half": half})
+        figures.draw_lines(axes, line, looks, notes)
+        if windows == "grid":
+            allowed = 100 * np.array(list(curve.allowed.values()))
+            axes.plot(xs, allowed, color=looks[curve.method].colour, lw=0.9, ls=DASHES, zorder=1)
+    if windows == "grid":
+        axes.plot([], [], color=MUTED, lw=0.9, ls=DASHES, label="what geometry allows")
     distances = list(found[0].centred)
     step = distances[1] - distances[0] if len(distances) > 1 else 16
-    axes.set(xticks=distances, xlim=(distances[0] - step * 0.75, distances[-1] + step * 0.75), ylim=(42, 106),
-             yticks=[50, 60, 70, 80, 90, 100], xlabel="distance of the cue (pixels)")  # fmt: skip
+    axes.set(xticks=distances, xlim=(distances[0] - step * 0.75, distances[-1] + step * 0.75), ylim=(42, 106))
+    axes.set(yticks=range(50, 101, 10), xlabel="distance of the cue (pixels)", title=f"{windows} windows")
 
 
-def _shift(index: int, found: Sequence[Curve]) -> float:
-    return DODGE * (index - (len(found) - 1) / 2)
-
-
-def _ends(axes: Axes, found: Sequence[Curve], looks: Looks) -> None:
-    """Mark the ends of the windows, and label chance."""
-    axes.text(axes.get_xlim()[0] + 1.5, 100 * CHANCE - 1.2, "chance", va="top", color=MUTED, fontsize=FONT - 1.5)
-    ends = {curve.reach: curve for curve in reversed(found) if math.isfinite(curve.reach)}
-    for reach, curve in ends.items():
-        colour, name = looks[curve.method].colour, "L/2" if reach == curve.patch / 2 else "G/2"
-        axes.axvline(reach, color=colour, lw=0.9, ls=(0, (1, 1.2)), zorder=0)
-        axes.annotate(f"{name} = {reach:g}", (reach, 44), xytext=(2.5, 0), textcoords="offset points", color=colour,
-                      fontsize=FONT - 1.5)  # fmt: skip
-
-
-def _example(found: Sequence[Curve], answers: pd.DataFrame, results: Path) -> tuple[Pixels, int, int] | None:
-    """A scene with a picture, and a disc in it whose cue is outside the smallest window only."""
-    reaches = sorted({curve.reach for curve in found})
-    for (name, method, seed), mine in answers.groupby(["image", "method", "seed"], sort=False):
-        path = results / "metrics" / PROBE / str(method) / str(seed) / "pictures" / f"{name}.image.png"
-        if path.is_file():
-            with Image.open(path) as picture:
-                pixels = np.asarray(picture.convert("RGB"))
-            between = mine[(mine["distance"] >= reaches[0]) & (mine["distance"] < reaches[-1])]
-            rows = (between if len(between) else mine)[["row", "column"]].to_numpy()
-            # The disc nearest to the centre of the picture, so that its windows are inside.
-            row, column = rows[np.abs(rows - len(pixels) / 2).max(axis=1).argmin()]
-            return pixels, int(row), int(column)
-    return None
-
-
-def _scene(axes: Axes, found: Sequence[Curve], looks: Looks, pixels: Pixels, row: int, column: int) -> None:
-    """A scene with a ring around the disc at `row`, `column`, and the reach of each method around it."""
+def _scene(axes: Axes, found: Sequence[Curve], looks: Looks, path: Path, answers: pd.DataFrame) -> None:
+    """A scene with a ring around the disc nearest to its centre, and the reach of each method around it."""
+    with Image.open(path) as picture:
+        pixels = np.asarray(picture.convert("RGB"))
     height, width = pixels.shape[:2]
+    places = answers[["row", "column"]].to_numpy()
+    row, column = places[np.abs(places - height / 2).max(axis=1).argmin()]
     axes.imshow(pixels, extent=(0, width, height, 0), interpolation="nearest")
     axes.add_patch(Circle((column, row), RING, fill=False, lw=1.3, edgecolor="white"))
     for curve in sorted(found, key=lambda one: one.reach):
         # Clipped here, so that the edge of a window stays visible where it leaves the scene.
         left, right = np.clip([column - curve.reach, column + curve.reach], 1.0, width - 1.0)
         top, bottom = np.clip([row - curve.reach, row + curve.reach], 1.0, height - 1.0)
-        colour = looks[curve.method].colour
-        axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, lw=1.5, edgecolor=colour))
-    axes.set_anchor("N")
+        xs, ys = [left, right, right, left, left], [top, top, bottom, bottom, top]
+        axes.plot(xs, ys, lw=1.5, color=looks[curve.method].colour)
+    axes.set(anchor="N", title="a scene")
     axes.set_axis_off()
-    axes.set_title("a scene")
 
 
 def draw_detail(found: Sequence[Sight], folder: Path) -> Drawn:
@@ -448,17 +366,17 @@ def draw_detail(found: Sequence[Sight], folder: Path) -> Drawn:
         down = math.ceil(len(found) / ACROSS)
         across = math.ceil(len(found) / down)
         figure, grid = figures.panels(2.2 * COLUMN, 1.75 * down + 0.25, across, down)
+        for axes in grid[len(found) :]:
+            axes.set_axis_off()
         for axes, sight in zip(grid, found, strict=False):
-            values = [[sight.classes[cue, detail].mean for cue in sight.kinds] for detail in sight.textures]
-            texts = [[f"{100 * value:.0f}" for value in line] for line in values]
+            values = np.array([[sight.classes[cue, side].mean for cue in sight.kinds] for side in sight.textures])
             names = list(map(str, sight.kinds)), list(map(str, sight.textures))
-            drawn = figures.draw_cells(axes, values, texts, names, cmap="cividis", vmin=CHANCE**2, vmax=1.0)
-            for text, value in zip(chain(*drawn), chain(*values), strict=True):
+            shown = [f"{100 * value:.0f}" for value in values.flat]
+            drawn = figures.draw_cells(axes, values, shown, names, cmap="cividis", vmin=CHANCE**2, vmax=1.0)
+            for text, value in zip(drawn, values.flat, strict=True):
                 text.set_color("white" if value < 0.65 else "black")
             memory = "" if sight.memory is None else f"\n{mebibytes(sight.memory).text} MiB"
             axes.set(xlabel="cue (pixels)", title=f"{sight.title}{memory}")
-        for axes in grid[len(found) :]:
-            axes.set_axis_off()
         for axes in grid[::across]:
             axes.set_ylabel("texture (pixels)")
         about = "Kind and texture right, by side of the cue and of the texture"

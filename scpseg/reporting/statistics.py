@@ -45,10 +45,10 @@ class Estimate:
 class Difference:
     """Mean IoU of one method minus that of another, shares -1..1.
 
-    `value` is the mean over the `seeds` that both have; with one seed, the standard `error` is over images only.
+    `mean` is over the `seeds` that both have; with one seed, the standard `error` is over images only.
     """
 
-    value: float
+    mean: float
     error: float
     freedom: float
     seeds: int
@@ -63,8 +63,8 @@ class Difference:
     def p(self) -> float:
         """Two-sided p value of no difference."""
         if self.error == 0:
-            return 1.0 if self.value == 0 else 0.0
-        return float(2 * stdtr(self.freedom, -abs(self.value) / self.error))
+            return 1.0 if self.mean == 0 else 0.0
+        return float(2 * stdtr(self.freedom, -abs(self.mean) / self.error))
 
     @property
     def detectable(self) -> float:
@@ -145,7 +145,7 @@ def differences(
         value, variance = statistics.fmean(each), sum(part for part, _ in parts)
         freedom = variance / sum(part / free for part, free in parts) if variance else math.inf
         result[first, second] = Difference(value, math.sqrt(variance), freedom, len(seeds), images)
-        result[second, first] = replace(result[first, second], value=-value)
+        result[second, first] = replace(result[first, second], mean=-value)
     return result
 
 
@@ -174,7 +174,7 @@ def ranks(
     pairs = [(one, other) for one in methods for other in methods if one != other]
     if not pairs or any(pair not in found or found[pair].seeds < 2 for pair in pairs):
         return {}
-    better = [pair for pair in pairs if found[pair].value > 0 and p_values[pair] < LEVEL]
+    better = [pair for pair in pairs if found[pair].mean > 0 and p_values[pair] < LEVEL]
     lost, won = Counter(worse for _, worse in better), Counter(winner for winner, _ in better)
     return {one: (1 + lost[one], len(methods) - won[one]) for one in methods}
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import zipfile
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +15,10 @@ import numpy as np
 import pandas as pd
 
 from scpseg.benchmarks import get_benchmark
+from scpseg.benchmarks.base import NOTE
 from scpseg.errors import UserError
 from scpseg.files import damaged
+from scpseg.reporting.collect import SEPARATOR
 from scpseg.reporting.memory import Peak, one_source
 from scpseg.reporting.published import elsewhere, published, title_of
 from scpseg.reporting.statistics import Counts, Estimate, corrected, differences, dominators, estimate, ranks
@@ -92,6 +93,11 @@ class Line:
         """Mean IoU, 0..1, mean over the seeds."""
         return self.mean_iou.mean
 
+    @property
+    def peak(self) -> float | None:
+        """Memory in MiB, at the real size if it is known, or else of stage profile."""
+        return self.memory.mib if self.memory else self["memory_mib"]
+
     def mean(self, *columns: str) -> float | None:
         """Mean over seeds of the first of these columns with numbers, None if none has any."""
         found = ([row[name] for row in self.rows if row.get(name) is not None] for name in columns)
@@ -133,15 +139,16 @@ def summarise(
     By (benchmark, method), `peaks` is the memory at the real size, `unknown` the reason why it is unknown, and
     `remarks` what was found about a score.
     """
-    rows, lines = records(frame), []
+    rows, found = records(frame), dict[tuple[str, str], list[Row]]()
     usual = {what: common(device(row, what) for row in rows) for what in ("environment", "profile_environment")}
-    for _, part in frame.groupby(["benchmark", "method"], sort=False):
-        mine = records(part)
-        cell = (mine[0]["benchmark"], mine[0]["method"])
-        found = [*_gaps(mine), *_settings(mine), *_hardware(mine, usual), *doubts(mine)]
-        found += [("memory", unknown[cell])] if unknown and cell in unknown else []
-        found += [("mean_iou", remarks[cell])] if remarks and cell in remarks else []
-        lines.append(Line(*cell, tuple(mine), (peaks or {}).get(cell), tuple(dict.fromkeys(found))))
+    for row in rows:
+        found.setdefault((row["benchmark"], row["method"]), []).append(row)
+    lines = []
+    for cell, mine in found.items():
+        told = {"memory": (unknown or {}).get(cell), "mean_iou": (remarks or {}).get(cell)}
+        flags = [*_gaps(mine), *_settings(mine, usual), *doubts(mine)]
+        flags += [(where, text) for where, text in told.items() if text]
+        lines.append(Line(*cell, tuple(mine), (peaks or {}).get(cell), tuple(dict.fromkeys(flags))))
     return lines
 
 
@@ -151,13 +158,13 @@ def read_remarks(path: Path) -> dict[tuple[str, str], str]:
     Raises:
         UserError: the file is not a table of benchmark, method, remark.
     """
-    if not path.is_file():
-        return {}
     try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            return {(row["benchmark"], row["method"]): row["remark"] for row in csv.DictReader(stream, strict=True)}
-    except (KeyError, ValueError, csv.Error):
+        found = pd.read_csv(path, dtype=str, keep_default_na=False)[["benchmark", "method", "remark"]]
+    except FileNotFoundError:
+        return {}
+    except (KeyError, ValueError):
         raise UserError(f"{path.as_posix()} must be CSV with the columns benchmark, method, remark") from None
+    return {(benchmark, method): remark for benchmark, method, remark in found.itertuples(index=False, name=None)}
 
 
 def device(row: Row, kind: str = "profile_environment") -> str | None:
@@ -176,12 +183,13 @@ def _gaps(rows: Sequence[Row]) -> Iterator[Flag]:
     """Runs and figures that are missing, with the reason and, unless all of several seeds are concerned, the seeds."""
     texts = defaultdict[str, list[str]](list)
     for row in rows:
-        if row["status"] != "ok":
-            texts[f"{row['status']}: {row['reason']}"].append(str(row["seed"]))
-        elif row["mean_iou"] is None:
-            texts["no scored class occurs in the images"].append(str(row["seed"]))
-        if row["absent"]:
-            text = f"in neither ground truth nor prediction, left out of the mean: {row['absent']}"
+        done, absent = row["status"] == "ok", row["absent"]
+        found = {
+            f"{row['status']}: {row['reason']}": not done,
+            "no scored class occurs in the images": done and row["mean_iou"] is None,
+            f"in neither ground truth nor prediction, left out of the mean: {absent}": absent,
+        }
+        for text in (text for text, holds in found.items() if holds):
             texts[text].append(str(row["seed"]))
     for text, seeds in texts.items():
         those = "" if len(seeds) == len(rows) > 1 else f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}: "
@@ -192,8 +200,8 @@ def _gaps(rows: Sequence[Row]) -> Iterator[Flag]:
         yield "seconds", f"memory and speed {what}: {reason}"
 
 
-def _settings(rows: Sequence[Row]) -> Iterator[Flag]:
-    """Seeds, or a run and its profile, with different settings."""
+def _settings(rows: Sequence[Row], usual: Mapping[str, str | None]) -> Iterator[Flag]:
+    """Seeds, or a run and its profile, with different settings; rows made on other hardware than most."""
     run, first = [row for row in rows if row["status"] == "ok"], rows[0]
     for key in (key for key in first if key in _DATA or is_setting(key)):
         values = list(dict.fromkeys(row[key] for row in run))
@@ -206,13 +214,9 @@ def _settings(rows: Sequence[Row]) -> Iterator[Flag]:
     recipe = run[0].get("model:recipe") if run else None
     if recipe not in (None, "suite"):
         yield "method", f"recipe {recipe}: not the common one, so it is not ranked"
-
-
-def _hardware(rows: Sequence[Row], usual: dict[str, str | None]) -> Iterator[Flag]:
-    """Rows made on other hardware than most."""
     if any(device(row, "environment") not in (None, usual["environment"]) for row in rows):
         yield "mean_iou", "trained on other hardware than most rows of this report"
-    if device(rows[0]) not in (None, usual["profile_environment"]):
+    if device(first) not in (None, usual["profile_environment"]):
         text = "speed and resident memory measured on other hardware, or with another number of threads, than most rows"
         yield "seconds", f"{text}; not comparable with them"
 
@@ -229,22 +233,22 @@ def doubts(rows: Sequence[Mapping[str, Any]]) -> Iterator[Flag]:
         return
     for key in run[0]:
         kind, _, name = key.partition(":")
-        pairs = [(row["mean_iou"], row[key]) for row in run if row.get(key) is not None]
-        if (kind == "branch" or key == "chance") and pairs:
-            whole, part = (fmean(values) for values in zip(*pairs, strict=True))
-            if kind == "chance" and whole <= part:
+        known = [row for row in run if row.get(key) is not None]
+        if known and (kind == "branch" or key == "chance"):
+            whole, part = (fmean(row[column] for row in known) for column in ("mean_iou", key))
+            if key == "chance" and whole <= part:
                 yield "mean_iou", f"scores {100 * whole:.1f} %; one class everywhere scores {100 * part:.1f} %"
             elif kind == "branch" and whole < part:
-                below, seeds = sum(own < other for own, other in pairs), "seed" if len(pairs) == 1 else "seeds"
+                below, seeds = sum(row["mean_iou"] < row[key] for row in known), "s" * (len(known) > 1)
                 text = f"scores {100 * whole:.1f} %, below its own {name} branch alone with {100 * part:.1f} %"
-                yield "mean_iou", f"{text} (in {below} of {len(pairs)} {seeds})"
+                yield "mean_iou", f"{text} (in {below} of {len(known)} seed{seeds})"
         elif kind == "trained" and name.endswith(":loss_end"):
-            branch = name.removesuffix(":loss_end")
-            losses = [(row["seed"], row.get(f"trained:{branch}:loss_start"), row.get(key)) for row in run]
-            rose = [(seed, start, end) for seed, start, end in losses if start is not None and end and end > start]
+            start = key.replace(":loss_end", ":loss_start")
+            rose = [row for row in known if row.get(start) is not None and row[key] > row[start]]
             if rose:
-                text = f"training loss of {branch} ended above its start ({rose[0][1]:.3g} to {rose[0][2]:.3g}"
-                yield "mean_iou", f"{text}; seed {', '.join(str(loss[0]) for loss in rose)})"
+                text = f"training loss of {name.removesuffix(':loss_end')} ended above its start"
+                seeds = ", ".join(str(row["seed"]) for row in rose)
+                yield "mean_iou", f"{text} ({rose[0][start]:.3g} to {rose[0][key]:.3g}; seed {seeds})"
     optimizer, rate = run[0].get("training:optimizer"), run[0].get("training:learning_rate")
     own = run[0].get("model:recipe") == "author"  # was not chosen by the suite
     if not own and optimizer is not None and isinstance(rate, (int, float)) and at_edge(optimizer, rate):
@@ -255,6 +259,38 @@ def doubts(rows: Sequence[Mapping[str, Any]]) -> Iterator[Flag]:
         mine = run[0].get(f"model:{key}")
         if mine not in (None, theirs):
             yield "published", f"the published figure is of {key} '{theirs}', this row of '{mine}'"
+
+
+def titles(rows: Iterable[Row]) -> str:
+    """Display names of the rows' benchmarks."""
+    return ", ".join(dict.fromkeys(get_benchmark(row["benchmark"]).title for row in rows))
+
+
+def landscapes(rows: Iterable[Row]) -> bool:
+    """Whether any row is of synthetic landscapes, for which `NOTE` holds; the probe is made differently."""
+    return any(invented(row) and not get_benchmark(row["benchmark"]).discs for row in rows)
+
+
+def notices(
+    rows: Sequence[Row], name: Callable[[Row], str] = lambda row: f"{row['method']} on {row['benchmark']}"
+) -> list[tuple[str, str]]:
+    """Warnings that must be read before any number, as (title, sentence); `name` is that of a row's network."""
+    done, found = [row for row in rows if row.get("status", "ok") == "ok"], []
+    drawn = [row for row in done if invented(row)]
+    if drawn:
+        what = "The images behind this report" if drawn == done else f"Images of {titles(drawn)}"
+        sentence = f"{what} are procedural scenes; the numbers say nothing about the real benchmarks."
+        found.append(("Synthetic scenes.", f"{sentence} {NOTE}" if drawn == done and landscapes(drawn) else sentence))
+    random = [row for row in done if str(row.get("segmenter:weights")).startswith("random")]
+    if random:
+        who = "All networks" if random == done else f"Networks of {', '.join(dict.fromkeys(map(name, random)))}"
+        found.append(("Random weights.", f"{who} started training from random weights, not from ImageNet."))
+    counts = Counter(str(row["status"]) for row in rows if row.get("status", "ok") != "ok")
+    if counts:
+        many = ", ".join(f"{count} {status}" for status, count in counts.items())
+        sentence = f"{counts.total()} of {len(rows)} declared runs have no current result ({many})."
+        found.append(("Incomplete.", sentence))
+    return found
 
 
 def curve(results: Path, row: Row) -> pd.DataFrame:
@@ -296,6 +332,8 @@ class Part:
         dominated: method -> display names of methods that are at least as good with at most its memory.
         published: published rows of this benchmark.
         hollow: those with score and memory, for figures, and only beside scores on the real test images.
+        notes, sizes, runs, folds, n: warnings, sizes of images, splits and numbers of images, folds, most seeds.
+        profiled: a row with the size of the profiled image; `detectable`: median over pairs, in points.
     """
 
     def __init__(self, lines: Sequence[Line], results: Path, reference: str) -> None:
@@ -309,7 +347,13 @@ class Part:
         scored = [line for line in lines if line.score is not None]
         self.ranked = [line for line in scored if line["model:recipe"] in (None, "suite")]
         self.at_edge = bool(self.ranked) and all(line.of("rate") for line in self.ranked)
-        self.pairs = differences(self._matrices(results), self.spec.scored)
+        matrices, ids = dict[str, dict[int, Counts]](), list[str]()
+        for line, row in ((one, row) for one in self.ranked for row in one.done):
+            read = read_matrices(results, row)
+            if read is not None and (not ids or ids == read[0]):  # the same images as the first
+                ids = read[0]
+                matrices.setdefault(line.method, {})[row["seed"]] = read[1]
+        self.pairs = differences(matrices, self.spec.scored)
         self.p_values = corrected(self.pairs)
         self.places = ranks([line.method for line in self.ranked if line.mean_iou.n > 1], self.pairs, self.p_values)
         known = {line.method: (line.memory.mib, line.score) for line in self.ranked if line.memory and line.score}
@@ -317,33 +361,13 @@ class Part:
         self.published = [row for row in (*published(), *elsewhere()) if row.benchmark == self.name]
         tested = {row["split"] for row in self.done} == {"test"} and not self.synthetic
         self.hollow = [row for row in self.published if tested and row.miou and row.memory]
-
-    def _matrices(self, results: Path) -> dict[str, dict[int, Counts]]:
-        """Confusion matrices by method and seed, of those with the same images as the first."""
-        found: dict[str, dict[int, Counts]] = {}
-        ids: list[str] | None = None
-        for line in self.ranked:
-            for row in line.done:
-                read = read_matrices(results, row)
-                if read is not None and (ids is None or ids == read[0]):
-                    ids = read[0]
-                    found.setdefault(line.method, {})[row["seed"]] = read[1]
-        return found
-
-    @cached_property
-    def facts(self) -> dict[str, object]:
-        """The images, sizes and powers behind the scores and the memory, for the templates."""
-        warnings = [text for row in self.done for text in str(row["warnings"] or "").split(" | ") if text]
+        warnings = [text for row in self.done for text in str(row["warnings"] or "").split(SEPARATOR) if text]
+        self.notes = list(dict.fromkeys([*warnings, *self.spec.notes]))
+        self.sizes = list(dict.fromkeys(str(row["image_sizes"]) for row in self.done))
         runs = dict.fromkeys(tuple(row[key] for key in _SCORED) for row in self.done)
+        self.runs = [dict(zip(_SCORED, run, strict=True)) for run in runs]
+        self.profiled = next((line.first for line in lines if line["height"] is not None), None)
         power = [pair.detectable for pair in list(self.pairs.values())[::2]]
+        self.detectable = 100 * median(power) if power else None
         folds = [sum(key.startswith("fold:") and row[key] is not None for key in row) for row in self.done]
-        return {
-            "sizes": list(dict.fromkeys(str(row["image_sizes"]) for row in self.done)),
-            "runs": [dict(zip(_SCORED, run, strict=True)) for run in runs],
-            "profiled": next((line.first for line in self.lines if line.first["height"] is not None), None),
-            "notes": list(dict.fromkeys([*warnings, *self.spec.notes])),
-            "detectable": 100 * median(power) if power else None,
-            "candidates": ", ".join(GRID) if self.at_edge else "",
-            "folds": max(folds, default=0),
-            "n": max((line.mean_iou.n for line in self.lines), default=0),
-        }
+        self.folds, self.n = max(folds, default=0), max((line.mean_iou.n for line in lines), default=0)

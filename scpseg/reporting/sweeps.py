@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,17 +18,20 @@ from matplotlib.ticker import MaxNLocator
 from scpseg.benchmarks import get_benchmark
 from scpseg.files import write_text
 from scpseg.reporting import figures, report_tables, summary, tables
-from scpseg.reporting.figures import COLUMN, FONT, MUTED, Drawn, Look, arms, draw_cells, inline, legend, panels
+from scpseg.reporting.figures import COLUMN, Drawn, Look, arms, draw_cells, inline, score_limits
+from scpseg.reporting.pages import Markup, Section, listed, markdown, texts
 from scpseg.reporting.published import PAPER, read_table, title_of
 from scpseg.reporting.statistics import Estimate, estimate, paired
-from scpseg.reporting.tables import Cell, Column, Table, mebibytes, number, points, share, text, words
+from scpseg.reporting.tables import Cell, Column, Table
 
 STATUS = {"failed": "failed", "invalid": "not valid", "missing": "not run yet"}
 LEAST_POINTS = 2.0
 """Minimum width of a score axis in per cent, so that random differences do not fill the panel."""
 ROW_HEIGHT, APART = 0.24, 0.26
-"""Height of a row of marks in inches; share of it between its first and its last mark, if they have error bars."""
+"""Height of a row of marks in inches; share of it between its first and its last mark."""
 OTHER = ("measured on other hardware, or with another number of threads, than most rows",)
+FIRST = ("series", "x", "method", "seed", "status", "reason", "settings", "notes", "experiment", "paper_miou")
+"""The first columns of runs.csv."""
 Key = tuple[str, str]
 """(series, x)."""
 Kind = Literal["steps", "pairs", "grid", "dots"]
@@ -39,9 +42,9 @@ Status = Literal["ok", "failed", "invalid", "missing"]
 class Sweep:
     """A set of experiments that are compared; `name` is that of its folder, `title` its question.
 
-    `figure`: 'steps' = lines over steps, 'pairs' = two marks per row, 'grid' = heat map, 'dots' = one mark per row;
-    `axes`: names of x and series; `source`: the paper's table or figure with the same points; `about`: a sentence on
-    the choice of the points.
+    `figure`: 'grid' = heat map, others a row per x with a mark per series: 'steps' = joined by lines, 'dots' = with a
+    line at the first mark, 'pairs' = neither; `axes`: names of x and series; `source`: the paper's table or figure with
+    the same points; `about`: a sentence on the choice of the points.
     """
 
     name: str
@@ -138,13 +141,11 @@ def published(sweep: str) -> dict[Key, str]:
 
 def csv_text(sweep: Sweep, rows: Sequence[Row]) -> str:
     """One line per row and seed: the point, then all columns of results/summary.csv."""
-    lines: list[dict[str, Any]] = []
+    lines, paper = list[dict[str, Any]](), published(sweep.name)
     for row in rows:
-        known: dict[str, Any] = dict.fromkeys(("series", "x", "method", "seed", "status", "reason"))
-        known |= {"settings": " ".join(row.settings), "notes": "; ".join(row.notes), "experiment": row.experiment}
-        known |= {"paper_miou": published(sweep.name).get(row.key, "")}
-        own = {name: getattr(row, name) for name in ("series", "x", "method", "status", "reason")}
-        lines += [known | run | own | {"notes": known["notes"]} for run in row.runs or ({},)]
+        own = {name: getattr(row, name) for name in ("series", "x", "method", "status", "reason", "experiment")}
+        own |= {"settings": " ".join(row.settings), "notes": "; ".join(row.notes), "paper_miou": paper.get(row.key, "")}
+        lines += [dict.fromkeys(FIRST) | own | run | own for run in row.runs or ({},)]
     return pd.DataFrame(lines, dtype=object).to_csv(index=False, lineterminator="\n")
 
 
@@ -161,203 +162,154 @@ def write_sweep(sweep: Sweep, rows: Sequence[Row], folder: Path) -> None:
 
 def sweep_page(sweep: Sweep, rows: Sequence[Row], drawn: Drawn | None) -> str:
     """The page in Markdown."""
-    runs, done = [run for row in rows for run in row.runs], [row for row in rows if row.runs]
-    random = [row for row in done if any(str(run["segmenter:weights"]).startswith("random") for run in row.runs)]
-    all_random = random and len(random) == len(done)
-    who = "All networks" if all_random else "; ".join(dict.fromkeys(str(row.network) for row in random))
-    scenes = "The images behind this report are procedural scenes; its numbers say nothing about the real benchmarks."
-    found = {
-        ("Synthetic scenes.", scenes): any(summary.invented(run) for run in runs),
-        ("Random weights.", f"{who} started training from random weights, not from ImageNet."): who,
-        ("Incomplete.", f"{len(rows) - len(done)} of {len(rows)} rows have no result."): len(done) < len(rows),
-    }
-    commands: dict[str, tuple[str, dict[str, None]]] = {}
+    runs, done, said = [run for row in rows for run in row.runs], [row for row in rows if row.runs], texts()
+    notices = summary.notices(runs, lambda run: f"{run['segmenter:name']}, {run['segmenter:encoder']}")
+    if len(done) < len(rows):
+        notices.append(("Incomplete.", f"{len(rows) - len(done)} of {len(rows)} rows have no result."))
+    commands = dict[str, tuple[str, list[str]]]()
     for row in (row for row in rows if row.command):
         point = row.x if row.series == title_of(row.method) else f"{row.series}, {row.x}"
-        commands.setdefault(row.experiment, (row.command, {}))[1][point] = None
-    return tables.render(
-        "sweep.md.j2",
-        sweep=sweep,
-        table=sweep_table(sweep, rows),
-        drawn=drawn,
-        run=runs[0] if runs else None,
-        title=get_benchmark(runs[0]["benchmark"]).title if runs else "",
-        seeds=sorted({run["seed"] for run in runs}, key=int),
-        several=max((row.miou.n for row in done), default=0) > 1,
-        notices=[notice for notice, holds in found.items() if holds],
-        commands=commands,
-        environments=report_tables.environments(runs),
-        paper=PAPER if published(sweep.name) else "",
-    )
+        commands.setdefault(row.experiment, (row.command, []))[1].append(point)
+    listing = "\n".join(f"# {'; '.join(dict.fromkeys(points))}: {experiment}\n{command}"
+                        for experiment, (command, points) in commands.items())  # fmt: skip
+    about = said.no_run
+    if runs:
+        title, seeds = get_benchmark(runs[0]["benchmark"]).title, sorted({run["seed"] for run in runs}, key=int)
+        about = said.sweep(sweep, title, runs[0], seeds)
+    several, paper = max((row.miou.n for row in done), default=0) > 1, PAPER if published(sweep.name) else ""
+    how = [said.commands_of_sweep, Markup(f"```\n{listing}\n```")] if commands else [said.no_command]
+    blocks = [
+        about,
+        sweep_table(sweep, rows),
+        listed(said.sweep_notes(sweep, runs[0], several, paper)) if runs else [],
+        drawn,
+        Markup("All recorded values of every run: [runs.csv](runs.csv)."),
+        Section("Commands", how),
+        Section("Environment", [report_tables.environments(runs) or said.nothing]),
+    ]
+    return markdown(Section(sweep.title, blocks), drawn.files[0].parent if drawn else Path(), notices)
 
 
 def sweep_table(sweep: Sweep, rows: Sequence[Row]) -> Table:
     """One line per row."""
     paper, elsewhere = published(sweep.name), measured_elsewhere(rows)
-    mean = next((run["mean_name"] for row in rows for run in row.runs), "mIoU")
 
-    def score(row: Row) -> Cell:
+    def values(row: Row) -> dict[str, Any]:
+        found, run, memory = difference(row, rows), (row.runs or ({},))[0], row.memory
         flags = [note.rstrip(".") for note in row.notes]
         flags += [f"{STATUS[row.status]}: {row.reason.rstrip('.')}"] if row.reason else []
-        return share(row.miou, flags) if row.status == "ok" else Cell(STATUS[row.status], flags=tuple(flags))
+        sizes = (str(run.get(f"model:{name}") or tables.DASH) for name in ("patch", "context", "squeezed"))
+        # Without the settings that are in the column of the network.
+        own = [one for one in row.settings if not one.startswith("segmenter.")]
+        return {
+            "x": row.x, "series": row.series, "network": row.network, "sizes": " / ".join(sizes) if run else None,
+            "settings": ", ".join(own), "score": (row.miou if row.status == "ok" else Cell(STATUS[row.status]), flags),
+            "difference": found or Cell("reference"), "seeds": row.miou.n or None, "paper": paper.get(row.key),
+            "memory": (memory, OTHER if row in elsewhere else ()), "meter": memory and run["memory_backend"],
+        }  # fmt: skip
 
-    def change(row: Row) -> Cell:
-        found = difference(row, rows)
-        return Cell("reference") if found is None else points(found)
-
-    def sizes(row: Row) -> str | None:
-        kinds = ("patch", "context", "squeezed")
-        return " / ".join(str(row.runs[0].get(f"model:{name}") or tables.DASH) for name in kinds) if row.runs else None
-
-    x, series = words(sweep.axes[0], [row.x for row in rows]), words(sweep.axes[1], [row.series for row in rows])
-    columns = [x, series] if sweep.figure in ("pairs", "dots") else [series, x]  # the slowest changing one is first
-    columns = columns if len({row.series for row in rows}) > 1 else [x]
-    # Without the settings that are in the column of the network.
-    own = {row.key: [one for one in row.settings if not one.startswith("segmenter.")] for row in rows}
-    if any(one.partition("=")[0] not in f"{row.x} {sweep.axes}" for row in rows for one in own[row.key]):
-        columns.append(words("settings", [", ".join(own[row.key]) for row in rows]))
-    memory = [mebibytes(row.memory, OTHER if row in elsewhere else ()) for row in rows]
-    columns += [
-        words("network", [row.network for row in rows]),
-        Column("patch / context / squeezed", map(sizes, rows)),
-        Column(f"{mean} %", map(score, rows)),
-        Column("difference", map(change, rows), "to the reference row, seed by seed, in points"),
-        Column("seeds", [row.miou.n or None for row in rows]),
-        Column("profiled MiB", memory, "of the profiled image, by the meter of the next column"),
-        words("meter", [row.runs[0]["memory_backend"] if row.memory is not None else None for row in rows]),
-        Column("paper: mIoU %", [number(paper.get(row.key)) for row in rows]),
-    ]
-    return Table.of(f"sweep-{sweep.name}", sweep.title, columns)
+    found = [values(row) for row in rows]
+    # The columns of the axes say all settings, unless one is part of no name.
+    if all(one.partition("=")[0] in f"{row['x']} {sweep.axes}" for row in found for one in row["settings"].split(", ")):
+        found = [row | {"settings": None} for row in found]
+    columns = [Column(name, "text", "", key) for name, key in zip(sweep.axes, ("x", "series"), strict=True)]
+    columns = columns if sweep.figure in ("pairs", "dots") else columns[::-1]  # the slowest changing one is first
+    columns = columns if len({row.series for row in rows}) > 1 else [one for one in columns if one.key == "x"]
+    mean = next((run["mean_name"] for row in rows for run in row.runs), "mIoU")
+    return tables.made("sweep", found, columns, sweep.name, question=sweep.title, mean=mean)
 
 
-def finished_sweeps(folder: Path) -> list[dict[str, Any]]:
-    """Title, table and figure of every sweep with files in `folder`, for the page of the report."""
+def finished_sweeps(folder: Path) -> list[Section]:
+    """Title, figure and table of every sweep with files in `folder`, for the page of the report."""
     found = []
     for path in sorted(folder.glob("*/table.csv")):
         with path.open(encoding="utf-8", newline="") as stream:
             header, *lines = list(csv.reader(stream)) or [[]]
         if not header or any(len(line) != len(header) for line in lines):
             continue  # written by another version; the sweep will write it again
-        name = path.parent.name
-        title = (path.parent / "README.md").read_text(encoding="utf-8").partition("\n# ")[2].partition("\n")[0]
-        columns = [Column(head, [text(None if line[n] == tables.DASH else tables.csv_plain(line[n])) for line in lines],
-                          left=n < 2, key=f"c{n}") for n, head in enumerate(header)]  # fmt: skip
-        svg = [inline(path.read_text(encoding="utf-8"), name, title, {}) for path in path.parent.glob("*.svg")]
-        table = Table.of(f"sweep-{name}", title, columns)
-        found.append({"title": title, "table": table, "figure": Drawn((), title, svg[0]) if svg else None})
+        title = re.search("^# (.*)", (path.parent / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+        name, caption = path.parent.name, title[1] if title else path.parent.name
+        columns = [Column(head, "text" if n < 2 else "", "", f"c{n}") for n, head in enumerate(header)]
+        rows = [[column.cell("" if field == tables.DASH else tables.csv_plain(field))
+                 for column, field in zip(columns, line, strict=True)] for line in lines]  # fmt: skip
+        svg = [inline(path.read_text(encoding="utf-8"), name, caption, {}) for path in path.parent.glob("*.svg")]
+        table = Table(f"sweep-{name}", caption, tuple(columns), tuple(map(tuple, rows))).filled
+        found.append(Section(caption, [Drawn((), caption, "".join(svg)), table]))
     return found
-
-
-def _marks(scores: Mapping[Key, tuple[float, float]]) -> pd.DataFrame:
-    """Columns series, x, score in per cent, and half of its interval, 0 for one seed."""
-    return pd.DataFrame([(*key, *one) for key, one in scores.items()], columns=["series", "x", "score", "half"])
 
 
 def draw_sweep(sweep: Sweep, rows: Sequence[Row], folder: Path) -> Drawn | None:
     """Write `sweep.name`.png, .svg and .pdf into `folder`; None if no result exists."""
-    known = {row.key: row.miou for row in rows}
-    found = {key: (100 * one.mean, 100 * (one.half or 0)) for key, one in known.items() if one.mean is not None}
+    found = {row.key: (100 * row.miou.mean, 100 * (row.miou.half or 0)) for row in rows if row.miou.mean is not None}
     if not found:
         return None
     paper = {key: (float(text), 0.0) for key, text in published(sweep.name).items()}
-    xs, series = list(dict.fromkeys(row.x for row in rows)), list(dict.fromkeys(row.series for row in rows))
-    first, looks = next(run for row in rows for run in row.runs), _looks(rows)
+    xs, looks = list(dict.fromkeys(row.x for row in rows)), _looks(rows)
+    first, grid_like = next(run for row in rows for run in row.runs), sweep.figure == "grid"
     shown = [("this suite" if paper else "", _marks(found))]
     shown += [(f"paper, {sweep.source}", _marks(paper))] if paper else []
-    span = max(LEAST_POINTS, *(high - low for low, high in (_ends(marks) for _, marks in shown)))
-    rowed = sweep.figure in ("dots", "pairs")
-    rows_high = 0.75 + ROW_HEIGHT * max(3, len(xs)) + 0.15 * (len(series) > 1)
-    high = {"grid": 0.75 + 0.32 * len(series), "steps": 2.45}.get(sweep.figure, rows_high)
+    span = max(LEAST_POINTS, *((marks["high"].max() - marks["low"].min()) for _, marks in shown))
+    high = 0.75 + 0.32 * len(looks) if grid_like else 0.9 + ROW_HEIGHT * max(3, len(xs))
     with figures.style():
-        figure, grid = panels(COLUMN * len(shown) * (1.25 if rowed and not paper else 1), high, len(shown))
+        figure, grid = figures.panels(COLUMN * len(shown) * (1 if paper or grid_like else 1.25), high, len(shown))
         for place, (axes, (title, marks)) in enumerate(zip(grid, shown, strict=True)):
-            if sweep.figure == "grid":
-                _heat_map(axes, marks, xs, series)
+            if grid_like:
+                _heat_map(axes, marks, xs, list(looks))
                 axes.set(xlabel=sweep.axes[0], ylabel="" if place else sweep.axes[1])
             else:
-                _series(axes, marks, xs, looks, sweep, span)
-                (axes.set_xlabel if rowed else axes.set_ylabel)(f"{first['mean_name']} (%)")
-                if rowed and place:  # the rows are those of the first panel
-                    axes.set_yticklabels([])
+                _rows(axes, marks, xs, looks, sweep.figure)
+                axes.set(xlim=score_limits(marks["low"].min(), marks["high"].max(), span))
+                axes.set_xlabel(f"{first['mean_name']} (%)")
+                axes.tick_params(labelleft=not place)  # the rows are those of the first panel
             axes.set_title(title)
-            if first["synthetic"] == "True" and place == 0:
-                figures.mark_synthetic(axes)
-        if sweep.figure != "grid" and len(series) > 1:
-            legend(figure, grid[:1], "outside lower center", 4)
+        if summary.invented(first):
+            figures.mark_synthetic(grid[0])
+        if not grid_like and len(looks) > 1:
+            figures.legend(figure, grid[:1], "outside lower center", 4)
         return figures.save(figure, folder / sweep.name, f"{sweep.title}: {first['mean_name']} of every point")
+
+
+def _marks(scores: Mapping[Key, tuple[float, float]]) -> pd.DataFrame:
+    """Columns series, x, score in per cent, half of its interval, 0 for one seed, and the ends of the interval."""
+    found = pd.DataFrame([(*key, *one) for key, one in scores.items()], columns=["series", "x", "score", "half"])
+    low, high = found["score"] - found["half"], found["score"] + found["half"]
+    return found.assign(low=low.clip(lower=0), high=high.clip(upper=100))
 
 
 def _looks(rows: Sequence[Row]) -> dict[str, Look]:
     """Look by series: a method's own, as in all figures; another set for segmenters and others."""
-    methods, found = figures.looks_of({row.method for row in rows}), dict[str, Look]()
-    others = list(dict.fromkeys(row.series for row in rows if row.series != title_of(row.method)))
-    for row in rows:
-        other = figures.OTHERS[others.index(row.series) % len(figures.OTHERS)] if row.series in others else None
-        found[row.series] = other or methods[row.method]
-    return found
+    methods, others = figures.looks_of({row.method for row in rows}), figures.OTHERS
+    more = list(dict.fromkeys(row.series for row in rows if row.series != title_of(row.method)))
+    return {row.series: others[more.index(row.series) % len(others)] if row.series in more else methods[row.method]
+            for row in rows}  # fmt: skip
 
 
-def _series(
-    axes: Axes, marks: pd.DataFrame, xs: list[str], looks: Mapping[str, Look], sweep: Sweep, span: float
-) -> None:
-    """Marks and error bars of every series: 'steps' with scores upwards and a line, others in rows."""
-    upright, series = sweep.figure == "steps", list(looks)
-    spread = sweep.figure == "pairs" or marks["half"].any()
-    apart = spread * APART / (1 + upright) * (len(series) > 1)
-    shift = {name: apart * (place / max(len(series) - 1, 1) - 0.5) for place, name in enumerate(series)}
-    shown = marks[marks["series"].isin(series) & marks["x"].isin(xs)]
-    shown = shown.assign(at=shown["x"].map(xs.index) + shown["series"].map(shift)).sort_values("at", kind="stable")
-    for place, x in enumerate(xs if sweep.figure == "pairs" else ()):
-        pair = shown[shown["x"] == x]
-        axes.plot(pair["score"], pair["at"], color="#BBBBBB", zorder=1)
-        if pair.empty:
-            axes.text(0.5, place, "no figure", color=MUTED, fontsize=FONT - 1, ha="center", va="center",
-                      transform=axes.get_yaxis_transform())  # fmt: skip
-    for name, look in looks.items():
-        mine = shown[shown["series"] == name]
-        level, half = mine["score"], mine["half"]
-        where = (mine["at"], level) if upright else (level, mine["at"])
-        if sweep.figure == "dots" and xs[0] in set(mine["x"]):  # the first row is what the others are compared with
-            axes.axvline(level.iloc[0], color=look.colour, lw=0.8, ls=(0, (4, 3)))
-        if half.any():
-            bars: dict[str, Any] = {"yerr" if upright else "xerr": arms(level, half)}
-            axes.errorbar(*where, **bars, fmt="none", ecolor=look.colour, elinewidth=0.8, capsize=2)
-        axes.plot(*where, label=name, color=look.colour, marker=look.marker, ms=5.5, mec=figures.PAPER, mew=0.5,
-                  lw=1.0, ls="-" if upright else "none", zorder=3)  # fmt: skip
-    across, along = (axes.xaxis, axes.yaxis) if upright else (axes.yaxis, axes.xaxis)
-    across.grid(visible=False)
-    across.set_ticks(range(len(xs)), xs)
-    along.set_major_locator(MaxNLocator(5, steps=figures.STEPS))
-    if upright:
-        axes.set(xlim=(-0.4, len(xs) - 0.6), ylim=_limits(marks, span), xlabel=sweep.axes[0])
-    else:
-        axes.set(ylim=(len(xs) - 0.4, -0.6), xlim=_limits(marks, span))
+def _rows(axes: Axes, marks: pd.DataFrame, xs: list[str], looks: Mapping[str, Look], kind: Kind) -> None:
+    """A row for each of `xs`, with a mark and an error bar for every series."""
+    for place, (name, look) in enumerate(looks.items()):
+        mine = marks[(marks["series"] == name) & marks["x"].isin(xs)]
+        at = mine["x"].map(xs.index) + (APART * (place / (len(looks) - 1) - 0.5) if len(looks) > 1 else 0)
+        if kind == "dots" and xs[0] in set(mine["x"]):  # the first row is what the others are compared with
+            axes.axvline(mine["score"].iloc[0], color=look.colour, lw=0.8, ls=(0, (4, 3)))
+        bars = np.where(mine["half"], arms(mine["score"], mine["half"]), np.nan)
+        axes.errorbar(mine["score"], at, xerr=bars, label=name, color=look.colour, marker=look.marker, ms=5.5, lw=1.0,
+                      mec=figures.PAPER, mew=0.5, ls="-" if kind == "steps" else "none", elinewidth=0.8, capsize=2,
+                      zorder=3)  # fmt: skip
+    axes.set_yticks(range(len(xs)), xs)
+    axes.set_ylim(len(xs) - 0.4, -0.6)
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=figures.STEPS))
 
 
 def _heat_map(axes: Axes, marks: pd.DataFrame, xs: Sequence[str], series: Sequence[str]) -> None:
     """One cell per point with its score; the best in bold, points without a result in grey."""
     cells = marks.set_index(["series", "x"]).reindex(pd.MultiIndex.from_product([series, xs]))
     values = cells["score"].to_numpy().reshape(len(series), len(xs))
-    low, high = float(np.nanmin(values)), float(np.nanmax(values))
-    span, middle = max(high - low, LEAST_POINTS), (low + high) / 2
+    high = float(np.nanmax(values))
+    span = max(high - float(np.nanmin(values)), LEAST_POINTS)
+    low = (high + float(np.nanmin(values)) - span) / 2
     # Only the light half of the colour map, so that black numbers are readable everywhere.
-    shade = 0.05 + 0.5 * (values - (middle - span / 2)) / span
-    empty = (0.95, 0.95, 0.95, 1.0)
-    shades = np.where(np.isnan(values)[..., None], empty, colormaps["YlGnBu"](np.nan_to_num(shade)))
-    scores = [f"{score:.1f}" + (f" ± {half:.1f}" if half else "") for score, half in cells.to_numpy()]
-    texts = np.where(np.isnan(values), tables.DASH, np.reshape(scores, values.shape))
-    for cell, score in zip(chain(*draw_cells(axes, shades, texts.tolist(), (xs, series))), values.flat, strict=True):
-        cell.set(color=MUTED if np.isnan(score) else "black", fontweight="bold" if score == high else "normal")
-
-
-def _ends(marks: pd.DataFrame) -> tuple[float, float]:
-    """The lowest and the highest drawn score, including intervals."""
-    low, high = (marks["score"] - marks["half"]).min(), (marks["score"] + marks["half"]).max()
-    return max(low, 0.0), min(high, 100.0)
-
-
-def _limits(marks: pd.DataFrame, span: float) -> tuple[float, float]:
-    """Limits of a score axis of width `span` with a margin, above 100 % only as far as needed."""
-    low, high = _ends(marks)
-    top = min((low + high) / 2 + 0.6 * span, max(100.0, high + 0.1 * span))
-    return top - 1.2 * span, top
+    shades = {"cmap": colormaps["YlGnBu"].with_extremes(bad="0.95"), "vmin": low - 0.1 * span, "vmax": low + 1.9 * span}
+    texts = [tables.DASH if np.isnan(score) else f"{score:.1f}" + (f" ± {half:.1f}" if half else "")
+             for score, half in zip(cells["score"], cells["half"], strict=True)]  # fmt: skip
+    for cell, score in zip(draw_cells(axes, values, texts, (xs, series), **shades), values.flat, strict=True):
+        cell.set(color=figures.MUTED if np.isnan(score) else "black", fontweight="bold" if score == high else "normal")

@@ -1,19 +1,19 @@
-"""Tables: cells with all number formats, and their text as HTML, Markdown, LaTeX or CSV."""
+"""Tables, whose columns tables.csv describes: cells with all number formats, and their text as Markdown, LaTeX, CSV."""
 
 from __future__ import annotations
 
 import re
 import string
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import compress
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from scpseg.reporting.statistics import Estimate
+from scpseg.reporting.published import read_table
+from scpseg.reporting.statistics import Difference, Estimate
 
 DASH = "–"
 LATEX = {
@@ -25,7 +25,6 @@ LATEX = {
 """Escapes for LaTeX; of other non-ASCII characters, letters of Western languages stay, the rest becomes '?'."""
 FORMULA = re.compile(r"^[=+\-@\t\r](?![\d.]+(\s|$))")
 """First characters of texts that a spreadsheet would evaluate."""
-EMPTY = (None, "")
 
 
 @dataclass(frozen=True)
@@ -39,24 +38,80 @@ class Cell:
     shade: float | None = None
 
 
+def text(value: Any) -> Cell:
+    """A cell of a plain value."""
+    return Cell(str(value), value if isinstance(value, (int, float)) else str(value))
+
+
+def number(digits: int, scale: float = 1.0) -> Callable[[float | str], Cell]:
+    """Cells of numbers times `scale`, with `digits` decimals."""
+
+    def cell(value: float | str) -> Cell:
+        scaled = scale * float(value)
+        return Cell(f"{scaled:.{digits}f}", scaled)
+
+    return cell
+
+
+def share(value: Estimate | Difference, sign: str = "") -> Cell:
+    """A share in per cent with its interval: '71.2 ± 0.5' for several seeds."""
+    if value.mean is None:
+        return Cell()
+    half = "" if value.half is None else f" ± {100 * value.half:.1f}"
+    return Cell(f"{100 * value.mean:{sign}.1f}{half}".replace("-", "−"), value.mean)
+
+
+def points(value: Estimate | Difference) -> Cell:
+    """A difference of shares in per cent, with its sign."""
+    return share(value, "+")
+
+
+def mebibytes(value: float | str) -> Cell:
+    """MiB, with one decimal if an integer would hide one per cent."""
+    return number(1 if float(value) < 100 else 0)(value)
+
+
+def seconds(value: float) -> Cell:
+    """Two significant digits: times range from milliseconds to minutes, and are not repeatable more precisely."""
+    rounded = float(f"{value:.1e}")
+    return Cell(f"{rounded:.0f}" if rounded >= 10 else f"{rounded:#.2g}", value)
+
+
+FORMATS: dict[str, Callable[[Any], Cell]] = {
+    "": text, "text": text, "0": number(0), "1": number(1), "%": number(2, 100.0), "M": number(2, 1e-6),
+    "3": lambda value: Cell(f"{float(value):{'.0f' if float(value) >= 100 else '.3g'}}", float(value)),
+    "p": lambda value: Cell("<0.001" if value < 0.001 else f"{value:.3f}", value),
+    "share": share, "shade": lambda value: replace(share(value), shade=value.mean), "points": points,
+    "mib": mebibytes, "s": seconds,
+}  # fmt: skip
+"""Formats in tables.csv: % = two decimals of a share in per cent, M = millions, 3 = three digits."""
+
+
 @dataclass(frozen=True)
 class Column:
-    """A column: title, its cells from top to bottom, explanation; `shown` = visible by default, `key` = name in links.
+    """A column: title, format, explanation; `key` = its values' name in the rows, and in links to the page.
 
-    A cell is a `Cell`, or anything that `text` makes one of.
+    `shown` = visible by default; texts are aligned left.
     """
 
     title: str
-    cells: Iterable[Any] = ()
+    format: str = ""
     about: str = ""
-    left: bool = False
-    shown: bool = True
     key: str = ""
+    shown: bool = True
 
-    def __post_init__(self) -> None:
-        """Make the key from the title unless it is set."""
-        made = re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
-        object.__setattr__(self, "key", self.key or made)
+    @property
+    def left(self) -> bool:
+        """Whether its cells are aligned left."""
+        return self.format == "text"
+
+    def cell(self, value: Any) -> Cell:
+        """The cell of a value, or of (value, remarks); None and '' become a dash, and a cell stays as it is."""
+        if isinstance(value, tuple):
+            return replace(self.cell(value[0]), flags=tuple(filter(None, value[1])))
+        if isinstance(value, Cell):
+            return value
+        return Cell() if value in (None, "") else FORMATS[self.format](value)
 
 
 @dataclass(frozen=True)
@@ -68,20 +123,14 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
 
-    @classmethod
-    def of(cls, name: str, caption: str, columns: Sequence[Column]) -> Table:
-        """A table of the columns that are not empty."""
-        cells = ([one if isinstance(one, Cell) else text(one) for one in column.cells] for column in columns)
-        return cls(name, caption, tuple(columns), tuple(zip(*cells, strict=True))).filled
-
     @cached_property
     def notes(self) -> tuple[str, ...]:
         """The flags of the cells in reading order."""
         return tuple(dict.fromkeys(flag for row in self.rows for cell in row for flag in cell.flags))
 
-    def marks(self, cell: Cell) -> list[str]:
-        """Letters of the cell's flags: a, b, ..., z, aa, ab, ..."""
-        return [letter(place) for place in sorted(map(self.notes.index, cell.flags))]
+    def marks(self, cell: Cell) -> str:
+        """Letters of the cell's flags, separated by commas: a, b, ..., z, aa, ab, ..."""
+        return ",".join(letter(place) for place in sorted(map(self.notes.index, cell.flags)))
 
     @property
     def visible(self) -> Table:
@@ -99,56 +148,29 @@ class Table:
         return replace(self, columns=tuple(compress(self.columns, keep)), rows=rows)
 
 
-def words(title: str, cells: Iterable[Any], about: str = "") -> Column:
-    """A text column, aligned left."""
-    return Column(title, cells, about, left=True)
+def made(
+    kind: str, rows: Iterable[Mapping[str, Any]], more: Sequence[Column] = (), part: object = "", **words: object
+) -> Table:
+    """The table `kind` of tables.csv, of the columns that are not empty; `rows` have values by the columns' keys.
+
+    `more` are columns in the place of '*', `part` is added to the name, `words` are filled into titles.
+    """
+    columns, caption = list[Column](), ""
+    for row in (row for row in read_table("tables.csv") if row["table"] == kind):
+        title, about = row["title"].format(**words), row["about"].format(**words)
+        if row["key"] == "*":
+            columns += more
+        elif row["key"]:
+            columns.append(Column(title, row["format"], about, row["key"], not row["hidden"]))
+        else:
+            caption = title
+    cells = tuple(tuple(column.cell(row.get(column.key)) for column in columns) for row in rows)
+    return Table(f"{kind}-{part}".strip("-"), caption, tuple(columns), cells).filled
 
 
 def letter(number: int) -> str:
     """0 -> a, 25 -> z, 26 -> aa."""
     return ("" if number < 26 else letter(number // 26 - 1)) + string.ascii_lowercase[number % 26]
-
-
-def text(value: Any, about: str | None = None) -> Cell:
-    """A cell of a plain value; None and '' become a dash."""
-    flags = (about,) if about else ()
-    if value in EMPTY:
-        return Cell(flags=flags)
-    return Cell(str(value), value if isinstance(value, (int, float)) else str(value), flags)
-
-
-def number(value: float | str | None, digits: int = 1, flags: Iterable[str] = (), scale: float = 1.0) -> Cell:
-    """A number times `scale`, with `digits` decimals; an empty text is none."""
-    if value in EMPTY:
-        return Cell(flags=tuple(flags))
-    scaled = scale * float(value)
-    return Cell(f"{scaled:.{digits}f}", scaled, tuple(flags))
-
-
-def share(value: Estimate, flags: Iterable[str] = (), best: bool = False, sign: str = "") -> Cell:
-    """A share in per cent with its interval: '71.2 ± 0.5' for several seeds."""
-    if value.mean is None:
-        return Cell(flags=tuple(flags))
-    half = "" if value.half is None else f" ± {100 * value.half:.1f}"
-    return Cell(f"{100 * value.mean:{sign}.1f}{half}".replace("-", "−"), value.mean, tuple(flags), best)
-
-
-def points(value: Estimate, flags: Iterable[str] = ()) -> Cell:
-    """A difference of shares in per cent, with its sign."""
-    return share(value, flags, sign="+")
-
-
-def mebibytes(value: float | None, flags: Iterable[str] = ()) -> Cell:
-    """MiB, with one decimal if an integer would hide one per cent."""
-    return number(value, 1 if value is not None and value < 100 else 0, flags)
-
-
-def seconds(value: float | None, flags: Iterable[str] = ()) -> Cell:
-    """Two significant digits: times range from milliseconds to minutes, and are not repeatable more precisely."""
-    if value is None:
-        return Cell(flags=tuple(flags))
-    rounded = float(f"{value:.1e}")
-    return Cell(f"{rounded:.0f}" if rounded >= 10 else f"{rounded:#.2g}", value, tuple(flags))
 
 
 def markdown_text(value: object) -> str:
@@ -185,28 +207,32 @@ def csv_text(table: Table) -> str:
     return shown.rename(columns=csv_field).map(csv_field).to_csv(index=False, lineterminator="\n")
 
 
-@cache
-def templates() -> Environment:
-    """The templates in this folder: HTML is escaped automatically, others by the filters `md` and `tex`."""
-    environment = Environment(
-        loader=PackageLoader("scpseg.reporting"),
-        autoescape=lambda name: name is not None and name.endswith((".html", ".html.j2")),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"md": markdown_text, "tex": latex_text}
-    environment.globals |= {"letter": letter, "share": share, "points": points, "mebibytes": mebibytes}
-    return environment
+def _lines(table: Table, escape: Callable[[object], str], bold: str, raised: str) -> list[list[str]]:
+    """Titles and cells as escaped texts; `bold` and `raised` have a place for the best cell and for the marks."""
+    rows = [[(bold if cell.best else "%s") % escape(cell.text) + (raised % table.marks(cell) if cell.flags else "")
+             for cell in row] for row in table.rows]  # fmt: skip
+    return [[escape(column.title) for column in table.columns], *rows]
 
 
-def render(template: str, **values: Any) -> str:
-    """Render a template; Markdown and LaTeX have at most one empty line in a row."""
-    made = templates().get_template(template).render(**values)
-    return made if template.startswith("index") else re.sub(r"\n{3,}", "\n\n", made).strip("\n") + "\n"
+def markdown(table: Table) -> str:
+    """The visible columns and the notes in Markdown."""
+    table = table.visible
+    head, *rows = _lines(table, markdown_text, "**%s**", " <sup>%s</sup>")
+    lines = [head, [":--" if column.left else "--:" for column in table.columns], *rows]
+    notes = "".join(f"- {letter(n)}: {markdown_text(note)}\n" for n, note in enumerate(table.notes))
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + (f"\n{notes}" if notes else "")
 
 
 def latex(table: Table) -> str:
-    """The table as a LaTeX `table` with booktabs rules."""
-    return render("table.tex.j2", table=table.visible)
+    """The visible columns and the notes as a LaTeX `table` with booktabs rules."""
+    table = table.visible
+    head, *rows = (" & ".join(line) + r" \\" for line in _lines(table, latex_text, r"\textbf{%s}", r"$^{\mathrm{%s}}$"))
+    left = "".join("l" if column.left else "r" for column in table.columns)
+    notes = (
+        f"\n{{\\footnotesize $^{{\\mathrm{{{letter(n)}}}}}$ {latex_text(note)}}}" for n, note in enumerate(table.notes)
+    )
+    lines = [r"% needs \usepackage{booktabs}", r"\begin{table}", r"\centering"]
+    lines += [rf"\caption{{{latex_text(table.caption)}}}", rf"\begin{{tabular}}{{{left}}}"]
+    lines += [r"\toprule", head, r"\midrule"]
+    lines += [*rows, r"\bottomrule", r"\end{tabular}", *notes, r"\end{table}"]
+    return "\n".join(lines) + "\n"

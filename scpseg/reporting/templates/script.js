@@ -4,10 +4,8 @@
   const state = new URLSearchParams(location.hash.includes("=") ? location.hash.slice(1) : "");
   const texts = row => [...row.cells].filter(cell => !cell.hidden).map(cell => cell.firstChild ? plain(cell) : "");
   const plain = cell => [...cell.childNodes].filter(node => node.nodeName !== "SUP").map(node => node.textContent).join("").trim();
-  const TEX = { "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "±": "$\\pm$", "–": "--",
-    "−": "$-$", "×": "$\\times$", "<": "$<$", ">": "$>$", "|": "$|$", "\"": "''", "[": "{[}", "]": "{]}", "*": "{*}", "→": "$\\to$" };
-  const tex = text => text.replace(/[^\x20-\x7e\u00c0-\u017f]|[\\&%$#_{}~^<>|"[\]*]/g,
-    sign => TEX[sign] ?? (sign.charCodeAt(0) < 128 ? "\\" + sign : "?"));
+  const TEX = {{ latex | tojson }};
+  const tex = text => [...text].map(sign => TEX[sign] ?? (/[ -~À-ſ]/.test(sign) ? sign : "?")).join("");
   const md = text => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;").replace(/[\\`*_[\]|~]/g, "\\$&");
   const csv = text => {
     const safe = /^[=+\-@\t\r](?![\d.]+(\s|$))/.test(text) ? "'" + text : text;
@@ -45,11 +43,11 @@
   function dress(box) {
     const name = box.id, table = box.querySelector("table"), body = table.tBodies[0], heads = [...table.tHead.rows[0].cells];
     const first = [...body.rows], title = table.caption.textContent;
-    const off = new Set(state.has(`${name}.off`) ? state.get(`${name}.off`).split("~") : heads.filter(h => "off" in h.dataset).map(h => h.dataset.key));
-    const plainOff = heads.filter(h => "off" in h.dataset).map(h => h.dataset.key).join("~");
+    const toggled = new Set((state.get(`${name}.columns`) ?? "").split("~").filter(Boolean));  // away from the default
+    const hidden = head => ("off" in head.dataset) !== toggled.has(head.dataset.key);
 
     function columns() {
-      heads.forEach((head, n) => [head, ...first.map(row => row.cells[n])].forEach(cell => { cell.hidden = off.has(head.dataset.key); }));
+      heads.forEach((head, n) => [head, ...first.map(row => row.cells[n])].forEach(cell => { cell.hidden = hidden(head); }));
     }
     function sort(key) {
       const down = key.startsWith("-"), n = heads.findIndex(head => head.dataset.key === key.replace(/^-/, ""));
@@ -82,21 +80,20 @@
     const picker = document.createElement("details"), set = document.createElement("fieldset");
     picker.append(Object.assign(document.createElement("summary"), { textContent: "columns" }), set);
     heads.slice(1).forEach(head => {
-      const label = document.createElement("label"), box = Object.assign(document.createElement("input"), { type: "checkbox", checked: !off.has(head.dataset.key) });
+      const label = document.createElement("label"), box = Object.assign(document.createElement("input"), { type: "checkbox", checked: !hidden(head) });
       box.addEventListener("change", () => {
-        if (box.checked) off.delete(head.dataset.key); else off.add(head.dataset.key);
-        const now = heads.map(h => h.dataset.key).filter(key => off.has(key)).join("~");
-        keep(name, "off", now === plainOff ? "" : now || "none"); columns();
+        if (!toggled.delete(head.dataset.key)) toggled.add(head.dataset.key);
+        keep(name, "columns", [...toggled].join("~")); columns();
       });
       label.append(box, " ", head.textContent); set.append(label);
     });
     const tools = document.createElement("div");
     tools.className = "tools";
-    tools.append(...(first.length > 3 ? [search] : []), picker, ...Object.entries(formats).map(([kind, format]) => button(kind, event => {
+    const label = Object.assign(document.createElement("span"), { className: "small", textContent: "copy as" });
+    tools.append(...(first.length > 3 ? [search] : []), picker, label, ...Object.entries(formats).map(([kind, format]) => button(kind, event => {
       const shown = [table.tHead.rows[0], ...body.rows].filter(row => !row.hidden).map(texts);
       copy(format(shown, heads.filter(head => !head.hidden).map(head => head.classList.contains("l"))), event.currentTarget);
     }, `Copy ${title} as ${kind}`)));
-    tools.insertBefore(Object.assign(document.createElement("span"), { className: "small", textContent: "copy as" }), tools.children[tools.children.length - 3]);
     box.prepend(tools);
     columns(); sort(state.get(`${name}.sort`) ?? ""); filter(search.value);
   }

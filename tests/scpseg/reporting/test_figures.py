@@ -3,9 +3,9 @@ from __future__ import annotations
 import re
 
 import numpy as np
-import pytest
 from matplotlib.figure import Figure
 
+from scpseg.reporting.charts import Mark, _marks
 from scpseg.reporting.figures import (
     DPI,
     FURTHER,
@@ -15,8 +15,7 @@ from scpseg.reporting.figures import (
     label_points,
     looks_of,
     memory_axis,
-    nest,
-    room,
+    score_limits,
     style,
 )
 
@@ -28,21 +27,23 @@ def test_equal_memory_looks_equal_and_far_apart_becomes_logarithmic() -> None:
     assert 1.0 / (high - low) < 0.03
     memory_axis(axes, [200.0, 9000.0])
     assert axes.get_xscale() == "log"
-    assert room(70, 70.5, 4.0)[1] - room(70, 70.5, 4.0)[0] > 4
+    low, high = score_limits(70.0, 70.5, 4.0)
+    assert low < 70 and high > 70.5 and high - low > 4
 
 
 def test_marks_that_overlap_are_nested_and_stay_where_they_are() -> None:
     axes = Figure().add_subplot()
-    axes.set_xlim(0, 100)
-    axes.set_ylim(0, 100)
-    marks = [axes.plot([x], [y], "o", ms=6.5)[0] for x, y in ((20, 20), (80, 80), (21, 21), (80, 90), (20, 21))]
-    nest(axes, marks)
-    first, alone, second, above, third = (mark.get_markersize() for mark in marks)
-    assert first > second > third and alone == above == 6.5
-    assert [float(mark.get_xdata()[0]) for mark in marks] == [20, 80, 21, 80, 20]
-    bars = [axes.errorbar([x], [50], yerr=[5], fmt="none", elinewidth=0.8)[2][0] for x in (20, 80, 21, 80, 20)]
-    nest(axes, marks, [*bars[:4], None])
-    assert [bar.get_linewidth() for bar in bars] == pytest.approx([3.2, 2.0, 2.0, 0.8, 0.8])
+    looks = [METHODS[name] for name in ("scpseg", "patch", "glnet")]
+    tips = _marks(axes, [Mark(20.0, 50.0, look.marker, look, 5.0) for look in looks], "p")
+    marks = [line for line in axes.lines if line.get_gid() in tips]
+    assert [mark.get_gid() for mark in sorted(marks, key=lambda mark: mark.get_zorder())] == ["p0", "p1", "p2"]
+    sizes = [mark.get_markersize() for mark in marks]
+    widths = [bar.get_linewidth()[0] for bar in axes.collections]
+    assert len(marks) == len(widths) == 3
+    for found in (sizes, widths):
+        assert found[0] > found[1] > found[2] > 0.5
+    assert all((mark.get_xdata()[0], mark.get_ydata()[0]) == (20.0, 50.0) for mark in marks)
+    assert all(bar.get_zorder() < min(mark.get_zorder() for mark in marks) for bar in axes.collections)
 
 
 def test_no_interval_is_drawn_beyond_what_a_share_can_be() -> None:

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from scpseg.reporting import probe
-from scpseg.reporting.probe import Sight, between, detail_sentences, detail_table, draw_detail, seen, sights
+from scpseg.reporting.probe import Sight, between, draw_detail, seen, sentences, sights, table
+from scpseg.reporting.tables import Table
 
 CUES, DETAILS, WHERE = (16, 8, 4), (4, 2, 1), (40, 56)
 MEMORY = {"scpseg": 8.5, "patch": 8.0, "resize": None}
@@ -43,6 +44,11 @@ def invented(
                         }
                     )
     return rows
+
+
+def detail_table(found: list[Sight]) -> Table:
+    """As on the page."""
+    return table("probe-detail", found, kinds="kind, cue {} px %", textures="texture {} px %")
 
 
 @pytest.fixture
@@ -85,17 +91,18 @@ def test_what_is_blind_to_both_is_right_in_a_quarter() -> None:
     (sight,) = sights(between(answers, 32, 64), {"scpseg": 1.0})
     assert (sight.both.mean, sight.both.identity) == (0.25, True)
     assert seen(sight.kinds) == [] and seen(sight.textures) == []
-    text = dict(detail_sentences([sight], WHERE))["SCPSeg"]
+    text = dict(sentences("detail", [sight], "40 and 56"))["SCPSeg"]
     assert "at or below chance in both at once (25.0 %)" in text
-    assert "not of 16, 8 and 4 pixels" in text and "not of 4, 2 and 1 pixels" in text
+    assert "Cues: at chance at 16 to 4 pixels (50.0 %). Textures: at chance at 4 to 1 pixels (50.0 %)." in text
 
 
 def test_sentences_follow_from_the_numbers(found: list[Sight]) -> None:
-    texts = dict(detail_sentences(found, WHERE))
+    texts = dict(sentences("detail", found, "40 and 56"))
     assert "at 40 and 56 pixels" in texts["Detail and reach."]
-    assert "cues of 16 and 8 pixels, not of 4; textures of 4, 2 and 1 pixels." in texts["SCPSeg"]
-    assert "cues not of 16, 8 and 4 pixels; textures of 4, 2 and 1 pixels." in texts["Patch"]
-    assert "cues of 16, 8 and 4 pixels; textures of 4 and 2 pixels, not of 1." in texts["Resize"]
+    seen, blind = "above chance at {} pixels (100.0 %)", "at chance at {} pixels (50.0 %)"
+    assert f"Cues: {seen.format('16 and 8')}; {blind.format(4)}. Textures: {seen.format('4 to 1')}." in texts["SCPSeg"]
+    assert f"Cues: {blind.format('16 to 4')}. Textures: {seen.format('4 to 1')}." in texts["Patch"]
+    assert f"Cues: {seen.format('16 to 4')}. Textures: {seen.format('4 and 2')}; {blind.format(1)}." in texts["Resize"]
     # 5/6 against 1/2, and 5/6 against 5/6.
     assert "+33.3 points" in texts["SCPSeg against Patch,"] and "in favour of SCPSeg" in texts["SCPSeg against Patch,"]
     assert "+0.0 points" in texts["SCPSeg against Resize,"] and "do not separate" in texts["SCPSeg against Resize,"]
@@ -104,7 +111,7 @@ def test_sentences_follow_from_the_numbers(found: list[Sight]) -> None:
 def test_a_result_against_scpseg_is_said() -> None:
     parts = (invented("scpseg", 99, 1), invented("resize", 4, 1))
     answers = pd.DataFrame([row for part in parts for row in part])
-    texts = dict(detail_sentences(sights(between(answers, 32, 64), {"scpseg": 1.0, "resize": 1.0}), WHERE))
+    texts = dict(sentences("detail", sights(between(answers, 32, 64), {"scpseg": 1.0, "resize": 1.0}), "40 and 56"))
     assert "−50.0 points" in texts["SCPSeg against Resize,"]
     assert "the two separate, against SCPSeg" in texts["SCPSeg against Resize,"]
 
@@ -113,17 +120,17 @@ def test_one_seed_claims_no_interval_and_no_separation() -> None:
     parts = (invented("scpseg", 4, 1, seeds=1), invented("resize", 99, 1, seeds=1))
     answers = pd.DataFrame([row for part in parts for row in part])
     one = sights(between(answers, 32, 64), {"scpseg": 1.0, "resize": 1.0})
-    texts = dict(detail_sentences(one, WHERE))["SCPSeg against Resize,"]
+    texts = dict(sentences("detail", one, "40 and 56"))["SCPSeg against Resize,"]
     assert "one seed: no interval" in texts and "do not separate" not in texts
     assert not any("±" in cell.text for row in detail_table(one).rows for cell in row)
 
 
 def test_the_table_has_identities_without_intervals(found: list[Sight], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "DRAWS", 20)
-    table = detail_table(found)
-    titles = [column.title for column in table.columns]
+    made = detail_table(found)
+    titles = [column.title for column in made.columns]
     assert titles[1:7] == [*(f"kind, cue {s} px %" for s in CUES), *(f"texture {s} px %" for s in DETAILS)]
-    rows = {row[0].text: [cell.text for cell in row[1:]] for row in table.rows}
+    rows = {row[0].text: [cell.text for cell in row[1:]] for row in made.rows}
     assert rows["SCPSeg"][:6] == ["100.0 ± 0.0", "100.0 ± 0.0", "50.0", "100.0 ± 0.0", "100.0 ± 0.0", "100.0 ± 0.0"]
     assert rows["Resize"][3:6] == ["100.0 ± 0.0", "100.0 ± 0.0", "50.0"]
     assert rows["SCPSeg"][-2:] == ["–", "8.5"] and rows["Resize"][-1] == "–"

@@ -81,22 +81,22 @@ def test_difference_adds_the_parts_of_images_and_seeds() -> None:
     ]  # type: ignore[operator]
     spread = resampled(first, (0, 1, 2), draws(8, 200)) - resampled(second, (0, 1, 2), draws(8, 200))
     images, seeds = np.var(spread, ddof=1) * 8 / 7, np.var(each, ddof=1) / 3
-    assert found.value == pytest.approx(np.mean(each)) and (found.seeds, found.images) == (3, 8)
+    assert found.mean == pytest.approx(np.mean(each)) and (found.seeds, found.images) == (3, 8)
     assert found.error == pytest.approx(math.sqrt(images + seeds))
     assert found.freedom == pytest.approx((images + seeds) / (images / 7 + seeds / 2))
-    assert found.p == pytest.approx(2 * stats.t.sf(abs(found.value) / found.error, found.freedom))
+    assert found.p == pytest.approx(2 * stats.t.sf(abs(found.mean) / found.error, found.freedom))
     assert found.half == pytest.approx(stats.t.ppf(0.975, found.freedom) * found.error)
     assert found.detectable == pytest.approx(found.half + stats.t.ppf(0.8, found.freedom) * found.error)
     one = differences({name: {0: seed[0]} for name, seed in given.items()}, (0, 1, 2), 200)["a", "b"]
     assert (one.seeds, one.freedom) == (1, pytest.approx(7))
     reverse = differences(given, (0, 1, 2), 200)["b", "a"]
-    assert (reverse.value, reverse.p) == (-found.value, found.p)
+    assert (reverse.mean, reverse.p) == (-found.mean, found.p)
 
 
 def test_equal_answers_do_not_differ_and_other_images_are_not_compared() -> None:
     one = matrices(2, 5)
     found = differences({"a": dict(enumerate(one)), "b": dict(enumerate(one))}, (0, 1))
-    assert (found["a", "b"].value, found["a", "b"].p) == (0.0, 1.0)
+    assert (found["a", "b"].mean, found["a", "b"].p) == (0.0, 1.0)
     assert differences({"a": {0: one[0]}, "b": {0: one[0][:3]}, "c": {1: one[1]}}, (0, 1)) == {}
     assert differences({"a": {0: one[0][:1]}, "b": {0: one[1][:1]}}, (0, 1)) == {}
 
@@ -128,7 +128,7 @@ def test_places_are_a_range_where_methods_tie() -> None:
     for (one, x), (other, y) in itertools.permutations({"a": 0.9, "b": 0.899, "c": 0.5}.items(), 2):
         pairs[one, other] = difference(x - y)
     assert ranks("abc", pairs, corrected(pairs)) == {"a": (1, 2), "b": (1, 2), "c": (3, 3)}
-    single = {pair: difference(found.value, seeds=1) for pair, found in pairs.items()}
+    single = {pair: difference(found.mean, seeds=1) for pair, found in pairs.items()}
     assert ranks("abc", single, corrected(single)) == {}
     assert ranks("ab", {}, {}) == {} and ranks("a", {}, {}) == {}
 
@@ -161,5 +161,5 @@ def test_intervals_hold_the_truth_in_95_of_100() -> None:
                     found[:, 0, 1] = 1e6 - found[:, 0, 0]
                     given[method][seed] = found
             result = differences(given, (0,), 300)["a", "b"]
-            hits.append(abs(result.value - 0.03) <= result.half)
+            hits.append(abs(result.mean - 0.03) <= result.half)
         assert abs(np.mean(hits) - 0.95) < 0.02, (seeds, images, np.mean(hits))

@@ -13,13 +13,11 @@ import pytest
 from PIL import Image
 
 from scpseg.reporting.collect import collect
-from scpseg.reporting.figures import METHODS, OTHERS
+from scpseg.reporting.figures import METHODS, OTHERS, score_limits
 from scpseg.reporting.sweeps import (
     Row,
     Sweep,
-    _limits,
     _looks,
-    _marks,
     csv_text,
     difference,
     draw_sweep,
@@ -137,7 +135,8 @@ def test_rows_without_a_result_keep_their_place_and_say_why(make: Make, tmp_path
     assert "not run yet" in text and "**Incomplete.** 3 of 4 rows" in text
     assert text.startswith("> **Synthetic scenes.** ")
     (found,) = finished_sweeps(tmp_path)
-    assert found["title"] == STEPS.title and found["table"].rows[1][0].text == "+ CSM" and "<svg" in found["figure"].svg
+    drawn, table = found.blocks
+    assert found.title == STEPS.title and table.rows[1][0].text == "+ CSM" and "<svg" in drawn.svg
     written = list(csv.DictReader(io.StringIO((tmp_path / "out/runs.csv").read_text())))
     assert [row["status"] for row in written] == ["ok", "failed", "invalid", "missing"]
     assert written[0]["paper_miou"] == "84.5" and written[0]["model:squeezed"] == "48"
@@ -147,7 +146,7 @@ def test_page_names_noise_meter_and_commands(steps: list[Row]) -> None:
     text = page(STEPS, steps)
     assert "0.6 mIoU" in text and "resident memory" in text and "table 6" in text
     assert all(row.command in text for row in steps)
-    assert "Differences are computed before rounding" in text and "[runs.csv](runs.csv)" in text
+    assert "\n- Differences are computed before rounding" in text and "[runs.csv](runs.csv)" in text
     assert "paper" not in page(DOTS, [row for row in steps if row.series == "FCN-8s"])
 
 
@@ -204,11 +203,11 @@ def test_methods_keep_their_looks_and_segmenters_have_others(make: Make, steps: 
 
 
 def test_both_panels_span_equally_many_points() -> None:
-    assert _limits(_marks({("a", "x"): (50.0, 0.0), ("a", "y"): (60.0, 1.0)}), 12.0) == pytest.approx((48.3, 62.7))
-    assert _limits(_marks({("a", "x"): (85.0, 0.0), ("a", "y"): (86.0, 0.0)}), 12.0) == pytest.approx((78.3, 92.7))
+    assert score_limits(50.0, 61.0, 12.0) == pytest.approx((48.3, 62.7))
+    assert score_limits(85.0, 86.0, 12.0) == pytest.approx((78.3, 92.7))
     # Nothing is above 100 %; a marker there is not cut.
-    assert _limits(_marks({("a", "x"): (85.0, 0.0), ("a", "y"): (86.0, 0.0)}), 40.0) == pytest.approx((52.0, 100.0))
-    assert _limits(_marks({("a", "x"): (85.0, 0.0), ("a", "y"): (99.0, 3.0)}), 30.0) == pytest.approx((67.0, 103.0))
+    assert score_limits(85.0, 86.0, 40.0) == pytest.approx((52.0, 100.0))
+    assert score_limits(85.0, 100.0, 30.0) == pytest.approx((67.0, 103.0))
 
 
 def test_memory_of_other_threads_or_hardware_is_marked(make: Make) -> None:
