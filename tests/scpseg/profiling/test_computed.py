@@ -112,7 +112,7 @@ def test_a_training_step_against_the_allocators_own_count(params: Params, name: 
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", FOUR)
+@pytest.mark.parametrize("name", ["scpseg", *(pytest.param(name, marks=pytest.mark.soak) for name in FOUR[1:])])
 def test_inference_against_the_allocators_own_count(name: str) -> None:
     """What the ledger on real CPU tensors does not see is one unfolded input, which a convolution makes and drops
     (without oneDNN; that copies weights too); what `meta` leaves out besides is the band of scores in host memory.
