@@ -102,6 +102,7 @@ def test_results_come_back_by_identity_and_the_working_tree_stays(project: Path)
     assert summary_of(found["00000001"][1]) is None  # to be run again
 
 
+@pytest.mark.soak
 def test_two_workers_run_each_point_once_and_both_results_show(project: Path) -> None:
     runs = [(f"p-0000000{x}", [f"a.x={x}", "a.slow=1"]) for x in range(3)]
     output, errors = drive(*runs, workers=2).communicate(timeout=600)
@@ -256,6 +257,7 @@ def workers_of(cluster: Path) -> list[psutil.Process]:
     return [found[name] for name in sorted(found)]
 
 
+@pytest.mark.soak
 def test_slurm_gets_an_array_of_jobs_and_a_preempted_one_goes_on(cluster: Path) -> None:
     state = executor.snapshot()
     tasks = [Task(*state, f"s-0000000{x}", (f"a.x={x}", f"a.slow={slow}")) for x, slow in ((1, 0), (2, 8))]
@@ -278,6 +280,7 @@ def test_slurm_gets_an_array_of_jobs_and_a_preempted_one_goes_on(cluster: Path) 
     assert not list(Path(".scratch/sweeps").glob("*.job")) and not clones()
 
 
+@pytest.mark.soak
 def test_a_sweep_that_starts_again_waits_for_jobs_in_the_queue(
     cluster: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -125,6 +125,7 @@ def test_whole_stage(workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert "peak" in capsys.readouterr().out
 
 
+@pytest.mark.soak
 def test_a_training_step_takes_more_than_inference(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both on the CPU with the tiny encoder, in real fresh processes, one window at a time."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))

@@ -76,6 +76,7 @@ echo $1 > results/$1-$2
 """
 
 
+@pytest.mark.soak
 def test_runs_at_the_same_time_leave_nothing_to_do_here_but_those_that_failed(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -57,6 +57,7 @@ def scores() -> tuple[dict[str, Any], np.ndarray]:
         return read_json(out / "metrics.json"), found["matrices"]
 
 
+@pytest.mark.soak
 def test_a_rotation_equals_its_folds_one_by_one(use: Any, capsys: pytest.CaptureFixture[str]) -> None:
     hashes, matrices = [], []
     for fold in range(len(FOLDS)):

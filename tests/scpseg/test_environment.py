@@ -41,6 +41,7 @@ def test_processes_that_train_together_share_the_threads(
     assert asked == [share]
 
 
+@pytest.mark.soak
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc")
 def test_blocks_that_are_freed_are_used_again() -> None:
     """Blocks of 48 and 100 MiB, five times: new pages cost a fault for each 4 KiB; of kept ones few are new."""

@@ -66,9 +66,7 @@ def made(segmenter: str, name: str) -> Method:
     return build_method(with_section(params, "inria", patch=PATCH), "inria", name).train()
 
 
-@pytest.mark.parametrize(
-    "kind", [None, torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.soak)], ids=str
-)
+@pytest.mark.parametrize("kind", [None, torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.soak)], ids=str)
 @pytest.mark.parametrize("segmenter", list(KINDS))
 def test_what_waits_for_the_backward_pass(segmenter: str, kind: torch.dtype | None) -> None:
     """Bytes alive after the losses and at the peak before, within 1 %: cuDNN's batch norm keeps a little more."""

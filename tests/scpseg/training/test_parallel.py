@@ -45,6 +45,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.soak
 def test_two_processes_train_like_one(alone: Path, tmp_path: Path) -> None:
     """Methods with dropout and several losses, and with draws of their own and a loss of the hardest pixels."""
     together(tmp_path, 2, "scpseg:2", "magnet:2")
