@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from scpseg.benchmarks import get_benchmark
@@ -102,24 +104,26 @@ def draw_pareto(groups: Sequence[Group], methods: Sequence[str], path: Path) -> 
 def _marks(axes: Axes, marks: Sequence[Mark], prefix: str) -> dict[str, str]:
     """Draw the marks with limits of the axes around them; return their hover texts by group id."""
     tips, ends, heights = dict[str, str](), list[float](), [mark.score for mark in marks if mark.look]
+    drawn, bars = list[Line2D](), list[LineCollection | None]()
     for index, (x, y, name, look, half) in enumerate(marks):
-        group, below = f"{prefix}{index}", 1 - index / len(marks)
+        group = f"{prefix}{index}"
         if look is None:
             axes.plot([x], [y], color=MUTED, marker="o", ms=3.6, mfc="none", mew=0.8, ls="none", zorder=1.5, gid=group,
                       label=None if index else "published")  # fmt: skip
             tips[group] = f"{name}, published: {y:.1f} %, {x:.0f} MB"
             ends.append(y)
             continue
-        # Marks and bars are smaller than those below them, so that none hides another.
-        axes.errorbar([x], [y], yerr=arms([y], [half]) if half else None, fmt="none", ecolor=look.colour, capthick=0.8,
-                      elinewidth=0.8 + 2 * below, capsize=2 + index % 3, zorder=2)  # fmt: skip
-        axes.plot([x], [y], color=look.colour, marker=look.marker, ms=5 + 3 * below, mec=PAPER, mew=0.6, ls="none",
-                  label=name, zorder=4 - below, gid=group)  # fmt: skip
+        bar = axes.errorbar([x], [y], yerr=arms([y], [half]) if half else None, fmt="none", ecolor=look.colour,
+                            elinewidth=0.8, capthick=0.8, capsize=2 + index % 3, zorder=2)  # fmt: skip
+        bars.append(bar[2][0] if half else None)
+        drawn += axes.plot([x], [y], color=look.colour, marker=look.marker, ms=6.5, mec=PAPER, mew=0.6, ls="none",
+                           label=name, zorder=3 + index / len(marks), gid=group)  # fmt: skip
         tips[group] = f"{name}: {y:.1f}{f' ± {half:.1f}' if half else ''} %, {x:.0f} MiB"
         # A bar far longer than the others leaves the panel.
         ends += [max(y - half, min(heights) - BEYOND), min(y + half, max(heights) + BEYOND)]
     figures.memory_axis(axes, [mark.memory for mark in marks])
     axes.set_ylim(*figures.score_limits(min(ends), max(ends), max(max(ends) - min(ends), 4.0)))
+    figures.nest(axes, drawn, bars)
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=STEPS))
     return tips
 

@@ -18,6 +18,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
@@ -31,6 +32,8 @@ from scpseg.reporting.published import read_table, title_of
 COLUMN = 3.45
 """Width of a column of a paper in inches."""
 DPI = 200
+OVERLAP = (0.035, 0.045)
+"""Marks of a Pareto plot nearer than these shares of the panel overlap."""
 FONT = 8.0
 INK, MUTED, FAINT, PAPER = "#1d2733", "#5c6875", "#dde2e8", "#ffffff"
 THEME = {INK: "var(--ink)", MUTED: "var(--muted)", FAINT: "var(--line)", PAPER: "var(--card)"}
@@ -200,6 +203,20 @@ def label_points(
                 taken.append(box)
                 break
             label.remove()
+
+
+def nest(axes: Axes, marks: Sequence[Line2D], bars: Sequence[LineCollection | None] = ()) -> None:
+    """Make overlapping marks and vertical bars visible without moving them: each is smaller than those below it."""
+    to_panel = axes.transScale + axes.transLimits  # 0..1, whatever the layout will be
+    at = [to_panel.transform(np.asarray(mark.get_xydata())[0]) for mark in marks]
+    near = [[bool((abs(one - other) < OVERLAP).all()) for other in at] for one in at]
+    for place, mark in enumerate(marks):
+        if sum(near[place]) > 1:
+            mark.set_markersize(max(9.0 - 3.0 * sum(near[place][:place]), 2.5))
+    for place, bar in enumerate(bars):
+        if bar is not None:
+            above = sum(abs(other[0] - at[place][0]) < OVERLAP[0] for other in at[place + 1 :])
+            bar.set_linewidth(min(0.8 + 1.2 * above, 4.4))
 
 
 def legend(figure: Figure, grid: Sequence[Axes], loc: Any, ncols: int) -> None:

@@ -33,16 +33,18 @@ def test_equal_memory_looks_equal_and_far_apart_becomes_logarithmic() -> None:
 
 def test_marks_that_overlap_are_nested_and_stay_where_they_are() -> None:
     axes = Figure().add_subplot()
-    looks = [METHODS[name] for name in ("scpseg", "patch", "glnet")]
-    tips = _marks(axes, [Mark(20.0, 50.0, look.marker, look, 5.0) for look in looks], "p")
+    looks = [METHODS[name] for name in ("scpseg", "patch", "glnet", "large")]
+    at = [(20.0, 50.0), (20.0, 50.0), (20.0, 50.1), (80.0, 60.0)]
+    tips = _marks(axes, [Mark(*one, look.marker, look, 5.0) for one, look in zip(at, looks, strict=True)], "p")
     marks = [line for line in axes.lines if line.get_gid() in tips]
-    assert [mark.get_gid() for mark in sorted(marks, key=lambda mark: mark.get_zorder())] == ["p0", "p1", "p2"]
+    assert [mark.get_gid() for mark in sorted(marks, key=lambda mark: mark.get_zorder())] == ["p0", "p1", "p2", "p3"]
     sizes = [mark.get_markersize() for mark in marks]
     widths = [bar.get_linewidth()[0] for bar in axes.collections]
-    assert len(marks) == len(widths) == 3
+    assert len(marks) == len(widths) == 4
     for found in (sizes, widths):
         assert found[0] > found[1] > found[2] > 0.5
-    assert all((mark.get_xdata()[0], mark.get_ydata()[0]) == (20.0, 50.0) for mark in marks)
+    assert (sizes[3], widths[3]) == (6.5, 0.8)  # as if it were alone
+    assert [(mark.get_xdata()[0], mark.get_ydata()[0]) for mark in marks] == at
     assert all(bar.get_zorder() < min(mark.get_zorder() for mark in marks) for bar in axes.collections)
 
 
