@@ -251,8 +251,8 @@ def main() -> None:
                 return
             samples.append((time.monotonic(), source.read()))
             if command:
-                told = samples if command == b"all" else samples[-1:]
-                print(json.dumps({"samples": told, "facts": source.facts, "error": None}), flush=True)
+                answer = samples if command == b"all" else samples[-1:]
+                print(json.dumps({"samples": answer, "facts": source.facts, "error": None}), flush=True)
             else:
                 # A late sample delays the next: samples that pile up would only repeat each other.
                 due = max(due + float(period), time.monotonic())

@@ -90,7 +90,7 @@ def build_report(
         write_text(path, text)
     written = {*files, *(path for drawn in page.all(Drawn) for path in drawn.files)}
     for old in {*reports.glob("figures/*.*"), *reports.glob("tables/*.*")} - written:
-        old.unlink()  # files of methods and benchmarks that are no longer in the suite would look current
+        old.unlink()  # it shows a method or benchmark that has left the suite
     return missing(frame)
 
 

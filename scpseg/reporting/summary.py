@@ -145,9 +145,9 @@ def summarise(
         found.setdefault((row["benchmark"], row["method"]), []).append(row)
     lines = []
     for cell, mine in found.items():
-        told = {"memory": (unknown or {}).get(cell), "mean_iou": (remarks or {}).get(cell)}
+        notes = {"memory": (unknown or {}).get(cell), "mean_iou": (remarks or {}).get(cell)}
         flags = [*_gaps(mine), *_settings(mine, usual), *doubts(mine)]
-        flags += [(where, text) for where, text in told.items() if text]
+        flags += [(where, text) for where, text in notes.items() if text]
         lines.append(Line(*cell, tuple(mine), (peaks or {}).get(cell), tuple(dict.fromkeys(flags))))
     return lines
 

@@ -1,4 +1,4 @@
-"""Check the free disk space before writing; a disk that is full nevertheless is told by `pipelines.stage`."""
+"""Check the free disk space before writing; `pipelines.stage` reports a disk that fills up all the same."""
 
 from __future__ import annotations
 

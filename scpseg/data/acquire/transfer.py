@@ -68,10 +68,10 @@ def making_sense(url: str) -> Iterator[None]:
         yield
     except SENSELESS as error:
         why = f"sends an answer that cannot be parsed ({type(error).__name__}: {cause(error)})"
-        raise _refused(url, why, "check the address or use another source") from error
+        raise _rejected(url, why, "check the address or use another source") from error
 
 
-def _refused(url: str, why: str, todo: str = "use another source") -> UserError:
+def _rejected(url: str, why: str, todo: str = "use another source") -> UserError:
     return UserError(f"{address(url)} {why}; {todo}")
 
 
@@ -168,7 +168,7 @@ class Connection(requests.Session):
             resp._content = b""  # requests would read the whole body of a redirect
             if resp.url.startswith("https:") and urlsplit(target).scheme not in ("", "https"):
                 why = f"redirects to {address(target)}, which is not encrypted"
-                raise _refused(resp.url, why, "use the correct address or another source")
+                raise _rejected(resp.url, why, "use the correct address or another source")
         return target
 
     def persist(self, url: str, attempt: Callable[[], T], have: Callable[[], int] = lambda: 0) -> T:
@@ -225,7 +225,7 @@ class Connection(requests.Session):
             why, todo = "has nothing" if status in (404, 410) else "cannot be fetched", "check the address"
             if status in (401, 403):
                 why, todo = "is refused", "log in or accept the terms there in a browser"
-            raise _refused(response.url, f"{why} ({reason})", f"{todo}, or use another source")
+            raise _rejected(response.url, f"{why} ({reason})", f"{todo}, or use another source")
 
         return self.persist(url, attempt)
 
@@ -251,7 +251,7 @@ class Connection(requests.Session):
                 return
             total, got = total + len(piece), got + len(piece)
             if total > most:
-                raise _refused(response.url, f"sends more than {most} bytes")
+                raise _rejected(response.url, f"sends more than {most} bytes")
             if (passed := time.monotonic() - since) >= self.timeouts[1]:
                 if got < SLOWEST * passed:
                     raise Lost(f"it sent {got} bytes in {passed:.0f} s")
@@ -286,9 +286,9 @@ def _reject_page(response: requests.Response, head: bytes = b"") -> None:
     kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if kind in ("text/html", "application/xhtml+xml") or MARKUP.match(head):
         why = "answers with a web page instead of the file, perhaps to log in or to accept terms"
-        raise _refused(response.url, why, "open it in a browser, or use another source")
+        raise _rejected(response.url, why, "open it in a browser, or use another source")
     if (encoding := response.headers.get("Content-Encoding", "identity")) != "identity":
-        raise _refused(response.url, f"has Content-Encoding {encoding[:40]}, which was not requested")
+        raise _rejected(response.url, f"has Content-Encoding {encoding[:40]}, which was not requested")
 
 
 def _agree(one: str, other: str) -> bool:
@@ -405,18 +405,18 @@ class _Part:
         if code != 416:
             _reject_page(response)
         if code != 206 and remote.first:
-            raise _refused(remote.url, f"does not send bytes from {remote.first} on")
+            raise _rejected(remote.url, f"does not send bytes from {remote.first} on")
         version, length = _version(response), remote.size
         if code == 206:
             first, _, whole = _content_range(response)
             if first != wanted or "Range" not in response.request.headers:
-                raise _refused(remote.url, f"sends bytes from {first} instead of the requested {wanted}")
+                raise _rejected(remote.url, f"sends bytes from {first} instead of the requested {wanted}")
             length = remote.size if remote.first or whole is None else whole
         elif code != 416 and "Content-Length" in response.headers:
             length = number(response.headers["Content-Length"])
         if remote.size not in (None, length):
             why = f"has {length} bytes instead of {remote.size} bytes"
-            raise _refused(remote.url, why, "check the address or use another source")
+            raise _rejected(remote.url, why, "check the address or use another source")
         same = _agree(version, self.version) and (self.total is None or length in (None, self.total))
         if code == 416 or (code == 206 and self.have and not same):
             self._begin(stream, "", remote.size)
@@ -458,12 +458,12 @@ def stored_members(url: str, connection: Connection, names: Sequence[str]) -> li
         with connection.open(url, {"Range": f"bytes={first}-{last}", "Accept-Encoding": "identity"}) as response:
             _reject_page(response)
             if response.status_code != 206:
-                raise _refused(url, "does not support range requests")
+                raise _rejected(url, "does not support range requests")
             start, end, whole = _content_range(response)
             if (start, end) != (first, last) or whole is None:
                 raise ValueError(f"bytes {start} to {end} instead of the requested {first} to {last}")
             if (size or whole) != whole or not _agree(version, _version(response)):
-                raise _refused(url, "changed while it was being read", "run the same command again")
+                raise _rejected(url, "changed while it was being read", "run the same command again")
             content = b"".join(connection.pieces(response, last - first + 1))
             if len(content) != last - first + 1:
                 raise Lost("the answer ended early")

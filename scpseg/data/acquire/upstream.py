@@ -1,5 +1,7 @@
 """Download a benchmark's archives or files into the cache, from one source after another until one is complete.
 
+`survey` describes what is there and what each source offers, and downloads nothing.
+
 A password-protected Seafile share is opened first, and again when its session ends. Protocol (as reported, never tried
 on the network): GET the page, which contains a form token; POST token and password with the page as Referer; with the
 cookie `sessionid` of the answer, <page>?dl=1 supports range requests.

@@ -225,6 +225,7 @@ class _Plan:
         choice, packed = job.choice, {group: listing for group, listing in self.listings.items() if listing.hidden}
         if packed:
             slots = {Slot(part, id, kind) for part, ids in choice.lists.items() for id in ids for kind in KINDS}
+            # Their paths are known only after unpacking; any names that are not loose files do.
             arrays = self.needed({f"{slot}": slot for slot in slots - self.done.keys()})
             hidden = sum(sum(listing.hidden.values()) for listing in packed.values())
             check_space(job.folder, hidden + arrays, f"preparing {job.spec.name}")
