@@ -27,30 +27,43 @@ WORKSPACE = "workspace"
 """Name of the present results, next to revisions and experiments."""
 
 
-def build(suite: SuiteParams, available: bool, reference: str = BASE, publish: str | None = None) -> None:
+def build(suite: SuiteParams, available: bool, reference: str) -> None:
     """Build the report and print what is missing.
 
     Args:
         suite: the declared runs.
         available: use the results that are current; otherwise all must exist, as after every stage of DVC.
         reference: method to which differences are computed.
-        publish: name of a folder in reports/published, for a report without pictures that must not be redistributed.
 
     Raises:
         UserError: a result is missing (with `available`, all are), a file is damaged, or a name is not valid.
     """
     from scpseg.reporting.build import build_report  # imports matplotlib and pandas, for which --help need not wait
 
-    if publish is not None and not all(part.isalnum() for part in publish.split("-")):
-        raise UserError(f"--publish {publish}: use letters, digits and hyphens, such as --publish sample")
-    if reference not in ("scpseg", *suite.baselines, BASE):
-        known = ", ".join(("scpseg", *suite.baselines))
-        raise UserError(f"--reference {reference}: not in this suite; choose one of {known}")
     lacking = states(suite) if available else {}
-    folder = PAGE.parent / "published" / publish if publish else PAGE.parent
-    for sentence in build_report(RESULTS, folder, suite, available, lacking, reference, publish is not None):
+    tell(build_report(RESULTS, PAGE.parent, suite, available, lacking, reference), PAGE.parent)
+
+
+def tell(missing: list[str], folder: Path) -> None:
+    """Print what is missing, and where the report is."""
+    for sentence in missing:
         print(f"missing: {sentence}")
-    print(f"report: {folder}/index.html, {folder}/README.md, {RESULTS}/summary.csv")
+    print(f"report: {folder}/index.html, {folder}/README.md, {folder}/tables")
+
+
+def study(name: str, again: bool, reference: str) -> None:
+    """Publish the present results, or write a published page again from its archive.
+
+    Raises:
+        UserError: the name is not valid, or see `studies`.
+    """
+    from pipelines import studies
+
+    if not all(part.isalnum() for part in name.split("-")):
+        flag = "--render" if again else "--publish"
+        raise UserError(f"{flag} {name}: use letters, digits and hyphens, such as {flag} sample")
+    missing = studies.render(name, reference) if again else studies.publish(name, Params.load(), reference)
+    tell(missing, studies.PUBLISHED / name)
 
 
 def side(name: str) -> compare.Side:
@@ -85,7 +98,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--available", action="store_true", help="use the existing results; list what is missing")
     parser.add_argument("--reference", default=BASE, metavar="METHOD", help="method to which differences are computed")
-    parser.add_argument("--publish", metavar="NAME", help="write to reports/published/NAME, without protected pictures")
+    parser.add_argument("--publish", metavar="NAME", help="add the current results to the study reports/published/NAME")
+    parser.add_argument("--render", metavar="NAME", help="write the page of a study again from its archive")
     parser.add_argument(
         "--compare", nargs="+", metavar="RUN", help=f"compare runs side by side: revisions, experiments, or {WORKSPACE}"
     )
@@ -102,8 +116,10 @@ def main() -> None:
         text = compare.page([side(name) for name in dict.fromkeys(names)])
         write_text(COMPARISON, text)
         print(text)
+    elif name := asked.publish or asked.render:
+        study(name, not asked.publish, asked.reference)
     else:
-        build(Params.load().suite, asked.available or bool(asked.publish), asked.reference, asked.publish)
+        build(Params.load().suite, asked.available, asked.reference)
 
 
 if __name__ == "__main__":

@@ -60,9 +60,12 @@ def build_report(
     Returns what is missing, as one sentence for runs and one for profiles.
 
     Raises:
-        UserError: see `collect`; a reference table is damaged; or no result exists, so that an empty report would
-            replace an earlier one. In this case nothing is written or deleted.
+        UserError: see `collect`; a reference table is damaged; `reference` is not in the suite; or no result exists, so
+            that an empty report would replace an earlier one. In these cases nothing is written or deleted.
     """
+    if reference not in ("scpseg", *suite.baselines, BASE):
+        known = ", ".join(("scpseg", *suite.baselines))
+        raise UserError(f"--reference {reference}: not in this suite; choose one of {known}")
     frame = collect(results, suite, available, states)
     if not (frame["status"].eq("ok") | frame["profile_status"].isin(("ok", "oom"))).any():
         why = f"{results} has neither scores nor profile of any declared run"

@@ -1,0 +1,123 @@
+"""A study in pieces: what is published stays, whatever the workspace has later."""
+
+from __future__ import annotations
+
+import lzma
+import shutil
+import tarfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipelines import paths, studies
+from scpseg.errors import UserError
+from scpseg.params import Params
+from tests.scpseg.reporting import conftest as invented
+
+ROOT = Path(__file__).parents[2]
+ARCHIVE = studies.PUBLISHED / "mine" / studies.ARCHIVE
+
+
+@pytest.fixture(autouse=True)
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def declare(seeds: tuple[int, ...], baselines: tuple[str, ...] = ("patch",), **changes: object) -> Params:
+    """Parameters of the sample with another suite, and values `section__key`."""
+    values = yaml.safe_load((ROOT / "profiles/sample.yaml").read_text(encoding="utf-8"))
+    values["suite"] = {"benchmarks": ["potsdam"], "baselines": list(baselines), "seeds": list(seeds)}
+    for name, value in changes.items():
+        section, _, key = name.partition("__")
+        values[section][key] = value
+    Path("params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    return Params.load()
+
+
+def run(params: Params, images: int = 3, **changes: object) -> Params:
+    shutil.rmtree("results", ignore_errors=True)
+    invented.fill_whole(Path("results"), params.suite, images, **changes)
+    return params
+
+
+def page() -> dict[str, bytes]:
+    """All files of the study but its archive."""
+    found = (path for path in ARCHIVE.parent.rglob("*") if path.is_file() and path != ARCHIVE)
+    return {path.relative_to(ARCHIVE.parent).as_posix(): path.read_bytes() for path in found if path.suffix != ".pdf"}
+
+
+def names() -> list[str]:
+    with tarfile.open(ARCHIVE) as stream:
+        return stream.getnames()
+
+
+def test_the_page_is_written_again_from_the_archive_alone() -> None:
+    assert studies.publish("mine", run(declare((0,))), "patch") == []
+    before, packed = page(), ARCHIVE.read_bytes()
+    assert {"index.html", "README.md", "tables/main-potsdam.csv", "figures/potsdam-examples.png"} <= before.keys()
+    for path in ARCHIVE.parent.iterdir():
+        if path != ARCHIVE:
+            path.unlink() if path.is_file() else shutil.rmtree(path)
+    shutil.rmtree("results")
+    declare((7,), ("glnet",), csm__ratio=0.5)  # of no concern
+    assert studies.render("mine", "patch") == []
+    assert page() == before and ARCHIVE.read_bytes() == packed
+
+
+def test_pieces_give_the_page_of_the_whole() -> None:
+    studies.publish("mine", run(declare((0,))), "patch")
+    studies.publish("mine", run(declare((1,), ("patch", "glnet"), machine__threads=1, glnet__windows=3)), "patch")
+    missing = studies.publish("mine", run(declare((0,), ("glnet",), glnet__windows=3)), "patch")
+    assert missing == []
+    pieces = page()
+    shutil.rmtree(ARCHIVE.parent)
+    studies.publish("mine", run(declare((0, 1), ("patch", "glnet"), glnet__windows=3)), "patch")
+    whole = page()
+    assert whole.keys() == pieces.keys()
+    tables = [name for name in whole if name.startswith("tables/")]
+    assert tables and {name: whole[name] for name in tables} == {name: pieces[name] for name in tables}
+
+
+def test_runs_of_other_parameters_do_not_join() -> None:
+    studies.publish("mine", run(declare((0,))), "patch")
+    packed = ARCHIVE.read_bytes()
+    for changes, key in (({"csm__ratio": 0.5}, "csm"), ({"tuned__patch": "adam 0.002"}, "tuned.patch")):
+        with pytest.raises(UserError, match=f"--publish mine: {key} .*another name") as caught:
+            studies.publish("mine", run(declare((1,), **changes)), "patch")
+        assert ARCHIVE.as_posix() in str(caught.value)
+    assert ARCHIVE.read_bytes() == packed
+    # What no run of the study used may change.
+    studies.publish("mine", run(declare((1,), tuned__glnet="adam 0.002", glnet__windows=3)), "patch")
+    assert paths.scores("potsdam", "patch", 0).as_posix() + "/metrics.json" in names()
+
+
+def test_the_archive_has_what_a_page_needs_and_nothing_of_this_machine() -> None:
+    params = run(declare((0, 1), data__source="somewhere/private", data__cache="/private"))
+    weights = paths.run("potsdam", "patch", 0) / "weights.safetensors"
+    weights.write_bytes(b"large")
+    studies.publish("mine", params, "patch")
+    assert not any("weights" in name or "summary" in name for name in names())
+    assert {name.split("/")[-3] for name in names() if name.endswith(".png")} == {"0"}  # seed
+    with tarfile.open(ARCHIVE) as stream:
+        assert b"private" not in stream.extractfile("params.yaml").read()  # type: ignore[union-attr]
+        assert {(entry.uid, entry.mtime, entry.uname) for entry in stream} == {(0, 0, "")}
+
+
+def test_pictures_of_real_images_stay_unless_they_are_in_the_public_domain() -> None:
+    studies.publish("mine", run(declare((0,)), synthetic=False, source="isprs"), "patch")
+    assert not any(name.endswith(".png") for name in names())
+
+
+def test_a_missing_or_damaged_archive_is_one_sentence() -> None:
+    with pytest.raises(UserError, match=r"--render mine: .*results.tar.xz does not exist.*none"):
+        studies.render("mine", "patch")
+    studies.publish("mine", run(declare((0,))), "patch")
+    with pytest.raises(UserError, match=r"--render other: .*mine"):
+        studies.render("other", "patch")
+    whole = ARCHIVE.read_bytes()
+    for content in (whole[: len(whole) // 2], b"text", lzma.compress(b"no archive"), b""):
+        ARCHIVE.write_bytes(content)
+        with pytest.raises(UserError, match=r"results.tar.xz"):
+            studies.render("mine", "patch")
