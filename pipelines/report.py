@@ -27,7 +27,7 @@ WORKSPACE = "workspace"
 """Name of the present results, next to revisions and experiments."""
 
 
-def build(suite: SuiteParams, available: bool, reference: str) -> None:
+def build(suite: SuiteParams, available: bool, reference: str = BASE) -> None:
     """Build the report and print what is missing.
 
     Args:
