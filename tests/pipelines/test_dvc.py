@@ -57,6 +57,7 @@ NOT_NEEDED = {
     "pipelines/preflight.py": (EVERY, "what is around the project, no result"),
     "pipelines/runs.py": (EVERY, "command line and provenance, no result"),
     "pipelines/stage.py": (EVERY, "messages of errors"),
+    "pipelines/studies.py": ("report", "what --publish and --render do, which no stage does"),
     "scpseg/__init__.py": (EVERY, "the ignore index, which every store has"),
     "scpseg/benchmarks": ("train", "the number of classes, which the labels in the store follow"),
     "scpseg/benchmarks/__init__.py": (EVERY, "the list of benchmarks: a new one must rerun nothing of the others"),
