@@ -102,7 +102,6 @@ def current(suite: SuiteParams) -> Iterator[Path]:
     lacking = states(suite)
     for benchmark in suite.benchmarks:
         for method in ("scpseg", *suite.baselines):
-            pictured = False
             profile = paths.profile(benchmark, method)
             if (benchmark, method, None) not in lacking and profile.is_file():
                 yield profile
@@ -114,10 +113,8 @@ def current(suite: SuiteParams) -> Iterator[Path]:
                 yield from (path for path in scores.iterdir() if path.is_file())
                 yield from paths.run(benchmark, method, seed).rglob("history.csv")
                 yield from (paths.provenance(benchmark, method, seed, stage) for stage in ("training", "evaluation"))
-                if not pictured and (found["synthetic"] or BENCHMARKS[benchmark].public_domain):
-                    pictures = [*scores.glob("pictures/*.png")]  # a page shows those of the first seed
-                    yield from pictures
-                    pictured = bool(pictures)
+                if found["synthetic"] or BENCHMARKS[benchmark].public_domain:
+                    yield from scores.glob("pictures/*.png")
 
 
 def merge_memory(kept: Path) -> None:
@@ -136,6 +133,9 @@ def merge_memory(kept: Path) -> None:
 
 def pack(work: Path, archive: Path) -> None:
     """Write params.yaml and results/ below `work` into an archive; equal files give equal bytes."""
+    for method in work.glob("results/metrics/*/*"):
+        for folder in sorted(method.glob("*/pictures"), key=lambda path: int(path.parent.name))[1:]:
+            shutil.rmtree(folder)  # a page shows those of the first seed
     of_git = [work / "results" / name for name in (*IN_GIT, "summary.csv", "summary.json")]
     files = [path for path in work.rglob("*") if path.is_file() and not any(map(path.is_relative_to, of_git))]
     # Files of one kind stay together, since they have much in common: all methods have the same images.
