@@ -49,7 +49,11 @@ def publish(name: str, params: Params, reference: str) -> list[str]:
                 why = f"{changed[0]} of params.yaml is not that of the runs in {archive}"
                 raise UserError(f"--publish {name}: {why}; choose another name, or delete the file to start anew")
             suite = {key: (*dict.fromkeys(values + suite[key]),) for key, values in asdict(earlier.suite).items()}
-        for path in current(params.suite):
+        files = [*current(params.suite)]
+        for path in files:
+            if path.name == "metrics.json":
+                shutil.rmtree(work / path.parent, ignore_errors=True)  # pictures of an earlier run may have other names
+        for path in files:
             (work / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, work / path)
         merge_memory(work / paths.memory())
@@ -81,7 +85,7 @@ def differences(earlier: Params, present: Params) -> list[str]:
     done = {"scpseg", *earlier.suite.baselines}
     keys = [key for key in earlier.values if key not in FREE | {"tuned"} and (key not in METHODS or key in done)]
     found = [key for key in keys if key in present.values and earlier.values[key] != present.values[key]]
-    before, now = earlier.values["tuned"], present.values["tuned"]
+    before, now = (params.values.get("tuned") or {} for params in (earlier, present))
     return found + [f"tuned.{method}" for method in sorted(done) if before.get(method) != now.get(method)]
 
 
@@ -159,4 +163,6 @@ def unpack(archive: Path, work: Path) -> Params:
             stream.extractall(work, filter="data")
     except (tarfile.TarError, EOFError, OSError) as error:
         raise damaged(archive, f"is not a readable archive ({error})") from None
+    if not (work / "params.yaml").is_file():
+        raise damaged(archive, "has no params.yaml")
     return Params.load(work / "params.yaml")

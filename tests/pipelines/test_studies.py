@@ -79,6 +79,13 @@ def test_pieces_give_the_archive_of_the_whole() -> None:
     studies.publish("mine", run(declare((1,), ("patch", "glnet"), machine__threads=1, glnet__windows=3)), "patch")
     studies.publish("mine", run(declare((0,), ("patch", "glnet"), glnet__windows=3)), "patch")
     pieces = packed()
+    run(declare((0, 1), ("patch", "glnet"), glnet__windows=3))
+    odd = paths.scores("potsdam", "patch", 0) / "pictures/of_an_earlier_run.image.png"
+    odd.write_bytes(b"")
+    studies.publish("mine", Params.load(), "patch")
+    odd.unlink()
+    studies.publish("mine", Params.load(), "patch")
+    assert packed() == pieces  # a run replaces its earlier files
     ARCHIVE.unlink()
     studies.publish("mine", run(declare((0, 1), ("patch", "glnet"), glnet__windows=3)), "patch")
     assert packed() == pieces and any("glnet/0/pictures" in name for name in pieces)
@@ -125,7 +132,15 @@ def test_a_missing_or_damaged_archive_is_one_sentence() -> None:
     with pytest.raises(UserError, match=r"--render other: .*mine"):
         studies.render("other", "patch")
     whole = ARCHIVE.read_bytes()
-    for content in (whole[: len(whole) // 2], b"text", lzma.compress(b"no archive"), b""):
+    with tarfile.open("empty.tar.xz", "w:xz"):
+        pass
+    for content in (
+        whole[: len(whole) // 2],
+        b"text",
+        lzma.compress(b"no archive"),
+        b"",
+        Path("empty.tar.xz").read_bytes(),
+    ):
         ARCHIVE.write_bytes(content)
         with pytest.raises(UserError, match=r"results.tar.xz"):
             studies.render("mine", "patch")
