@@ -262,10 +262,11 @@ def computed_table(found: pd.DataFrame) -> Table:
     # The first row of each cell has the paper's segmenter and sizes; the sweeps follow.
     first = found.drop_duplicates(["benchmark", "method", "workload", "phase", "channel"])
     rows = []
-    for (benchmark, method), cell in first.groupby(["benchmark", "method"], sort=False):
+    for _, cell in first.groupby(["benchmark", "method"], sort=False):
+        benchmark, method, *network = map(str, cell.iloc[0][["benchmark", "method", "segmenter", "encoder"]])
         peaks = cell.groupby(cell["workload"] + " " + cell["channel"])["mib"].max()
         row = _names(benchmark, method) | {str(key): mib for key, mib in peaks.items()}
-        paper = published_row(benchmark, method, *cell.iloc[0][["segmenter", "encoder"]])
+        paper = published_row(benchmark, method, *network)
         if paper and paper.memory:
             modes = [f"published with {key} {value}" for key, value in PUBLISHED_MODES.get(method, {}).items()]
             row["published"] = (paper.memory, [paper.source, *modes])
