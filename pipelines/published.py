@@ -28,7 +28,7 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     from scpseg.reporting.charts import draw_published
     from scpseg.reporting.memory import read_computed
-    from scpseg.reporting.published import elsewhere, published
+    from scpseg.reporting.published import published
     from scpseg.reporting.report_tables import computed_table
     from scpseg.reporting.tables import Cell, markdown
 
@@ -38,7 +38,7 @@ def main() -> None:
     table = computed_table(found)
     table = replace(table, rows=tuple(row for row in table.rows if row[-1] != Cell()))
     write_text(PAGE, with_table(PAGE.read_text(encoding="utf-8"), markdown(table), BEGIN, END, PAGE))
-    shown = [row for row in (*published(), *elsewhere()) if row.miou and row.memory]
+    shown = [row for row in published() if row.miou and row.memory]
     for benchmark, rows in groupby(sorted(shown, key=lambda row: row.benchmark), lambda row: row.benchmark):
         draw_published(list(rows), FIGURES / f"published-{benchmark}")
     print(f"published: {PAGE}, {FIGURES}")

@@ -12,9 +12,8 @@ from scpseg.benchmarks.base import NOTE
 from scpseg.errors import UserError
 from scpseg.files import write_json, write_text
 from scpseg.params import SuiteParams
-from scpseg.profiling.records import PROFILE
 from scpseg.reporting import BASE, charts, pages, report_tables, summary, tables
-from scpseg.reporting.collect import FAMILIES, SCHEMA, States, collect, read_result
+from scpseg.reporting.collect import FAMILIES, SCHEMA, States, collect
 from scpseg.reporting.contributed import contributed_table
 from scpseg.reporting.figures import Drawn
 from scpseg.reporting.memory import read_computed, read_peaks
@@ -110,8 +109,8 @@ def _sections(
     def section(part: Part) -> Section:
         name, spec, first = part.name, part.spec, "open" if part is parts[0] else "closed"
         found = report_tables.part_tables(part, common)
-        pareto = charts.draw_pareto([(part.lines, part.hollow)], methods, folder / name)
-        curves = charts.draw_curves(part.lines, results, methods, folder / f"{name}-training")
+        pareto = charts.draw_pareto([part], methods, folder / name)
+        curves = charts.draw_curves(part, results, methods, folder / f"{name}-training")
         gallery = Gallery({cls.name: cls.colour for cls in spec.classes}, pictures.get(name, []))
         left = [pareto, said.up if pareto else said.no_figure, said.hollow(part)]
         right = [found["main"], said.evidence(part, GRID)]
@@ -122,7 +121,7 @@ def _sections(
             Section("Scores of each fold", [found["folds"]], "", "closed"),
             Section(said.pictures, [said.strips(spec), gallery] if gallery.methods else [], "", first, True),
             Section("Training curves", [curves, said.curves] if curves else [], "", first, True),
-            Section(said.parts, [charts.draw_parts(part.lines, folder / f"{name}-memory")], "", first, True),
+            Section(said.parts, [charts.draw_parts(part, folder / f"{name}-memory")], "", first, True),
             Section("What is compared", [found["networks"], Section("", [found["settings"]], page=True)], "", "closed"),
             Section("Published figures", [found["published"]], "", "closed", True),
         ]
@@ -132,13 +131,9 @@ def _sections(
         notes = [("", note) for note in part.notes]
         return Section(spec.title, [said.about(part), beside, notes, probe, example, *folded], name)
 
-    several = [(part.lines, part.hollow) for part in parts]
-    whole = charts.draw_pareto(several, methods, folder / "overview") if len(parts) > 1 else None
+    whole = charts.draw_pareto(parts, methods, folder / "overview") if len(parts) > 1 else None
     overview = [whole, said.up if whole else "", report_tables.overview_table(parts)] if len(parts) > 1 else []
-    measured = [(line, results / "profile" / line.benchmark / f"{line.method}.json", {"method": line.method})
-                for line in lines if line["profile_status"] == "ok"]  # fmt: skip
-    traces = [(line, read_result(path, PROFILE, identity, True) or {}) for line, path, identity in measured]
-    timelines = charts.draw_timelines(traces, methods, folder / "timelines")
+    timelines = charts.draw_timelines(lines, results, methods, folder / "timelines")
     memory: list[Block] = []
     if computed is not None:
         drawn = charts.draw_computed(computed, folder / "memory-sweeps")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,17 +17,16 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from scpseg.benchmarks import get_benchmark
-from scpseg.profiling.records import INFERENCE, MIB
+from scpseg.profiling.records import INFERENCE, MIB, PROFILE
 from scpseg.reporting import figures
-from scpseg.reporting.figures import COLUMN, MUTED, OTHERS, PAPER, STEPS, Drawn, Look, arms, panels, save, style
-from scpseg.reporting.memory import AXES, one_source
+from scpseg.reporting.collect import read_result
+from scpseg.reporting.figures import COLUMN, MUTED, OTHERS, PAPER, STEPS, Drawn, Look, arms, panels, save, styled
+from scpseg.reporting.memory import AXES
 from scpseg.reporting.published import Published
-from scpseg.reporting.summary import Line, Row, curve
+from scpseg.reporting.summary import Line, Part, curve
 
 BEYOND = 6.0
 """Points by which the axis of the score reaches beyond the lowest and the highest mark for the sake of an interval."""
-Group = tuple[Sequence[Line], Sequence[Published]]
-"""Lines of one benchmark, and the published rows with score and memory, which are drawn with hollow marks."""
 Panels = Sequence[tuple[pd.DataFrame, dict[str, Any]]]
 """Frames for `figures.draw_lines`, each with properties of its axes."""
 GROWTH = {
@@ -51,54 +50,50 @@ class Mark(NamedTuple):
     half: float = 0.0
 
 
-def _measured(line: Line, looks: Mapping[str, Look]) -> Mark:
-    """The mark of a method that has both figures."""
-    mib = line.memory.mib if line.memory else math.nan
-    return Mark(mib, 100 * (line.score or 0), line.title, looks[line.method], 100 * (line.mean_iou.half or 0))
-
-
 def _published(row: Published, name: str = "") -> Mark:
     """The mark of a row that has both figures."""
     return Mark(float(row.memory or "nan"), float(row.miou or "nan"), name or row.method)
 
 
-def draw_pareto(groups: Sequence[Group], methods: Sequence[str], path: Path) -> Drawn | None:
+@styled
+def draw_pareto(parts: Sequence[Part], methods: Sequence[str], path: Path) -> Drawn | None:
     """Score against memory, one panel per benchmark, with the frontier; published points have hollow marks.
 
     Lines without score or memory are not drawn; benchmarks without a line have no panel. None if nothing is drawn.
     `methods` are all of the report, so that a method looks the same in all figures; `path` has no extension.
     """
-    looks, tips, kept = figures.looks_of(methods), dict[str, str](), list[tuple[list[Line], list[Mark], list[Mark]]]()
-    for some, more in groups:
-        lines = [line for line in some if line.score is not None and line.memory]
-        if one_source([line.memory for line in lines]):
+    looks, tips, kept = figures.looks_of(methods), dict[str, str](), list[tuple[Part, list[Mark], list[Mark]]]()
+    for part in parts:
+        marks = [Mark(line.memory.mib, 100 * line.score, line.title, looks[line.method],
+                      100 * (line.mean_iou.half or 0))
+                 for line in part.lines if line.score is not None and line.memory]  # fmt: skip
+        if marks and part.source:
             # Names of methods for UHR images are placed first: if space is short, they matter most.
-            hollow = [_published(row) for row in sorted(more, key=lambda row: row.mode != "uhr")]
-            kept.append((lines, [_measured(line, looks) for line in lines], hollow))
+            hollow = [_published(row) for row in sorted(part.hollow, key=lambda row: row.mode != "uhr")]
+            kept.append((part, marks, hollow))
     if not kept:
         return None
     alone, down = len(kept) == 1, math.ceil(len(kept) / 2)
-    with style():
-        width, height = (1.3, 0.92 * COLUMN) if alone else (2, 2.2 * down + 0.4)
-        figure, grid = panels(width * COLUMN, height, 1 if alone else 2, down)
-        for number, (axes, (lines, marks, hollow)) in enumerate(zip(grid, kept, strict=False)):
-            tips |= _marks(axes, [*hollow, *marks], f"p{number}-")
-            # Right and up: the best score for at most this memory.
-            xs, ys = zip(*sorted(mark[:2] for mark in marks), strict=True)
-            ys = np.maximum.accumulate(ys)
-            axes.plot([xs[0], *xs, axes.get_xlim()[1]], [-1e3, *ys, ys[-1]], color=MUTED, lw=1, drawstyle="steps-post",
-                      zorder=1, scalex=False, scaley=False)  # fmt: skip
-            if all(row["synthetic"] for line in lines for row in line.done):
-                figures.mark_synthetic(axes)
-            spec, memory = get_benchmark(lines[0].benchmark), AXES[one_source([line.memory for line in lines]) or ""]
-            score = f"{spec.mean_name[0].upper() if ' ' in spec.mean_name else 'm'}{spec.mean_name[1:]} (%)"
-            axes.set(title=spec.title, xlabel=memory, ylabel=score)
-        figures.legend(figure, grid, "outside right upper" if alone else "outside lower center", 1 if alone else 6)
-        for axes, (_, marks, hollow) in zip(grid, kept, strict=False):
-            figures.label_points(axes, [mark[:3] for mark in hollow], [mark[:2] for mark in marks])
-        titles = ", ".join(get_benchmark(lines[0].benchmark).title for lines, _, _ in kept)
-        about = f"{titles}: score against peak memory, one point per method, frontier as a line"
-        return save(figure, path, about, tips)
+    width, height = (1.3, 0.92 * COLUMN) if alone else (2, 2.2 * down + 0.4)
+    figure, grid = panels(width * COLUMN, height, 1 if alone else 2, down)
+    for number, (axes, (part, marks, hollow)) in enumerate(zip(grid, kept, strict=False)):
+        tips |= _marks(axes, [*hollow, *marks], f"p{number}-")
+        # Right and up: the best score for at most this memory.
+        xs, ys = zip(*sorted(mark[:2] for mark in marks), strict=True)
+        ys = np.maximum.accumulate(ys)
+        axes.plot([xs[0], *xs, axes.get_xlim()[1]], [-1e3, *ys, ys[-1]], color=MUTED, lw=1, drawstyle="steps-post",
+                  zorder=1, scalex=False, scaley=False)  # fmt: skip
+        if part.synthetic:
+            figures.mark_synthetic(axes)
+        mean = part.spec.mean_name
+        score = f"{mean[0].upper() if ' ' in mean else 'm'}{mean[1:]} (%)"
+        axes.set(title=part.spec.title, xlabel=AXES[part.source or ""], ylabel=score)
+    figures.legend(figure, grid, "outside right upper" if alone else "outside lower center", 1 if alone else 6)
+    for axes, (_, marks, hollow) in zip(grid, kept, strict=False):
+        figures.label_points(axes, [mark[:3] for mark in hollow], [mark[:2] for mark in marks])
+    titles = ", ".join(part.spec.title for part, _, _ in kept)
+    about = f"{titles}: score against peak memory, one point per method, frontier as a line"
+    return save(figure, path, about, tips)
 
 
 def _marks(axes: Axes, marks: Sequence[Mark], prefix: str) -> dict[str, str]:
@@ -128,84 +123,84 @@ def _marks(axes: Axes, marks: Sequence[Mark], prefix: str) -> dict[str, str]:
     return tips
 
 
+@styled
 def draw_published(rows: Sequence[Published], path: Path) -> Drawn:
     """Published score against published memory on one benchmark; `rows` have both. Nothing measured is drawn."""
     spec, times = get_benchmark(rows[0].benchmark), Counter(row.method for row in rows)
     which = [row.segmenter.split("-")[0] if row.mode == "uhr" else row.mode for row in rows]
     marks = [_published(row, f"{row.method} ({of})" if times[row.method] > 1 else "")
              for row, of in zip(rows, which, strict=True)]  # fmt: skip
-    with style():
-        figure, (axes,) = panels(2.3 * COLUMN, 1.6 * COLUMN)
-        _marks(axes, marks, "")
-        axes.set(title=f"{spec.title}: as published", xlabel="memory at test (MB)", ylabel=f"{spec.mean_name} (%)")
-        figures.label_points(axes, sorted((mark[:3] for mark in marks), reverse=True))
-        return save(figure, path, f"{spec.title}: published score against published memory", kinds=("png",))
+    figure, (axes,) = panels(2.3 * COLUMN, 1.6 * COLUMN)
+    _marks(axes, marks, "")
+    axes.set(title=f"{spec.title}: as published", xlabel="memory at test (MB)", ylabel=f"{spec.mean_name} (%)")
+    figures.label_points(axes, sorted((mark[:3] for mark in marks), reverse=True))
+    return save(figure, path, f"{spec.title}: published score against published memory", kinds=("png",))
 
 
+@styled
 def _lines(
     found: Panels, methods: Sequence[str], path: Path, about: str, size: tuple[float, float], across: int = 1
-) -> Drawn:
-    """Draw a panel for each frame."""
-    with style():
-        figure, grid = panels(*size, across, math.ceil(len(found) / across))
-        for axes, (lines, properties) in zip(grid, found, strict=False):
-            figures.draw_lines(axes, lines, figures.looks_of(methods))
-            axes.set(**properties)
-            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-            for axis in (axes.xaxis, axes.yaxis):
-                if axis.get_scale() == "log":
-                    figures.log_ticks(axis)
-        figures.legend(figure, grid, *(("outside right upper", 1) if len(found) == 1 else ("outside lower center", 6)))
-        return save(figure, path, about)
-
-
-def draw_curves(lines: Sequence[Line], results: Path, methods: Sequence[str], path: Path) -> Drawn | None:
-    """Training loss of every method on one benchmark, one line per seed, fold and phase; None if no history exists."""
-    runs = ((line.method, row["seed"], curve(results, row)) for line in lines for row in line.done)
-    found = [history[[*history.columns.intersection(["fold", "phase"])]].assign(
-                method=method, seed=seed, x=history["iteration"], y=history["total"])
-             for method, seed, history in runs if len(history) > 1]  # fmt: skip
+) -> Drawn | None:
+    """Draw a panel for each frame; None without any."""
     if not found:
         return None
-    title = f"{get_benchmark(lines[0].benchmark).title}: training loss"
+    figure, grid = panels(*size, across, math.ceil(len(found) / across))
+    for axes, (lines, properties) in zip(grid, found, strict=False):
+        figures.draw_lines(axes, lines, figures.looks_of(methods))
+        axes.set(**properties)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        for axis in (axes.xaxis, axes.yaxis):
+            if axis.get_scale() == "log":
+                figures.log_ticks(axis)
+    figures.legend(figure, grid, *(("outside right upper", 1) if len(found) == 1 else ("outside lower center", 6)))
+    return save(figure, path, about)
+
+
+def draw_curves(part: Part, results: Path, methods: Sequence[str], path: Path) -> Drawn | None:
+    """Training loss of every method on one benchmark, one line per seed, fold and phase; None if no history exists."""
+    runs = [(row, curve(results, row)) for row in part.done]
+    found = [history.assign(method=row["method"], seed=row["seed"], x=history["iteration"], y=history["total"])
+             for row, history in runs if len(history) > 1]  # fmt: skip
+    title = f"{part.spec.title}: training loss"
     axes = {"title": title, "xlabel": "training step", "ylabel": "loss (each method's own)", "yscale": "log"}
-    shown = [(pd.concat(found, ignore_index=True), axes)]
+    shown = [(pd.concat(found).filter(["fold", "phase", "method", "seed", "x", "y"]), axes)] if found else []
     return _lines(shown, methods, path, f"{title} over the steps", (1.3 * COLUMN, 0.75 * COLUMN))
 
 
-def draw_parts(lines: Sequence[Line], path: Path) -> Drawn | None:
+@styled
+def draw_parts(part: Part, path: Path) -> Drawn | None:
     """Parts of the peak memory, one stacked bar per method; None if no part is known."""
-    shown = [(line.title, line.memory) for line in lines if line.memory is not None and line.memory.parts]
+    shown = [(line.title, line.memory) for line in part.lines if line.memory and line.memory.parts]
     if not shown:
         return None
-    parts = pd.DataFrame([dict(peak.parts) for _, peak in shown]).fillna(0.0)
-    title = get_benchmark(lines[0].benchmark).title
-    with style():
-        figure, (axes,) = panels(1.3 * COLUMN, 0.55 + 0.2 * len(shown))
-        left = parts.cumsum(axis=1) - parts
-        for (name, wide), look in zip(parts.items(), itertools.cycle(OTHERS), strict=False):
-            axes.barh(range(len(shown)), wide, left=left[name], height=0.62, color=look.colour, label=name)
-        axes.set_yticks(range(len(shown)), [name for name, _ in shown])
-        axes.grid(visible=False, axis="y")
-        axes.set(ylim=(len(shown) - 0.4, -0.6), title=title, xlabel=AXES[shown[0][1].source])
-        figures.legend(figure, [axes], "outside right upper", 1)
-        return save(figure, path, f"{title}: what peak memory is made of")
+    sizes = pd.DataFrame([dict(peak.parts) for _, peak in shown]).fillna(0.0)
+    figure, (axes,) = panels(1.3 * COLUMN, 0.55 + 0.2 * len(shown))
+    left = sizes.cumsum(axis=1) - sizes
+    for (name, wide), look in zip(sizes.items(), itertools.cycle(OTHERS), strict=False):
+        axes.barh(range(len(shown)), wide, left=left[name], height=0.62, color=look.colour, label=name)
+    axes.set_yticks(range(len(shown)), [name for name, _ in shown])
+    axes.grid(visible=False, axis="y")
+    axes.set(ylim=(len(shown) - 0.4, -0.6), title=part.spec.title, xlabel=AXES[shown[0][1].source])
+    figures.legend(figure, [axes], "outside right upper", 1)
+    return save(figure, path, f"{part.spec.title}: what peak memory is made of")
 
 
-def draw_timelines(traces: Sequence[tuple[Line, Row]], methods: Sequence[str], path: Path) -> Drawn | None:
-    """Memory over time during inference, one panel per benchmark; `traces` are lines with their profile records."""
+def draw_timelines(lines: Sequence[Line], results: Path, methods: Sequence[str], path: Path) -> Drawn | None:
+    """Memory over time during inference, one panel per benchmark; None if no profile has a timeline."""
     found: dict[str, list[pd.DataFrame]] = {}
-    for line, record in (trace for trace in traces if len(trace[1].get("timeline") or ()) > 1):
-        at, used = np.array(record["timeline"], float).T
-        # The last sample was taken at the end of the measurement, so its time is that of all images.
-        images = at * record["repeats"] / max(at[-1], 1e-9)
-        found.setdefault(line.benchmark, []).append(pd.DataFrame({"method": line.method, "x": images, "y": used / MIB}))
+    for line in (line for line in lines if line["profile_status"] == "ok"):
+        file = results / "profile" / line.benchmark / f"{line.method}.json"
+        record = read_result(file, PROFILE, {"method": line.method}, True) or {}
+        if len(record.get("timeline") or ()) > 1:
+            at, used = np.array(record["timeline"], float).T
+            # The last sample was taken at the end of the measurement, so its time is that of all images.
+            frame = {"method": line.method, "x": at * record["repeats"] / max(at[-1], 1e-9), "y": used / MIB}
+            found.setdefault(get_benchmark(line.benchmark).title, []).append(pd.DataFrame(frame))
     labels = {"xlabel": "images labelled", "ylabel": "memory (MiB)", "ylim": (0, None), "xlim": (0, None)}
-    shown = [(pd.concat(frames, ignore_index=True), labels | {"title": get_benchmark(name).title})
-             for name, frames in found.items()]  # fmt: skip
+    shown = [(pd.concat(frames), labels | {"title": title}) for title, frames in found.items()]
     across, down = min(2, len(shown)), math.ceil(len(shown) / 2)
     about, size = "Memory while whole images are labelled", (COLUMN * across, 1.7 * down + 0.4)
-    return _lines(shown, methods, path, about, size, across) if shown else None
+    return _lines(shown, methods, path, about, size, across)
 
 
 def draw_computed(found: pd.DataFrame, path: Path) -> Drawn | None:
@@ -225,10 +220,10 @@ def draw_computed(found: pd.DataFrame, path: Path) -> Drawn | None:
             shown.append((lines, axes | {"ylabel": "computed peak at inference (MiB)"}))
     about = "Computed memory against windows in one forward pass, and against the side of the patch"
     size = (1.05 * COLUMN * len(shown), 0.85 * COLUMN)
-    return _lines(shown, list(dict.fromkeys(totals["method"])), path, about, size, len(shown)) if shown else None
+    return _lines(shown, list(dict.fromkeys(totals["method"])), path, about, size, len(shown))
 
 
-def draw_growth(path: Path, to: Path) -> Drawn:
+def draw_growth(path: Path, to: Path) -> Drawn | None:
     """Draw time and memory of inference, training step and prepare over their sizes, from results/bench-growth.csv."""
     found, shown = pd.read_csv(path, dtype={"seconds": str, "mib": str}).assign(method=""), []
     for key, name in (("seconds", "processor time in s"), ("mib", "peak memory in MiB")):

@@ -7,7 +7,6 @@ import math
 import re
 import zlib
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,6 +54,8 @@ STYLE: Any = {
     "axes.grid": True, "grid.color": FAINT, "grid.linewidth": 0.5,
     "xtick.major.size": 2.5, "ytick.major.size": 2.5, "legend.frameon": False,
 }  # fmt: skip
+styled = matplotlib.style.context(STYLE, after_reset=True)
+"""Decorator: draw in our style on matplotlib's defaults, so that a user's matplotlibrc changes nothing."""
 
 
 class Look(NamedTuple):
@@ -86,11 +87,6 @@ def looks_of(methods: Collection[str]) -> dict[str, Look]:
         mine = FURTHER[first:] + FURTHER[:first]
         found[method] = next((look for look in mine if look not in found.values()), mine[0])
     return found
-
-
-def style() -> AbstractContextManager[None]:
-    """Our style on matplotlib's defaults, so that a user's matplotlibrc changes nothing."""
-    return matplotlib.style.context(STYLE, after_reset=True)
 
 
 def panels(width: float, height: float, across: int = 1, down: int = 1, **ratios: Any) -> tuple[Figure, list[Axes]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -74,12 +74,6 @@ def read_peaks(results: Path) -> tuple[dict[Cell, Peak], dict[Cell, str]]:
 def _network(record: Mapping[str, object]) -> tuple[str, ...]:
     """A key that distinguishes the networks of a reference or a computed record."""
     return tuple(str(record.get(name) or "") for name in ("benchmark", "method", "patch", "parameters"))
-
-
-def one_source(peaks: Sequence[Peak | None]) -> str | None:
-    """The common source of these peaks; None if there are several or none, because they are not comparable."""
-    sources = {peak.source for peak in peaks if peak is not None}
-    return sources.pop() if len(sources) == 1 else None
 
 
 def read_computed(results: Path) -> pd.DataFrame | None:

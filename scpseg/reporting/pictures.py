@@ -21,7 +21,7 @@ from PIL import Image
 from scpseg.benchmarks import get_benchmark
 from scpseg.benchmarks.base import Benchmark
 from scpseg.files import damaged
-from scpseg.reporting.figures import FONT, MUTED, Drawn, panels, save, style
+from scpseg.reporting.figures import FONT, MUTED, Drawn, panels, save, styled
 from scpseg.reporting.statistics import mean_iou
 from scpseg.reporting.summary import Line, read_matrices
 
@@ -122,6 +122,7 @@ def _address(pixels: bytes, size: tuple[int, int], photo: bool) -> str:
     return f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
 
 
+@styled
 def draw_examples(chosen: Chosen, spec: Benchmark, path: Path) -> Drawn | None:
     """A figure of one image with its ground truth and every method's labels; None without pictures."""
     having = [(line.title, found[0], pictured(found[0].folder)) for line, found in chosen if found]
@@ -132,16 +133,15 @@ def draw_examples(chosen: Chosen, spec: Benchmark, path: Path) -> Drawn | None:
     cells = [(f"image {image}", have, "image"), ("ground truth", have, "truth")]
     cells += [(title, one, "prediction") if image in ids else (f"{title}: none", one, "") for title, one, ids in having]
     across, down = min(len(cells), 7), math.ceil(len(cells) / 7)
-    with style():
-        figure, grid = panels(1.25 * across, 1.45 * down + 0.35, across, down)
-        for axes in grid:
-            axes.set_axis_off()
-        for axes, (title, one, kind) in zip(grid, cells, strict=False):
-            axes.set_title(title, loc="center", fontweight="normal", fontsize=FONT - 1, pad=2)
-            if kind:
-                pixels = pixels_of(replace(one, image=image), kind, spec, 384)
-                axes.imshow(pixels, interpolation="antialiased" if kind == "image" else "nearest")
-        patches = [Patch(facecolor="#{:02x}{:02x}{:02x}".format(*cls.colour), edgecolor=MUTED, lw=0.4, label=cls.name)
-                   for cls in spec.classes]  # fmt: skip
-        figure.legend(handles=patches, loc="outside lower center", ncols=across, handlelength=1, handleheight=1)
-        return save(figure, path, f"{spec.title}: labels of image {image} by method, seed {have.seed}", kinds=("png",))
+    figure, grid = panels(1.25 * across, 1.45 * down + 0.35, across, down)
+    for axes in grid:
+        axes.set_axis_off()
+    for axes, (title, one, kind) in zip(grid, cells, strict=False):
+        axes.set_title(title, loc="center", fontweight="normal", fontsize=FONT - 1, pad=2)
+        if kind:
+            pixels = pixels_of(replace(one, image=image), kind, spec, 384)
+            axes.imshow(pixels, interpolation="antialiased" if kind == "image" else "nearest")
+    patches = [Patch(facecolor="#{:02x}{:02x}{:02x}".format(*cls.colour), edgecolor=MUTED, lw=0.4, label=cls.name)
+               for cls in spec.classes]  # fmt: skip
+    figure.legend(handles=patches, loc="outside lower center", ncols=across, handlelength=1, handleheight=1)
+    return save(figure, path, f"{spec.title}: labels of image {image} by method, seed {have.seed}", kinds=("png",))

@@ -23,7 +23,7 @@ from PIL import Image
 from scpseg.errors import UserError
 from scpseg.reporting import figures
 from scpseg.reporting.figures import COLUMN, FONT, MUTED, Drawn, Look
-from scpseg.reporting.pages import Section, listed, texts
+from scpseg.reporting.pages import Block, Section, listed, texts
 from scpseg.reporting.published import title_of
 from scpseg.reporting.statistics import Estimate, estimate, paired
 from scpseg.reporting.summary import Line, records, scores
@@ -35,23 +35,16 @@ CHANCE = 0.5
 HALF_CUE = 8
 """Pixels from the centre of the largest cue to its edge."""
 DRAWS, LEVEL = 2000, 0.95
-FACTORS = ("kind", "texture")
-LOOKS = {
-    "centred": {"kind": "centred"},
-    "grid": {"kind": "grid"},
-    "centred_texture": {"texture": "centred_texture"},
-    "grid_texture": {"texture": "grid_texture"},
-    "centred_both": {"kind": "centred", "texture": "centred_texture"},
-    "grid_both": {"kind": "grid", "texture": "grid_texture"},
-}
-"""Question about a disc -> its factors, each with the column of the prediction; all factors must be correct."""
-HEIGHT, ACROSS = 2.9, 6
-"""Height in inches of the figure of distances; panels in a row of the figure of details."""
-DODGE, RING = 1.8, 13
-"""Pixels between markers of neighbouring methods, so that equal values do not hide each other; radius of a ring."""
+CENTRED, TEXTURE, GRID = {"kind": "centred"}, {"texture": "centred_texture"}, {"kind": "grid"}
+"""Questions about a disc: the factors, each with the column of the prediction; all factors must be correct."""
+BOTH = CENTRED | TEXTURE
+DODGE = 1.8
+"""Pixels between markers of neighbouring methods, so that equal values do not hide each other."""
 DASHES = (0, (4, 2))
 Counts = NDArray[np.int64]
 Looks = Mapping[str, Look]
+Asked = Mapping[str, str]
+"""CENTRED or another of these questions."""
 
 
 @dataclass(frozen=True)
@@ -73,18 +66,15 @@ class Curve:
     """Results of one method; accuracies are shares 0..1 of the discs, estimated over twin scenes and seeds.
 
     Attributes:
-        patch: side L of the patch in pixels.
+        patch, looks, memory: side L of the patch in pixels; its inputs, as text; peak in MiB.
         reach: distance in pixels from the centre of a window that its input covers; infinite with an overview.
-        looks: its inputs, as text.
         centred, grid: by distance (pixels), accuracy in windows centred on the disc, and under those of whole images.
         allowed: by distance, the value of `grid` for a method that identifies every cue of which it sees a part, and
             guesses otherwise; a few discs that a border of windows cuts can exceed it.
         within, beyond: accuracy in centred windows over all distances within reach, and beyond it.
         all_grid, all_allowed: `grid` and `allowed` over all distances.
-        visible: share of all discs whose labelling window contains a part of the cue.
-        missed: share of centred discs without any pixel predicted as a disc.
+        visible, missed: share of discs whose labelling window has a part of the cue; of centred ones labelled nowhere.
         gain: mean IoU of whole images minus that of plain patches, paired by seed.
-        memory: peak in MiB.
     """
 
     def __init__(self, line: Line, answers: pd.DataFrame, base: Mapping[int, float]) -> None:
@@ -94,12 +84,12 @@ class Curve:
         self.reach = math.inf if overview is not None else context / 2
         whole = f"the whole image, reduced to {overview} × {overview}"
         self.looks = f"{context} × {context} pixels" if overview is None else whole
-        self.centred, self.grid = (accuracies(answers, "distance", look) for look in ("centred", "grid"))
+        self.centred, self.grid = (accuracies(answers, "distance", asked) for asked in (CENTRED, GRID))
         inside, visible = answers["distance"] < self.reach, answers["visible"] > 0
         self.allowed = (CHANCE + (1 - CHANCE) * visible.groupby(answers["distance"]).mean()).to_dict()
-        self.within, self.beyond = (accuracy(part, "centred") if len(part) else estimate([])
+        self.within, self.beyond = (accuracy(part, CENTRED) if len(part) else estimate([])
                                     for part in (answers[inside], answers[~inside]))  # fmt: skip
-        self.all_grid, self.all_allowed = accuracy(answers, "grid"), CHANCE + (1 - CHANCE) * visible.mean()
+        self.all_grid, self.all_allowed = accuracy(answers, GRID), CHANCE + (1 - CHANCE) * visible.mean()
         self.visible, self.missed = visible.mean(), answers["centred"].isna().mean()
         self.gain = paired(scores(line.rows), {} if line.method == BASE else base)
         self.memory = line.peak
@@ -125,11 +115,10 @@ class Sight:
         """Estimate from the answers of all methods."""
         mine, ours = answers[answers["method"] == method], answers[answers["method"] == OURS]
         self.method, self.title, self.memory = method, title_of(method), memory
-        self.kinds = dict(reversed(accuracies(mine, "cue_side", "centred").items()))
-        self.textures = dict(reversed(accuracies(mine, "detail", "centred_texture").items()))
-        self.classes = accuracies(mine, ["cue_side", "detail"], "centred_both")
-        self.both = accuracy(mine, "centred_both")
-        self.behind = None if method == OURS else difference(ours, mine, "centred_both")
+        self.kinds = dict(reversed(accuracies(mine, "cue_side", CENTRED).items()))
+        self.textures = dict(reversed(accuracies(mine, "detail", TEXTURE).items()))
+        self.classes, self.both = accuracies(mine, ["cue_side", "detail"], BOTH), accuracy(mine, BOTH)
+        self.behind = None if method == OURS else difference(ours, mine, BOTH)
 
 
 def probe_section(
@@ -143,13 +132,15 @@ def probe_section(
     found = curves(large, lines)
     halves = {curve.method: curve.reach for curve in found}
     counted = between(answers, min(halves.values()), halves.get(OURS, math.inf))
-    seen = sights(counted, {curve.method: curve.memory for curve in found})
-    where = " and ".join(map(str, sorted(set(counted["distance"]))))
-    said = [*sentences("probe", found, large["image"].nunique()), *sentences("detail", seen, where)]
-    blocks = [draw_probe(found, large, results, methods, folder), draw_detail(seen, folder) if seen else None, said]
-    detail = table("probe-detail", seen, kinds="kind, cue {} px %", textures="texture {} px %") if seen else None
-    more = [table("probe-distance", found, centred="{} px"), table("probe-results", found), detail]
-    return Section("How far each method sees", [*blocks, *more])
+    tables = [table("probe-distance", found, centred="{} px"), table("probe-results", found)]
+    said = texts().probe(found, large["image"].nunique(), verdict)
+    blocks: list[Block] = [draw_probe(found, large, results, methods, folder)]
+    if len(counted):
+        sights = [Sight(curve.method, curve.memory, counted) for curve in found]
+        said += texts().detail(sights, " and ".join(map(str, sorted(set(counted["distance"])))), verdict)
+        blocks.append(draw_detail(sights, folder))
+        tables.append(table("probe-detail", sights, kinds="kind, cue {} px %", textures="texture {} px %"))
+    return Section("How far each method sees", [*blocks, listed(said), *tables])
 
 
 def read_answers(results: Path, frame: pd.DataFrame) -> pd.DataFrame:
@@ -174,31 +165,31 @@ def read_answers(results: Path, frame: pd.DataFrame) -> pd.DataFrame:
 
 def pairs(answers: pd.DataFrame) -> Counts:
     """Group number of every row: scenes whose discs are at the same positions belong together."""
-    places = {image: tuple(sorted(set(zip(part["row"], part["column"], strict=True))))
-              for image, part in answers.groupby("image")}  # fmt: skip
-    numbers = {place: number for number, place in enumerate(dict.fromkeys(places.values()))}
-    return np.array([numbers[places[image]] for image in answers["image"]], dtype=np.int64)
+    places = {image: frozenset(zip(scene["row"], scene["column"], strict=True))
+              for image, scene in answers.groupby("image")}  # fmt: skip
+    numbers = dict(zip(places, pd.factorize(pd.Series(places))[0], strict=True))
+    return answers["image"].map(numbers).to_numpy()
 
 
-def accuracy(answers: pd.DataFrame, look: str) -> Accuracy:
-    """Estimate from rows of `read_answers` of one method, at least one, for a key of LOOKS."""
-    return _estimate(*_counts(answers, look), _alike(answers, look))
+def accuracy(answers: pd.DataFrame, asked: Asked) -> Accuracy:
+    """Estimate from rows of `read_answers` of one method, at least one."""
+    return _estimate(*_counts(answers, asked), _alike(answers, asked))
 
 
-def accuracies(answers: pd.DataFrame, by: str | list[str], look: str) -> dict[Any, Accuracy]:
+def accuracies(answers: pd.DataFrame, by: str | list[str], asked: Asked) -> dict[Any, Accuracy]:
     """`accuracy` by the values of these columns, in ascending order."""
-    return {key: accuracy(part, look) for key, part in answers.groupby(by)}
+    return {key: accuracy(part, asked) for key, part in answers.groupby(by)}
 
 
-def difference(one: pd.DataFrame, other: pd.DataFrame, look: str) -> Accuracy | None:
+def difference(one: pd.DataFrame, other: pd.DataFrame, asked: Asked) -> Accuracy | None:
     """Accuracy of one method minus that of another on the same discs, for the seeds that both have, or None.
 
     Seeds and groups are drawn for both at once.
     """
-    common = sorted(set(one["seed"]) & set(other["seed"]))
-    if not common:
+    parts = one[one["seed"].isin(other["seed"])], other[other["seed"].isin(one["seed"])]
+    if parts[0].empty:
         return None
-    (right, total), (others, _) = (_counts(part[part["seed"].isin(common)], look) for part in (one, other))
+    (right, total), (others, _) = (_counts(part, asked) for part in parts)
     return _estimate(right - others, total)
 
 
@@ -208,13 +199,13 @@ def _estimate(right: Counts, total: Counts, identity: bool = False) -> Accuracy:
     return Accuracy(float(right.sum() / total.sum()), half, len(right), low, high, identity)
 
 
-def bootstrap(right: Counts, total: Counts, seed: int = 0) -> tuple[float, float]:
+def bootstrap(right: Counts, total: Counts) -> tuple[float, float]:
     """Percentile interval of sum(right) / sum(total): seeds are resampled, and groups within each seed.
 
     `right` and `total` are (S, P) correctly classified and all discs by training seed and group of scenes.
     """
     seeds, scenes = right.shape
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     rows = random.integers(seeds, size=(DRAWS, seeds, 1))
     columns = random.integers(scenes, size=(DRAWS, seeds, scenes))
     shares = right[rows, columns].sum((1, 2)) / total[rows, columns].sum((1, 2))
@@ -222,28 +213,26 @@ def bootstrap(right: Counts, total: Counts, seed: int = 0) -> tuple[float, float
     return float(low), float(high)
 
 
-def _counts(part: pd.DataFrame, look: str) -> tuple[Counts, Counts]:
+def _counts(part: pd.DataFrame, asked: Asked) -> tuple[Counts, Counts]:
     """(S, P) correctly classified discs, and all discs."""
-    right = np.logical_and.reduce([part[predicted] == part[factor] for factor, predicted in LOOKS[look].items()])
-    grouped = part.assign(right=right).groupby(["seed", "pair"])["right"]
-    hits, total = grouped.sum().unstack(fill_value=0), grouped.size().unstack(fill_value=0)
-    return np.asarray(hits, dtype=np.int64), np.asarray(total, dtype=np.int64)
+    right = np.logical_and.reduce([part[predicted] == part[factor] for factor, predicted in asked.items()])
+    found = part.assign(right=right).pivot_table("right", "seed", "pair", ["sum", "size"], fill_value=0)
+    return found["sum"].to_numpy(np.int64), found["size"].to_numpy(np.int64)
 
 
-def _alike(part: pd.DataFrame, look: str) -> bool:
-    """Whether scenes that differ only in the factors of `look` have the same predictions; false if one is missing."""
-    same = [factor for factor in FACTORS if factor not in LOOKS[look]]
+def _alike(part: pd.DataFrame, asked: Asked) -> bool:
+    """Whether scenes that differ only in the factors of `asked` have the same predictions; false if one is missing."""
+    same = [factor for factor in BOTH if factor not in asked]
     grouped = part.groupby(["seed", "pair", "row", "column", *same])
-    counts = [grouped[column].nunique(dropna=False) for column in LOOKS[look].values()]
-    return bool(all((number == 1).all() for number in counts) and (grouped.size() == 2 ** len(LOOKS[look])).all())
+    found = grouped[[*asked.values()]].nunique(dropna=False)
+    return bool((found == 1).all(axis=None) and (grouped.size() == 2 ** len(asked)).all())
 
 
 def curves(answers: pd.DataFrame, lines: Sequence[Line]) -> list[Curve]:
     """A curve per method with results, in the order of `lines`."""
-    known = [line for line in lines if line.benchmark == PROBE and len(answers)]
-    base = next((scores(line.rows) for line in known if line.method == BASE), {})
-    parts = [(line, answers[answers["method"] == line.method]) for line in known]
-    return [Curve(line, mine, base) for line, mine in parts if len(mine)]
+    base = next((scores(line.rows) for line in lines if line.method == BASE), {})
+    parts = dict(iter(answers.groupby("method")))
+    return [Curve(line, parts[line.method], base) for line in lines if line.method in parts]
 
 
 def between(answers: pd.DataFrame, patch: float, window: float) -> pd.DataFrame:
@@ -252,23 +241,9 @@ def between(answers: pd.DataFrame, patch: float, window: float) -> pd.DataFrame:
     return answers[outside & inside]
 
 
-def sights(answers: pd.DataFrame, memory: Mapping[str, float | None]) -> list[Sight]:
-    """One per method of `memory` (method -> peak in MiB) with results, in its order; `answers` are of `between`."""
-    there = set(answers["method"])
-    return [Sight(method, mib, answers) for method, mib in memory.items() if method in there]
-
-
 def seen(values: Mapping[int, Accuracy]) -> list[int]:
     """The sides at which the lower end of the interval (of one seed: over scenes) is above chance."""
     return [side for side, value in values.items() if not value.identity and value.low > CHANCE]
-
-
-def sentences(kind: str, found: Sequence[Curve] | Sequence[Sight], detail: object) -> list[tuple[str, str]]:
-    """(title, sentence) pairs of a macro in texts.j2: every sentence about a method follows from its numbers.
-
-    `detail`: for 'probe' the number of scenes; for 'detail' the distances of the discs that count, as text.
-    """
-    return listed(getattr(texts(), kind)(found, detail, verdict)) if found else []
 
 
 def verdict(values: Mapping[int, Accuracy]) -> str:
@@ -292,6 +267,7 @@ def table(kind: str, found: Sequence[Curve] | Sequence[Sight], **spread: str) ->
     return made(kind, rows, columns)
 
 
+@figures.styled
 def draw_probe(
     found: Sequence[Curve], answers: pd.DataFrame, results: Path, methods: Sequence[str], folder: Path
 ) -> Drawn:
@@ -304,20 +280,19 @@ def draw_probe(
              in answers[["image", "method", "seed"]].drop_duplicates().itertuples(index=False, name=None)}  # fmt: skip
     example = next((path for path in paths if path.is_file()), None)
     ratios = [0.8, 1.0, 1.0] if example else [1.0, 1.0]
-    with figures.style():
-        figure, grid = figures.panels(2.2 * COLUMN, HEIGHT, len(ratios), 1, width_ratios=ratios)
-        if example:
-            _scene(grid[0], found, looks, example, answers[answers["image"] == paths[example]])
-        for axes, windows in zip(grid[-2:], ("centred", "grid"), strict=True):
-            _curves(axes, found, looks, windows)
-            axes.tick_params(labelleft=windows == "centred")
-        grid[-2].set_ylabel("correctly classified discs (%)")
-        for reach, curve in {curve.reach: curve for curve in reversed(found) if math.isfinite(curve.reach)}.items():
-            colour, name = looks[curve.method].colour, "L/2" if reach == curve.patch / 2 else "G/2"
-            grid[-2].axvline(reach, color=colour, lw=0.9, ls=(0, (1, 1.2)), zorder=0)
-            grid[-2].text(reach + 1, 44, f"{name} = {reach:g}", color=colour, fontsize=FONT - 1.5)
-        figures.legend(figure, grid[-2:], "outside upper right", 5)
-        return figures.save(figure, folder / "probe-distance", "Accuracy against the distance of the cue, by method")
+    figure, grid = figures.panels(2.2 * COLUMN, 2.9, len(ratios), 1, width_ratios=ratios)
+    if example:
+        _scene(grid[0], found, looks, example, answers[answers["image"] == paths[example]])
+    for axes, windows in zip(grid[-2:], ("centred", "grid"), strict=True):
+        _curves(axes, found, looks, windows)
+        axes.tick_params(labelleft=windows == "centred")
+    grid[-2].set_ylabel("correctly classified discs (%)")
+    for reach, curve in {curve.reach: curve for curve in reversed(found) if math.isfinite(curve.reach)}.items():
+        colour, name = looks[curve.method].colour, "L/2" if reach == curve.patch / 2 else "G/2"
+        grid[-2].axvline(reach, color=colour, lw=0.9, ls=(0, (1, 1.2)), zorder=0)
+        grid[-2].text(reach + 1, 44, f"{name} = {reach:g}", color=colour, fontsize=FONT - 1.5)
+    figures.legend(figure, grid[-2:], "outside upper right", 5)
+    return figures.save(figure, folder / "probe-distance", "Accuracy against the distance of the cue, by method")
 
 
 def _curves(axes: Axes, found: Sequence[Curve], looks: Looks, windows: str) -> None:
@@ -349,7 +324,7 @@ def _scene(axes: Axes, found: Sequence[Curve], looks: Looks, path: Path, answers
     places = answers[["row", "column"]].to_numpy()
     row, column = places[np.abs(places - height / 2).max(axis=1).argmin()]
     axes.imshow(pixels, extent=(0, width, height, 0), interpolation="nearest")
-    axes.add_patch(Circle((column, row), RING, fill=False, lw=1.3, edgecolor="white"))
+    axes.add_patch(Circle((column, row), 13, fill=False, lw=1.3, edgecolor="white"))
     for curve in sorted(found, key=lambda one: one.reach):
         # Clipped here, so that the edge of a window stays visible where it leaves the scene.
         left, right = np.clip([column - curve.reach, column + curve.reach], 1.0, width - 1.0)
@@ -360,24 +335,24 @@ def _scene(axes: Axes, found: Sequence[Curve], looks: Looks, path: Path, answers
     axes.set_axis_off()
 
 
+@figures.styled
 def draw_detail(found: Sequence[Sight], folder: Path) -> Drawn:
     """Share of discs with both factors right, one map per method: cues shrink to the right, textures downwards."""
-    with figures.style():
-        down = math.ceil(len(found) / ACROSS)
-        across = math.ceil(len(found) / down)
-        figure, grid = figures.panels(2.2 * COLUMN, 1.75 * down + 0.25, across, down)
-        for axes in grid[len(found) :]:
-            axes.set_axis_off()
-        for axes, sight in zip(grid, found, strict=False):
-            values = np.array([[sight.classes[cue, side].mean for cue in sight.kinds] for side in sight.textures])
-            names = list(map(str, sight.kinds)), list(map(str, sight.textures))
-            shown = [f"{100 * value:.0f}" for value in values.flat]
-            drawn = figures.draw_cells(axes, values, shown, names, cmap="cividis", vmin=CHANCE**2, vmax=1.0)
-            for text, value in zip(drawn, values.flat, strict=True):
-                text.set_color("white" if value < 0.65 else "black")
-            memory = "" if sight.memory is None else f"\n{mebibytes(sight.memory).text} MiB"
-            axes.set(xlabel="cue (pixels)", title=f"{sight.title}{memory}")
-        for axes in grid[::across]:
-            axes.set_ylabel("texture (pixels)")
-        about = "Kind and texture right, by side of the cue and of the texture"
-        return figures.save(figure, folder / "probe-detail", about)
+    down = math.ceil(len(found) / 6)
+    across = math.ceil(len(found) / down)
+    figure, grid = figures.panels(2.2 * COLUMN, 1.75 * down + 0.25, across, down)
+    for axes in grid[len(found) :]:
+        axes.set_axis_off()
+    for axes, sight in zip(grid, found, strict=False):
+        values = np.array([[sight.classes[cue, side].mean for cue in sight.kinds] for side in sight.textures])
+        names = list(map(str, sight.kinds)), list(map(str, sight.textures))
+        shown = [f"{100 * value:.0f}" for value in values.flat]
+        drawn = figures.draw_cells(axes, values, shown, names, cmap="cividis", vmin=CHANCE**2, vmax=1.0)
+        for text, value in zip(drawn, values.flat, strict=True):
+            text.set_color("white" if value < 0.65 else "black")
+        memory = "" if sight.memory is None else f"\n{mebibytes(sight.memory).text} MiB"
+        axes.set(xlabel="cue (pixels)", title=f"{sight.title}{memory}")
+    for axes in grid[::across]:
+        axes.set_ylabel("texture (pixels)")
+    about = "Kind and texture right, by side of the cue and of the texture"
+    return figures.save(figure, folder / "probe-detail", about)

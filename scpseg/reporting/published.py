@@ -59,15 +59,13 @@ def read_table(name: str) -> tuple[dict[str, str], ...]:
 
 
 @cache
-def published(file: str = "main_results.csv") -> tuple[Published, ...]:
-    """All rows of a file in published/, digits as printed; by default those of tables 1-4 of the SCPSeg paper."""
-    rows = read_table(f"published/{file}")
+def published() -> tuple[Published, ...]:
+    """All rows, digits as printed: those of tables 1-4 of the SCPSeg paper, then those of other sources.
+
+    The latter are methods for very large images, and rows that differ from the paper's.
+    """
+    rows = (*read_table("published/main_results.csv"), *read_table("published/elsewhere.csv"))
     return tuple(Published(**{key: value for key, value in row.items() if value}) for row in rows)
-
-
-def elsewhere() -> tuple[Published, ...]:
-    """Rows from other sources: methods for very large images, and rows that differ from the paper's."""
-    return published("elsewhere.csv")
 
 
 def published_row(benchmark: str, method: str, segmenter: str, encoder: str) -> Published | None:
@@ -77,16 +75,16 @@ def published_row(benchmark: str, method: str, segmenter: str, encoder: str) -> 
     segmenter; for methods with a network of their own ('own'), any row. A row with another segmenter does not match
     otherwise. Names are compared without case ('glnet' is GLNet).
     """
-    rows = [row for row in (*published(), *elsewhere()) if (row.benchmark, row.method.lower()) == (benchmark, method)]
+    rows = [row for row in published() if (row.benchmark, row.method.lower()) == (benchmark, method)]
     ranked = [row for row in rows if row.segmenter == f"{segmenter}-{encoder}"]
     ranked += [row for row in rows if row.segmenter.startswith(f"{segmenter}-")]
     ranked += [row for row in rows if not row.segmenter or segmenter == "own"]
-    return next(iter(ranked), None)
+    return ranked[0] if ranked else None
 
 
 @cache
 def title_of(method: str) -> str:
     """Display name of a method: ours, that of papers, or else its key with a capital letter."""
-    known = {row.method.lower(): row.method for row in (*elsewhere(), *published())}
+    known = {row.method.lower(): row.method for row in reversed(published())}
     known |= {row["method"]: row["title"] for row in read_table("methods.csv")}
     return known.get(method, method[:1].upper() + method[1:])

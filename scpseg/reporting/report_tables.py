@@ -13,19 +13,13 @@ import pandas as pd
 
 from scpseg.benchmarks import BENCHMARKS, get_benchmark
 from scpseg.errors import UserError
-from scpseg.profiling.records import INFERENCE, MEASURED, MIB, TRAINING, Record, read_references
+from scpseg.profiling.records import INFERENCE, MIB, TRAINING, Record, read_references
 from scpseg.reporting.published import PAPER, published_row, read_table, title_of
 from scpseg.reporting.statistics import LEVEL
-from scpseg.reporting.summary import PUBLISHED_MODES, Line, Part, Row, is_setting, records
+from scpseg.reporting.summary import PUBLISHED_MODES, Line, Part, Row, is_setting
 from scpseg.reporting.tables import Cell, Column, Table, made, share
 
 SOURCES = {"nvml": "NVML", "computed": "computed", None: "at real size"}
-CHANNELS = {
-    "NVML": "nvml_process",
-    "reserved": "torch_reserved",
-    "allocated": "torch_allocated",
-    "computed": "computed",
-}
 CLOCKS = {INFERENCE: "seconds_per_image", TRAINING: "seconds_per_step"}
 STAGES = {
     "environment:": "training",
@@ -170,14 +164,15 @@ def command_table(rows: Sequence[Row]) -> Table:
         kind = ["scpseg"] if row["method"] == "scpseg" else ["baseline", row["method"]]
         command = f"dvc repro evaluate-{kind[0]}@{'-'.join([row['benchmark'], *kind[1:], str(row['seed'])])}"
         status, weights = (row["status"], [row["reason"]]), str(row.get("training:weights_hash") or "")[:8]
-        return {**row, **_names(row), "status": status, "command": command, "weights": weights}
+        names = _names(row["benchmark"], row["method"])
+        return {**row, **names, "status": status, "command": command, "weights": weights}
 
     return made("runs", map(values, rows))
 
 
-def _names(row: Mapping[str, Any]) -> dict[str, str]:
-    """Display names of a row's benchmark and method."""
-    return {"benchmark": get_benchmark(row["benchmark"]).title, "method": title_of(row["method"])}
+def _names(benchmark: str, method: str) -> dict[str, Any]:
+    """Display names of a benchmark and a method."""
+    return {"benchmark": get_benchmark(benchmark).title, "method": title_of(method)}
 
 
 def environments(rows: Sequence[Row]) -> list[tuple[str, str]]:
@@ -202,31 +197,23 @@ def reference_tables(folder: Path) -> list[Table]:
 
 
 def _reference(facts: dict[str, Any], found: list[Record], place: int) -> Table:
-    rows = dict[tuple[str, str], dict[str, Any]]()
+    measured = [record for record in found if record["status"] != "not measured"]
     # The file is in the order of measurement, but readers compare the methods on one benchmark.
     benchmarks = list(dict.fromkeys(record["benchmark"] for record in found))
-    tried = {(one["benchmark"], one["method"]) for one in found if one["status"] != "not measured"}
-    for record in sorted(found, key=lambda record: benchmarks.index(record["benchmark"])):
-        item, workload, status = (record["benchmark"], record["method"]), record["workload"], record["status"]
-        if item not in tried:
-            continue
-        row = rows.setdefault(item, _names(record))
-        if status == "ok":
-            row |= {f"{workload} {channel}": (record["memory"].get(channel) or 0) / MIB or None
-                    for channel in CHANNELS.values()}  # fmt: skip
-            row[f"{workload} nvml_process"] = (row[f"{workload} nvml_process"], _notes(record))
-        else:
-            reason = record.get("reason") or ("" if status in (*MEASURED, "missing") else status)
-            row[f"{workload} nvml_process"] = (Cell("OOM") if status == "oom" else None, [reason])
+    cells = dict.fromkeys((record["benchmark"], record["method"]) for record in measured)
+    rows = {cell: _names(*cell) for cell in sorted(cells, key=lambda cell: benchmarks.index(cell[0]))}
+    for record in (record for record in found if (record["benchmark"], record["method"]) in rows):
+        row, workload, status = rows[record["benchmark"], record["method"]], record["workload"], record["status"]
         row[f"{workload} s"] = record.get(CLOCKS[workload])
-    more = []
-    for workload in CLOCKS:
-        more += [Column(f"{workload} MiB ({name})", "mib", "", f"{workload} {one}") for name, one in CHANNELS.items()]
-        more.append(Column(f"{workload} s", "s", "", f"{workload} s"))
+        if status == "ok":
+            row |= {f"{workload} {channel}": size / MIB for channel, size in record["memory"].items() if size}
+            row[f"{workload} nvml_process"] = (row.get(f"{workload} nvml_process"), _notes(record))
+        else:
+            shown, reason = (Cell("OOM"), "") if status == "oom" else (None, status)
+            row[f"{workload} nvml_process"] = (shown, [record.get("reason") or reason])
     software = [f"{name} {facts[name.lower()]}" for name in ("torch", "CUDA", "driver") if facts[name.lower()]]
-    measured = sum(record["status"] != "not measured" for record in found)
-    caption = f"{facts['gpu']} ({', '.join(software)}), {measured} of {len(found)} workloads"
-    return made("reference", rows.values(), more, place, caption=caption)
+    caption = f"{facts['gpu']} ({', '.join(software)}), {len(measured)} of {len(found)} workloads"
+    return made("reference", rows.values(), (), place, caption=caption)
 
 
 def _notes(record: Record) -> list[str]:
@@ -274,14 +261,14 @@ def computed_table(found: pd.DataFrame) -> Table:
     """Inference, with the parts of its peak, and one training step of every method on every benchmark."""
     # The first row of each cell has the paper's segmenter and sizes; the sweeps follow.
     first = found.drop_duplicates(["benchmark", "method", "workload", "phase", "channel"])
-    rows = dict[tuple[str, str], dict[str, Any]]()
-    for record in records(first):
-        row = rows.setdefault((record["benchmark"], record["method"]), {**record, **_names(record), "published": None})
-        key = f"{record['workload']} {record['channel']}"
-        row[key] = max(row.get(key, 0.0), record["mib"])
-    for (benchmark, method), row in rows.items():
-        paper = published_row(benchmark, method, row["segmenter"], row["encoder"])
+    rows = []
+    for _, cell in first.groupby(["benchmark", "method"], sort=False):
+        benchmark, method, *network = map(str, cell.iloc[0][["benchmark", "method", "segmenter", "encoder"]])
+        peaks = cell.groupby(cell["workload"] + " " + cell["channel"])["mib"].max()
+        row = _names(benchmark, method) | {str(key): mib for key, mib in peaks.items()}
+        paper = published_row(benchmark, method, *network)
         if paper and paper.memory:
             modes = [f"published with {key} {value}" for key, value in PUBLISHED_MODES.get(method, {}).items()]
             row["published"] = (paper.memory, [paper.source, *modes])
-    return made("computed", [rows[cell] for cell in sorted(rows, key=lambda cell: list(BENCHMARKS).index(cell[0]))])
+        rows.append((list(BENCHMARKS).index(benchmark), row))
+    return made("computed", [row for _, row in sorted(rows, key=lambda pair: pair[0])])

@@ -21,6 +21,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import stdtr, stdtrit
 
@@ -151,10 +152,8 @@ def differences(
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down corrected p values, in the given order."""
-    values = np.asarray(p_values, float)
-    order = values.argsort(kind="stable")
-    values[order] = np.maximum.accumulate(np.minimum(1.0, np.arange(len(values), 0, -1) * values[order]))
-    return [float(value) for value in values]
+    ordered = pd.Series(p_values, dtype=float).sort_values(kind="stable")
+    return (ordered * np.arange(len(ordered), 0, -1)).clip(upper=1.0).cummax().sort_index().tolist()
 
 
 def corrected(found: Mapping[tuple[str, str], Difference]) -> dict[tuple[str, str], float]:

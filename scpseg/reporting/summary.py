@@ -19,8 +19,8 @@ from scpseg.benchmarks.base import NOTE
 from scpseg.errors import UserError
 from scpseg.files import damaged
 from scpseg.reporting.collect import SEPARATOR
-from scpseg.reporting.memory import Peak, one_source
-from scpseg.reporting.published import elsewhere, published, title_of
+from scpseg.reporting.memory import Peak
+from scpseg.reporting.published import published, title_of
 from scpseg.reporting.statistics import Counts, Estimate, corrected, differences, dominators, estimate, ranks
 from scpseg.tuning import GRID, at_edge
 
@@ -324,7 +324,7 @@ class Part:
 
     Attributes:
         synthetic, real: whether there are results (`done`), all on synthetic scenes, or all on real images.
-        source: source of the memory at real size, None if there is not exactly one.
+        source: source of the memory at real size; None if there is none, or several, which are not comparable.
         ranked: lines in the ranking: those with a score and the common recipe.
         at_edge: whether every ranked method has an extreme learning rate, so that this is said once.
         pairs: paired differences of all methods that were scored on the same images; `p_values` are Holm's.
@@ -343,7 +343,8 @@ class Part:
         self.done = [row for line in lines for row in line.done]
         self.synthetic = bool(self.done) and all(map(invented, self.done))
         self.real = bool(self.done) and not any(map(invented, self.done))
-        self.source = one_source([line.memory for line in lines])
+        sources = {line.memory.source for line in lines if line.memory}
+        self.source = sources.pop() if len(sources) == 1 else None
         scored = [line for line in lines if line.score is not None]
         self.ranked = [line for line in scored if line["model:recipe"] in (None, "suite")]
         self.at_edge = bool(self.ranked) and all(line.of("rate") for line in self.ranked)
@@ -358,7 +359,7 @@ class Part:
         self.places = ranks([line.method for line in self.ranked if line.mean_iou.n > 1], self.pairs, self.p_values)
         known = {line.method: (line.memory.mib, line.score) for line in self.ranked if line.memory and line.score}
         self.dominated = {name: [title_of(other) for other in found] for name, found in dominators(known).items()}
-        self.published = [row for row in (*published(), *elsewhere()) if row.benchmark == self.name]
+        self.published = [row for row in published() if row.benchmark == self.name]
         tested = {row["split"] for row in self.done} == {"test"} and not self.synthetic
         self.hollow = [row for row in self.published if tested and row.miou and row.memory]
         warnings = [text for row in self.done for text in str(row["warnings"] or "").split(SEPARATOR) if text]

@@ -238,6 +238,7 @@ def finished_sweeps(folder: Path) -> list[Section]:
     return found
 
 
+@figures.styled
 def draw_sweep(sweep: Sweep, rows: Sequence[Row], folder: Path) -> Drawn | None:
     """Write `sweep.name`.png, .svg and .pdf into `folder`; None if no result exists."""
     found = {row.key: (100 * row.miou.mean, 100 * (row.miou.half or 0)) for row in rows if row.miou.mean is not None}
@@ -250,23 +251,22 @@ def draw_sweep(sweep: Sweep, rows: Sequence[Row], folder: Path) -> Drawn | None:
     shown += [(f"paper, {sweep.source}", _marks(paper))] if paper else []
     span = max(LEAST_POINTS, *((marks["high"].max() - marks["low"].min()) for _, marks in shown))
     high = 0.75 + 0.32 * len(looks) if grid_like else 0.9 + ROW_HEIGHT * max(3, len(xs))
-    with figures.style():
-        figure, grid = figures.panels(COLUMN * len(shown) * (1 if paper or grid_like else 1.25), high, len(shown))
-        for place, (axes, (title, marks)) in enumerate(zip(grid, shown, strict=True)):
-            if grid_like:
-                _heat_map(axes, marks, xs, list(looks))
-                axes.set(xlabel=sweep.axes[0], ylabel="" if place else sweep.axes[1])
-            else:
-                _rows(axes, marks, xs, looks, sweep.figure)
-                axes.set(xlim=score_limits(marks["low"].min(), marks["high"].max(), span))
-                axes.set_xlabel(f"{first['mean_name']} (%)")
-                axes.tick_params(labelleft=not place)  # the rows are those of the first panel
-            axes.set_title(title)
-        if summary.invented(first):
-            figures.mark_synthetic(grid[0])
-        if not grid_like and len(looks) > 1:
-            figures.legend(figure, grid[:1], "outside lower center", 4)
-        return figures.save(figure, folder / sweep.name, f"{sweep.title}: {first['mean_name']} of every point")
+    figure, grid = figures.panels(COLUMN * len(shown) * (1 if paper or grid_like else 1.25), high, len(shown))
+    for place, (axes, (title, marks)) in enumerate(zip(grid, shown, strict=True)):
+        if grid_like:
+            _heat_map(axes, marks, xs, list(looks))
+            axes.set(xlabel=sweep.axes[0], ylabel="" if place else sweep.axes[1])
+        else:
+            _rows(axes, marks, xs, looks, sweep.figure)
+            axes.set(xlim=score_limits(marks["low"].min(), marks["high"].max(), span))
+            axes.set_xlabel(f"{first['mean_name']} (%)")
+            axes.tick_params(labelleft=not place)  # the rows are those of the first panel
+        axes.set_title(title)
+    if summary.invented(first):
+        figures.mark_synthetic(grid[0])
+    if not grid_like and len(looks) > 1:
+        figures.legend(figure, grid[:1], "outside lower center", 4)
+    return figures.save(figure, folder / sweep.name, f"{sweep.title}: {first['mean_name']} of every point")
 
 
 def _marks(scores: Mapping[Key, tuple[float, float]]) -> pd.DataFrame:

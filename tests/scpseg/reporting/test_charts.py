@@ -14,7 +14,7 @@ from scpseg.reporting.collect import collect
 from scpseg.reporting.figures import DPI, METHODS
 from scpseg.reporting.memory import Peak
 from scpseg.reporting.published import published
-from scpseg.reporting.summary import Line, summarise
+from scpseg.reporting.summary import Part, summarise
 
 RIVALS = ("patch", "downscale", "glnet")
 NAMES = ("scpseg", *RIVALS)
@@ -22,29 +22,29 @@ PEAKS = {"scpseg": 160.0, "patch": 158.0, "downscale": 157.0, "glnet": 534.0}
 
 
 @pytest.fixture
-def lines(tmp_path: Path, invented: Any, suite: Any) -> list[Line]:
+def parts(tmp_path: Path, invented: Any, suite: Any) -> list[Part]:
     chosen = invented.fill(tmp_path / "results", suite(("potsdam", "blu"), RIVALS, (0, 1, 2)))
     peaks = {
         (benchmark, method): Peak(mib, "computed", parts=(("weights", mib / 2), ("activations", mib / 2)))
         for benchmark in ("potsdam", "blu")
         for method, mib in PEAKS.items()
     }
-    return summarise(collect(tmp_path / "results", chosen, available=False), peaks=peaks)
+    lines = summarise(collect(tmp_path / "results", chosen, available=False), peaks=peaks)
+    return [Part(some, tmp_path / "results", "patch") for some in (lines[:4], lines[4:])]
 
 
-def test_figures_are_the_same_bytes_twice_whatever_the_user_prefers(tmp_path: Path, lines: list[Line]) -> None:
-    hollow = [row for row in published() if row.benchmark == "potsdam" and row.memory]
-    groups = [(lines[:4], hollow), (lines[4:], [])]
-    first = draw_pareto(groups, NAMES, tmp_path / "a/overview")
+def test_figures_are_the_same_bytes_twice_whatever_the_user_prefers(tmp_path: Path, parts: list[Part]) -> None:
+    parts[0].hollow = [row for row in published() if row.benchmark == "potsdam" and row.memory]
+    first = draw_pareto(parts, NAMES, tmp_path / "a/overview")
     with mpl.rc_context({"font.size": 20, "axes.facecolor": "pink", "svg.hashsalt": "other", "savefig.dpi": 30}):
-        second = draw_pareto(groups, NAMES, tmp_path / "b/overview")
+        second = draw_pareto(parts, NAMES, tmp_path / "b/overview")
     assert first and second and [path.name for path in first.files] == [f"overview.{k}" for k in ("png", "svg", "pdf")]
     assert [path.read_bytes() for path in first.files] == [path.read_bytes() for path in second.files]
     assert first.svg == second.svg
 
 
-def test_files_say_neither_date_nor_software(tmp_path: Path, lines: list[Line]) -> None:
-    drawn = draw_pareto([(lines[:4], [])], NAMES, tmp_path / "potsdam")
+def test_files_say_neither_date_nor_software(tmp_path: Path, parts: list[Part]) -> None:
+    drawn = draw_pareto(parts[:1], NAMES, tmp_path / "potsdam")
     assert drawn
     png, svg, pdf = drawn.files
     with Image.open(png) as image:
@@ -52,10 +52,8 @@ def test_files_say_neither_date_nor_software(tmp_path: Path, lines: list[Line]) 
     assert "<dc:date" not in svg.read_text() and b"CreationDate" not in pdf.read_bytes()
 
 
-def test_svg_of_the_page_names_itself_follows_its_colours_and_shares_no_id(tmp_path: Path, lines: list[Line]) -> None:
-    drawn = [
-        draw_pareto([(some, [])], NAMES, tmp_path / name) for name, some in (("one", lines[:4]), ("two", lines[4:]))
-    ]
+def test_svg_of_the_page_names_itself_follows_its_colours_and_shares_no_id(tmp_path: Path, parts: list[Part]) -> None:
+    drawn = [draw_pareto([part], NAMES, tmp_path / name) for name, part in zip(("one", "two"), parts, strict=True)]
     one, two = (found.svg for found in drawn if found)
     assert 'role="img" aria-label="ISPRS Potsdam: ' in one and "var(--ink)" in one and "#1d2733" not in one
     ids = [set(re.findall(r' id="([^"]+)"', svg)) for svg in (one, two)]
@@ -65,49 +63,50 @@ def test_svg_of_the_page_names_itself_follows_its_colours_and_shares_no_id(tmp_p
     assert "<title>SCPSeg: " in one and "MiB</title>" in one
 
 
-def test_hostile_names_are_escaped_in_the_svg(tmp_path: Path, lines: list[Line], monkeypatch: Any) -> None:
+def test_hostile_names_are_escaped_in_the_svg(tmp_path: Path, parts: list[Part], monkeypatch: Any) -> None:
     monkeypatch.setattr("scpseg.reporting.summary.title_of", lambda method: f"<script>{method}</script>$x$&")
-    drawn = draw_pareto([(lines[:4], [])], NAMES, tmp_path / "p")
+    drawn = draw_pareto(parts[:1], NAMES, tmp_path / "p")
     assert drawn and "<script" not in drawn.svg and "&lt;script&gt;" in drawn.svg
 
 
-def test_memory_of_two_sources_never_shares_an_axis(tmp_path: Path, lines: list[Line]) -> None:
-    mixed = [replace(lines[0], memory=Peak(1818.0, "nvml")), *lines[1:4]]
-    assert draw_pareto([(mixed, [])], NAMES, tmp_path / "potsdam") is None
-    found = draw_pareto([(mixed, []), (lines[4:], [])], NAMES, tmp_path / "overview")
+def test_memory_of_two_sources_never_shares_an_axis(tmp_path: Path, parts: list[Part]) -> None:
+    first, *others = parts[0].lines
+    mixed = Part([replace(first, memory=Peak(1818.0, "nvml")), *others], tmp_path, "patch")
+    assert draw_pareto([mixed], NAMES, tmp_path / "potsdam") is None
+    found = draw_pareto([mixed, parts[1]], NAMES, tmp_path / "overview")
     assert found and "BLU" in found.svg and "Potsdam" not in found.svg and "computed" in found.svg
 
 
 def test_nothing_to_draw_draws_nothing(tmp_path: Path, invented: Any, suite: Any) -> None:
-    missing = summarise(collect(tmp_path, suite(), available=True))
-    assert draw_pareto([(missing, [])], NAMES, tmp_path / "out/potsdam") is None
+    missing = Part(summarise(collect(tmp_path, suite(), available=True)), tmp_path, "patch")
+    assert draw_pareto([missing], NAMES, tmp_path / "out/potsdam") is None
     assert draw_curves(missing, tmp_path, NAMES, tmp_path / "out/potsdam") is None
     assert draw_parts(missing, tmp_path / "out/potsdam") is None
-    assert draw_timelines([(missing[0], {"timeline": []})], NAMES, tmp_path / "out/time") is None
+    assert draw_timelines(missing.lines, tmp_path, NAMES, tmp_path / "out/time") is None
     assert not (tmp_path / "out").exists()
 
 
-def test_curves_parts_and_timelines_name_every_method(tmp_path: Path, lines: list[Line], invented: Any) -> None:
-    for line in lines[:4]:
+def test_curves_parts_and_timelines_name_every_method(tmp_path: Path, parts: list[Part], invented: Any) -> None:
+    lines, results = parts[0].lines, tmp_path / "results"
+    for line in lines:
         for row in line.rows:
             path = tmp_path / f"results/runs/potsdam/{line.method}/{row['seed']}/history.csv"
             path.parent.mkdir(parents=True)
             path.write_text(invented.history())
-    record = {"timeline": [[0.0, 2**20], [1.0, 2**21]], "repeats": 3}
     for drawn in (
-        draw_curves(lines[:4], tmp_path / "results", NAMES, tmp_path / "curves"),
-        draw_parts(lines[:4], tmp_path / "parts"),
-        draw_timelines([(line, record) for line in lines[:4]], NAMES, tmp_path / "time"),
+        draw_curves(parts[0], results, NAMES, tmp_path / "curves"),
+        draw_parts(parts[0], tmp_path / "parts"),
+        draw_timelines(lines, results, NAMES, tmp_path / "time"),
     ):
-        assert drawn and all(line.title in drawn.svg for line in lines[:4])
+        assert drawn and all(line.title in drawn.svg for line in lines)
 
 
-def test_phases_with_losses_of_their_own_are_not_joined(tmp_path: Path, lines: list[Line], invented: Any) -> None:
+def test_phases_with_losses_of_their_own_are_not_joined(tmp_path: Path, parts: list[Part], invented: Any) -> None:
     def drawn(phases: tuple[str, ...]) -> int:
         path = tmp_path / "results/runs/potsdam/scpseg/0/history.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(invented.history(phases))
-        found = draw_curves(lines[:1], tmp_path / "results", NAMES, tmp_path / "curves")
+        found = draw_curves(parts[0], tmp_path / "results", NAMES, tmp_path / "curves")
         assert found
         return found.svg.count(f"stroke: {METHODS['scpseg'].colour.lower()}")
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -11,12 +12,12 @@ from scpseg.reporting.figures import (
     FURTHER,
     METHODS,
     OTHERS,
+    STYLE,
     arms,
     label_points,
     looks_of,
     memory_axis,
     score_limits,
-    style,
 )
 
 
@@ -53,7 +54,7 @@ def test_no_interval_is_drawn_beyond_what_a_share_can_be() -> None:
 
 
 def test_names_cover_neither_each_other_nor_a_point() -> None:
-    with style():
+    with mpl.style.context(STYLE, after_reset=True):
         figure = Figure(figsize=(4, 3), dpi=DPI)
         axes = figure.add_subplot()
         axes.set_xlim(0, 100)

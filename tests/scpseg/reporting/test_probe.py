@@ -15,7 +15,8 @@ from scpseg.errors import UserError
 from scpseg.evaluation.probe import Answer
 from scpseg.reporting.build import build_report
 from scpseg.reporting.collect import collect
-from scpseg.reporting.probe import Curve, curves, read_answers, sentences, table
+from scpseg.reporting.pages import listed, texts
+from scpseg.reporting.probe import Curve, curves, read_answers, table, verdict
 from scpseg.reporting.summary import summarise
 
 DISTANCES = (24, 40, 56, 72, 88)
@@ -101,14 +102,18 @@ def test_the_gain_is_paired_by_seed(fill: Any) -> None:
     assert patch.gain.mean is None and glnet.gain.half == pytest.approx(0)
 
 
+def sentences(found: list[Curve]) -> list[tuple[str, str]]:
+    return listed(texts().probe(found, 4, verdict))
+
+
 def sentence_of(found: list[Curve], title: str) -> str:
-    (text,) = [text for name, text in sentences("probe", found, 4) if name == title]
+    (text,) = [text for name, text in sentences(found) if name == title]
     return text
 
 
 def test_sentences_follow_from_the_numbers(fill: Any) -> None:
     found = fill()[1]
-    assert len(sentences("probe", found, 4)) == 11
+    assert len(sentences(found)) == 11
     patch = sentence_of(found, "Patch")
     assert "above chance at 24 pixels (100.0 %); at chance at 40 to 88 pixels (50.0 %); just as far as its win" in patch
     assert "at 24 to 56 pixels (100.0 %); at chance at 72 and 88 pixels" in sentence_of(found, "SCPSeg")
@@ -128,13 +133,13 @@ def test_other_numbers_make_other_sentences(fill: Any) -> None:
 
 def test_one_seed_claims_no_interval(fill: Any) -> None:
     found = fill(seeds=(4,))[1]
-    text = " ".join(sentence for _, sentence in sentences("probe", found, 4))
+    text = " ".join(sentence for _, sentence in sentences(found))
     assert "one seed: no interval" in text and "t interval" not in text and "excludes" not in text
 
 
 def test_without_plain_patches_there_is_no_gain(fill: Any) -> None:
     found = fill(methods=("glnet",))[1]
-    assert "Whole images," not in dict(sentences("probe", found, 4))
+    assert "Whole images," not in dict(sentences(found))
     assert "mIoU minus Patch, points" not in [column.title for column in table("probe-results", found).columns]
 
 

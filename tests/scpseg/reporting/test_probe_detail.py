@@ -8,7 +8,9 @@ import pandas as pd
 import pytest
 
 from scpseg.reporting import probe
-from scpseg.reporting.probe import Sight, between, draw_detail, seen, sentences, sights, table
+from scpseg.reporting.pages import listed
+from scpseg.reporting.pages import texts as templates
+from scpseg.reporting.probe import Sight, between, draw_detail, seen, table, verdict
 from scpseg.reporting.tables import Table
 
 CUES, DETAILS, WHERE = (16, 8, 4), (4, 2, 1), (40, 56)
@@ -51,6 +53,14 @@ def detail_table(found: list[Sight]) -> Table:
     return table("probe-detail", found, kinds="kind, cue {} px %", textures="texture {} px %")
 
 
+def sights(answers: pd.DataFrame, memory: dict[str, Any]) -> list[Sight]:
+    return [Sight(method, mib, answers) for method, mib in memory.items()]
+
+
+def sentences(found: list[Sight]) -> dict[str, str]:
+    return dict(listed(templates().detail(found, "40 and 56", verdict)))
+
+
 @pytest.fixture
 def found() -> list[Sight]:
     parts = (invented("scpseg", 8, 1), invented("patch", 99, 1), invented("resize", 4, 2))
@@ -91,13 +101,13 @@ def test_what_is_blind_to_both_is_right_in_a_quarter() -> None:
     (sight,) = sights(between(answers, 32, 64), {"scpseg": 1.0})
     assert (sight.both.mean, sight.both.identity) == (0.25, True)
     assert seen(sight.kinds) == [] and seen(sight.textures) == []
-    text = dict(sentences("detail", [sight], "40 and 56"))["SCPSeg"]
+    text = sentences([sight])["SCPSeg"]
     assert "at or below chance in both at once (25.0 %)" in text
     assert "Cues: at chance at 16 to 4 pixels (50.0 %). Textures: at chance at 4 to 1 pixels (50.0 %)." in text
 
 
 def test_sentences_follow_from_the_numbers(found: list[Sight]) -> None:
-    texts = dict(sentences("detail", found, "40 and 56"))
+    texts = sentences(found)
     assert "at 40 and 56 pixels" in texts["Detail and reach."]
     seen, blind = "above chance at {} pixels (100.0 %)", "at chance at {} pixels (50.0 %)"
     assert f"Cues: {seen.format('16 and 8')}; {blind.format(4)}. Textures: {seen.format('4 to 1')}." in texts["SCPSeg"]
@@ -111,7 +121,7 @@ def test_sentences_follow_from_the_numbers(found: list[Sight]) -> None:
 def test_a_result_against_scpseg_is_said() -> None:
     parts = (invented("scpseg", 99, 1), invented("resize", 4, 1))
     answers = pd.DataFrame([row for part in parts for row in part])
-    texts = dict(sentences("detail", sights(between(answers, 32, 64), {"scpseg": 1.0, "resize": 1.0}), "40 and 56"))
+    texts = sentences(sights(between(answers, 32, 64), {"scpseg": 1.0, "resize": 1.0}))
     assert "−50.0 points" in texts["SCPSeg against Resize,"]
     assert "the two separate, against SCPSeg" in texts["SCPSeg against Resize,"]
 
@@ -120,7 +130,7 @@ def test_one_seed_claims_no_interval_and_no_separation() -> None:
     parts = (invented("scpseg", 4, 1, seeds=1), invented("resize", 99, 1, seeds=1))
     answers = pd.DataFrame([row for part in parts for row in part])
     one = sights(between(answers, 32, 64), {"scpseg": 1.0, "resize": 1.0})
-    texts = dict(sentences("detail", one, "40 and 56"))["SCPSeg against Resize,"]
+    texts = sentences(one)["SCPSeg against Resize,"]
     assert "one seed: no interval" in texts and "do not separate" not in texts
     assert not any("±" in cell.text for row in detail_table(one).rows for cell in row)
 

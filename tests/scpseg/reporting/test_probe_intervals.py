@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from scpseg.reporting import probe
-from scpseg.reporting.probe import Accuracy, accuracy, bootstrap, difference, pairs
+from scpseg.reporting.probe import BOTH, CENTRED, TEXTURE, Accuracy, Asked, accuracy, bootstrap, difference, pairs
 
 
 def disc(
@@ -67,9 +67,9 @@ def test_the_interval_is_as_wide_as_theory_has_it() -> None:
     assert high - low > 0.5
 
 
-def of(rows: list[dict[str, Any]], look: str = "centred") -> Accuracy:
+def of(rows: list[dict[str, Any]], asked: Asked = CENTRED) -> Accuracy:
     frame = pd.DataFrame(rows)
-    return accuracy(frame.assign(pair=pairs(frame)), look)
+    return accuracy(frame.assign(pair=pairs(frame)), asked)
 
 
 def test_what_is_blind_is_right_by_half_as_an_identity_and_no_estimate() -> None:
@@ -95,15 +95,15 @@ def test_what_sees_everything_is_no_identity() -> None:
 def test_textures_and_both_factors_have_identities_of_their_own() -> None:
     scenes = [disc(image, 0, n, image % 2) for image in range(8) for n in (0, 1)]
     assert of(scenes) == Accuracy(1.0, None, 1, 1.0, 1.0)
-    assert of(scenes, "centred_texture") == Accuracy(0.5, None, 1, 0.5, 0.5, True)
-    assert of(scenes, "grid_both") == Accuracy(1.0, None, 1, 1.0, 1.0)
+    assert of(scenes, TEXTURE) == Accuracy(0.5, None, 1, 0.5, 0.5, True)
+    assert of(scenes, {"kind": "grid", "texture": "grid_texture"}) == Accuracy(1.0, None, 1, 1.0, 1.0)
     # Correct kinds with a constant texture: half of the discs, but not an identity, because the predictions differ.
-    both = of(scenes, "centred_both")
+    both = of(scenes, BOTH)
     assert both.mean == 0.5 and not both.identity
-    blind = of([one | {"centred": 1} for one in scenes], "centred_both")
+    blind = of([one | {"centred": 1} for one in scenes], BOTH)
     assert blind == Accuracy(0.25, None, 1, 0.25, 0.25, True)
     # An identity needs all four scenes.
-    assert not of([one for one in scenes if one["image"] != "s3"], "centred_texture").identity
+    assert not of([one for one in scenes if one["image"] != "s3"], TEXTURE).identity
 
 
 def test_counts_of_both_factors_equal_a_loop() -> None:
@@ -112,10 +112,9 @@ def test_counts_of_both_factors_equal_a_loop() -> None:
     for row in rows:
         for column in ("centred", "centred_texture"):
             row[column] = [0, 1, None][random.integers(3)]
-    for look, factors in (("centred", ["kind"]), ("centred_both", ["kind", "texture"])):
-        predicted = {"kind": "centred", "texture": "centred_texture"}
-        right = sum(all(row[predicted[factor]] == row[factor] for factor in factors) for row in rows)
-        assert of(rows, look).mean == pytest.approx(right / len(rows))
+    for asked in (CENTRED, BOTH):
+        right = sum(all(row[predicted] == row[factor] for factor, predicted in asked.items()) for row in rows)
+        assert of(rows, asked).mean == pytest.approx(right / len(rows))
 
 
 def test_a_difference_is_paired_by_seed_and_scene(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +125,7 @@ def test_a_difference_is_paired_by_seed_and_scene(monkeypatch: pytest.MonkeyPatc
         rows = [disc(image, seed, n, int(random.integers(2))) for image in range(12) for seed in (0, 1) for n in (0, 1)]
         frame = pd.DataFrame(rows)
         frames.append(frame.assign(pair=pairs(frame)))
-    found = difference(*frames, "centred")
+    found = difference(*frames, CENTRED)
     assert found is not None
     hits = np.zeros((2, 2, 3))
     for which, frame in enumerate(frames):
@@ -141,8 +140,8 @@ def test_a_difference_is_paired_by_seed_and_scene(monkeypatch: pytest.MonkeyPatc
     ]
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(shares, [0.025, 0.975])))
     # A method has no difference to itself, and only common seeds count.
-    assert difference(frames[0], frames[0], "centred") == Accuracy(0.0, 0.0, 2, 0.0, 0.0)
+    assert difference(frames[0], frames[0], CENTRED) == Accuracy(0.0, 0.0, 2, 0.0, 0.0)
     one = frames[1][frames[1]["seed"] == 1]
-    alone = difference(frames[0], one, "centred")
+    alone = difference(frames[0], one, CENTRED)
     assert alone is not None and alone.n == 1
-    assert difference(frames[0], one.assign(seed=7), "centred") is None
+    assert difference(frames[0], one.assign(seed=7), CENTRED) is None
