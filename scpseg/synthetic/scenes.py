@@ -15,10 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import chain, count, pairwise, product
-from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
@@ -28,7 +27,9 @@ from scpseg.benchmarks.base import Bytes, Mask
 Floats = NDArray[np.float32]
 Whole = NDArray[np.int64]
 Pair = tuple[float, float]
-Colour = tuple[float, float, float] | NDArray[np.floating]
+Area = tuple[tuple[slice, slice], Floats, Floats, Mask]
+"""A rotated rectangle, clipped by the border: bounding box; per pixel of it u, v from the centre, and if it is inside.
+"""
 LEAVES = ((0.20, 0.34, 0.14), (0.24, 0.39, 0.16), (0.17, 0.30, 0.15), (0.28, 0.40, 0.18))
 CAR_COLOURS = ((0.85, 0.86, 0.88), (0.15, 0.16, 0.18), (0.62, 0.12, 0.10), (0.18, 0.26, 0.50), (0.55, 0.57, 0.60))
 ROOF_COLOURS = ((0.62, 0.33, 0.24), (0.56, 0.38, 0.30), (0.45, 0.30, 0.26), (0.40, 0.41, 0.44), (0.68, 0.45, 0.34))
@@ -52,21 +53,6 @@ class Zone(IntEnum):
     UNKNOWN, URBAN, FARM, RANGE, FOREST, WATER, BARREN = range(7)
 
 
-class Area(NamedTuple):
-    """A rotated rectangle, clipped by the border: bounding box, and per pixel of the box u, v from the centre."""
-
-    at: tuple[slice, slice]
-    u: Floats
-    v: Floats
-    inside: Mask
-
-
-def _turned(y: Floats, x: Floats, angle: float) -> tuple[Floats, Floats]:
-    """(u, v) of offsets (y, x) in a frame that is rotated by `angle`."""
-    cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-    return x * cos + y * sin, y * cos - x * sin
-
-
 class Canvas:
     """A square scene of `side` pixels that is being drawn; all maps are (H, W) or (H, W, 3)."""
 
@@ -82,17 +68,16 @@ class Canvas:
         self.reach = side * 0.75  # u and v are within it
         self._fields: dict[float, Floats] = {}
         self.angle = self.rng.uniform(-tilt, tilt)
-        self.u, self.v = _turned(self.y - side / 2, self.x - side / 2, self.angle)
+        _, self.u, self.v, _ = self.box((side / 2, side / 2), (2 * side, 2 * side), self.angle)  # all of the canvas
 
     def noise(self, scale: float) -> Floats:
         """Smooth (H, W) noise with mean 0, standard deviation 1 and grain size `scale` in pixels; new at each call."""
         if scale not in self._fields:
             cells = self.side if scale < 3 else int(self.side / scale) + 4
-            field = self.rng.standard_normal((cells, cells), np.float32)
-            if scale < 3:
-                field = ndimage.gaussian_filter(field, scale / 2)
-            else:
-                field = ndimage.zoom(field, scale, order=3 if scale < 30 else 2)[: self.side, : self.side]
+            raw = self.rng.standard_normal((cells, cells), np.float32)
+            order = 3 if scale < 30 else 2
+            field = ndimage.gaussian_filter(raw, scale / 2) if scale < 3 else ndimage.zoom(raw, scale, order=order)
+            field = field[: self.side, : self.side]
             self._fields[scale] = (field - field.mean()) / (field.std() + 1e-6)
         turned = np.rot90(self._fields[scale], int(self.rng.integers(4)))
         return turned[::-1] if self.rng.integers(2) else turned
@@ -102,53 +87,52 @@ class Canvas:
         cos, sin = float(np.cos(self.angle)), float(np.sin(self.angle))
         return v * cos + u * sin + self.side / 2, u * cos - v * sin + self.side / 2
 
-    def box(self, centre: Pair, size: Pair, angle: float) -> Area | None:
-        """The rectangle of `size` around the pixel `centre`, rotated by `angle`; None if it is outside the canvas."""
+    def box(self, centre: Pair, size: Pair, angle: float) -> Area:
+        """The rectangle of `size` around the pixel `centre`, rotated by `angle`; without pixels if it is outside."""
         (length, width), cos, sin = size, np.float32(np.cos(angle)), np.float32(np.sin(angle))
         reach = (length * abs(sin) + width * abs(cos)) / 2, (length * abs(cos) + width * abs(sin)) / 2
-        sides = [(max(0, int(c - r)), min(self.side, int(c + r) + 2)) for c, r in zip(centre, reach, strict=True)]
-        if any(first >= end for first, end in sides):
-            return None
+        sides = [np.clip((int(c - r), int(c + r) + 2), 0, self.side) for c, r in zip(centre, reach, strict=True)]
         at = slice(*sides[0]), slice(*sides[1])
-        u, v = _turned(self.y[at] - np.float32(centre[0]), self.x[at] - np.float32(centre[1]), angle)
-        return Area(at, u, v, (np.abs(u) <= length / 2) & (np.abs(v) <= width / 2))
+        y, x = self.y[at] - np.float32(centre[0]), self.x[at] - np.float32(centre[1])
+        u, v = x * cos + y * sin, y * cos - x * sin
+        return at, u, v, (np.abs(u) <= length / 2) & (np.abs(v) <= width / 2)
 
-    def fill(self, where: Mask, material: Material, colour: Colour, grain: float, patches: float) -> None:
+    def fill(self, where: Mask, material: Material, colour: ArrayLike, grain: float, patches: float) -> None:
         """Cover the (H, W) mask, with fine noise of strength `grain` and coarse noise of strength `patches`."""
         texture = 1 + grain * self.noise(1.5) + patches * (self.noise(12) + self.noise(40)) * 0.7
         self.albedo[where] = (np.asarray(colour, np.float32) * texture[..., None])[where]
         self.material[where] = material
 
-    def paint(self, spot: Pair, size: Pair, material: Material, colour: Colour, grain: float = 0.03,
-              rough: float = 0.03, height: float = 0, turn: float = 0, twin: bool = False) -> Area | None:  # fmt: skip
+    def paint(self, spot: Pair, size: Pair, material: Material, colour: ArrayLike, grain: float = 0.03,
+              rough: float = 0.03, height: float = 0, turn: float = 0, twin: bool = False) -> Area:  # fmt: skip
         """Cover the rectangle of `size` (along, across) around `spot` with a flat surface `height` pixels high."""
-        if area := self.box(self.point(*spot), size, self.angle + turn):
-            at, where = area.at, area.inside
+        at, _, _, where = area = self.box(self.point(*spot), size, self.angle + turn)
+        if where.size:
             texture = 1 + grain * self.noise(1.5)[at] + rough * self.noise(12)[at]
             self.albedo[at][where] = (np.asarray(colour, np.float32) * texture[..., None])[where]
             self.material[at][where], self.height[at][where] = material, height
             self.relief[at][where], self.twin[at][where] = 0, twin
         return area
 
-    def gable(self, spot: Pair, size: Pair, turn: float, colour: Colour) -> None:
+    def gable(self, spot: Pair, size: Pair, turn: float, colour: ArrayLike) -> None:
         """Draw a gable roof: ridge along the length, rows of tiles, a bright ridge line."""
-        if area := self.paint(spot, size, Material.ROOF, colour, 0.05, 0.05, size[1] * 0.28, turn):
-            at, where = area.at, area.inside
-            tiles = 1 + 0.05 * np.sign(np.sin(area.v * 1.9)) + 0.03 * np.sign(np.sin(area.u * 1.3))
-            ridge = np.where(np.abs(area.v) < 0.8, 1.12, 1.0)
-            self.albedo[at][where] *= (tiles * ridge)[..., None][where].astype(np.float32)
-            rise = np.maximum(size[1] / 2 - np.abs(area.v), 0) * 0.5
-            self.height[at][where] += rise[where]
-            self.relief[at][where] = rise[where]
+        at, u, v, where = self.paint(spot, size, Material.ROOF, colour, 0.05, 0.05, size[1] * 0.28, turn)
+        tiles = 1 + 0.05 * np.sign(np.sin(v * 1.9)) + 0.03 * np.sign(np.sin(u * 1.3))
+        ridge = np.where(np.abs(v) < 0.8, 1.12, 1.0)
+        self.albedo[at][where] *= (tiles * ridge)[..., None][where].astype(np.float32)
+        rise = np.maximum(size[1] / 2 - np.abs(v), 0) * 0.5
+        self.height[at][where] += rise[where]
+        self.relief[at][where] = rise[where]
 
     def tree(self, pixel: Pair, radius: float, sizes: Pair, tint: float = 1.0,
              material: Material = Material.TREE) -> None:  # fmt: skip
         """Draw an irregular crown with radius `radius` pixels times one of `sizes` (from, to), as high as wide."""
         radius *= self.rng.uniform(*sizes)
         colour = np.array(LEAVES[self.rng.integers(len(LEAVES))]) * tint
-        if area := self.box(pixel, (2.6 * radius, 2.6 * radius), 0):
-            at, lumps = area.at, self.noise(3 if radius < 8 else 6)[area.at]
-            distance = np.hypot(area.u, area.v) / (radius * (1 + 0.16 * lumps))
+        at, u, v, around = self.box(pixel, (2.6 * radius, 2.6 * radius), 0)
+        if around.size:
+            lumps = self.noise(3 if radius < 8 else 6)[at]
+            distance = np.hypot(u, v) / (radius * (1 + 0.16 * lumps))
             dome = np.sqrt(np.maximum(0, 1 - distance**2)).astype(np.float32)
             top = dome * radius * 1.5 + 0.6 * radius
             where = (distance < 1) & (top > self.height[at])
@@ -280,8 +264,8 @@ class Town:
         size = ((end[0] - start[0]) / columns, (end[1] - start[1]) / rows)
         for column, row in product(range(columns), range(rows)):
             centre = (start[0] + (column + 0.5) * size[0], start[1] + (row + 0.5) * size[1])
-            area = canvas.box(canvas.point(*centre), (size[0] - 4, size[1] - 4), canvas.angle)
-            if area is None or not (inside := where[area.at][area.inside]).any():
+            at, _, _, lot = canvas.box(canvas.point(*centre), (size[0] - 4, size[1] - 4), canvas.angle)
+            if not (inside := where[at][lot]).any():
                 continue
             kind = next(kinds) if inside.all() else "house"  # lots on the border of the town get single houses
             if kind == "house":
@@ -299,8 +283,8 @@ class Town:
         usual = rng.integers(len(ROOF_COLOURS))
         for place in product(range(number), repeat=2):
             x, y = (c + (k - (number - 1) / 2) * side for c, k, side in zip(centre, place, cell, strict=True))
-            plot = canvas.box(canvas.point(x, y), (self.house[0] * 1.2, self.house[1] * 1.2), canvas.angle)
-            if plot is None or not where[plot.at][plot.inside].all() or rng.random() < 0.06:
+            at, _, _, plot = canvas.box(canvas.point(x, y), (self.house[0] * 1.2, self.house[1] * 1.2), canvas.angle)
+            if not plot.size or not where[at][plot].all() or rng.random() < 0.06:
                 continue
             for _ in range(self.garden):
                 self._tree(canvas, (x, y), cell)
