@@ -11,7 +11,7 @@ region around such a parcel determines its class.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import chain, count, pairwise, product
@@ -26,7 +26,7 @@ from scpseg.benchmarks.base import Bytes, Mask
 
 Floats = NDArray[np.float32]
 Whole = NDArray[np.int64]
-Pair = tuple[float, float]
+Pair = Sequence[float]
 Area = tuple[tuple[slice, slice], Floats, Floats, Mask]
 """A rotated rectangle, clipped by the border: bounding box; per pixel of it u, v from the centre, and if it is inside.
 """
@@ -124,7 +124,7 @@ class Canvas:
         self.height[at][where] += rise[where]
         self.relief[at][where] = rise[where]
 
-    def tree(self, pixel: Pair, radius: float, sizes: Pair, tint: float = 1.0,
+    def tree(self, pixel: Pair, radius: float, sizes: tuple[float, float], tint: float = 1.0,
              material: Material = Material.TREE) -> None:  # fmt: skip
         """Draw an irregular crown with radius `radius` pixels times one of `sizes` (from, to), as high as wide."""
         radius *= self.rng.uniform(*sizes)
@@ -229,15 +229,20 @@ class Town:
         canvas.fill(where, Material.LAWN, LAWN, 0.07, 0.07)
         bend = canvas.noise(90) * 2
         across, along = (self._lines(canvas, distance) for distance in self.block)
+        half, margin = self.street / 2, self.street / 2 + 4
         for lines, position, run in ((across, canvas.u + bend, canvas.v), (along, canvas.v + bend, canvas.u)):
-            for line in lines:
-                self._street(canvas, where, np.abs(position - line), run)
-        margin = self.street / 2 + 4
+            for distance in (np.abs(position - line) for line in lines):
+                pavement = where & (distance < half + 2.5) & (canvas.material != Material.ROAD)
+                canvas.fill(pavement, Material.PAVED, (0.62, 0.61, 0.58), 0.04, 0.02)
+                canvas.fill(where & (distance < half), Material.ROAD, (0.40, 0.41, 0.43), 0.04, 0.04)
+                if self.street >= 9:  # a dashed centre line
+                    dashes = where & (distance < 0.8) & (np.mod(run, 16) < 9) & (canvas.material == Material.ROAD)
+                    canvas.albedo[dashes] = 0.85
         # Without end, shuffled in rounds, so that every image has some of each kind.
         deck = [kind for kind, many in self.lots.items() for _ in range(many)]
         kinds = chain.from_iterable(canvas.rng.permutation(deck).tolist() for _ in count())
-        for (left, right), (top, bottom) in product(pairwise(across), pairwise(along)):
-            self._block(canvas, where, (left + margin, top + margin), (right - margin, bottom - margin), kinds)
+        for block in product(pairwise(across), pairwise(along)):
+            self._block(canvas, where, [(first + margin, end - margin) for first, end in block], kinds)
         for lines, turned in ((across, True), (along, False)):
             self._furnish(canvas, where, lines, turned)
 
@@ -248,22 +253,12 @@ class Town:
             lines.append(lines[-1] + distance * canvas.rng.uniform(0.85, 1.15))
         return lines
 
-    def _street(self, canvas: Canvas, where: Mask, distance: Floats, run: Floats) -> None:
-        """Draw pavement, carriageway and a dashed centre line; (H, W) pixels from the centre line and along it."""
-        half = self.street / 2
-        pavement = where & (distance < half + 2.5) & (canvas.material != Material.ROAD)
-        canvas.fill(pavement, Material.PAVED, (0.62, 0.61, 0.58), 0.04, 0.02)
-        canvas.fill(where & (distance < half), Material.ROAD, (0.40, 0.41, 0.43), 0.04, 0.04)
-        if self.street >= 9:
-            dashes = where & (distance < 0.8) & (np.mod(run, 16) < 9) & (canvas.material == Material.ROAD)
-            canvas.albedo[dashes] = 0.85
-
-    def _block(self, canvas: Canvas, where: Mask, start: Pair, end: Pair, kinds: Iterator[str]) -> None:
-        """Divide a block into lots, and draw the visible ones."""
-        columns, rows = (max(1, round((b - a) / self.lot)) for a, b in zip(start, end, strict=True))
-        size = ((end[0] - start[0]) / columns, (end[1] - start[1]) / rows)
-        for column, row in product(range(columns), range(rows)):
-            centre = (start[0] + (column + 0.5) * size[0], start[1] + (row + 0.5) * size[1])
+    def _block(self, canvas: Canvas, where: Mask, spans: list[Pair], kinds: Iterator[str]) -> None:
+        """Divide a block, which spans (from, to) in u and in v, into lots, and draw the visible ones."""
+        many = [max(1, round((end - first) / self.lot)) for first, end in spans]
+        size = [(end - first) / number for (first, end), number in zip(spans, many, strict=True)]
+        for place in product(*map(range, many)):
+            centre = [spans[k][0] + (place[k] + 0.5) * size[k] for k in (0, 1)]
             at, _, _, lot = canvas.box(canvas.point(*centre), (size[0] - 4, size[1] - 4), canvas.angle)
             if not (inside := where[at][lot]).any():
                 continue
@@ -353,20 +348,16 @@ class Town:
 
     def _furnish(self, canvas: Canvas, where: Mask, lines: list[float], turned: bool) -> None:
         """Draw cars in the lanes and along the kerb of streets, then trees along one side of some of them."""
-        rng, reach = canvas.rng, canvas.reach
-
-        def spot(across: float, run: float) -> Pair:
-            return (across, run) if turned else (run, across)
-
+        rng, reach, order = canvas.rng, canvas.reach, 1 if turned else -1
         for line, run in product(lines, np.arange(-reach, reach, self.car[0] * 2.2)):
             if rng.random() <= 0.45:
                 offset = rng.choice((-1, 1)) * self.street * (0.22 if rng.random() < 0.4 else 0.38)
-                if canvas.covered(where, place := spot(line + offset, run), Material.ROAD):
+                if canvas.covered(where, place := (line + offset, run)[::order], Material.ROAD):
                     self._car(canvas, place, ACROSS if turned else 0)
         for line in lines:
             side = rng.choice((-1, 0, 1)) * (self.street / 2 + 3.5)
             for run in np.arange(-reach, reach, self.tree * 4.2) if side else ():
-                pixel = canvas.covered(where, spot(line + side, run), Material.PAVED, Material.LAWN)
+                pixel = canvas.covered(where, (line + side, run)[::order], Material.PAVED, Material.LAWN)
                 if pixel and rng.random() < 0.8:
                     canvas.tree(pixel, self.tree, (0.7, 0.95))
 
