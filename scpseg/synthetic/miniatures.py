@@ -11,7 +11,7 @@ import shutil
 import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from scpseg.benchmarks.base import Benchmark, Bytes, Ids, Miniature, Packed, Scene
+from scpseg.benchmarks.base import Benchmark, Bytes, Ids, Packed, Scene
 from scpseg.data.splits import PARTS, read_split
 from scpseg.errors import UserError
 from scpseg.files import sha256, write_json
@@ -48,7 +48,8 @@ class Pictures:
     def draw(self, number: int) -> Scene:
         """Draw one scene of this miniature."""
         side = self.params.side
-        scene = _miniature(self.spec).draw(side, self.params.seed, number)
+        assert self.spec.miniature is not None
+        scene = self.spec.miniature.draw(side, self.params.seed, number)
         got = [(array.shape, str(array.dtype)) for array in scene[:2]]
         if got != [((side, side, 3), "uint8"), ((side, side), "uint8")]:
             why = f"draws {got}; an image (side, side, 3) and training ids (side, side), both uint8, are required"
@@ -77,8 +78,10 @@ def write_miniature(spec: Benchmark, folder: Path, params: MirrorParams | None) 
     partial.mkdir(parents=True)
     try:
         if params:
-            miniature, pictures = _miniature(spec), Pictures(spec, params)
-            _write_zips(partial, (miniature.pack or pack_folders)(pictures))
+            if (miniature := spec.miniature) is None:
+                todo = "set data.source to the location of its files"
+                raise UserError(f"{spec.name} has no synthetic miniature; {todo}")
+            _write_zips(partial, (miniature.pack or pack_folders)(Pictures(spec, params)))
             if miniature.wrap:
                 miniature.wrap(partial)
             note = f"synthetic miniature of {spec.title}: synthetic scenes, no statement about the real benchmark"
@@ -94,10 +97,10 @@ def write_miniature(spec: Benchmark, folder: Path, params: MirrorParams | None) 
 
 def miniature_ids(spec: Benchmark, params: MirrorParams) -> Ids:
     """The first ids of each list of the benchmark's default split, or invented names if folders define the split."""
-    counts = {"train": params.train, "val": params.val, "test": params.test}
-    lists, kept = read_split(spec, next(iter(spec.splits))), _miniature(spec).kept
+    counts, lists = asdict(params), read_split(spec, next(iter(spec.splits)))
+    kept = spec.miniature.kept if spec.miniature else ()
     if not lists:
-        return {part: tuple(f"area{k + 1}_{n:03d}" for n in range(counts[part])) for k, part in enumerate(PARTS)}
+        lists = {part: tuple(f"area{k}_{n:03d}" for n in range(counts[part])) for k, part in enumerate(PARTS, 1)}
     chosen = sorted(lists["train"], key=lambda name: name not in kept)[: params.train]
     lists["train"] = tuple(name for name in lists["train"] if name in chosen)
     return {part: lists[part][: counts[part]] for part in PARTS}
@@ -108,12 +111,6 @@ def pack_folders(pictures: Pictures) -> Packed:
     for split, name, image, label in pictures:
         for kind, picture in (("image", image), ("label", pictures.colours(label))):
             yield f"{pictures.spec.title}.zip", f"{split.capitalize()}/{kind}/{name}.png", picture
-
-
-def _miniature(spec: Benchmark) -> Miniature:
-    if spec.miniature is None:
-        raise UserError(f"{spec.name} has no synthetic miniature; set data.source to the location of its files")
-    return spec.miniature
 
 
 def _write_zips(folder: Path, members: Packed) -> None:

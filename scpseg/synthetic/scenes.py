@@ -33,8 +33,7 @@ Area = tuple[tuple[slice, slice], Floats, Floats, Mask]
 LEAVES = ((0.20, 0.34, 0.14), (0.24, 0.39, 0.16), (0.17, 0.30, 0.15), (0.28, 0.40, 0.18))
 CAR_COLOURS = ((0.85, 0.86, 0.88), (0.15, 0.16, 0.18), (0.62, 0.12, 0.10), (0.18, 0.26, 0.50), (0.55, 0.57, 0.60))
 ROOF_COLOURS = ((0.62, 0.33, 0.24), (0.56, 0.38, 0.30), (0.45, 0.30, 0.26), (0.40, 0.41, 0.44), (0.68, 0.45, 0.34))
-CLUTTER_COLOURS = ((0.50, 0.36, 0.24), (0.72, 0.38, 0.16), (0.25, 0.58, 0.68))
-"""Rubble, a container, a pool."""
+CLUTTER_COLOURS = ((0.50, 0.36, 0.24), (0.72, 0.38, 0.16), (0.25, 0.58, 0.68))  # rubble, a container, a pool
 SLABS = ((0.56, 0.56, 0.55), (0.66, 0.64, 0.60), (0.47, 0.46, 0.47), (0.55, 0.50, 0.46))
 CROPS = ((0.30, 0.44, 0.17), (0.62, 0.58, 0.30), (0.42, 0.50, 0.22), (0.50, 0.38, 0.26), (0.24, 0.38, 0.16))
 LAWN, MEADOW, EARTH = (0.36, 0.49, 0.25), (0.41, 0.50, 0.27), (0.58, 0.47, 0.35)
@@ -149,8 +148,7 @@ class Canvas:
 
     def scatter(self, step: float) -> Whole:
         """(N, 2) integer pixels on a jittered grid, in random order."""
-        jittered = self.grid(step / 2, self.side, step, 0.45)
-        return self.rng.permutation(np.clip(jittered, 0, self.side - 1).astype(int))
+        return self.rng.permutation(np.clip(self.grid(step / 2, self.side, step, 0.45), 0, self.side - 1).astype(int))
 
     def parcels(self, side: float) -> tuple[Whole, Floats, Floats]:
         """(H, W) numbers of parcels, and distances in pixels to the border of the parcel: the least, and along u."""
@@ -266,8 +264,7 @@ class Town:
             if kind == "house":
                 self._houses(canvas, where, centre, size)
             elif kind == "grove":
-                for _ in range(int(size[0] * size[1] / (self.tree**2 * 5))):
-                    self._tree(canvas, centre, size)
+                self._trees(canvas, int(size[0] * size[1] / (self.tree**2 * 5)), centre, size)
             else:
                 self._slab(canvas, kind, centre, size)
 
@@ -281,8 +278,7 @@ class Town:
             at, _, _, plot = canvas.box(canvas.point(x, y), (self.house[0] * 1.2, self.house[1] * 1.2), canvas.angle)
             if not plot.size or not where[at][plot].all() or rng.random() < 0.06:
                 continue
-            for _ in range(self.garden):
-                self._tree(canvas, (x, y), cell)
+            self._trees(canvas, self.garden, (x, y), cell)
             colour = np.array(ROOF_COLOURS[usual if rng.random() < 0.6 else rng.integers(len(ROOF_COLOURS))])
             length, width = np.array(self.house) * rng.uniform(0.85, 1.2)
             u, v = x + rng.uniform(-0.06, 0.06) * cell[0], y + rng.uniform(-0.06, 0.06) * cell[1]
@@ -307,9 +303,7 @@ class Town:
         colour = np.array(LAWN if green else SLABS[rng.integers(len(SLABS))]) * rng.uniform(0.92, 1.08)
         canvas.paint(centre, (length + 3, width + 3), material, (0.66, 0.65, 0.62), height=height)
         canvas.paint(centre, (length, width), material, colour, 0.05, 0.03, height, twin=True)
-        if kind == "green roof":
-            return
-        side = rng.choice((-1, 1))
+        side = 0 if kind == "green roof" else rng.choice((-1, 1))
         if kind == "hall":
             for share in rng.uniform(-0.42, 0.42, 4):
                 vent = (centre[0] + share * length, centre[1] + side * width * 0.4)
@@ -319,7 +313,7 @@ class Town:
             for share in np.arange(-0.42, 0.43, 2.2 * self.tree / length):
                 spot = (centre[0] + share * length, centre[1] + side * width * 0.47)
                 canvas.tree(canvas.point(*spot), self.tree, (0.8, 1.1))
-        else:  # the parking bays and cars of a yard
+        elif kind == "yard":  # parking bays and cars
             pitch = self.car[1] * 1.55
             for place in np.arange(-length / 2 + pitch, length / 2 - pitch / 2, pitch):
                 u, v = centre[0] + place, centre[1] + side * (width / 2 - self.car[0] * 0.6)
@@ -341,10 +335,11 @@ class Town:
         grain, height = 0.18 if kind == 0 else 0.03, 3.0 if kind == 1 else 0.0
         canvas.paint(spot, (size * 1.1, size * 0.8), Material.CLUTTER, CLUTTER_COLOURS[kind], grain, 0.1, height)
 
-    def _tree(self, canvas: Canvas, centre: Pair, size: Pair) -> None:
-        """Draw a tree anywhere in the rectangle `size` around `centre`."""
-        offset = canvas.rng.uniform(-0.46, 0.46, 2) * size
-        canvas.tree(canvas.point(centre[0] + offset[0], centre[1] + offset[1]), self.tree, (0.6, 1.2))
+    def _trees(self, canvas: Canvas, many: int, centre: Pair, size: Pair) -> None:
+        """Draw trees anywhere in the rectangle `size` around `centre`."""
+        for _ in range(many):
+            spot = centre + canvas.rng.uniform(-0.46, 0.46, 2) * size
+            canvas.tree(canvas.point(*spot), self.tree, (0.6, 1.2))
 
     def _furnish(self, canvas: Canvas, where: Mask, lines: list[float], turned: bool) -> None:
         """Draw cars in the lanes and along the kerb of streets, then trees along one side of some of them."""
