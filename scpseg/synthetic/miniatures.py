@@ -114,7 +114,10 @@ def pack_folders(pictures: Pictures) -> Packed:
 
 
 def _write_zips(folder: Path, members: Packed) -> None:
-    """Write (archive, path in the archive, picture); the zips contain fixed dates and permissions only."""
+    """Write (archive, path in the archive, picture); the zips contain fixed dates and permissions only.
+
+    A picture, (H, W) or (H, W, 3), gets the format of the file extension of its path, without metadata.
+    """
     with ExitStack() as stack:
         archives: dict[str, zipfile.ZipFile] = {}
         for name, path, picture in members:
@@ -122,16 +125,11 @@ def _write_zips(folder: Path, members: Packed) -> None:
                 archives[name] = stack.enter_context(zipfile.ZipFile(folder / name, "w"))
             member = zipfile.ZipInfo(path, DATE)
             member.create_system, member.external_attr = 3, 0o644 << 16
-            archives[name].writestr(member, encoded(picture, path), zipfile.ZIP_DEFLATED)
-
-
-def encoded(picture: Bytes, path: str) -> bytes:
-    """Encode `picture`, (H, W) or (H, W, 3), in the format of the file extension of `path`, without metadata."""
-    stream = io.BytesIO()
-    if path.endswith(".tif"):
-        photometric, compression = ("rgb", None) if picture.ndim == 3 else ("minisblack", "lzw")
-        tifffile.imwrite(stream, picture, photometric=photometric, compression=compression, metadata=None,
-                         software=False, rowsperstrip=16)  # fmt: skip
-    else:
-        Image.fromarray(picture).save(stream, "PNG" if path.endswith(".png") else "JPEG", quality=90)
-    return stream.getvalue()
+            content = io.BytesIO()
+            if path.endswith(".tif"):
+                photometric, compression = ("rgb", None) if picture.ndim == 3 else ("minisblack", "lzw")
+                tifffile.imwrite(content, picture, photometric=photometric, compression=compression, metadata=None,
+                                 software=False, rowsperstrip=16)  # fmt: skip
+            else:
+                Image.fromarray(picture).save(content, "PNG" if path.endswith(".png") else "JPEG", quality=90)
+            archives[name].writestr(member, content.getvalue(), zipfile.ZIP_DEFLATED)

@@ -154,9 +154,8 @@ class Canvas:
         """(H, W) numbers of parcels, and distances in pixels to the border of the parcel: the least, and along u."""
         row = np.floor(self.v / side).astype(np.int64)
         shifted = self.u + self.rng.uniform(0, side, 4096).astype(np.float32)[row % 4096]
-        column = np.floor(shifted / side).astype(np.int64)
         edge_u, edge_v = (np.minimum(a, side - a) for a in (np.mod(shifted, side), np.mod(self.v, side)))
-        return row * 7919 + column, np.minimum(edge_u, edge_v), edge_u
+        return row * 7919 + np.floor(shifted / side).astype(np.int64), np.minimum(edge_u, edge_v), edge_u
 
     def chance(self, parcel: Whole) -> Floats:
         """(H, W) one uniform random number 0..1 per parcel."""
@@ -189,8 +188,7 @@ class Canvas:
         picture *= (1 + tilt[0] * (self.y / self.side - 0.5) + tilt[1] * (self.x / self.side - 0.5))[..., None]
         picture = ndimage.gaussian_filter(picture, (0.55, 0.55, 0))
         # Haze, a white balance and exposure per image, then sensor noise.
-        balance = self.rng.uniform(0.96, 1.04, 3) * self.rng.uniform(0.94, 1.06)
-        picture = (0.03 + 0.97 * picture) * balance
+        picture = (0.03 + 0.97 * picture) * (self.rng.uniform(0.96, 1.04, 3) * self.rng.uniform(0.94, 1.06))
         picture += self.rng.normal(0, 0.011, (self.side, self.side, 1)) + self.rng.normal(0, 0.006, picture.shape)
         picture[self.material == Material.INVALID] = 0
         return np.asarray(np.clip(picture * 255 + 0.5, 0, 255), np.uint8)
