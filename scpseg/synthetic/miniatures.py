@@ -79,8 +79,7 @@ def write_miniature(spec: Benchmark, folder: Path, params: MirrorParams | None) 
     try:
         if params:
             if (miniature := spec.miniature) is None:
-                todo = "set data.source to the location of its files"
-                raise UserError(f"{spec.name} has no synthetic miniature; {todo}")
+                raise UserError(f"{spec.name} has no synthetic miniature; set data.source to the location of its files")
             _write_zips(partial, (miniature.pack or pack_folders)(Pictures(spec, params)))
             if miniature.wrap:
                 miniature.wrap(partial)

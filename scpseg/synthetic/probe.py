@@ -1,9 +1,8 @@
-"""Scenes of the probe: discs whose class needs a detail of their own and a cue at a known distance. This file is ours.
+"""Scenes of the probe: discs whose class needs a detail of their own and a cue at a known distance.
 
 A scene contains one cue, a square with a strong centre and a weak ring of the opposite colour. Every disc of the scene
-has the kind of this cue, and its own texture, striped or chequered. Its class is the pair of kind and texture.
-Cues have sides of 16, 8 or 4 pixels, the bars and squares of textures sides of 1, 2 or 4: a reduction loses the small
-ones.
+has the kind of this cue, and its own texture, striped or chequered. Its class is the pair of kind and texture. Cues
+have sides of 16, 8 or 4 pixels, the bars and squares of textures sides of 1, 2 or 4: a reduction loses the small ones.
 
 No mean colour carries information: the mean of a cue is the ground's, that of a texture the disc's. Scenes are drawn in
 groups of four that are equal to the pixel but for the kind of the cue and the textures, which are swapped. A method
@@ -75,11 +74,10 @@ def probe_scene(side: int, seed: int, number: int) -> ProbeScene:
     4 k to 4 k + 3 are the same but for the cue's kind, `number` modulo 2, and for all textures, swapped in the last
     two. The side of the cue alternates with k.
     """
-    group, member = divmod(number, 4)
-    swapped, kind = divmod(member, 2)
+    group, swapped, kind = number // 4, bool(number & 2), number % 2
     rng = np.random.default_rng(np.random.SeedSequence([seed, 5, group]))
     size = CUE_SIDES[group % len(CUE_SIDES)]
-    cue, discs = _places(side, rng, bool(swapped))
+    cue, discs = _places(side, rng, swapped)
     label = np.zeros((side, side), np.uint8)
     picture = np.full((side, side, 3), GROUND_COLOUR, np.float64)
     y, x = np.mgrid[:side, :side]
@@ -101,9 +99,7 @@ def probe_scene(side: int, seed: int, number: int) -> ProbeScene:
 def _texture(disc: Disc, down: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.int64]:
     """(H, W) 1 and -1: the texture, continued over the whole scene; `down` and `right` count pixels from the centre."""
     rows, columns = (1 - 2 * (offset // disc.detail % 2) for offset in (down, right))
-    if disc.texture:
-        return disc.sign * rows * columns
-    return disc.sign * (columns if disc.upright else rows)
+    return disc.sign * (rows * columns if disc.texture else columns if disc.upright else rows)
 
 
 def _places(side: int, rng: np.random.Generator, swapped: bool) -> tuple[tuple[int, int], tuple[Disc, ...]]:

@@ -27,13 +27,13 @@ from scpseg.benchmarks.base import Bytes, Mask
 Floats = NDArray[np.float32]
 Whole = NDArray[np.int64]
 Pair = Sequence[float]
-Area = tuple[tuple[slice, slice], Floats, Floats, Mask]
-"""A rotated rectangle, clipped by the border: bounding box; per pixel of it u, v from the centre, and if it is inside.
-"""
+Area = tuple[tuple[slice, ...], Floats, Floats, Mask]
+"""A rotated rectangle, clipped by the border: bounding box; u, v of its pixels from the centre; those inside."""
 LEAVES = ((0.20, 0.34, 0.14), (0.24, 0.39, 0.16), (0.17, 0.30, 0.15), (0.28, 0.40, 0.18))
 CAR_COLOURS = ((0.85, 0.86, 0.88), (0.15, 0.16, 0.18), (0.62, 0.12, 0.10), (0.18, 0.26, 0.50), (0.55, 0.57, 0.60))
 ROOF_COLOURS = ((0.62, 0.33, 0.24), (0.56, 0.38, 0.30), (0.45, 0.30, 0.26), (0.40, 0.41, 0.44), (0.68, 0.45, 0.34))
-CLUTTER_COLOURS = ((0.50, 0.36, 0.24), (0.72, 0.38, 0.16), (0.25, 0.58, 0.68))  # rubble, a container, a pool
+CLUTTER = (((0.50, 0.36, 0.24), 0.18, 0.0), ((0.72, 0.38, 0.16), 0.03, 3.0), ((0.25, 0.58, 0.68), 0.03, 0.0))
+"""Colour, grain and height of rubble, a container, a pool."""
 SLABS = ((0.56, 0.56, 0.55), (0.66, 0.64, 0.60), (0.47, 0.46, 0.47), (0.55, 0.50, 0.46))
 CROPS = ((0.30, 0.44, 0.17), (0.62, 0.58, 0.30), (0.42, 0.50, 0.22), (0.50, 0.38, 0.26), (0.24, 0.38, 0.16))
 LAWN, MEADOW, EARTH = (0.36, 0.49, 0.25), (0.41, 0.50, 0.27), (0.58, 0.47, 0.35)
@@ -59,8 +59,8 @@ class Canvas:
         """Start empty; `key` is the seed of all drawing, and the frame is rotated by at most `tilt` radians."""
         self.side, self.rng = side, np.random.default_rng(key)
         self.albedo: Floats = np.zeros((side, side, 3), np.float32)  # colour before lighting, about 0..1
-        self.height: Floats = np.zeros((side, side), np.float32)  # above ground; casts shadows
-        self.relief: Floats = np.zeros((side, side), np.float32)  # its slope is lit; flat roofs have none
+        # Above ground, casts shadows; a second height, whose slope is lit: flat roofs have none.
+        self.height, self.relief = np.zeros((2, side, side), np.float32)
         self.material: Bytes = np.zeros((side, side), np.uint8)
         self.twin: Mask = np.zeros((side, side), bool)  # as in `Scene`
         self.y, self.x = np.mgrid[:side, :side].astype(np.float32)
@@ -90,8 +90,8 @@ class Canvas:
         """The rectangle of `size` around the pixel `centre`, rotated by `angle`; without pixels if it is outside."""
         (length, width), cos, sin = size, np.float32(np.cos(angle)), np.float32(np.sin(angle))
         reach = (length * abs(sin) + width * abs(cos)) / 2, (length * abs(cos) + width * abs(sin)) / 2
-        sides = [np.clip((int(c - r), int(c + r) + 2), 0, self.side) for c, r in zip(centre, reach, strict=True)]
-        at = slice(*sides[0]), slice(*sides[1])
+        ends = ((int(c - r), int(c + r) + 2) for c, r in zip(centre, reach, strict=True))
+        at = tuple(slice(*np.clip(one, 0, self.side)) for one in ends)
         y, x = self.y[at] - np.float32(centre[0]), self.x[at] - np.float32(centre[1])
         u, v = x * cos + y * sin, y * cos - x * sin
         return at, u, v, (np.abs(u) <= length / 2) & (np.abs(v) <= width / 2)
@@ -123,10 +123,9 @@ class Canvas:
         self.height[at][where] += rise[where]
         self.relief[at][where] = rise[where]
 
-    def tree(self, pixel: Pair, radius: float, sizes: tuple[float, float], tint: float = 1.0,
-             material: Material = Material.TREE) -> None:  # fmt: skip
+    def tree(self, pixel: Pair, radius: float, sizes: Pair, tint: float = 1.0, kind: Material = Material.TREE) -> None:
         """Draw an irregular crown with radius `radius` pixels times one of `sizes` (from, to), as high as wide."""
-        radius *= self.rng.uniform(*sizes)
+        radius *= self.rng.uniform(sizes[0], sizes[1])
         colour = np.array(LEAVES[self.rng.integers(len(LEAVES))]) * tint
         at, u, v, around = self.box(pixel, (2.6 * radius, 2.6 * radius), 0)
         if around.size:
@@ -137,7 +136,7 @@ class Canvas:
             where = (distance < 1) & (top > self.height[at])
             leaves = 0.8 + 0.3 * dome + 0.1 * lumps + 0.07 * self.noise(1.5)[at]
             self.albedo[at][where] = (np.asarray(colour, np.float32) * leaves[..., None])[where]
-            self.material[at][where], self.twin[at][where], self.height[at][where] = material, False, top[where]
+            self.material[at][where], self.twin[at][where], self.height[at][where] = kind, False, top[where]
             self.relief[at][where] = (dome * radius * 0.75 + 0.09 * radius * lumps)[where]
 
     def grid(self, first: float, end: float, step: float, jitter: float) -> NDArray[np.float64]:
@@ -176,13 +175,18 @@ class Canvas:
         return np.asarray(table[self.material[tuple(nearest)]])
 
     def photograph(self) -> Bytes:
-        """(H, W, 3) uint8: the lit scene with haze and noise; black where the material is INVALID."""
+        """(H, W, 3) uint8: the lit scene with shadows, haze and noise; black where the material is INVALID."""
         sun, elevation = self.rng.uniform(2.4, 3.9), self.rng.uniform(0.85, 1.05)
         to_sun = (-np.cos(sun), np.sin(sun))
         gy, gx = np.gradient(self.relief)
         slope = np.sqrt(1 + gx**2 + gy**2)
         light = np.clip((elevation - (gx * to_sun[1] + gy * to_sun[0])) / (slope * elevation), 0.45, 1.5)
-        shadow = ndimage.gaussian_filter(self._shadow(to_sun, elevation), 0.6)[..., None]
+        around = min(self.side - 1, int(np.ceil(float(self.height.max()) / elevation)))
+        shade, heights = np.zeros_like(self.height), np.pad(self.height, around)
+        for step in range(1, around + 1):
+            at = tuple(slice(start, start + self.side) for start in (around + round(c * step) for c in to_sun))
+            np.maximum(shade, np.clip(heights[at] - self.height - step * elevation, 0, 1), out=shade)
+        shadow = ndimage.gaussian_filter(shade, 0.6)[..., None]
         picture = self.albedo * light[..., None] * (1 - shadow * (1 - np.array([0.36, 0.40, 0.50], np.float32)))
         tilt = self.rng.uniform(-0.06, 0.06, 2)
         picture *= (1 + tilt[0] * (self.y / self.side - 0.5) + tilt[1] * (self.x / self.side - 0.5))[..., None]
@@ -192,16 +196,6 @@ class Canvas:
         picture += self.rng.normal(0, 0.011, (self.side, self.side, 1)) + self.rng.normal(0, 0.006, picture.shape)
         picture[self.material == Material.INVALID] = 0
         return np.asarray(np.clip(picture * 255 + 0.5, 0, 255), np.uint8)
-
-    def _shadow(self, to_sun: Pair, elevation: float) -> Floats:
-        """(H, W) 0..1: depth of the shadow at each pixel."""
-        shade = np.zeros_like(self.height)
-        reach = min(self.side - 1, int(np.ceil(float(self.height.max()) / elevation)))
-        around = np.pad(self.height, reach)
-        for step in range(1, reach + 1):
-            rows, columns = (slice(start, start + self.side) for start in (reach + round(c * step) for c in to_sun))
-            np.maximum(shade, np.clip(around[rows, columns] - self.height - step * elevation, 0, 1), out=shade)
-        return shade
 
 
 @dataclass(frozen=True)
@@ -231,9 +225,8 @@ class Town:
                 pavement = where & (distance < half + 2.5) & (canvas.material != Material.ROAD)
                 canvas.fill(pavement, Material.PAVED, (0.62, 0.61, 0.58), 0.04, 0.02)
                 canvas.fill(where & (distance < half), Material.ROAD, (0.40, 0.41, 0.43), 0.04, 0.04)
-                if self.street >= 9:  # a dashed centre line
-                    dashes = where & (distance < 0.8) & (np.mod(run, 16) < 9) & (canvas.material == Material.ROAD)
-                    canvas.albedo[dashes] = 0.85
+                dashes = (self.street >= 9) & where & (distance < 0.8) & (np.mod(run, 16) < 9)
+                canvas.albedo[dashes & (canvas.material == Material.ROAD)] = 0.85
         # Without end, shuffled in rounds, so that every image has some of each kind.
         deck = [kind for kind, many in self.lots.items() for _ in range(many)]
         kinds = chain.from_iterable(canvas.rng.permutation(deck).tolist() for _ in count())
@@ -281,7 +274,9 @@ class Town:
             length, width = np.array(self.house) * rng.uniform(0.85, 1.2)
             u, v = x + rng.uniform(-0.06, 0.06) * cell[0], y + rng.uniform(-0.06, 0.06) * cell[1]
             if rng.random() < self.clutter:
-                self._clutter(canvas, (x + cell[0] * 0.36, y + cell[1] * 0.3))
+                heap, grain, height = CLUTTER[rng.integers(len(CLUTTER))]
+                spot, extent = (x + cell[0] * 0.36, y + cell[1] * 0.3), (self.car[0] * 1.1, self.car[0] * 0.8)
+                canvas.paint(spot, extent, Material.CLUTTER, heap, grain, 0.1, height)
             drive = (u - length * 0.35, v + width * 0.5)
             canvas.paint(drive, (self.car[1] * 1.8, width * 0.95), Material.PAVED, (0.60, 0.58, 0.54))
             if rng.random() < 0.6:
@@ -327,12 +322,6 @@ class Town:
             size = length * along, width * across
             canvas.paint(spot, size, Material.CAR, shade, 0.02, 0, width * height, turn)
 
-    def _clutter(self, canvas: Canvas, spot: Pair) -> None:
-        """Draw rubble, a container or a pool."""
-        kind, size = canvas.rng.integers(3), self.car[0]
-        grain, height = 0.18 if kind == 0 else 0.03, 3.0 if kind == 1 else 0.0
-        canvas.paint(spot, (size * 1.1, size * 0.8), Material.CLUTTER, CLUTTER_COLOURS[kind], grain, 0.1, height)
-
     def _trees(self, canvas: Canvas, many: int, centre: Pair, size: Pair) -> None:
         """Draw trees anywhere in the rectangle `size` around `centre`."""
         for _ in range(many):
@@ -373,14 +362,12 @@ class Country:
     def draw(self, canvas: Canvas) -> Bytes:
         """Draw a landscape and return its (H, W) uint8 map of zones."""
         zone = self._regions(canvas)
-        phase = canvas.rng.uniform(0, 6.28)
-        course = 0.09 * canvas.side * np.sin(canvas.u * 5 / canvas.side + phase) + canvas.noise(90) * 6
+        bends = np.sin(canvas.u * 5 / canvas.side + canvas.rng.uniform(0, 6.28))
+        course = 0.09 * canvas.side * bends + canvas.noise(90) * 6
         middle = canvas.rng.uniform(-0.35, 0.35) * canvas.side
-        river = np.abs(canvas.v - middle - course) < self.river / 2 * (1 + 0.25 * canvas.noise(60))
-        zone[river] = Zone.WATER
+        zone[np.abs(canvas.v - middle - course) < self.river / 2 * (1 + 0.25 * canvas.noise(60))] = Zone.WATER
         parcel, edge, edge_u = canvas.parcels(self.parcel)
-        self._ground(canvas, zone)
-        self._fields(canvas, zone == Zone.FARM, parcel, edge)
+        self._ground(canvas, zone, parcel, edge)
         for kind, colour, material in ((Zone.RANGE, MEADOW, Material.SHRUBLAND), (Zone.BARREN, EARTH, Material.SOIL)):
             smooth = (zone == kind) & (canvas.chance(parcel) < self.twins * 0.9) & (edge > 1)
             canvas.fill(smooth, material, colour, 0.05, 0.03)
@@ -404,28 +391,24 @@ class Country:
         deck = np.concatenate([rng.permutation(self.zones) for _ in range(len(centres) // len(self.zones) + 1)])
         return np.asarray(deck[place[nearest]], np.uint8)
 
-    def _ground(self, canvas: Canvas, zone: Bytes) -> None:
-        """Draw the background: grass, stony soil, undergrowth, and water with a pale shore."""
-        barren, water, noise = zone == Zone.BARREN, zone == Zone.WATER, canvas.noise
+    def _ground(self, canvas: Canvas, zone: Bytes, parcel: Whole, edge: Floats) -> None:
+        """Draw grass, stony soil, undergrowth, water with a pale shore, and the farmland."""
+        barren, water, farm, noise = zone == Zone.BARREN, zone == Zone.WATER, zone == Zone.FARM, canvas.noise
         canvas.fill(zone == Zone.RANGE, Material.SHRUBLAND, (0.55, 0.52, 0.34), 0.10, 0.09)
         canvas.fill(zone == Zone.FOREST, Material.TREE, (0.16, 0.22, 0.11), 0.08, 0.05)
         canvas.fill(zone == Zone.URBAN, Material.LAWN, (0.42, 0.47, 0.29), 0.06, 0.06)
         canvas.fill(barren, Material.SOIL, (0.66, 0.57, 0.45), 0.10, 0.08)
-        rough = 2.2 * noise(24) - 1.3 * np.abs(noise(12)) + 0.55 * noise(6) + 0.28 * noise(3)
-        canvas.relief[barren] = rough[barren]
+        canvas.relief[barren] = (2.2 * noise(24) - 1.3 * np.abs(noise(12)) + 0.55 * noise(6) + 0.28 * noise(3))[barren]
         depth = np.clip(ndimage.distance_transform_edt(water) / 14, 0, 1)[..., None]
         shallow, deep = np.array((0.30, 0.38, 0.34)), np.array((0.11, 0.19, 0.25))
         canvas.fill(water, Material.WATER, shallow + (deep - shallow) * depth, 0.02, 0.025)
         shore = ndimage.binary_dilation(water, iterations=2) & ~water
         canvas.albedo[shore] = canvas.albedo[shore] * 0.4 + np.array((0.62, 0.56, 0.44), np.float32) * 0.6
-
-    def _fields(self, canvas: Canvas, farm: Mask, parcel: Whole, edge: Floats) -> None:
-        """Draw crops in furrows, some smooth parcels, and tracks between them."""
+        # Crops in furrows, some smooth parcels, and tracks between them.
         choice, turn, hue = canvas.chance(parcel), canvas.chance(parcel), canvas.chance(parcel)
-        crops = np.array(CROPS, np.float32)[(hue * len(CROPS)).astype(int)]
-        canvas.fill(farm, Material.FIELD, crops, 0.06, 0.05)
+        canvas.fill(farm, Material.FIELD, np.array(CROPS, np.float32)[(hue * len(CROPS)).astype(int)], 0.06, 0.05)
         across = np.where(turn < 0.5, canvas.u, canvas.v) * (6.283 / self.furrow)
-        furrows = np.sin(across + canvas.noise(40) * 0.25)
+        furrows = np.sin(across + noise(40) * 0.25)
         rows = farm & (choice >= self.twins)
         canvas.albedo[rows] *= (1 + 0.17 * furrows)[rows][:, None]
         for low, high, colour in ((0.0, 0.55, MEADOW), (0.55, 1.0, EARTH)):
@@ -445,8 +428,7 @@ class Country:
             canvas.albedo[verge] = np.array((0.60, 0.56, 0.46), np.float32)
             canvas.fill(dry, Material.ROAD, (0.44, 0.44, 0.45), 0.04, 0.03)
             canvas.twin[verge | dry], canvas.relief[verge | dry] = False, 0
-            if self.road >= 6:
-                canvas.albedo[dry & (distance < 0.7) & (np.mod(run, 14) < 8)] = 0.85
+            canvas.albedo[(self.road >= 6) & dry & (distance < 0.7) & (np.mod(run, 14) < 8)] = 0.85
 
     def _plants(self, canvas: Canvas, zone: Bytes, edge_u: Floats) -> None:
         """Draw forest crowns, shrubs on rangeland, and hedges along some parcels."""
@@ -455,7 +437,7 @@ class Country:
                 canvas.tree((y, x), self.crown, (0.8, 1.3), 0.82)
         for y, x in canvas.scatter(self.crown * 2.6):
             bush = zone[y, x] == Zone.RANGE and not canvas.twin[y, x] and canvas.material[y, x] == Material.SHRUBLAND
-            hedge = zone[y, x] == Zone.FARM and edge_u[y, x] < 3 and canvas.material[y, x] == Material.FIELD
+            hedge = edge_u[y, x] < 3 and canvas.material[y, x] == Material.FIELD
             if (bush and canvas.rng.random() < 0.55) or (hedge and canvas.rng.random() < 0.6):
                 canvas.tree((y, x), self.crown, (0.45, 0.85), 1.05, Material.SHRUBLAND if bush else Material.TREE)
 
