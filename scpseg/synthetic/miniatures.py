@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,6 @@ from scpseg.data.splits import PARTS, read_split
 from scpseg.errors import UserError
 from scpseg.files import sha256, write_json
 from scpseg.params import MirrorParams
-
-DATE = (2020, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -113,16 +112,11 @@ def pack_folders(pictures: Pictures) -> Packed:
 
 
 def _write_zips(folder: Path, members: Packed) -> None:
-    """Write (archive, path in the archive, picture); the zips contain fixed dates and permissions only.
-
-    A picture, (H, W) or (H, W, 3), gets the format of the file extension of its path, without metadata.
-    """
+    """Write the zips, which contain fixed dates and permissions only, and pictures without metadata."""
     with ExitStack() as stack:
-        archives: dict[str, zipfile.ZipFile] = {}
+        archive = cache(lambda name: stack.enter_context(zipfile.ZipFile(folder / name, "w")))
         for name, path, picture in members:
-            if name not in archives:
-                archives[name] = stack.enter_context(zipfile.ZipFile(folder / name, "w"))
-            member = zipfile.ZipInfo(path, DATE)
+            member = zipfile.ZipInfo(path, (2020, 1, 1, 0, 0, 0))
             member.create_system, member.external_attr = 3, 0o644 << 16
             content = io.BytesIO()
             if path.endswith(".tif"):
@@ -131,4 +125,4 @@ def _write_zips(folder: Path, members: Packed) -> None:
                                  software=False, rowsperstrip=16)  # fmt: skip
             else:
                 Image.fromarray(picture).save(content, "PNG" if path.endswith(".png") else "JPEG", quality=90)
-            archives[name].writestr(member, content.getvalue(), zipfile.ZIP_DEFLATED)
+            archive(name).writestr(member, content.getvalue(), zipfile.ZIP_DEFLATED)

@@ -86,13 +86,11 @@ def probe_scene(side: int, seed: int, number: int) -> ProbeScene:
         inside = (down + 0.5) ** 2 + (right + 0.5) ** 2 < (DIAMETERS[disc.detail] / 2) ** 2
         label[inside] = DISCS[kind][disc.texture]
         picture[inside] = DISC_COLOUR + CONTRAST * _texture(disc, down, right)[inside, None]
-    tint = (1 - 2 * kind) * np.array(TINT)
     for width, share in ((size, RING), (size // 2, 1)):
         place = tuple(slice(middle - width // 2, middle + width // 2) for middle in cue)
-        picture[place], label[place] = GROUND_COLOUR + share * tint, CUES[kind]
-    # Grey, over objects and background.
+        picture[place], label[place] = GROUND_COLOUR + share * (1 - 2 * kind) * np.array(TINT), CUES[kind]
     noise = [ndimage.gaussian_filter(rng.standard_normal((side, side)), grain, mode="wrap") for grain in GRAINS]
-    picture += np.sum([NOISE * field / field.std() for field in noise], axis=0)[..., None]
+    picture += np.sum([NOISE * field / field.std() for field in noise], axis=0)[..., None]  # grey, on everything
     return ProbeScene(np.clip(picture, 0, 255).astype(np.uint8), label, kind, cue, size, discs)
 
 

@@ -36,7 +36,7 @@ CLUTTER = (((0.50, 0.36, 0.24), 0.18, 0.0), ((0.72, 0.38, 0.16), 0.03, 3.0), ((0
 """Colour, grain and height of rubble, a container, a pool."""
 SLABS = ((0.56, 0.56, 0.55), (0.66, 0.64, 0.60), (0.47, 0.46, 0.47), (0.55, 0.50, 0.46))
 CROPS = ((0.30, 0.44, 0.17), (0.62, 0.58, 0.30), (0.42, 0.50, 0.22), (0.50, 0.38, 0.26), (0.24, 0.38, 0.16))
-LAWN, MEADOW, EARTH = (0.36, 0.49, 0.25), (0.41, 0.50, 0.27), (0.58, 0.47, 0.35)
+LAWN, MEADOW, EARTH, VENT = (0.36, 0.49, 0.25), (0.41, 0.50, 0.27), (0.58, 0.47, 0.35), (0.78, 0.79, 0.80)
 ACROSS = np.pi / 2
 
 
@@ -59,7 +59,7 @@ class Canvas:
         """Start empty; `key` is the seed of all drawing, and the frame is rotated by at most `tilt` radians."""
         self.side, self.rng = side, np.random.default_rng(key)
         self.albedo: Floats = np.zeros((side, side, 3), np.float32)  # colour before lighting, about 0..1
-        # Above ground, casts shadows; a second height, whose slope is lit: flat roofs have none.
+        # The height above ground casts shadows; the slope of the relief is lit, and flat roofs have none.
         self.height, self.relief = np.zeros((2, side, side), np.float32)
         self.material: Bytes = np.zeros((side, side), np.uint8)
         self.twin: Mask = np.zeros((side, side), bool)  # as in `Scene`
@@ -299,9 +299,8 @@ class Town:
         side = 0 if kind == "green roof" else rng.choice((-1, 1))
         if kind == "hall":
             for share in rng.uniform(-0.42, 0.42, 4):
-                vent = (centre[0] + share * length, centre[1] + side * width * 0.4)
-                canvas.paint(vent, (self.lot * 0.09, self.lot * 0.06), Material.ROOF, (0.78, 0.79, 0.80),
-                             height=height + self.lot * 0.05)  # fmt: skip
+                vent, top = (centre[0] + share * length, centre[1] + side * width * 0.4), height + self.lot * 0.05
+                canvas.paint(vent, (self.lot * 0.09, self.lot * 0.06), Material.ROOF, VENT, height=top)
         elif kind == "lawn":
             for share in np.arange(-0.42, 0.43, 2.2 * self.tree / length):
                 spot = (centre[0] + share * length, centre[1] + side * width * 0.47)
