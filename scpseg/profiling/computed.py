@@ -1,8 +1,7 @@
 """Memory of a method computed from its graph: the real method on `meta` tensors, with the lifetime of every storage.
 
 Inference is `scpseg.evaluation.streaming.segment` and training `scpseg.profiling.workload.TrainingStep`, so what is
-computed is what is run. Not counted: workspaces of cuDNN and cuBLAS, the CUDA context, and what the allocator loses
-between blocks. A method whose tensors' sizes depend on the values of tensors cannot be computed.
+computed is what is run. `scpseg.profiling.ledger` says what is not counted, and which methods cannot be computed.
 """
 
 from __future__ import annotations
@@ -38,10 +37,10 @@ class _Repeating(Exception):
 class _Undrawn(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Skips the initialisation of weights: only their sizes count."""
 
-    DRAWS = (torch.ops.aten.normal_.default, torch.ops.aten.uniform_.default, torch.ops.aten.erfinv_.default)
-
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return args[0] if func in self.DRAWS else func(*args, **(kwargs or {}))
+        aten: Any = torch.ops.aten
+        drawing = func in (aten.normal_.default, aten.uniform_.default, aten.erfinv_.default)
+        return args[0] if drawing else func(*args, **(kwargs or {}))
 
 
 def inference(make: Callable[[], Method], workload: Workload, precision: str = "fp32") -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Code on `meta` tensors, which have no values, as on CUDA: exact live bytes, mixed precision and dropout; no device.
 
-Memory that no tensor owns is not seen: workspaces in kernels, the CUDA context, fragmentation.
+Memory that no tensor owns is not seen: workspaces of cuDNN and cuBLAS, the CUDA context, what the allocator loses
+between blocks. Code in which sizes of tensors depend on values of tensors cannot run.
 """
 
 from __future__ import annotations

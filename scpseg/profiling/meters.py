@@ -325,9 +325,7 @@ def allocate(size: int, device: torch.device) -> Any:
 def saw(low: Sample, high: Sample, key: str) -> bool:
     """Whether `key` changed by exactly the known allocation."""
     below, above = low.get(key), high.get(key)
-    if below is None or above is None:
-        return False
-    return abs(above - below - CHECK_BYTES) <= CHECK_TOLERANCE * CHECK_BYTES
+    return below is not None and above is not None and abs(above - below - CHECK_BYTES) <= CHECK_TOLERANCE * CHECK_BYTES
 
 
 def fingerprint(device: torch.device) -> dict[str, Any]:

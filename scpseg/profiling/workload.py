@@ -132,7 +132,6 @@ class TrainingStep:
     ) -> None:
         """Let `method` enter the phase; on `meta`, which has no values, one byte stands for those of all windows."""
         recipe = phase.recipe or shared(train, workload.batch if phase.unit == "window" else 1)
-        self.phase, self.device = phase, device
         self.stepper = Stepper(method, train, device)
         self.stepper.begin(phase, recipe)
         self.portions = _portions(method, phase, workload, recipe.batch, device.type != "meta")
@@ -140,15 +139,15 @@ class TrainingStep:
     def __call__(self) -> Tensor:
         """Take one step and wait for the device; the mean loss, a scalar."""
         total = self.stepper(self.portions, 0.0)["total"]
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        if self.stepper.device.type == "cuda":
+            torch.cuda.synchronize(self.stepper.device)
         return total
 
     def facts(self) -> dict[str, Any]:
         """`phase` by name, its `unit`, the class of its `optimizer`, and the number of `windows` of a step."""
         windows = sum(len(views.place) for views, _, _ in self.portions)
-        facts = {"phase": self.phase.name, "unit": self.phase.unit, "windows": windows}
-        return facts | {"optimizer": type(self.stepper.optimizer).__name__}
+        phase, optimizer = self.stepper.phase, type(self.stepper.optimizer).__name__
+        return {"phase": phase.name, "unit": phase.unit, "optimizer": optimizer, "windows": windows}
 
     def nbytes(self) -> int:
         """Bytes of the windows and labels in host memory; the portions of an image share its overview."""
