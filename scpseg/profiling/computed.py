@@ -1,8 +1,7 @@
 """Memory of a method computed from its graph: the real method on `meta` tensors, with the lifetime of every storage.
 
 Inference is `scpseg.evaluation.streaming.segment` and training `scpseg.profiling.workload.TrainingStep`, so what is
-computed is what is run. Not counted: workspaces of cuDNN and cuBLAS, the CUDA context, and what the allocator loses
-between blocks. A method whose tensors' sizes depend on the values of tensors cannot be computed.
+computed is what is run. `scpseg.profiling.ledger` says what is not counted, and which methods cannot be computed.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from scpseg.contract import Method, drop_training_parts
 from scpseg.evaluation.streaming import TestImage, segment
 from scpseg.params import TrainParams
 from scpseg.profiling.ledger import Ledger, Peak, cuda_rules
+from scpseg.profiling.records import WELL
 from scpseg.profiling.workload import TrainingStep, Workload
 
 META = torch.device("meta")
@@ -36,17 +37,10 @@ class _Repeating(Exception):
 class _Undrawn(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Skips the initialisation of weights: only their sizes count."""
 
-    DRAWS = (torch.ops.aten.normal_.default, torch.ops.aten.uniform_.default, torch.ops.aten.erfinv_.default)
-
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return args[0] if func in self.DRAWS else func(*args, **(kwargs or {}))
-
-
-class _Overview(TestImage):
-    """A test image whose overview is already on the device: it is reduced on the host."""
-
-    def overview(self, side: int) -> Tensor:
-        return torch.empty((1, 3, side, side), dtype=torch.uint8, device=META)
+        aten: Any = torch.ops.aten
+        drawing = func in (aten.normal_.default, aten.uniform_.default, aten.erfinv_.default)
+        return args[0] if drawing else func(*args, **(kwargs or {}))
 
 
 def inference(make: Callable[[], Method], workload: Workload, precision: str = "fp32") -> dict[str, Any]:
@@ -69,7 +63,7 @@ def inference(make: Callable[[], Method], workload: Workload, precision: str = "
     def begin(views: Any) -> Any:
         facts["windows"] = len(views.corners())
         weights = ledger.live
-        state = begin_image(_Overview(**vars(views)))
+        state = begin_image(views)
         facts["state_bytes"] = ledger.live - weights
         ledger.label_live(STATE)
         return state
@@ -80,8 +74,12 @@ def inference(make: Callable[[], Method], workload: Workload, precision: str = "
         if repeats(marks):
             raise _Repeating
 
+    def overview(image: TestImage, side: int) -> Tensor:  # already on the device, because it is reduced on the host
+        return torch.empty((1, 3, side, side), dtype=torch.uint8, device=META)
+
     method.begin_image = begin  # type: ignore[method-assign, assignment]
-    with cuda_rules() as rules, ledger, ledger.naming(method):
+    overviews = mock.patch.object(TestImage, "overview", overview)
+    with overviews, cuda_rules() as rules, ledger, ledger.naming(method):
         method.to(META)
         ledger.label([*method.named_parameters(), *method.named_buffers()], WEIGHTS)
         method.register_forward_pre_hook(mark)
@@ -141,9 +139,7 @@ def training_step(make: Callable[[], Method], workload: Workload, train: TrainPa
 def _figures(method: Method, peak: Peak, kinds: tuple[str, ...], **more: Any) -> dict[str, Any]:
     sums = peak.by_kind()
     return {
-        "status": "ok",
-        "reason": None,
-        "limit": None,
+        **WELL,
         "backend": "computed",
         "memory": {"computed": peak.size},
         "parts": {kind: sums.pop(kind, 0) for kind in kinds} | {"activations": sum(sums.values())},

@@ -1,6 +1,7 @@
 """Code on `meta` tensors, which have no values, as on CUDA: exact live bytes, mixed precision and dropout; no device.
 
-Memory that no tensor owns is not seen: workspaces in kernels, the CUDA context, fragmentation.
+Memory that no tensor owns is not seen: workspaces of cuDNN and cuBLAS, the CUDA context, what the allocator loses
+between blocks. Code in which sizes of tensors depend on values of tensors cannot run.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
 from typing import Any
 from unittest import mock
 
@@ -25,8 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_map_only
 from torch.utils.flop_counter import flop_registry
 
-GRANULE = 512
-"""Granularity in bytes: PyTorch's CUDA allocator rounds every block up to a multiple of it."""
+GRANULE = 512  # bytes: PyTorch's CUDA allocator rounds every block up to a multiple of it
 ACTIVATIONS = "activations"
 _HALF = """conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d conv_tbc prelu linear matmul
 __matmul__ __rmatmul__ mm mv bmm addmm addmv addr addbmm baddbmm einsum chain_matmul multi_dot
@@ -94,8 +95,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if _composite(func):  # arrives undivided in inference mode; its parts allocate
             with self:
                 return func._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
-        host = _on_host(func, args, kwargs) if self.device == "meta" else None
-        if host is not None:
+        if self.device == "meta" and (host := _on_host(func, args, kwargs)) is not None:
             return host
         out, flops = self._run(func, args, kwargs)
         self.flops += flops
@@ -137,14 +137,12 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def peak(self, first: int = 0, last: int | None = None) -> Peak:
         """The peak among events `first` to `last` - 1; the earliest if there are several."""
-        size, highest, where = 0, 0, first
-        for index, (block, born) in enumerate(self.events[:last], 1):
-            size += block.size if born else -block.size
-            if index >= first and size > highest:
-                highest, where = size, index
+        changes = (block.size if born else -block.size for block, born in self.events[:last])
+        sizes = list(accumulate(changes, initial=0))
+        where = max(range(first, len(sizes)), key=sizes.__getitem__)  # the first of several
         dead = {block for block, born in self.events[:where] if not born}
         alive = [block for block, born in self.events[:where] if born and block not in dead]
-        return Peak(highest, sorted(alive, key=lambda block: -block.size))
+        return Peak(sizes[where], sorted(alive, key=lambda block: -block.size))
 
     def _run(self, func: Any, args: Any, kwargs: Any) -> tuple[Any, int]:
         """Results and flops; on `meta`, only sizes matter, so known results are not computed again."""

@@ -23,20 +23,15 @@ from scpseg.profiling.records import CHANNELS
 from scpseg.profiling.sampling import Device, Sample, Sampler, SourceError, TimedSamples, gaps
 
 PROC = Path("/proc/self")
-CHECK_BYTES = 256 * 2**20
-"""Bytes of the known allocation in the self-check."""
-CHECK_TOLERANCE = 0.1
-POINTS = 200
-"""Number of points of a timeline at most."""
-SETTLE = 1.0
-"""Seconds until a known allocation must be visible."""
+CHECK_BYTES, CHECK_TOLERANCE = 256 * 2**20, 0.1  # the known allocation in the self-check; relative
+POINTS = 200  # at most in a timeline
+SETTLE = 1.0  # seconds until a known allocation must be visible
+DRIFT = 2**25  # changes outside this process below this number of bytes are the driver's own
 SWITCHES = ("CUBLAS_WORKSPACE_CONFIG", "CUDA_LAUNCH_BLOCKING", "CUDA_MODULE_LOADING", "NVIDIA_TF32_OVERRIDE")
 PACKAGES = ("numpy", "nvidia-ml-py", "segmentation-models-pytorch", "timm", "torchvision")
 """Environment variables and packages in the facts of a GPU."""
-DRIFT = 2**25
-"""Changes outside this process below this number of bytes are the driver's own."""
-OF_PROCESS = ("nvml_process", "nvml_above_context")
-NVML_CHANNELS = (*OF_PROCESS, "nvml_device")
+NVML_CHANNELS = {"nvml_device": "memory", "nvml_process": "processes"}
+"""Channel -> the fact of `Device` that says why NVML does not show it."""
 
 
 class _Meter:
@@ -55,6 +50,7 @@ class _Meter:
 
     def __init__(self) -> None:
         self.sampler = Sampler()
+        self.close = self.sampler.close
         self.memory: dict[str, int] = {}
         self.unavailable: dict[str, str] = {}
         self.details: dict[str, Any] = {}
@@ -74,10 +70,6 @@ class _Meter:
             "timeline": [[round(at, 4), used] for at, used in self.timeline],
             **self.details,
         }
-
-    def close(self) -> None:
-        """Stop the sampler."""
-        self.sampler.close()
 
 
 def timeline(samples: TimedSamples, key: str, since: float, below: int = 0) -> list[tuple[float, int]]:
@@ -102,21 +94,13 @@ class RssMeter(_Meter):
 
     backend, missing = "rss", "not measured on a CPU"
 
-    def __init__(self) -> None:
-        """Reject a system without /proc.
-
-        Raises:
-            UserError: the system is not Linux.
-        """
+    def prepare(self) -> None:
+        """Start the sampler, and record the idle state; raises UserError if the system is not Linux."""
         if not sys.platform.startswith("linux"):
             raise UserError(
                 f"memory cannot be measured on {sys.platform} without an NVIDIA GPU, because resident peaks are read "
                 "from Linux's /proc; run the profile stage on Linux, or set machine.device to cuda"
             )
-        super().__init__()
-
-    def prepare(self) -> None:
-        """Start the sampler, and record the idle state."""
         self.sampler.start("rss", os.getpid())
         # Start the threads of convolutions, products and resizes, and load their code.
         image, kernel = torch.zeros(1, 8, 64, 64), torch.zeros(8, 8, 3, 3)
@@ -184,9 +168,7 @@ class CudaMeter(_Meter):
     """
 
     backend, missing = "nvml", "measured on a GPU"
-    own: str | None = None
-    """Key of this process in a sample."""
-    lag = 0.0
+    own, lag = "", 0.0  # key of this process in a sample, empty if unknown; seconds until NVML shows an allocation
 
     def __init__(self, device: torch.device) -> None:
         """Measure `device`."""
@@ -200,7 +182,6 @@ class CudaMeter(_Meter):
         self._self_check()
         del keep
         torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(self.device)
 
     def begin(self) -> None:
         """Record the context, which NVML counts in addition to torch's allocator, and reset the peaks."""
@@ -219,28 +200,24 @@ class CudaMeter(_Meter):
         self.memory["torch_reserved"] = torch.cuda.max_memory_reserved(self.device)
         outside = self._beyond(last, "device")
         self.stretch = [(at, sample) for at, sample in self.sampler.stop() if at >= self.began]
-        if self.sampler.lost is not None:
-            self._unavailable(self.sampler.lost, *NVML_CHANNELS)
-        else:
+        if self.sampler.lost is None:
             self.details["driver_reserved_bytes"] = last["reserved"]
+        keys = {"nvml_device": "device", "nvml_process": self.own}
+        for channel, key in keys.items():
             # Figures that ended before the measurement may have missed the peak.
-            why, facts = "NVML showed no figure at the end of the measurement", self.sampler.facts
-            if last["device"] is None:
-                self._unavailable(facts["memory"] or why, "nvml_device")
-            if self.own is not None and last.get(self.own) is None:
-                self._unavailable(facts["processes"] or why, *OF_PROCESS)
+            if self.sampler.lost is not None or last.get(key) is None:
+                self._unavailable(channel, "NVML showed no figure at the end of the measurement")
         self._others(outside)
-        for channel, key in (("nvml_device", "device"), ("nvml_process", self.own)):
-            if channel not in self.unavailable and key is not None:
-                # Single samples may lack a figure, but the last has it.
-                self.memory[channel] = max(used for _, one in self.stretch if (used := one.get(key)) is not None)
-                self.timeline = timeline(self.stretch, key, self.began)
-                self.details["timeline_of"] = channel
+        for channel in [name for name in keys if name not in self.unavailable]:
+            self.timeline = timeline(self.stretch, keys[channel], self.began)
+            self.memory[channel] = max(used for _, used in self.timeline)  # single samples may lack a figure
+            self.details["timeline_of"] = channel
         if "nvml_process" in self.memory and self.context is not None:
             self.memory["nvml_above_context"] = self.memory["nvml_process"] - self.context
             self.details["context_bytes"] = self.context
         else:
-            self._unavailable("the context was not seen after the warm-up", "nvml_above_context")
+            why = self.unavailable.get("nvml_process", "the context was not seen after the warm-up")
+            self.unavailable["nvml_above_context"] = why
         return self.described()
 
     def limit(self) -> int:
@@ -264,7 +241,7 @@ class CudaMeter(_Meter):
             why = "NVML shows no figure for the device's memory"
             if low is not None and high is not None:
                 why = f"the device's memory moved by {(high - low) / 2**20:.0f} MiB at a {size}"
-            self._unavailable(facts["memory"] or why, "nvml_device")
+            self._unavailable("nvml_device", why)
         # The entry that changed is ours: in a container, the process ids are the host's and not known here.
         ours, shown, mine = processes(moved), processes(during), str(os.getpid())
         if mine in ours or len(ours) == 1:
@@ -278,7 +255,7 @@ class CudaMeter(_Meter):
             why = "NVML shows no memory figure for any process, as in some containers and under WSL"
         else:
             why = f"no process moved by the {size}"
-        self._unavailable(facts["processes"] or why, *OF_PROCESS)
+        self._unavailable("nvml_process", why)
 
     def _settled(self, earlier: Sample) -> Sample:
         """A sample in which all available figures show the known allocation, or its end; at most SETTLE later."""
@@ -304,34 +281,35 @@ class CudaMeter(_Meter):
             if self.own in sample
         ]
         if foreign:
+            changed = details["foreign_changed"] = any(entries != foreign[0] for entries in foreign)
             details["exclusive"] = not any(foreign)
             details["foreign_processes"] = max(map(len, foreign))
             details["foreign_bytes"] = max(sum(entries.values()) for entries in foreign)
-            details["foreign_changed"] = any(entries != foreign[0] for entries in foreign)
-            if any(foreign):
-                changed = ", whose use changed meanwhile" if details["foreign_changed"] else ""
-                self._unavailable(f"other processes use the device too{changed}", "nvml_device")
+            why = f"other processes use the device too{', whose use changed meanwhile' if changed else ''}"
+            shared = any(foreign)
         elif self.outside is not None and outside is not None:
-            details["foreign_changed"] = abs(outside - self.outside) > DRIFT
-            if details["foreign_changed"]:
-                self._unavailable("use of the device outside torch's allocator changed meanwhile", "nvml_device")
+            shared = details["foreign_changed"] = abs(outside - self.outside) > DRIFT
+            why = "use of the device outside torch's allocator changed meanwhile"
+        else:
+            return
+        if shared:
+            self.unavailable.setdefault("nvml_device", why)
 
-    def _beyond(self, sample: Sample, key: str | None) -> int | None:
+    def _beyond(self, sample: Sample, key: str) -> int | None:
         """The figure of NVML under `key` minus the bytes of torch's allocator."""
-        value = sample.get(key or "")
-        return None if value is None else value - torch.cuda.memory_reserved(self.device)
+        return None if (value := sample.get(key)) is None else value - torch.cuda.memory_reserved(self.device)
 
     def _mark(self) -> Sample:
         torch.cuda.synchronize(self.device)
         time.sleep(2 * self.lag)
         return self.sampler.mark()
 
-    def _unavailable(self, why: str, *channels: str) -> None:
-        """Give channels a reason unless they have one; without any channel of NVML, the sampler is not asked again."""
-        for channel in channels:
-            self.unavailable.setdefault(channel, why)
-        if set(NVML_CHANNELS) <= set(self.unavailable):
-            self.sampler.lost = self.sampler.lost or why
+    def _unavailable(self, channel: str, why: str) -> None:
+        """Give a channel of NVML a reason unless it has one; without any of them, the sampler is not asked again."""
+        reason = self.sampler.lost or self.sampler.facts[NVML_CHANNELS[channel]] or why
+        self.unavailable.setdefault(channel, reason)
+        if self.unavailable.keys() >= NVML_CHANNELS.keys():
+            self.sampler.lost = reason
 
 
 def processes(keys: Iterable[str]) -> list[str]:
@@ -347,9 +325,7 @@ def allocate(size: int, device: torch.device) -> Any:
 def saw(low: Sample, high: Sample, key: str) -> bool:
     """Whether `key` changed by exactly the known allocation."""
     below, above = low.get(key), high.get(key)
-    if below is None or above is None:
-        return False
-    return abs(above - below - CHECK_BYTES) <= CHECK_TOLERANCE * CHECK_BYTES
+    return below is not None and above is not None and abs(above - below - CHECK_BYTES) <= CHECK_TOLERANCE * CHECK_BYTES
 
 
 def fingerprint(device: torch.device) -> dict[str, Any]:

@@ -20,15 +20,14 @@ MIB = 2**20
 INFERENCE, TRAINING = "inference", "training step"
 MEASURED = ("ok", "oom")
 STATUSES = (*MEASURED, "failed", "not measured")
-HEADLINES = ("rss", "nvml_process", "torch_reserved")
-"""Channels whose figure is shown: the first that was measured."""
+HEADLINES = ("rss", "nvml_process", "torch_reserved")  # channels whose figure is shown: the first that was measured
 REFERENCE = "memory.json"
 """Name of a GPU's records in results/reference/<gpu>/; fingerprint.json beside it says what they were measured on."""
 CHANNELS = ("rss", "nvml_process", "nvml_above_context", "nvml_device", "torch_allocated", "torch_reserved")
 COSTS = ("parameters", "windows", "multiply_adds")
 SPEED = ("image_bytes", "seconds_per_image", "megapixels_per_second", "timed_with_usual_allocator")
-FIGURES = (*SPEED, *COSTS, "model")
-"""Keys that a workload which ended well adds to what a meter read."""
+FIGURES = (*SPEED, *COSTS, "model")  # keys that a workload which ended well adds to what a meter read
+WELL = {"status": "ok", "reason": None, "limit": None}
 COLUMNS = (
     *("benchmark", "method", "segmenter", "encoder", "backend", "workload", "phase", "precision"),
     *("height", "width", "patch", "windows", "status", "channel", "mib"),
@@ -36,11 +35,8 @@ COLUMNS = (
 """Columns of a tidy row: `windows` at once, memory `channel` or 'computed:PART', `mib` with two digits or None."""
 _COUNT, _NUMBER, _TEXT = (int, None), (float, None), (str, None)
 _RECORD: Shape = {
-    "benchmark": str,
-    "method": str,
-    "workload": str,
+    **dict.fromkeys(("benchmark", "method", "workload", "status"), str),
     "backend": _TEXT,
-    "status": str,
     "memory": {str: _NUMBER},
     "precision?": str,
     "parts?": ({str: float}, None),
@@ -133,9 +129,8 @@ def largest(records: Sequence[Record]) -> Record:
         named = f"phase {bad[0]['phase']}: " if bad[0].get("phase") and len(records) > 1 else ""
         return {**bad[0], "reason": f"{named}{bad[0]['reason']}", "units": units}
     # Compared by a channel that every phase has.
-    channel = next(
-        (name for name in HEADLINES if all(record["memory"][name] is not None for record in records)), "torch_allocated"
-    )
+    common = (name for name in HEADLINES if all(record["memory"][name] is not None for record in records))
+    channel = next(common, "torch_allocated")
     peaks = {record["phase"]: record["memory"][channel] for record in records}
     most = max(records, key=lambda record: record["memory"][channel] or 0)
     return {**most, "peak_by_phase": peaks, "peak_of": channel, "units": units}

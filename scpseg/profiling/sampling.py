@@ -23,14 +23,12 @@ from typing import Any
 import scpseg
 from scpseg.processes import end_with_parent
 
-PERIOD = 0.008
-"""Seconds between two samples."""
+PERIOD = 0.008  # seconds between two samples
 PATIENCE = 60.0
 """Seconds to wait for an answer: opening NVML is slow where there are many GPUs, and may hang if the driver does."""
 Sample = dict[str, int | None]
 """Bytes by key: 'rss' of a process; or 'device' and 'reserved' of a GPU, and each process on it by its id."""
-TimedSamples = list[tuple[float, Sample]]
-"""Samples with their times (`time.monotonic`)."""
+TimedSamples = list[tuple[float, Sample]]  # with their times (`time.monotonic`)
 
 
 class SourceError(Exception):
@@ -198,10 +196,10 @@ class Device:
             return instance, True
         if (card := self._known("GPU-" + bare)) is None:
             raise SourceError(f"NVML knows no device with the UUID that torch names ({bare})")
-        split = False
         with suppress(self.nvml.NVMLError_NotSupported):
-            split = self.nvml.nvmlDeviceGetMigMode(card)[0] == self.nvml.NVML_DEVICE_MIG_ENABLE
-        return (self._instance(card), True) if split else (card, False)
+            if self.nvml.nvmlDeviceGetMigMode(card)[0] == self.nvml.NVML_DEVICE_MIG_ENABLE:
+                return self._instance(card), True
+        return card, False
 
     def _known(self, uuid: str) -> Any:
         """The device with this complete UUID, or None."""

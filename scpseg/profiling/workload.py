@@ -25,7 +25,7 @@ from scpseg.environment import usual_allocator
 from scpseg.evaluation.streaming import segment
 from scpseg.params import TrainParams
 from scpseg.profiling.meters import CudaMeter, RssMeter
-from scpseg.profiling.records import MIB, without_figures
+from scpseg.profiling.records import MIB, WELL, without_figures
 from scpseg.training.phases import shared
 from scpseg.training.step import Portion, Stepper
 
@@ -94,7 +94,7 @@ def measure(
             meter.begin()
             size, pixels = step.nbytes(), facts["windows"] * method.needs.patch**2
         repeats = len(timed(once, workload.repeats, workload.seconds))
-        figures = meter.finish() | {"status": "ok", "reason": None, "limit": None, "repeats": repeats}
+        figures = meter.finish() | WELL | {"repeats": repeats}
         # The allocator that returns everything is slow: time is taken with the one that programs usually have.
         figures["timed_with_usual_allocator"] = usual_allocator()
         seconds = statistics.median(timed(once, repeats))
@@ -132,7 +132,6 @@ class TrainingStep:
     ) -> None:
         """Let `method` enter the phase; on `meta`, which has no values, one byte stands for those of all windows."""
         recipe = phase.recipe or shared(train, workload.batch if phase.unit == "window" else 1)
-        self.phase, self.device = phase, device
         self.stepper = Stepper(method, train, device)
         self.stepper.begin(phase, recipe)
         self.portions = _portions(method, phase, workload, recipe.batch, device.type != "meta")
@@ -140,15 +139,15 @@ class TrainingStep:
     def __call__(self) -> Tensor:
         """Take one step and wait for the device; the mean loss, a scalar."""
         total = self.stepper(self.portions, 0.0)["total"]
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        if self.stepper.device.type == "cuda":
+            torch.cuda.synchronize(self.stepper.device)
         return total
 
     def facts(self) -> dict[str, Any]:
         """`phase` by name, its `unit`, the class of its `optimizer`, and the number of `windows` of a step."""
         windows = sum(len(views.place) for views, _, _ in self.portions)
-        name, optimizer = self.phase.name, type(self.stepper.optimizer).__name__
-        return {"phase": name, "unit": self.phase.unit, "optimizer": optimizer, "windows": windows}
+        phase, optimizer = self.stepper.phase, type(self.stepper.optimizer).__name__
+        return {"phase": phase.name, "unit": phase.unit, "optimizer": optimizer, "windows": windows}
 
     def nbytes(self) -> int:
         """Bytes of the windows and labels in host memory; the portions of an image share its overview."""
@@ -203,5 +202,4 @@ def random_image(height: int, width: int) -> Bytes:
 
 def is_oom(error: BaseException) -> bool:
     """Whether an error means that memory ran out."""
-    known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
-    return known or any(words in str(error) for words in OOM_WORDS)
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in str(error) for words in OOM_WORDS)

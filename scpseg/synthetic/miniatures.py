@@ -11,7 +11,8 @@ import shutil
 import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,11 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from scpseg.benchmarks.base import Benchmark, Bytes, Ids, Miniature, Packed, Scene
+from scpseg.benchmarks.base import Benchmark, Bytes, Ids, Packed, Scene
 from scpseg.data.splits import PARTS, read_split
 from scpseg.errors import UserError
 from scpseg.files import sha256, write_json
 from scpseg.params import MirrorParams
-
-DATE = (2020, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,8 @@ class Pictures:
     def draw(self, number: int) -> Scene:
         """Draw one scene of this miniature."""
         side = self.params.side
-        scene = _miniature(self.spec).draw(side, self.params.seed, number)
+        assert self.spec.miniature is not None
+        scene = self.spec.miniature.draw(side, self.params.seed, number)
         got = [(array.shape, str(array.dtype)) for array in scene[:2]]
         if got != [((side, side, 3), "uint8"), ((side, side), "uint8")]:
             why = f"draws {got}; an image (side, side, 3) and training ids (side, side), both uint8, are required"
@@ -77,8 +77,9 @@ def write_miniature(spec: Benchmark, folder: Path, params: MirrorParams | None) 
     partial.mkdir(parents=True)
     try:
         if params:
-            miniature, pictures = _miniature(spec), Pictures(spec, params)
-            _write_zips(partial, (miniature.pack or pack_folders)(pictures))
+            if (miniature := spec.miniature) is None:
+                raise UserError(f"{spec.name} has no synthetic miniature; set data.source to the location of its files")
+            _write_zips(partial, (miniature.pack or pack_folders)(Pictures(spec, params)))
             if miniature.wrap:
                 miniature.wrap(partial)
             note = f"synthetic miniature of {spec.title}: synthetic scenes, no statement about the real benchmark"
@@ -94,10 +95,10 @@ def write_miniature(spec: Benchmark, folder: Path, params: MirrorParams | None) 
 
 def miniature_ids(spec: Benchmark, params: MirrorParams) -> Ids:
     """The first ids of each list of the benchmark's default split, or invented names if folders define the split."""
-    counts = {"train": params.train, "val": params.val, "test": params.test}
-    lists, kept = read_split(spec, next(iter(spec.splits))), _miniature(spec).kept
+    counts, lists = asdict(params), read_split(spec, next(iter(spec.splits)))
+    kept = spec.miniature.kept if spec.miniature else ()
     if not lists:
-        return {part: tuple(f"area{k + 1}_{n:03d}" for n in range(counts[part])) for k, part in enumerate(PARTS)}
+        lists = {part: tuple(f"area{k}_{n:03d}" for n in range(counts[part])) for k, part in enumerate(PARTS, 1)}
     chosen = sorted(lists["train"], key=lambda name: name not in kept)[: params.train]
     lists["train"] = tuple(name for name in lists["train"] if name in chosen)
     return {part: lists[part][: counts[part]] for part in PARTS}
@@ -110,31 +111,18 @@ def pack_folders(pictures: Pictures) -> Packed:
             yield f"{pictures.spec.title}.zip", f"{split.capitalize()}/{kind}/{name}.png", picture
 
 
-def _miniature(spec: Benchmark) -> Miniature:
-    if spec.miniature is None:
-        raise UserError(f"{spec.name} has no synthetic miniature; set data.source to the location of its files")
-    return spec.miniature
-
-
 def _write_zips(folder: Path, members: Packed) -> None:
-    """Write (archive, path in the archive, picture); the zips contain fixed dates and permissions only."""
+    """Write the zips, which contain fixed dates and permissions only, and pictures without metadata."""
     with ExitStack() as stack:
-        archives: dict[str, zipfile.ZipFile] = {}
+        archive = cache(lambda name: stack.enter_context(zipfile.ZipFile(folder / name, "w")))
         for name, path, picture in members:
-            if name not in archives:
-                archives[name] = stack.enter_context(zipfile.ZipFile(folder / name, "w"))
-            member = zipfile.ZipInfo(path, DATE)
+            member = zipfile.ZipInfo(path, (2020, 1, 1, 0, 0, 0))
             member.create_system, member.external_attr = 3, 0o644 << 16
-            archives[name].writestr(member, encoded(picture, path), zipfile.ZIP_DEFLATED)
-
-
-def encoded(picture: Bytes, path: str) -> bytes:
-    """Encode `picture`, (H, W) or (H, W, 3), in the format of the file extension of `path`, without metadata."""
-    stream = io.BytesIO()
-    if path.endswith(".tif"):
-        photometric, compression = ("rgb", None) if picture.ndim == 3 else ("minisblack", "lzw")
-        tifffile.imwrite(stream, picture, photometric=photometric, compression=compression, metadata=None,
-                         software=False, rowsperstrip=16)  # fmt: skip
-    else:
-        Image.fromarray(picture).save(stream, "PNG" if path.endswith(".png") else "JPEG", quality=90)
-    return stream.getvalue()
+            content = io.BytesIO()
+            if path.endswith(".tif"):
+                photometric, compression = ("rgb", None) if picture.ndim == 3 else ("minisblack", "lzw")
+                tifffile.imwrite(content, picture, photometric=photometric, compression=compression, metadata=None,
+                                 software=False, rowsperstrip=16)  # fmt: skip
+            else:
+                Image.fromarray(picture).save(content, "PNG" if path.endswith(".png") else "JPEG", quality=90)
+            archive(name).writestr(member, content.getvalue(), zipfile.ZIP_DEFLATED)

@@ -1,9 +1,8 @@
-"""Scenes of the probe: discs whose class needs a detail of their own and a cue at a known distance. This file is ours.
+"""Scenes of the probe: discs whose class needs a detail of their own and a cue at a known distance.
 
 A scene contains one cue, a square with a strong centre and a weak ring of the opposite colour. Every disc of the scene
-has the kind of this cue, and its own texture, striped or chequered. Its class is the pair of kind and texture.
-Cues have sides of 16, 8 or 4 pixels, the bars and squares of textures sides of 1, 2 or 4: a reduction loses the small
-ones.
+has the kind of this cue, and its own texture, striped or chequered. Its class is the pair of kind and texture. Cues
+have sides of 16, 8 or 4 pixels, the bars and squares of textures sides of 1, 2 or 4: a reduction loses the small ones.
 
 No mean colour carries information: the mean of a cue is the ground's, that of a texture the disc's. Scenes are drawn in
 groups of four that are equal to the pixel but for the kind of the cue and the textures, which are swapped. A method
@@ -75,11 +74,10 @@ def probe_scene(side: int, seed: int, number: int) -> ProbeScene:
     4 k to 4 k + 3 are the same but for the cue's kind, `number` modulo 2, and for all textures, swapped in the last
     two. The side of the cue alternates with k.
     """
-    group, member = divmod(number, 4)
-    swapped, kind = divmod(member, 2)
+    group, swapped, kind = number // 4, bool(number & 2), number % 2
     rng = np.random.default_rng(np.random.SeedSequence([seed, 5, group]))
     size = CUE_SIDES[group % len(CUE_SIDES)]
-    cue, discs = _places(side, rng, bool(swapped))
+    cue, discs = _places(side, rng, swapped)
     label = np.zeros((side, side), np.uint8)
     picture = np.full((side, side, 3), GROUND_COLOUR, np.float64)
     y, x = np.mgrid[:side, :side]
@@ -88,22 +86,18 @@ def probe_scene(side: int, seed: int, number: int) -> ProbeScene:
         inside = (down + 0.5) ** 2 + (right + 0.5) ** 2 < (DIAMETERS[disc.detail] / 2) ** 2
         label[inside] = DISCS[kind][disc.texture]
         picture[inside] = DISC_COLOUR + CONTRAST * _texture(disc, down, right)[inside, None]
-    tint = (1 - 2 * kind) * np.array(TINT)
     for width, share in ((size, RING), (size // 2, 1)):
         place = tuple(slice(middle - width // 2, middle + width // 2) for middle in cue)
-        picture[place], label[place] = GROUND_COLOUR + share * tint, CUES[kind]
-    # Grey, over objects and background.
+        picture[place], label[place] = GROUND_COLOUR + share * (1 - 2 * kind) * np.array(TINT), CUES[kind]
     noise = [ndimage.gaussian_filter(rng.standard_normal((side, side)), grain, mode="wrap") for grain in GRAINS]
-    picture += np.sum([NOISE * field / field.std() for field in noise], axis=0)[..., None]
+    picture += np.sum([NOISE * field / field.std() for field in noise], axis=0)[..., None]  # grey, on everything
     return ProbeScene(np.clip(picture, 0, 255).astype(np.uint8), label, kind, cue, size, discs)
 
 
 def _texture(disc: Disc, down: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.int64]:
     """(H, W) 1 and -1: the texture, continued over the whole scene; `down` and `right` count pixels from the centre."""
     rows, columns = (1 - 2 * (offset // disc.detail % 2) for offset in (down, right))
-    if disc.texture:
-        return disc.sign * rows * columns
-    return disc.sign * (columns if disc.upright else rows)
+    return disc.sign * (rows * columns if disc.texture else columns if disc.upright else rows)
 
 
 def _places(side: int, rng: np.random.Generator, swapped: bool) -> tuple[tuple[int, int], tuple[Disc, ...]]:

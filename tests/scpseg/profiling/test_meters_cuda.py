@@ -91,7 +91,7 @@ def test_processes_hidden_before_the_stretch(path: Path) -> None:
     gpu = FakeGpu(path)
     plain = gpu.reset
 
-    def reset() -> None:  # the meter's own, at the end of `prepare`
+    def reset() -> None:  # the meter's own, in `begin`
         gpu.state["devices"][OURS]["processes_error"] = "Insufficient Permissions"
         gpu.publish()
         plain()

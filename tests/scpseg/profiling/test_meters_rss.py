@@ -126,4 +126,4 @@ def test_a_killed_sampler_costs_the_timeline_only() -> None:
 def test_other_systems_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(UserError, match="Linux"):
-        RssMeter()
+        RssMeter().prepare()
