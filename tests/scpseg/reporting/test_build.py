@@ -327,6 +327,13 @@ def test_metrics_file_is_small_and_nested_by_benchmark_and_method(tmp_path: Path
     assert found["potsdam"]["scpseg"] == {"miou": pytest.approx(sum(scores) / 2, abs=5e-5), "memory_mib": 100.0}
 
 
+def test_a_reference_that_is_not_in_the_suite_is_rejected(tmp_path: Path, invented: Any, suite: Any) -> None:
+    chosen = invented.fill(tmp_path / "results", suite())
+    with pytest.raises(UserError, match=r"--reference glnet: .*scpseg, patch"):
+        build(tmp_path, chosen, reference="glnet")
+    assert not (tmp_path / "reports").exists()
+
+
 def test_what_left_the_suite_leaves_nothing_behind(tmp_path: Path, invented: Any, suite: Any) -> None:
     invented.fill_whole(tmp_path / "results", suite(("potsdam", "blu"), ("patch", "glnet"), (0, 1)))
     build(tmp_path, suite(("potsdam", "blu"), ("patch", "glnet"), (0, 1)))
