@@ -301,7 +301,7 @@ def _curves(axes: Axes, found: Sequence[Curve], looks: Looks, windows: str) -> N
     notes = {one.method: f", {mebibytes(one.memory).text} MiB" for one in found if one.memory is not None}
     for index, curve in enumerate(found):
         values: Mapping[int, Accuracy] = getattr(curve, windows)
-        xs = np.array(list(values)) + DODGE * (index - (len(found) - 1) / 2)
+        xs = np.array(list(values)) + min(DODGE, 9 / len(found)) * (index - (len(found) - 1) / 2)
         percent, half = 100 * np.array([[one.mean, one.half or 0.0] for one in values.values()]).T
         line = pd.DataFrame({"method": curve.method, "x": xs, "y": percent, "half": half})
         figures.draw_lines(axes, line, looks, notes)
