@@ -27,7 +27,7 @@ from pipelines.stage import run_stage
 from scpseg.errors import UserError
 from scpseg.files import read_json, write_json
 from scpseg.params import MachineParams, Params
-from scpseg.profiling.fresh import ChildKilled, ChildTooSlow, run_fresh
+from scpseg.profiling.fresh import ChildKilled, run_fresh
 from scpseg.profiling.records import (
     COSTS,
     HEADLINES,
@@ -197,7 +197,7 @@ def _asked(request: Request, ask: Ask, seconds: float) -> Record:
     try:
         if seconds > 0:
             return _kept(request, ask(request, seconds))
-    except ChildTooSlow:
+    except TimeoutError:
         pass  # not measured, as if the time had been up before
     except UserError as error:
         return _unmeasured(request, "failed", str(error))
@@ -219,7 +219,7 @@ def measured(request: Request, seconds: float) -> Record:
 
     Raises:
         UserError: a parameter is not valid.
-        ChildTooSlow: it took longer than `seconds`.
+        TimeoutError: it took longer than `seconds`.
     """
     if request["kind"] == INFERENCE:
         return profile.record_of(request, profile.ask(request, seconds))
@@ -247,7 +247,7 @@ class Computing:
 
         Raises:
             UserError: as `measured`.
-            ChildTooSlow: as `measured`.
+            TimeoutError: as `measured`.
         """
         key = identity(request, sizes=True)
         if key not in self.found:
@@ -255,7 +255,7 @@ class Computing:
         record = measured(request, seconds)
         try:
             return with_computed(record, profile.accepted(self.found[key].result()))
-        except (ChildKilled, ChildTooSlow, UserError) as error:
+        except (ChildKilled, TimeoutError, UserError) as error:
             what = f"memory of {request['method']} on {request['benchmark']} could not be computed"
             print(f"{what}: {error}", file=sys.stderr, flush=True)
             return record

@@ -128,7 +128,7 @@ def ask(request: dict[str, Any], timeout: float | None = None) -> dict[str, Any]
 
     Raises:
         UserError: a parameter is not valid.
-        ChildTooSlow: it did not end within `timeout` seconds.
+        TimeoutError: it did not end within `timeout` seconds.
     """
     try:
         return accepted(run_fresh(["pipelines.profile", "--child"], request, timeout))

@@ -71,7 +71,7 @@ def inference(make: Callable[[], Method], workload: Workload, precision: str = "
     def mark(module: nn.Module, inputs: Any) -> None:
         marks.append((ledger.high, ledger.live, ledger.flops))
         ledger.high = ledger.live
-        if repeats(marks):
+        if len(marks) > 2 and marks[-1][:2] == marks[-2][:2]:
             raise _Repeating
 
     def overview(image: TestImage, side: int) -> Tensor:  # already on the device, because it is reduced on the host
@@ -92,11 +92,6 @@ def inference(make: Callable[[], Method], workload: Workload, precision: str = "
             flops = marks[0][2] + (marks[-1][2] - marks[-2][2]) * facts["windows"] // workload.batch
         peak = ledger.peak()
     return _figures(method, peak, (WEIGHTS, STATE), precision=precision, multiply_adds=flops // 2, **facts)
-
-
-def repeats(marks: list[tuple[int, int, int]]) -> bool:
-    """Whether the last two windows have the same peak and leave the same bytes; `marks` as in `inference`."""
-    return len(marks) > 2 and marks[-1][:2] == marks[-2][:2]
 
 
 def training_step(make: Callable[[], Method], workload: Workload, train: TrainParams) -> dict[str, Any]:

@@ -35,16 +35,12 @@ class ChildKilled(Exception):
         super().__init__("the system ran out of memory and killed the process" if oom else f"the process {how}")
 
 
-class ChildTooSlow(Exception):
-    """The fresh process was ended because its time was over."""
-
-
 def run_fresh(arguments: list[str], request: Any, timeout: float | None = None) -> Any:
     """Run `python -m *arguments ANSWER` and return what it wrote to ANSWER; its output goes to ours.
 
     Raises:
         ChildKilled: the process ended without an answer.
-        ChildTooSlow: the process did not end within `timeout` seconds.
+        TimeoutError: the process did not end within `timeout` seconds.
     """
     kills = oom_kills()
     with tempfile.TemporaryDirectory() as folder:
@@ -54,7 +50,7 @@ def run_fresh(arguments: list[str], request: Any, timeout: float | None = None) 
         try:
             done = subprocess.run(command, input=json.dumps(request).encode(), env=environment, timeout=timeout)
         except subprocess.TimeoutExpired:
-            raise ChildTooSlow(f"the process did not end within {timeout:.0f} s") from None
+            raise TimeoutError(f"the process did not end within {timeout:.0f} s") from None
         if answer.is_file():
             return read_json(answer)
     raise ChildKilled(done.returncode, done.returncode == -9 and oom_kills() > kills)

@@ -10,7 +10,6 @@ import contextlib
 import os
 import sys
 import weakref
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -63,12 +62,10 @@ class Peak:
     size: int
     blocks: list[Block]
 
-    def by_kind(self) -> Counter[str]:
+    def by_kind(self) -> dict[str, int]:
         """Bytes of each kind of block."""
-        sums: Counter[str] = Counter()
-        for block in self.blocks:
-            sums[block.kind] += block.size
-        return sums
+        kinds = {block.kind for block in self.blocks}
+        return {kind: sum(block.size for block in self.blocks if block.kind == kind) for kind in kinds}
 
 
 class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -116,10 +113,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def leave(module: nn.Module, inputs: Any, output: Any) -> None:
             self._modules.pop()
 
-        with (
-            hooks.register_module_forward_pre_hook(enter),
-            hooks.register_module_forward_hook(leave, always_call=True),
-        ):
+        with hooks.register_module_forward_pre_hook(enter), hooks.register_module_forward_hook(leave, always_call=True):
             yield
 
     def label(self, tensors: Iterable[tuple[str, Tensor | None]], kind: str) -> None:
@@ -149,7 +143,8 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         key = None
         if self.device == "meta" and _pure(func):
             leaves, form = tree_flatten((args, kwargs))
-            key = (func, form, *map(_signature, leaves))
+            inputs = ((x.shape, x.stride(), x.dtype, x.device) if isinstance(x, Tensor) else x for x in leaves)
+            key = (func, form, *map(type, leaves), *inputs)
         if key in _KNOWN:
             known, flops = _KNOWN[key]
             return _copy(known), flops
@@ -217,12 +212,6 @@ def _pure(func: Any) -> bool:
     return not func._schema.is_mutable and all(one.alias_info is None for one in func._schema.returns)
 
 
-def _signature(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return (value.shape, value.stride(), value.dtype, value.device.type)
-    return (type(value), value)
-
-
 def _copy(out: Any) -> Any:
     """The same structure with new tensors."""
     return tree_map_only(Tensor, lambda one: one.new_empty_strided(one.shape, one.stride()), out)
@@ -230,9 +219,8 @@ def _copy(out: Any) -> Any:
 
 @cache
 def _composite(func: Any) -> bool:
-    if func.namespace == "prim":  # a query to a tensor subclass, such as its device
-        return False
-    return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
+    query = func.namespace == "prim"  # to a tensor subclass, such as its device
+    return not query and torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
 
 
 def _tensors(values: Any) -> list[Tensor]:

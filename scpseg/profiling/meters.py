@@ -103,13 +103,11 @@ class RssMeter(_Meter):
             )
         self.sampler.start("rss", os.getpid())
         # Start the threads of convolutions, products and resizes, and load their code.
-        image, kernel = torch.zeros(1, 8, 64, 64), torch.zeros(8, 8, 3, 3)
         with torch.inference_mode():
-            functional.conv2d(image, kernel, padding=1)
-            functional.interpolate(image, scale_factor=2.0, mode="bilinear")
+            functional.conv2d(torch.zeros(1, 8, 64, 64), torch.zeros(8, 8, 3, 3), padding=1)
+            functional.interpolate(torch.zeros(1, 8, 64, 64), scale_factor=2.0, mode="bilinear")
             torch.zeros(256, 256) @ torch.zeros(256, 256)
             torch.zeros(2**17).exp()
-        del image, kernel
         gc.collect()
         status = read_status()
         self.idle = status["VmRSS"] - status["files"]
@@ -132,8 +130,7 @@ class RssMeter(_Meter):
         self.stretch = [(at, sample) for at, sample in self.sampler.stop() if at >= self.began]
         self.timeline = timeline(self.stretch, "rss", self.began, self.idle)
         self.details = {"idle_bytes": self.idle, "timeline_of": "rss"}
-        if self.sampler.lost:
-            self.details["timeline_missing"] = self.sampler.lost
+        self.details |= {"timeline_missing": self.sampler.lost} if self.sampler.lost else {}
         peaks = [used for _, used in self.timeline]
         if self.has_mark:
             # Both are at most the true peak: samples miss short peaks, the kernel's mark lags behind its counters,
@@ -198,16 +195,14 @@ class CudaMeter(_Meter):
         last = self._mark()
         self.memory["torch_allocated"] = torch.cuda.max_memory_allocated(self.device)
         self.memory["torch_reserved"] = torch.cuda.max_memory_reserved(self.device)
-        outside = self._beyond(last, "device")
         self.stretch = [(at, sample) for at, sample in self.sampler.stop() if at >= self.began]
-        if self.sampler.lost is None:
-            self.details["driver_reserved_bytes"] = last["reserved"]
+        self.details |= {} if self.sampler.lost else {"driver_reserved_bytes": last["reserved"]}
         keys = {"nvml_device": "device", "nvml_process": self.own}
         for channel, key in keys.items():
             # Figures that ended before the measurement may have missed the peak.
             if self.sampler.lost is not None or last.get(key) is None:
                 self._unavailable(channel, "NVML showed no figure at the end of the measurement")
-        self._others(outside)
+        self._others(self._beyond(last, "device"))
         for channel in [name for name in keys if name not in self.unavailable]:
             self.timeline = timeline(self.stretch, keys[channel], self.began)
             self.memory[channel] = max(used for _, used in self.timeline)  # single samples may lack a figure
@@ -280,6 +275,7 @@ class CudaMeter(_Meter):
             for _, sample in self.stretch
             if self.own in sample
         ]
+        shared, why = False, ""
         if foreign:
             changed = details["foreign_changed"] = any(entries != foreign[0] for entries in foreign)
             details["exclusive"] = not any(foreign)
@@ -290,8 +286,6 @@ class CudaMeter(_Meter):
         elif self.outside is not None and outside is not None:
             shared = details["foreign_changed"] = abs(outside - self.outside) > DRIFT
             why = "use of the device outside torch's allocator changed meanwhile"
-        else:
-            return
         if shared:
             self.unavailable.setdefault("nvml_device", why)
 

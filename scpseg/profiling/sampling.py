@@ -143,8 +143,6 @@ class Device:
     def __init__(self, uuid: str) -> None:
         """Open NVML and find the device with torch's `uuid`, which may lack its prefix.
 
-        CUDA_VISIBLE_DEVICES, which is that of the measured process, selects the instance of a GPU that is split.
-
         Raises:
             SourceError: package, library, permission or device is missing.
         """

@@ -32,7 +32,6 @@ from scpseg.training.step import Portion, Stepper
 OOM_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED", "ALLOCATION_FAILED")
 """Messages of allocators other than torch's own CUDA allocator."""
 PHASE_FACTS = ("phase", "phases", "unit", "optimizer")
-Make = Callable[[], Method]
 Meter = CudaMeter | RssMeter
 
 
@@ -55,7 +54,7 @@ class Workload:
 
 
 def measure(
-    make: Make, workload: Workload, device: torch.device, meter: Meter, train: TrainParams | None = None
+    make: Callable[[], Method], workload: Workload, device: torch.device, meter: Meter, train: TrainParams | None = None
 ) -> dict[str, Any]:
     """Measure a method in this process, which should be fresh (`scpseg.profiling.fresh`).
 
