@@ -24,8 +24,8 @@ from scpseg.profiling.records import WELL
 from scpseg.profiling.workload import TrainingStep, Workload
 
 META = torch.device("meta")
-LARGEST, NAMES = 12, ("dtype", "operation", "module", "kind")
-"""Number of blocks at the peak in a record, and what it has of each besides bytes and shape."""
+LARGEST, NAMES, FEWEST = 12, ("dtype", "operation", "module", "kind"), 3
+"""Blocks at the peak in a record, what it has of each besides bytes and shape, and the fewest windows that are run."""
 WEIGHTS, STATE, GRADIENTS, OPTIMIZER = "weights", "state", "gradients", "optimizer"
 HALVES = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -71,7 +71,7 @@ def inference(make: Callable[[], Method], workload: Workload, precision: str = "
     def mark(module: nn.Module, inputs: Any) -> None:
         marks.append((ledger.high, ledger.live, ledger.flops))
         ledger.high = ledger.live
-        if len(marks) > 2 and marks[-1][:2] == marks[-2][:2]:
+        if len(marks) >= FEWEST and marks[-1][:2] == marks[-2][:2]:
             raise _Repeating
 
     def overview(image: TestImage, side: int) -> Tensor:  # already on the device, because it is reduced on the host
