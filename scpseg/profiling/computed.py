@@ -24,8 +24,9 @@ from scpseg.profiling.records import WELL
 from scpseg.profiling.workload import TrainingStep, Workload
 
 META = torch.device("meta")
-LARGEST, NAMES, FEWEST = 12, ("dtype", "operation", "module", "kind"), 3
-"""Blocks at the peak in a record, what it has of each besides bytes and shape, and the fewest windows that are run."""
+LARGEST, NAMES = 12, ("dtype", "operation", "module", "kind")
+"""Number of blocks at the peak in a record, and what it has of each besides bytes and shape."""
+FEWEST = 3  # windows that are run at least
 WEIGHTS, STATE, GRADIENTS, OPTIMIZER = "weights", "state", "gradients", "optimizer"
 HALVES = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -126,9 +127,8 @@ def training_step(make: Callable[[], Method], workload: Workload, train: TrainPa
             found.append((ledger.peak(first), facts))
             del step, optimizer, group, state
     peak, facts = max(found, key=lambda one: one[0].size)
-    by_phase = {one["phase"]: of.size for of, one in found}
-    more = {"precision": train.precision, "state_bytes": None, "peak_by_phase": by_phase, **facts}
-    return _figures(method, peak, (WEIGHTS, GRADIENTS, OPTIMIZER), phases=[phase.name for phase in phases], **more)
+    facts |= {"peak_by_phase": {one["phase"]: of.size for of, one in found}, "phases": [phase.name for phase in phases]}
+    return _figures(method, peak, (WEIGHTS, GRADIENTS, OPTIMIZER), precision=train.precision, state_bytes=None, **facts)
 
 
 def _figures(method: Method, peak: Peak, kinds: tuple[str, ...], **more: Any) -> dict[str, Any]:

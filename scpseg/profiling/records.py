@@ -25,8 +25,8 @@ REFERENCE = "memory.json"
 """Name of a GPU's records in results/reference/<gpu>/; fingerprint.json beside it says what they were measured on."""
 CHANNELS = ("rss", "nvml_process", "nvml_above_context", "nvml_device", "torch_allocated", "torch_reserved")
 COSTS = ("parameters", "windows", "multiply_adds")
-_TIMED = ("image_bytes", "seconds_per_image", "megapixels_per_second", "timed_with_usual_allocator")
-FIGURES = (*_TIMED, *COSTS, "model")  # keys that a workload which ended well adds to what a meter read
+SPEED = ("image_bytes", "seconds_per_image", "megapixels_per_second", "timed_with_usual_allocator")
+FIGURES = (*SPEED, *COSTS, "model")  # keys that a workload which ended well adds to what a meter read
 WELL = {"status": "ok", "reason": None, "limit": None}
 COLUMNS = (
     *("benchmark", "method", "segmenter", "encoder", "backend", "workload", "phase", "precision"),
