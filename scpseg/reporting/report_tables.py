@@ -81,9 +81,11 @@ def method_values(part: Part, line: Line) -> dict[str, Any]:
     miou, memory = (paper.miou, paper.memory) if paper else (None, None)
     trained = {key.split(":")[1]: count for key, count in first.items()
                if key.startswith("trained:") and key.endswith(":samples") and count is not None}  # fmt: skip
-    authors = (row for row in read_table("published/parameters.csv") if row["method"] == line.method
-               and row["value"] == str(line[f"model:{row['setting']}"] or ""))  # fmt: skip
-    counted = next(((row["parameters"], [row["source"]]) for row in authors), None)
+    # The authors' count at this row's setting, or else at their first, which the note then names.
+    authors = [row for row in read_table("published/parameters.csv") if row["method"] == line.method]
+    same = [row for row in authors if row["value"] == str(line[f"model:{row['setting']}"] or "")]
+    counted = next(((row["parameters"], [row["source"]] + [f"with {row['setting']} {row['value']}"] * (not same))
+                    for row in same or authors), None)  # fmt: skip
     return {
         **first,
         **{key: line.estimate(key) for key in first if key.startswith(SHARES)},

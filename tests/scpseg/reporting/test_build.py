@@ -200,7 +200,13 @@ def test_rivals_have_their_published_figures_and_parameters(tmp_path: Path, inve
     rows = table(tmp_path, "networks-deepglobe")
     authors = [rows[name]["authors' M"] for name in ("SCPSeg", "RUE", "FCtL", "WiCoNet", "GLNet")]
     assert authors == ["–", "13.70", "170.04", "39.07", "102.74"] and rows["RUE"]["parameters M"] == "2.35"
-    assert "Qinrong-NKU/RUE" in rows["RUE"]["notes"]
+    assert "Qinrong-NKU/RUE" in rows["RUE"]["notes"] and "patch 256" not in rows["WiCoNet"]["notes"]
+    record = invented.metrics("deepglobe", "wiconet", 0)
+    record["model"] |= {"encoder": "resnet50", "patch": 64}
+    invented.put(tmp_path / "results", record)
+    build(tmp_path, chosen)
+    row = table(tmp_path, "networks-deepglobe")["WiCoNet"]
+    assert row["authors' M"] == "39.07" and "with patch 256" in row["notes"]
 
 
 def test_two_builds_are_the_same_bytes(tmp_path: Path, invented: Any, suite: Any) -> None:
