@@ -123,6 +123,7 @@ def _sections(
             Section("Training curves", [curves, said.curves] if curves else [], "", first, True),
             Section(said.parts, [charts.draw_parts(part, folder / f"{name}-memory")], "", first, True),
             Section("What is compared", [found["networks"], Section("", [found["settings"]], page=True)], "", "closed"),
+            Section("Training of each branch", [found["training"]], "", "closed"),
             Section("Published figures", [found["published"]], "", "closed", True),
         ]
         beside = Section("", [Section("", left), Section("", right)], "", "beside")

@@ -51,7 +51,8 @@ _METRICS: Shape = {
     "metrics": {**dict.fromkeys(("mean_iou", "mean_f1", "accuracy", "chance"), _SHARE),
                 "iou": {str: _SHARE}, "f1": {str: _SHARE}, "absent": [str]},
 }  # fmt: skip
-_TRAINING: Shape = {"seconds": float, "revision": _TEXT, "environment": dict, "devices?": int, "batch_norm?": str}
+_TRAINING: Shape = {"seconds": float, "branch_seconds?": {str: float}, "revision": _TEXT, "environment": dict,
+                    "devices?": int, "batch_norm?": str}  # fmt: skip
 NO_METRICS, NO_PROFILE = "no metrics: the run was not trained and evaluated", "no profile: it was not measured"
 
 
@@ -97,6 +98,8 @@ def _run_columns(results: Path, identity: dict[str, Any], available: bool) -> di
         return None
     training, scores = dict(found["training"]), found["metrics"]
     training |= {name: trained[name] for name in ("seconds", "devices", "batch_norm") if name in trained}
+    seconds, branches = trained.get("branch_seconds", {}), training.pop("branches")
+    branches = {name: branch | {"seconds": seconds.get(name)} for name, branch in branches.items()}
     row: dict[str, Any] = {"status": "ok", "reason": None, "revision": trained["revision"]}
     row |= {name: found[name] for name in RUN_FIELDS}
     row |= {name: scores[name] for name in ("mean_iou", "mean_f1", "accuracy", "chance")}
@@ -105,7 +108,7 @@ def _run_columns(results: Path, identity: dict[str, Any], available: bool) -> di
     parts = {"model": found["model"], "inference": found["inference"], "branch": found["branches"], "fold": folds}
     parts |= {"environment": trained["environment"], "evaluation_environment": evaluated["environment"]}
     parts |= {"segmenter": _segmenter(found["segmenter"], found["model"]), "iou": scores["iou"], "f1": scores["f1"]}
-    return row | _flat(parts | {"trained": training.pop("branches"), "training": training})
+    return row | _flat(parts | {"trained": branches, "training": training})
 
 
 def _profile_columns(found: dict[str, Any]) -> dict[str, Any]:

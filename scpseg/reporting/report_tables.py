@@ -28,6 +28,7 @@ STAGES = {
 }
 SHARES = ("mean_iou", "mean_f1", "accuracy", "iou:", "fold:", "branch:")
 """Columns of the frame, or their beginnings, with shares that are averaged over seeds."""
+TRAINED = ("steps", "samples", "megapixels", "seconds")
 ONE_SEED = "one seed: the interval covers images only; the difference is between two trainings, not between methods"
 
 
@@ -62,6 +63,7 @@ def part_tables(part: Part, common: Mapping[str, object]) -> dict[str, Table]:
         "folds": of("folds", rows if having(folds) else (), folds),
         "branches": of("branches", having(alone), alone),
         "networks": of("networks", rows),
+        "training": of("training", _training(part)),
         "published": of("published", printed),
         "settings": of("settings", _settings(part, common), names, "text"),
     }
@@ -79,8 +81,6 @@ def method_values(part: Part, line: Line) -> dict[str, Any]:
         paper = published_row(line.benchmark, line.method, *found)
     remarks = (*line.of("published"), f"from {paper.source}" if paper and paper.source != PAPER else "")
     miou, memory = (paper.miou, paper.memory) if paper else (None, None)
-    trained = {key.split(":")[1]: count for key, count in first.items()
-               if key.startswith("trained:") and key.endswith(":samples") and count is not None}  # fmt: skip
     # The authors' count at this row's setting, or else at their first, which the note then names.
     authors = [row for row in read_table("published/parameters.csv") if row["method"] == line.method]
     same = [row for row in authors if row["value"] == str(line[f"model:{row['setting']}"] or "")]
@@ -105,9 +105,17 @@ def method_values(part: Part, line: Line) -> dict[str, Any]:
         "step": peak and peak.training,
         "steps": line.mean("training:steps", "training:iterations"),
         "profiled": Cell("OOM") if line["profile_status"] == "oom" else line["memory_mib"],
-        "samples": ", ".join(f"{name} {count}" for name, count in trained.items()),
         "authors": counted,
     }  # fmt: skip
+
+
+def _training(part: Part) -> Iterator[dict[str, Any]]:
+    """What the branches of each method were trained on; means over seeds."""
+    for line in part.lines:
+        for name in dict.fromkeys(key.split(":")[1] for key in line.first if key.startswith("trained:")):
+            if line[f"trained:{name}:steps"] is not None:
+                found = {key: line.mean(f"trained:{name}:{key}") for key in TRAINED}
+                yield {"method": line.title, "branch": name, **found}
 
 
 def _pairs(part: Part) -> Iterator[dict[str, Any]]:

@@ -173,15 +173,16 @@ def ranks(
     pairs = [(one, other) for one in methods for other in methods if one != other]
     if not pairs or any(pair not in found or found[pair].seeds < 2 for pair in pairs):
         return {}
-    better = [pair for pair in pairs if found[pair].mean > 0 and p_values[pair] < LEVEL]
-    lost, won = Counter(worse for _, worse in better), Counter(winner for winner, _ in better)
-    return {one: (1 + lost[one], len(methods) - won[one]) for one in methods}
+    won = better(found, p_values)
+    lost, wins = Counter(worse for _, worse in won), Counter(winner for winner, _ in won)
+    return {one: (1 + lost[one], len(methods) - wins[one]) for one in methods}
 
 
-def dominators(points: Mapping[str, tuple[float, float]]) -> dict[str, list[str]]:
-    """Method -> methods with at least its score, at most its memory, one of them better; `points`: (memory, score)."""
-    return {name: [other for other, one in points.items() if one[0] <= mine[0] and one[1] >= mine[1] and one != mine]
-            for name, mine in points.items()}  # fmt: skip
+def better(
+    found: Mapping[tuple[str, str], Difference], p_values: Mapping[tuple[str, str], float]
+) -> list[tuple[str, str]]:
+    """Pairs (better, worse) of methods whose difference over at least two seeds is significant."""
+    return [pair for pair, one in found.items() if one.mean > 0 and one.seeds > 1 and p_values[pair] < LEVEL]
 
 
 def _quantile(freedom: float, share: float) -> float:

@@ -21,7 +21,7 @@ from scpseg.files import damaged
 from scpseg.reporting.collect import SEPARATOR
 from scpseg.reporting.memory import Peak
 from scpseg.reporting.published import published, title_of
-from scpseg.reporting.statistics import Counts, Estimate, corrected, differences, dominators, estimate, ranks
+from scpseg.reporting.statistics import Counts, Estimate, better, corrected, differences, estimate, ranks
 from scpseg.tuning import GRID, at_edge
 
 Row = dict[str, Any]
@@ -329,7 +329,7 @@ class Part:
         at_edge: whether every ranked method has an extreme learning rate, so that this is said once.
         pairs: paired differences of all methods that were scored on the same images; `p_values` are Holm's.
         places: best and worst rank that the comparisons allow, for methods with at least two seeds.
-        dominated: method -> display names of methods that are at least as good with at most its memory.
+        dominated: method -> display names of methods that are significantly better with at most its memory.
         published: published rows of this benchmark.
         hollow: those with score and memory, for figures, and only beside scores on the real test images.
         notes, sizes, runs, folds, n: warnings, sizes of images, splits and numbers of images, folds, most seeds.
@@ -357,8 +357,10 @@ class Part:
         self.pairs = differences(matrices, self.spec.scored)
         self.p_values = corrected(self.pairs)
         self.places = ranks([line.method for line in self.ranked if line.mean_iou.n > 1], self.pairs, self.p_values)
-        known = {line.method: (line.memory.mib, line.score) for line in self.ranked if line.memory and line.score}
-        self.dominated = {name: [title_of(other) for other in found] for name, found in dominators(known).items()}
+        memory, self.dominated = {line.method: line.memory.mib for line in lines if line.memory}, defaultdict(list)
+        for one, other in better(self.pairs, self.p_values):
+            if one in memory and other in memory and memory[one] <= memory[other]:
+                self.dominated[other].append(title_of(one))
         self.published = [row for row in published() if row.benchmark == self.name]
         tested = {row["split"] for row in self.done} == {"test"} and not self.synthetic
         self.hollow = [row for row in self.published if tested and row.miou and row.memory]

@@ -167,6 +167,32 @@ def test_logits_depend_on_what_a_method_looks_at_and_on_nothing_else(name: str) 
     assert not torch.equal(before, patch_of(own))
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_a_marker_moves_with_its_place(name: str) -> None:
+    """The logits that change most lie at a white square (of MagNet, those of its base: its refiner selects points)."""
+    method = stirred(name, magnet__side=64, rue__grid=4)
+    predictor = method.branches().get("base", method) if name == "magnet" else method
+    grey = np.random.default_rng(0).integers(100, 156, size=(192, 192, 3), dtype=np.uint8)
+    window = method.needs_at(192, 192)
+    rows, columns = window.patch
+
+    def logits(pixels: np.ndarray) -> Tensor:
+        views_of, total = TestImage(pixels, window, CPU), torch.zeros(2, 192 + rows, 192 + columns)
+        with torch.no_grad():
+            state = predictor.begin_image(views_of)
+            for (top, left), views in zip(views_of.corners(), views_of.windows(), strict=True):
+                total[:, top : top + rows, left : left + columns] += predictor(views, state)[0]
+        return total[:, :192, :192]
+
+    before = logits(grey)
+    for row, column in ((36, 36), (100, 164)):
+        marked = grey.copy()
+        marked[row - 12 : row + 12, column - 12 : column + 12] = 255
+        change = (logits(marked) - before).abs().sum(0)
+        most = torch.nonzero(change > change.flatten().quantile(0.995)).double().mean(0)
+        assert (most - torch.tensor([row, column])).abs().max() < 32, most
+
+
 @pytest.mark.parametrize("name", ["isdnet", "rue"])
 def test_an_image_smaller_than_a_crop_is_mirrored(name: str) -> None:
     """mit_b0 needs 32 pixels, which are 128 of the image; its attention reduces maps by convolutions of 8 x 8."""

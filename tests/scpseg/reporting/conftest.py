@@ -197,6 +197,8 @@ def put(results: Path, value: dict[str, Any]) -> None:
         value = {**value, "training": dict(value["training"])}
         identity = {name: value[name] for name in ("benchmark", "method", "seed")}
         measured = {name: value["training"].pop(name) for name in ("seconds", "revision") if name in value["training"]}
+        if "seconds" in measured:
+            measured["branch_seconds"] = dict.fromkeys(value["training"]["branches"], measured["seconds"])
         parts = {
             "training": {**identity, **measured, "environment": value.pop("environment")},
             "evaluation": {**identity, "environment": value.pop("evaluation_environment")},

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import re
 import shutil
@@ -135,6 +136,37 @@ def test_branches_are_scored_beside_the_output(tmp_path: Path, invented: Any, su
     assert output - alone == pytest.approx(5, abs=0.11) and f"| {rows['GLNet']['overview alone']} |" in readme
     build(tmp_path, suite(("potsdam",), ("patch",), (0, 1)))
     assert not (tmp_path / "reports/tables/branches-potsdam.csv").exists()
+
+
+def test_training_is_shown_by_branch(tmp_path: Path, invented: Any, suite: Any) -> None:
+    chosen = suite(("potsdam",), ("glnet",), (0,))
+    invented.fill(tmp_path / "results", chosen)
+    record = invented.metrics("potsdam", "glnet", 0)
+    record["training"]["branches"]["overview"] = {"steps": 75, "samples": 600, "megapixels": 2.4576}
+    invented.put(tmp_path / "results", record)
+    seconds = tmp_path / "results/provenance/potsdam/glnet/0/training.json"
+    seconds.write_text(json.dumps(json.loads(seconds.read_text()) | {"branch_seconds": {"all": 50.0, "overview": 9.8}}))
+    readme = build(tmp_path, chosen)
+    assert "| GLNet | all | 300 | 2400 | 157.3 | 50 |\n| GLNet | overview | 75 | 600 | 2.5 | 10 |\n" in readme
+
+
+def test_dominated_is_tested_and_not_a_comparison_of_points(tmp_path: Path, invented: Any, suite: Any) -> None:
+    def dominated(seeds: tuple[int, ...]) -> dict[str, str]:
+        chosen = suite(("deepglobe",), ("patch", "glnet"), seeds)
+        invented.fill_whole(tmp_path / "results", chosen)
+        build(tmp_path, chosen)
+        return {name: row.get("dominated by", "–") for name, row in table(tmp_path, "main-deepglobe").items()}
+
+    found, memory = dominated((0, 1, 2)), table(tmp_path, "main-deepglobe")
+    assert found["GLNet"] == "SCPSeg" and found["SCPSeg"] == "–"
+    with (tmp_path / "reports/tables/pairs-deepglobe.csv").open(encoding="utf-8") as stream:
+        verdicts = {frozenset((row["method"], row["compared with"])): row["verdict"] for row in csv.DictReader(stream)}
+    size = "memory MiB (computed)"
+    for one, other in itertools.permutations(found, 2):
+        less = float(memory[one][size]) <= float(memory[other][size])
+        won = less and verdicts[frozenset((one, other))] == f"{one} better"
+        assert (one in found[other]) == won
+    assert set(dominated((0,)).values()) == {"–"}
 
 
 def test_what_was_found_about_a_score_is_beside_it(tmp_path: Path, invented: Any, suite: Any) -> None:

@@ -11,9 +11,9 @@ from scipy import stats
 from scpseg.evaluation.confusion import metrics
 from scpseg.reporting.statistics import (
     Difference,
+    better,
     corrected,
     differences,
-    dominators,
     draws,
     estimate,
     holm,
@@ -133,9 +133,10 @@ def test_places_are_a_range_where_methods_tie() -> None:
     assert ranks("ab", {}, {}) == {} and ranks("a", {}, {}) == {}
 
 
-def test_dominated_needs_to_be_worse_in_one() -> None:
-    points = {"a": (100.0, 0.7), "b": (100.0, 0.6), "c": (50.0, 0.6), "d": (100.0, 0.7)}
-    assert dominators(points) == {"a": [], "b": ["a", "c", "d"], "c": [], "d": []}
+def test_better_needs_two_seeds_and_significance() -> None:
+    found = {("a", "b"): difference(0.4), ("a", "c"): difference(0.4, seeds=1), ("b", "c"): difference(0.001)}
+    found |= {pair[::-1]: difference(-one.mean, seeds=one.seeds) for pair, one in found.items()}
+    assert better(found, corrected(found)) == [("a", "b")]
 
 
 @pytest.mark.soak
