@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -153,17 +155,26 @@ def out_of_memory(benchmark: str, method: str) -> dict[str, Any]:
 def pictures(folder: Path, ids: tuple[str, ...], seed: int, side: int = 96, benchmark: str = "potsdam") -> None:
     """Blobs of the benchmark's classes, a prediction that is wrong at their borders, and an image like the truth."""
     folder.mkdir(parents=True, exist_ok=True)
+    for name in ids:
+        for kind, content in picture(name, seed, side, benchmark).items():
+            (folder / f"{name}.{kind}.png").write_bytes(content)
+
+
+@cache
+def picture(name: str, seed: int, side: int, benchmark: str) -> dict[str, bytes]:
     spec = BENCHMARKS[benchmark]
     palette = np.array([cls.colour for cls in spec.classes], dtype=np.uint8)
-    for name in ids:
-        rng = np.random.default_rng(list(name.encode()))
-        fields = gaussian_filter(rng.normal(size=(len(palette), side, side)), (0, side / 16, side / 16))
-        truth = fields.argmax(0)
-        own = np.random.default_rng([seed, *name.encode()])
-        prediction = (fields + gaussian_filter(own.normal(size=fields.shape), (0, 2, 2)) * fields.std() * 1.5).argmax(0)
-        image = np.clip(palette[truth] * 0.6 + rng.normal(60, 14, (side, side, 1)), 0, 255).astype(np.uint8)
-        for kind, pixels in (("image", image), ("truth", palette[truth]), ("prediction", palette[prediction])):
-            Image.fromarray(pixels).save(folder / f"{name}.{kind}.png")
+    rng = np.random.default_rng(list(name.encode()))
+    fields = gaussian_filter(rng.normal(size=(len(palette), side, side)), (0, side / 16, side / 16))
+    truth = fields.argmax(0)
+    own = np.random.default_rng([seed, *name.encode()])
+    prediction = (fields + gaussian_filter(own.normal(size=fields.shape), (0, 2, 2)) * fields.std() * 1.5).argmax(0)
+    image = np.clip(palette[truth] * 0.6 + rng.normal(60, 14, (side, side, 1)), 0, 255).astype(np.uint8)
+    found = {}
+    for kind, pixels in (("image", image), ("truth", palette[truth]), ("prediction", palette[prediction])):
+        Image.fromarray(pixels).save(stream := io.BytesIO(), "PNG")
+        found[kind] = stream.getvalue()
+    return found
 
 
 def matrices(benchmark: str, method: str, seed: int, images: int = 14, gain: float = 0.0) -> np.ndarray:
