@@ -144,7 +144,7 @@ def test_the_example_method_passes_lint_and_types(extended: Path) -> None:
         shutil.copytree(ROOT / ".mypy_cache", extended / ".mypy_cache", dirs_exist_ok=True)
     run(extended, "ruff", "check", ".")
     run(extended, "ruff", "format", "--check", ".")
-    run(extended, "mypy")
+    run(extended, "mypy", "baselines/mean_colour.py", "pipelines/methods.py")
 
 
 def test_the_example_method_passes_the_contract_tests(extended: Path) -> None:

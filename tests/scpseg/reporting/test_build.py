@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from matplotlib.figure import Figure
 
 from scpseg.benchmarks import BENCHMARKS
 from scpseg.benchmarks.base import NOTE
@@ -19,6 +18,7 @@ from scpseg.reporting import build as module
 from scpseg.reporting.build import build_report
 from scpseg.reporting.memory import Peak
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 TWO = ("deepglobe", "inria")
 
 
@@ -28,14 +28,6 @@ def peaks(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("scpseg", "patch", "downscale", "glnet")
     found = {(b, m): Peak(100.0 + 50 * n, "computed", training=999.0) for b in BENCHMARKS for n, m in enumerate(names)}
     monkeypatch.setattr(module, "read_peaks", lambda results: (found, {}))
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Empty figures, but where a test looks at them: drawing takes most of a build's time."""
-    if not request.node.get_closest_marker("drawn"):
-        monkeypatch.setattr(Figure, "draw_without_rendering", lambda self: None)
-        monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: path.write_text('<svg width="1pt"></svg>'))
 
 
 def build(root: Path, chosen: Any, available: bool = False, **more: Any) -> str:
@@ -210,7 +202,6 @@ def test_rates_at_the_edge_of_the_grid_are_said_once_if_all_are(tmp_path: Path, 
         assert readme.count("Every learning rate is the lowest or highest") == (method == "patch")
 
 
-@pytest.mark.drawn
 def test_published_points_are_hollow_beside_real_test_images_only(tmp_path: Path, invented: Any, suite: Any) -> None:
     for changes, shown in (({}, False), ({"synthetic": False}, True), ({"synthetic": False, "split": "val"}, False)):
         chosen = invented.fill_whole(tmp_path / "results", suite(("potsdam",), ("patch",), (0,)), **changes)

@@ -19,6 +19,7 @@ from scpseg.reporting.pages import listed, texts
 from scpseg.reporting.probe import Curve, curves, read_answers, table, verdict
 from scpseg.reporting.summary import summarise
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 DISTANCES = (24, 40, 56, 72, 88)
 MIOU = {"patch": 0.40, "scpseg": 0.60, "glnet": 0.85, "downscale": 0.8}
 REACH = {"patch": 32, "scpseg": 64, "glnet": 1000, "downscale": 1000}
