@@ -40,6 +40,17 @@ def normed(norm: nn.BatchNorm2d, vector: np.ndarray) -> np.ndarray:
     return (vector - mean) / np.sqrt(variance + norm.eps) * weight + bias
 
 
+def convolved(layers: nn.Sequential, maps: torch.Tensor, stride: int = 1, groups: int = 1) -> np.ndarray:
+    """A convolution without bias and its norm, (C, h, w); the kernel's width says the padding."""
+    weight = layers[0].weight
+    made = F.conv2d(maps, weight, stride=stride, padding=weight.shape[-1] // 2, groups=groups)[0].detach().numpy()
+    return normed(layers[1], made.transpose(1, 2, 0)).transpose(2, 0, 1)
+
+
+def activated(layers: nn.Sequential, maps: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(np.maximum(convolved(layers, maps), 0))
+
+
 def test_fusion_equals_the_equations() -> None:
     torch.manual_seed(0)
     module = shaken(RelationAwareFusion(5))
@@ -47,8 +58,7 @@ def test_fusion_equals_the_equations() -> None:
     fused, enlarged = (part[0].detach() for part in module(*sides))
     maps, vectors = [], []
     for reduce, vector, side in zip(module.reduce, module.vectors, sides, strict=True):
-        convolved = F.conv2d(side, reduce[0].weight, padding=1)[0].detach().numpy()
-        map_ = np.maximum(normed(reduce[1], convolved.transpose(1, 2, 0)), 0).transpose(2, 0, 1)
+        map_ = activated(reduce, side).numpy()
         mean = np.array([map_[channel].sum() / map_[channel].size for channel in range(128)])
         vectors.append(normed(vector[1], vector[0].weight.detach().numpy()[:, :, 0, 0] @ mean))
         maps.append(map_)
@@ -65,12 +75,10 @@ def test_fusion_equals_the_equations() -> None:
         gate = 1 / (1 + np.exp(-(vectors[index] + float(module.gains[index].detach()) * hidden)))
         weighed.append(torch.from_numpy(maps[index] * gate[:, None, None]))
     big = F.interpolate(weighed[1][None], size=(6, 8), mode="bilinear")
-    expected = module.enlarge(big)[0]
-    torch.testing.assert_close(enlarged, expected.detach(), rtol=1e-9, atol=1e-10)
-    joined = F.conv2d((weighed[0] + expected)[None], module.join[0].weight, padding=1)[0].detach().numpy()
-    np.testing.assert_allclose(
-        fused.numpy(), normed(module.join[1], joined.transpose(1, 2, 0)).transpose(2, 0, 1), rtol=1e-9, atol=1e-10
-    )
+    expected = activated(module.enlarge, big)
+    torch.testing.assert_close(enlarged, expected, rtol=1e-9, atol=1e-10)
+    joined = convolved(module.join, (weighed[0] + expected)[None])
+    np.testing.assert_allclose(fused.numpy(), joined, rtol=1e-9, atol=1e-10)
 
 
 def reflected(index: int, size: int) -> int:
@@ -120,15 +128,19 @@ def test_a_detail_block_concatenates_four_maps(stride: int) -> None:
     torch.manual_seed(0)
     block = shaken(DetailBlock(8, 16, stride))
     x = torch.randn(1, 8, 7, 6, dtype=torch.float64)
-    first = block.first(x)
-    on = first if stride == 1 else block.halve[1](F.conv2d(first, block.halve[0].weight, stride=2, padding=1, groups=8))
-    kept = first if stride == 1 else F.avg_pool2d(first, 3, 2, 1)
+    first = activated(block.first, x)
+    on, kept = first, first
+    if stride == 2:
+        on = torch.from_numpy(convolved(block.halve, first[None], 2, groups=8))
+        padded = np.pad(first.numpy(), ((0, 0), (1, 1), (1, 1)))
+        pooled = [[padded[:, y : y + 3, x : x + 3].mean(axis=(1, 2)) for x in range(0, 6, 2)] for y in range(0, 7, 2)]
+        kept = torch.from_numpy(np.array(pooled).transpose(2, 0, 1))
     parts = [kept]
     for step in block.rest:
-        on = step(on)
+        on = activated(step, on[None])
         parts.append(on)
-    assert [part.shape[1] for part in parts] == [8, 4, 2, 2]
-    assert torch.equal(block(x), torch.cat(parts, dim=1))
+    assert [len(part) for part in parts] == [8, 4, 2, 2]
+    torch.testing.assert_close(block(x)[0].detach(), torch.cat(parts), rtol=1e-9, atol=1e-10)
 
 
 def test_the_stem_of_the_authors() -> None:

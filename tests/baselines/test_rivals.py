@@ -190,7 +190,8 @@ def test_a_marker_moves_with_its_place(name: str) -> None:
         marked[row - 12 : row + 12, column - 12 : column + 12] = 255
         change = (logits(marked) - before).abs().sum(0)
         most = torch.nonzero(change > change.flatten().quantile(0.995)).double().mean(0)
-        assert (most - torch.tensor([row, column])).abs().max() < 32, most
+        # RUE's coarse map has one cell for 32 x 4 pixels, so its change is less concentrated.
+        assert (most - torch.tensor([row, column])).abs().max() < (32 if name == "rue" else 20), most
 
 
 @pytest.mark.parametrize("name", ["isdnet", "rue"])

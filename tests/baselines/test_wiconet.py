@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -44,16 +45,19 @@ def normed(layer: nn.LayerNorm, vector: np.ndarray) -> np.ndarray:
     return (vector - vector.mean()) / np.sqrt(vector.var() + 1e-6) * weight + bias
 
 
-def test_a_layer_equals_the_equations_token_by_token() -> None:
+def shaken(module: nn.Module) -> nn.Module:
     torch.manual_seed(0)
-    layer = ContextLayer().double()
+    module = module.double()
     with torch.no_grad():
-        for parameter in layer.parameters():
+        for parameter in module.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
-    tokens, context = (torch.randn(1, count, 512, dtype=torch.float64) for count in (3, 5))
-    found = layer(tokens, context)[0].detach().numpy()
-    others = [normed(layer.norms[1], token) for token in context[0].numpy()]
-    for index, token in enumerate(tokens[0].numpy()):
+    return module
+
+
+def attended(layer: ContextLayer, tokens: np.ndarray, context: np.ndarray) -> np.ndarray:
+    """Equations of a layer, token by token."""
+    others, result = [normed(layer.norms[1], token) for token in context], []
+    for token in tokens:
         query = linear(layer.query, normed(layer.norms[0], token))
         read = []
         for head in range(4):
@@ -61,10 +65,41 @@ def test_a_layer_equals_the_equations_token_by_token() -> None:
             scores = [query[part] @ linear(layer.key, other)[part] / math.sqrt(128) for other in others]
             shares = np.exp(scores) / np.exp(scores).sum()
             read.append(sum(s * linear(layer.value, other)[part] for s, other in zip(shares, others, strict=True)))
-        token = token + linear(layer.output, np.concatenate(read))
-        hidden = linear(layer.mlp[0], normed(layer.norms[2], token))
+        moved = token + linear(layer.output, np.concatenate(read))
+        hidden = linear(layer.mlp[0], normed(layer.norms[2], moved))
         hidden = np.array([0.5 * value * (1 + math.erf(value / math.sqrt(2))) for value in hidden])
-        np.testing.assert_allclose(found[index], token + linear(layer.mlp[2], hidden), rtol=1e-9, atol=1e-10)
+        result.append(moved + linear(layer.mlp[2], hidden))
+    return np.array(result)
+
+
+def test_a_layer_equals_the_equations_token_by_token() -> None:
+    layer = shaken(ContextLayer())
+    tokens, context = (torch.randn(1, count, 512, dtype=torch.float64) for count in (3, 5))
+    found = layer(tokens, context)[0].detach().numpy()
+    np.testing.assert_allclose(found, attended(layer, tokens[0].numpy(), context[0].numpy()), rtol=1e-9, atol=1e-10)
+
+
+def test_the_transformer_equals_the_equations_with_places_that_were_learned() -> None:
+    transformer = shaken(ContextTransformer(2, 3))
+    local, context = (torch.randn(1, 512, side, side, dtype=torch.float64) for side in (2, 3))
+    with torch.no_grad():
+        found = transformer(local, context)[0].numpy()
+    tokens, read = (
+        np.array(
+            [
+                embed.weight.detach().numpy()[:, :, 0, 0] @ maps[0, :, row, column].numpy()
+                + embed.bias.detach().numpy()
+                + place[0, row * maps.shape[-1] + column].detach().numpy()
+                for row, column in itertools.product(range(maps.shape[-1]), repeat=2)
+            ]
+        )
+        for maps, embed, place in zip((local, context), transformer.embed, transformer.places, strict=True)
+    )
+    for layer in transformer.layers:
+        tokens = attended(layer, tokens, read)
+    for number, (row, column) in enumerate(itertools.product(range(2), repeat=2)):
+        expected = normed(transformer.norm, tokens[number])
+        np.testing.assert_allclose(found[:, row, column], expected, rtol=1e-8, atol=1e-9)
 
 
 def test_context_tokens_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
