@@ -1,8 +1,9 @@
 """Results of the probe: accuracy by distance of the cue, by its size and by that of textures, with intervals.
 
-Intervals are of a bootstrap over groups of scenes, nested in training seeds: an interval over seeds alone would ignore
-that other scenes give other figures. The four scenes of a group, which differ in the kind of the cue or in the textures
-alone, are drawn together, because their results depend on each other.
+Intervals have the variance over groups of scenes, by bootstrap, and that over training seeds, in closed form because
+they are few: an interval over seeds alone would ignore that other scenes give other figures. The four scenes of a
+group, which differ in the kind of the cue or in the textures alone, are drawn together, because their results depend on
+each other.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from scpseg.reporting import figures
 from scpseg.reporting.figures import COLUMN, FONT, MUTED, Drawn, Look
 from scpseg.reporting.pages import Block, Section, listed, texts
 from scpseg.reporting.published import title_of
-from scpseg.reporting.statistics import Estimate, estimate, paired
+from scpseg.reporting.statistics import DRAWS, Difference, Estimate, draws, estimate, holm, paired, uncertain
 from scpseg.reporting.summary import Line, records, scores
 from scpseg.reporting.tables import Column, Table, made, mebibytes
 
@@ -34,7 +35,6 @@ CHANCE = 0.5
 """Of kinds and of textures; of both at once it is the square."""
 HALF_CUE = 8
 """Pixels from the centre of the largest cue to its edge."""
-DRAWS, LEVEL = 2000, 0.95
 CENTRED, TEXTURE, GRID = {"kind": "centred"}, {"texture": "centred_texture"}, {"kind": "grid"}
 """Questions about a disc: the factors, each with the column of the prediction; all factors must be correct."""
 BOTH = CENTRED | TEXTURE
@@ -52,14 +52,16 @@ class Accuracy(Estimate):
     """Share 0..1 of correctly classified discs, or a difference of two, with the ends of its 95 % interval.
 
     `half` is half of it; None for identities and single seeds. `identity`: scenes that differ only in the factors asked
-    for have the same prediction for every disc. That makes the share exactly 1/2, of two factors 1/4 (or 0 without any
-    prediction); the interval is then not an estimate.
+    for have the same prediction for every disc. That makes the share exactly 1/2, of two factors 1/4, or 1/2 if the
+    other is always right (or 0 without any prediction); the interval is then not an estimate. `p` is the two-sided p
+    value of a difference.
     """
 
     mean: float
     low: float
     high: float
     identity: bool = False
+    p: float = 1.0
 
 
 class Curve:
@@ -108,8 +110,10 @@ class Sight:
 
     `kinds` and `textures` are accuracies by side of the cue, and of the texture's parts, in pixels, largest first;
     `classes` (by both sides) and `both` those of both at once; `behind` is `both` of SCPSeg minus that of this method,
-    None for SCPSeg.
+    None for SCPSeg; `holm` is its p value corrected for all methods with several seeds.
     """
+
+    holm: float | None = None
 
     def __init__(self, method: str, memory: float | None, answers: pd.DataFrame) -> None:
         """Estimate from the answers of all methods."""
@@ -136,11 +140,20 @@ def probe_section(
     said = texts().probe(found, large["image"].nunique(), verdict)
     blocks: list[Block] = [draw_probe(found, large, results, methods, folder)]
     if len(counted):
-        sights = [Sight(curve.method, curve.memory, counted) for curve in found]
-        said += texts().detail(sights, " and ".join(map(str, sorted(set(counted["distance"])))), verdict)
-        blocks.append(draw_detail(sights, folder))
-        tables.append(table("probe-detail", sights, kinds="kind, cue {} px %", textures="texture {} px %"))
+        seeing = sights({curve.method: curve.memory for curve in found}, counted)
+        said += texts().detail(seeing, " and ".join(map(str, sorted(set(counted["distance"])))), verdict)
+        blocks.append(draw_detail(seeing, folder))
+        tables.append(table("probe-detail", seeing, kinds="kind, cue {} px %", textures="texture {} px %"))
     return Section("How far each method sees", [*blocks, listed(said), *tables])
+
+
+def sights(memory: Mapping[str, float | None], answers: pd.DataFrame) -> list[Sight]:
+    """What each method sees, with corrected p values; `memory` is the peak by method in MiB."""
+    found = [Sight(method, peak, answers) for method, peak in memory.items()]
+    tested = [(sight, sight.behind.p) for sight in found if sight.behind and sight.behind.n > 1]
+    for (sight, _), p in zip(tested, holm([p for _, p in tested]), strict=True):
+        sight.holm = p
+    return found
 
 
 def read_answers(results: Path, frame: pd.DataFrame) -> pd.DataFrame:
@@ -173,7 +186,12 @@ def pairs(answers: pd.DataFrame) -> Counts:
 
 def accuracy(answers: pd.DataFrame, asked: Asked) -> Accuracy:
     """Estimate from rows of `read_answers` of one method, at least one."""
-    return _estimate(*_counts(answers, asked), _alike(answers, asked))
+    found = interval(*_counts(answers, asked))
+    blind = any(_alike(answers, {factor: predicted}) for factor, predicted in asked.items())
+    identity = _alike(answers, asked) or (blind and found.error == 0)
+    half = None if identity or found.seeds < 2 else found.half
+    low, high = max(0.0, found.mean - found.half), min(1.0, found.mean + found.half)
+    return Accuracy(found.mean, half, found.seeds, low, high, identity)
 
 
 def accuracies(answers: pd.DataFrame, by: str | list[str], asked: Asked) -> dict[Any, Accuracy]:
@@ -182,42 +200,44 @@ def accuracies(answers: pd.DataFrame, by: str | list[str], asked: Asked) -> dict
 
 
 def difference(one: pd.DataFrame, other: pd.DataFrame, asked: Asked) -> Accuracy | None:
-    """Accuracy of one method minus that of another on the same discs, for the seeds that both have, or None.
-
-    Seeds and groups are drawn for both at once.
-    """
+    """Accuracy of one method minus that of another on the same discs, for the seeds that both have, or None."""
     parts = one[one["seed"].isin(other["seed"])], other[other["seed"].isin(one["seed"])]
     if parts[0].empty:
         return None
-    (right, total), (others, _) = (_counts(part, asked) for part in parts)
-    return _estimate(right - others, total)
+    (right, total, strata), (others, *_) = (_counts(part, asked) for part in parts)
+    found = interval(right - others, total, strata)
+    half = None if found.seeds < 2 else found.half
+    low, high = found.mean - found.half, found.mean + found.half
+    return Accuracy(found.mean, half, found.seeds, low, high, p=found.p)
 
 
-def _estimate(right: Counts, total: Counts, identity: bool = False) -> Accuracy:
-    low, high = bootstrap(right, total)
-    half = None if identity or len(right) < 2 else (high - low) / 2
-    return Accuracy(float(right.sum() / total.sum()), half, len(right), low, high, identity)
+def interval(right: Counts, total: Counts, strata: Counts) -> Difference:
+    """sum(right) / sum(total), where both are (S, P): discs by training seed and group of scenes.
 
-
-def bootstrap(right: Counts, total: Counts) -> tuple[float, float]:
-    """Percentile interval of sum(right) / sum(total): seeds are resampled, and groups within each seed.
-
-    `right` and `total` are (S, P) correctly classified and all discs by training seed and group of scenes.
+    Groups are drawn for all seeds at once, because all seeds are tested on the same scenes, and within `strata` (P,):
+    the number of groups with each size of cue is fixed.
     """
-    seeds, scenes = right.shape
-    random = np.random.default_rng(0)
-    rows = random.integers(seeds, size=(DRAWS, seeds, 1))
-    columns = random.integers(scenes, size=(DRAWS, seeds, scenes))
-    shares = right[rows, columns].sum((1, 2)) / total[rows, columns].sum((1, 2))
-    low, high = np.quantile(shares, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+    (seeds, groups), parts, kinds = right.shape, list[tuple[float, float]](), np.unique(strata)
+    if groups > len(kinds):
+        hits = counts = np.zeros(DRAWS)
+        for number, kind in enumerate(kinds):
+            here = strata == kind
+            drawn = np.roll(draws(int(here.sum())), number, axis=0)  # strata of equal size are drawn independently
+            hits, counts = hits + drawn @ right[:, here].sum(0), counts + drawn @ total[:, here].sum(0)
+        free = groups - len(kinds)
+        parts.append((float((hits / counts).var(ddof=1)) * groups / free, float(free)))
+    if seeds > 1:
+        shares = right.sum(1) / total.sum(1)
+        parts.append((float(shares.var(ddof=1)) / seeds, seeds - 1.0))
+    return uncertain(float(right.sum() / total.sum()), parts, seeds, groups)
 
 
-def _counts(part: pd.DataFrame, asked: Asked) -> tuple[Counts, Counts]:
-    """(S, P) correctly classified discs, and all discs."""
+def _counts(part: pd.DataFrame, asked: Asked) -> tuple[Counts, Counts, Counts]:
+    """(S, P) correctly classified discs, and all discs; (P,) sides of the cue."""
     right = np.logical_and.reduce([part[predicted] == part[factor] for factor, predicted in asked.items()])
     found = part.assign(right=right).pivot_table("right", "seed", "pair", ["sum", "size"], fill_value=0)
-    return found["sum"].to_numpy(np.int64), found["size"].to_numpy(np.int64)
+    sides = part.groupby("pair")["cue_side"].first()
+    return found["sum"].to_numpy(np.int64), found["size"].to_numpy(np.int64), sides.to_numpy(np.int64)
 
 
 def _alike(part: pd.DataFrame, asked: Asked) -> bool:

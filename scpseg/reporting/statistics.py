@@ -143,11 +143,16 @@ def differences(
         parts = [(float(spread.var(ddof=1)) * images / (images - 1), images - 1.0)]
         if len(seeds) > 1:
             parts.append((statistics.variance(each) / len(seeds), len(seeds) - 1.0))
-        value, variance = statistics.fmean(each), sum(part for part, _ in parts)
-        freedom = variance / sum(part / free for part, free in parts) if variance else math.inf
-        result[first, second] = Difference(value, math.sqrt(variance), freedom, len(seeds), images)
-        result[second, first] = replace(result[first, second], mean=-value)
+        one_way = uncertain(statistics.fmean(each), parts, len(seeds), images)
+        result[first, second], result[second, first] = one_way, replace(one_way, mean=-one_way.mean)
     return result
+
+
+def uncertain(value: float, parts: Sequence[tuple[float, float]], seeds: int, images: int) -> Difference:
+    """A difference whose variance has these parts, each with its degrees of freedom, averaged harmonically by share."""
+    variance = sum(part for part, _ in parts)
+    freedom = variance / sum(part / free for part, free in parts) if variance else math.inf
+    return Difference(value, math.sqrt(variance), freedom, seeds, images)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -7,10 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scpseg.reporting import probe
 from scpseg.reporting.pages import listed
 from scpseg.reporting.pages import texts as templates
-from scpseg.reporting.probe import Sight, between, draw_detail, seen, table, verdict
+from scpseg.reporting.probe import Sight, between, draw_detail, seen, sights, table, verdict
 from scpseg.reporting.tables import Table
 
 CUES, DETAILS, WHERE = (16, 8, 4), (4, 2, 1), (40, 56)
@@ -53,10 +52,6 @@ def detail_table(found: list[Sight]) -> Table:
     return table("probe-detail", found, kinds="kind, cue {} px %", textures="texture {} px %")
 
 
-def sights(answers: pd.DataFrame, memory: dict[str, Any]) -> list[Sight]:
-    return [Sight(method, mib, answers) for method, mib in memory.items()]
-
-
 def sentences(found: list[Sight]) -> dict[str, str]:
     return dict(listed(templates().detail(found, "40 and 56", verdict)))
 
@@ -65,7 +60,7 @@ def sentences(found: list[Sight]) -> dict[str, str]:
 def found() -> list[Sight]:
     parts = (invented("scpseg", 8, 1), invented("patch", 99, 1), invented("resize", 4, 2))
     answers = pd.DataFrame([row for part in parts for row in part])
-    return sights(between(answers, 32, 64), MEMORY)
+    return sights(MEMORY, between(answers, 32, 64))
 
 
 def test_only_discs_count_whose_cue_is_outside_the_patch_and_inside_the_window() -> None:
@@ -98,11 +93,11 @@ def test_figures_equal_a_count_in_a_loop(found: list[Sight]) -> None:
 
 def test_what_is_blind_to_both_is_right_in_a_quarter() -> None:
     answers = pd.DataFrame(invented("scpseg", 99, 99))
-    (sight,) = sights(between(answers, 32, 64), {"scpseg": 1.0})
+    (sight,) = sights({"scpseg": 1.0}, between(answers, 32, 64))
     assert (sight.both.mean, sight.both.identity) == (0.25, True)
     assert seen(sight.kinds) == [] and seen(sight.textures) == []
     text = sentences([sight])["SCPSeg"]
-    assert "at or below chance in both at once (25.0 %)" in text
+    assert "has both right for 25.0 %" in text
     assert "Cues: at chance at 16 to 4 pixels (50.0 %). Textures: at chance at 4 to 1 pixels (50.0 %)." in text
 
 
@@ -115,28 +110,29 @@ def test_sentences_follow_from_the_numbers(found: list[Sight]) -> None:
     assert f"Cues: {seen.format('16 to 4')}. Textures: {seen.format('4 and 2')}; {blind.format(1)}." in texts["Resize"]
     # 5/6 against 1/2, and 5/6 against 5/6.
     assert "+33.3 points" in texts["SCPSeg against Patch,"] and "in favour of SCPSeg" in texts["SCPSeg against Patch,"]
-    assert "+0.0 points" in texts["SCPSeg against Resize,"] and "do not separate" in texts["SCPSeg against Resize,"]
+    # Blind to the cue and always right in the texture: half by design, without an interval.
+    assert texts["Patch"].startswith("has both right for 50.0 %.")
+    assert "+0.0 points" in texts["SCPSeg against Resize,"] and "a tie" in texts["SCPSeg against Resize,"]
 
 
 def test_a_result_against_scpseg_is_said() -> None:
     parts = (invented("scpseg", 99, 1), invented("resize", 4, 1))
     answers = pd.DataFrame([row for part in parts for row in part])
-    texts = sentences(sights(between(answers, 32, 64), {"scpseg": 1.0, "resize": 1.0}))
+    texts = sentences(sights({"scpseg": 1.0, "resize": 1.0}, between(answers, 32, 64)))
     assert "−50.0 points" in texts["SCPSeg against Resize,"]
-    assert "the two separate, against SCPSeg" in texts["SCPSeg against Resize,"]
+    assert "significant, against SCPSeg" in texts["SCPSeg against Resize,"]
 
 
 def test_one_seed_claims_no_interval_and_no_separation() -> None:
     parts = (invented("scpseg", 4, 1, seeds=1), invented("resize", 99, 1, seeds=1))
     answers = pd.DataFrame([row for part in parts for row in part])
-    one = sights(between(answers, 32, 64), {"scpseg": 1.0, "resize": 1.0})
+    one = sights({"scpseg": 1.0, "resize": 1.0}, between(answers, 32, 64))
     texts = sentences(one)["SCPSeg against Resize,"]
-    assert "one seed: no interval" in texts and "do not separate" not in texts
+    assert "one seed: no interval" in texts and "significant" not in texts
     assert not any("±" in cell.text for row in detail_table(one).rows for cell in row)
 
 
-def test_the_table_has_identities_without_intervals(found: list[Sight], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "DRAWS", 20)
+def test_the_table_has_identities_without_intervals(found: list[Sight]) -> None:
     made = detail_table(found)
     titles = [column.title for column in made.columns]
     assert titles[1:7] == [*(f"kind, cue {s} px %" for s in CUES), *(f"texture {s} px %" for s in DETAILS)]

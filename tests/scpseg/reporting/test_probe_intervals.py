@@ -1,13 +1,14 @@
 from __future__ import annotations
 
+import statistics
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from scpseg.reporting import probe
-from scpseg.reporting.probe import BOTH, CENTRED, TEXTURE, Accuracy, Asked, accuracy, bootstrap, difference, pairs
+from scpseg.reporting.probe import BOTH, CENTRED, TEXTURE, Accuracy, Asked, accuracy, difference, interval, pairs
+from scpseg.reporting.statistics import draws
 
 
 def disc(
@@ -24,6 +25,7 @@ def disc(
         "kind": kind,
         "texture": texture,
         "distance": distance,
+        "cue_side": 16,
         "centred": predicted,
         "grid": kind,
         "centred_texture": 0,
@@ -40,31 +42,51 @@ def test_twins_are_found_by_the_places_of_their_discs() -> None:
     assert by_image["s4"] == by_image["s7"] != by_image["s0"]
 
 
-def test_the_draws_are_of_seeds_and_then_of_pairs_within_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "DRAWS", 50)
+def test_the_variance_is_that_over_groups_and_that_over_seeds() -> None:
     right, total = np.array([[3, 1, 2], [0, 4, 1]]), np.array([[4, 4, 2], [4, 4, 2]])
-    random = np.random.default_rng(0)
-    seeds, columns = random.integers(2, size=(50, 2, 1)), random.integers(3, size=(50, 2, 3))
     shares = []
-    for draw in range(50):
-        hits = discs = 0
-        for slot in range(2):
-            for pair in columns[draw, slot]:
-                hits += right[seeds[draw, slot, 0], pair]
-                discs += total[seeds[draw, slot, 0], pair]
-        shares.append(hits / discs)
-    assert bootstrap(right, total) == pytest.approx(tuple(np.quantile(shares, [0.025, 0.975])))
+    for drawn in draws(3):
+        chosen = [group for group, times in enumerate(drawn) for _ in range(times)]
+        hits = sum(right[seed, group] for seed in range(2) for group in chosen)
+        shares.append(hits / sum(total[seed, group] for seed in range(2) for group in chosen))
+    groups, seeds = statistics.variance(shares) * 3 / 2, statistics.variance([6 / 10, 5 / 10]) / 2
+    found = interval(right, total, np.zeros(3, int))
+    assert (found.mean, found.seeds, found.images) == (0.55, 2, 3)
+    assert found.error**2 == pytest.approx(groups + seeds)
+    assert found.freedom == pytest.approx((groups + seeds) / (groups / 2 + seeds / 1))
 
 
 def test_the_interval_is_as_wide_as_theory_has_it() -> None:
-    """Seeds alike: the deviation of a mean of 400 draws."""
+    """One seed: the deviation of a mean of 400 draws."""
     right = np.random.default_rng(1).binomial(1, 0.7, size=(1, 400))
-    low, high = bootstrap(np.repeat(right, 1, axis=0), np.ones((1, 400), dtype=np.int64))
-    assert (high - low) / 2 == pytest.approx(1.96 * (0.7 * 0.3 / 400) ** 0.5, rel=0.1)
+    found = interval(right, np.ones((1, 400), dtype=np.int64), np.zeros(400, int))
+    assert found.half == pytest.approx(1.96 * (0.7 * 0.3 / 400) ** 0.5, rel=0.1)
     # Seeds that differ widen it, however many scenes there are.
     right = np.repeat(np.array([[0], [1], [0], [1]]), 400, axis=1)
-    low, high = bootstrap(right, np.ones_like(right))
-    assert high - low > 0.5
+    assert interval(right, np.ones_like(right), np.zeros(400, int)).half > 0.5
+
+
+def test_groups_are_drawn_within_their_size_of_cue() -> None:
+    """Sizes of cues whose groups are alike leave nothing to chance, however much the sizes differ."""
+    right, strata = np.array([[4, 4, 0, 0], [4, 4, 0, 0]]), np.array([16, 16, 4, 4])
+    assert interval(right, np.full((2, 4), 4), strata).error == 0
+    assert interval(right, np.full((2, 4), 4), np.zeros(4, int)).error > 0.2
+    # Two sizes whose groups vary alike: the variance of a mean of twice as many groups.
+    random = np.random.default_rng(0)
+    right = random.binomial(1, 0.5, (1, 800))
+    found = interval(right, np.ones_like(right), np.repeat([16, 4], 400))
+    assert found.error == pytest.approx(0.5 / 800**0.5, rel=0.1) and found.freedom == 798
+
+
+def test_five_seeds_are_covered() -> None:
+    """Seeds that vary much more than scenes, which a bootstrap of five seeds covers in 8 of 10 cases."""
+    random, total = np.random.default_rng(2), np.full((5, 12), 40)
+    inside = 0
+    for _ in range(200):
+        level = 0.6 + random.normal(0, 0.1, (5, 1)) + random.normal(0, 0.05, (1, 12))
+        found = interval(random.binomial(40, level.clip(0, 1)), total, np.zeros(12, int))
+        inside += abs(found.mean - 0.6) < found.half
+    assert 0.91 <= inside / 200 <= 0.99
 
 
 def of(rows: list[dict[str, Any]], asked: Asked = CENTRED) -> Accuracy:
@@ -97,11 +119,16 @@ def test_textures_and_both_factors_have_identities_of_their_own() -> None:
     assert of(scenes) == Accuracy(1.0, None, 1, 1.0, 1.0)
     assert of(scenes, TEXTURE) == Accuracy(0.5, None, 1, 0.5, 0.5, True)
     assert of(scenes, {"kind": "grid", "texture": "grid_texture"}) == Accuracy(1.0, None, 1, 1.0, 1.0)
-    # Correct kinds with a constant texture: half of the discs, but not an identity, because the predictions differ.
-    both = of(scenes, BOTH)
-    assert both.mean == 0.5 and not both.identity
+    # Nearly always correct kinds with a constant texture.
+    both = of([one | {"centred": 1} if one["image"] == "s0" else one for one in scenes], BOTH)
+    assert both.mean < 0.5 and not both.identity
     blind = of([one | {"centred": 1} for one in scenes], BOTH)
     assert blind == Accuracy(0.25, None, 1, 0.25, 0.25, True)
+    # Blind to one factor and always right in the other: exactly half, by the design of the scenes.
+    right = [one | {"centred": 1, "centred_texture": one["texture"]} for one in scenes]
+    assert of(right, BOTH) == Accuracy(0.5, None, 1, 0.5, 0.5, True)
+    wrong = [one | {"centred_texture": 1 - one["texture"]} if one["image"] == "s1" else one for one in right]
+    assert of(wrong, BOTH).mean < 0.5 and not of(wrong, BOTH).identity
     # An identity needs all four scenes.
     assert not of([one for one in scenes if one["image"] != "s3"], TEXTURE).identity
 
@@ -117,8 +144,7 @@ def test_counts_of_both_factors_equal_a_loop() -> None:
         assert of(rows, asked).mean == pytest.approx(right / len(rows))
 
 
-def test_a_difference_is_paired_by_seed_and_scene(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "DRAWS", 40)
+def test_a_difference_is_paired_by_seed_and_scene() -> None:
     random = np.random.default_rng(3)
     frames = []
     for _ in range(2):
@@ -133,12 +159,9 @@ def test_a_difference_is_paired_by_seed_and_scene(monkeypatch: pytest.MonkeyPatc
             hits[which, row["seed"], row["pair"]] += row["centred"] == row["kind"]
     gained = hits[0] - hits[1]
     assert found.mean == pytest.approx(gained.sum() / 48)
-    draw = np.random.default_rng(0)
-    seeds, columns = draw.integers(2, size=(40, 2, 1)), draw.integers(3, size=(40, 2, 3))
-    shares = [
-        sum(gained[seeds[k, slot, 0], pair] for slot in range(2) for pair in columns[k, slot]) / 48 for k in range(40)
-    ]
-    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(shares, [0.025, 0.975])))
+    expected = interval(gained.astype(int), np.full((2, 3), 8), np.zeros(3, int))
+    assert (found.low, found.high) == pytest.approx((expected.mean - expected.half, expected.mean + expected.half))
+    assert found.p == expected.p < 1
     # A method has no difference to itself, and only common seeds count.
     assert difference(frames[0], frames[0], CENTRED) == Accuracy(0.0, 0.0, 2, 0.0, 0.0)
     one = frames[1][frames[1]["seed"] == 1]
