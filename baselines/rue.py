@@ -105,10 +105,10 @@ class RUE(Method):
 
     def forward(self, views: Views, state: Any = None) -> Tensor:
         """Logits (B, K, H, W)."""
-        # A part of an image uses the grid of training, whose patches are smaller.
         size = (views.context.shape[-2], views.context.shape[-1])
-        whole = size[1] % multiple(self.params.grid) == 0
-        found = self._run(normalise(views.take(), self.weights), self.params.grid if whole else self.params.train_grid)
+        # A crop, also alone at test time, has the patches of training.
+        grid = self.params.train_grid if size == (self.needs.patch, self.needs.patch) else self.params.grid
+        found = self._run(normalise(views.take(), self.weights), grid)
         return resize(found.logits, size)
 
     def losses(self, views: Views, labels: Labels, progress: float) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from baselines.rue import RUE, RUEParams, entropy, multiple, select, tiled
-from scpseg.contract import Labels, Views
+from scpseg.contract import Labels, Needs, Views
 from scpseg.params import SegmenterParams
 from scpseg.segmenters.base import normalise
 
@@ -161,4 +161,7 @@ def test_training_and_testing_have_a_grid_each() -> None:
     with torch.no_grad():
         for side in (96, 64):
             method(Views(images(side, side), torch.zeros(2, 4)))
-    assert seen == [6, 2]
+        # A crop that the grid of testing divides too, as the sample's and the paper's.
+        method.needs = Needs(patch=96, context=96)
+        method(Views(images(96, 96), torch.zeros(2, 4)))
+    assert seen == [6, 2, 2]
