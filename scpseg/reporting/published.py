@@ -60,7 +60,7 @@ def read_table(name: str) -> tuple[dict[str, str], ...]:
 
 @cache
 def published() -> tuple[Published, ...]:
-    """All rows, with values as printed, which tables round: those of tables 1-4 of the SCPSeg paper, then those of other sources.
+    """All rows with values as printed, which tables round: tables 1-4 of the SCPSeg paper, then other sources.
 
     The latter are methods for very large images, and rows that differ from the paper's.
     """
