@@ -79,7 +79,7 @@ def test_groups_are_drawn_within_their_size_of_cue() -> None:
 
 
 def test_five_seeds_are_covered() -> None:
-    """Seeds that vary much more than scenes, which a bootstrap of five seeds covers in 8 of 10 cases."""
+    """Seeds that vary more than scenes."""
     random, total = np.random.default_rng(2), np.full((5, 12), 40)
     inside = 0
     for _ in range(200):
