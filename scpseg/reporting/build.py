@@ -112,7 +112,7 @@ def _sections(
         pareto = charts.draw_pareto([part], methods, folder / name)
         curves = charts.draw_curves(part, results, methods, folder / f"{name}-training")
         gallery = Gallery({cls.name: cls.colour for cls in spec.classes}, pictures.get(name, []))
-        left = [pareto, said.up if pareto else said.no_figure, said.hollow(part)]
+        left = [pareto, said.up([part]) if pareto else said.no_figure, said.hollow(part)]
         right = [found["main"], said.evidence(part, GRID)]
         folded = [
             Section("Paired differences of all methods", [found["pairs"]], "", "closed", True),
@@ -133,7 +133,7 @@ def _sections(
         return Section(spec.title, [said.about(part), beside, notes, probe, example, *folded], name)
 
     whole = charts.draw_pareto(parts, methods, folder / "overview") if len(parts) > 1 else None
-    overview = [whole, said.up if whole else "", report_tables.overview_table(parts)] if len(parts) > 1 else []
+    overview = [whole, said.up(parts) if whole else "", report_tables.overview_table(parts)] if len(parts) > 1 else []
     timelines = charts.draw_timelines(lines, results, methods, folder / "timelines")
     memory: list[Block] = []
     if computed is not None:

@@ -40,7 +40,7 @@ GROWTH = {
 class Mark(NamedTuple):
     """A point of a figure of score against memory: MiB, or MB if published, score and half its interval in per cent.
 
-    `look` is None for published points, whose marks are hollow.
+    `look` is None for published points, whose marks are hollow. A `single` point has one seed, others more.
     """
 
     memory: float
@@ -48,6 +48,7 @@ class Mark(NamedTuple):
     name: str
     look: Look | None = None
     half: float = 0.0
+    single: bool = False
 
 
 def _published(row: Published, name: str = "") -> Mark:
@@ -59,13 +60,14 @@ def _published(row: Published, name: str = "") -> Mark:
 def draw_pareto(parts: Sequence[Part], methods: Sequence[str], path: Path) -> Drawn | None:
     """Score against memory, one panel per benchmark, with the frontier; published points have hollow marks.
 
-    Lines without score or memory are not drawn; benchmarks without a line have no panel. None if nothing is drawn.
+    If a benchmark has methods with several seeds, the frontier is theirs, and marks of one seed are faded. Lines
+    without score or memory are not drawn; benchmarks without a line have no panel. None if nothing is drawn.
     `methods` are all of the report, so that a method looks the same in all figures; `path` has no extension.
     """
     looks, tips, kept = figures.looks_of(methods), dict[str, str](), list[tuple[Part, list[Mark], list[Mark]]]()
     for part in parts:
         marks = [Mark(line.memory.mib, 100 * line.score, line.title, looks[line.method],
-                      100 * (line.mean_iou.half or 0))
+                      100 * (line.mean_iou.half or 0), line.method in part.singles)
                  for line in part.lines if line.score is not None and line.memory]  # fmt: skip
         if marks and part.source:
             # Names of methods for UHR images are placed first: if space is short, they matter most.
@@ -79,7 +81,7 @@ def draw_pareto(parts: Sequence[Part], methods: Sequence[str], path: Path) -> Dr
     for number, (axes, (part, marks, hollow)) in enumerate(zip(grid, kept, strict=False)):
         tips |= _marks(axes, [*hollow, *marks], f"p{number}-")
         # Right and up: the best score for at most this memory.
-        xs, ys = zip(*sorted(mark[:2] for mark in marks), strict=True)
+        xs, ys = zip(*sorted(mark[:2] for mark in marks if not mark.single), strict=True)
         ys = np.maximum.accumulate(ys)
         axes.plot([xs[0], *xs, axes.get_xlim()[1]], [-1e3, *ys, ys[-1]], color=MUTED, lw=1, drawstyle="steps-post",
                   zorder=1, scalex=False, scaley=False)  # fmt: skip
@@ -100,7 +102,7 @@ def _marks(axes: Axes, marks: Sequence[Mark], prefix: str) -> dict[str, str]:
     """Draw the marks with limits of the axes around them; return their hover texts by group id."""
     tips, ends, heights = dict[str, str](), list[float](), [mark.score for mark in marks if mark.look]
     drawn, bars = list[Line2D](), list[LineCollection | None]()
-    for index, (x, y, name, look, half) in enumerate(marks):
+    for index, (x, y, name, look, half, single) in enumerate(marks):
         group = f"{prefix}{index}"
         if look is None:
             axes.plot([x], [y], color=MUTED, marker="o", ms=3.6, mfc="none", mew=0.8, ls="none", zorder=1.5, gid=group,
@@ -112,7 +114,8 @@ def _marks(axes: Axes, marks: Sequence[Mark], prefix: str) -> dict[str, str]:
                             elinewidth=0.8, capthick=0.8, capsize=2 + index % 3, zorder=2)  # fmt: skip
         bars.append(bar[2][0] if half else None)
         drawn += axes.plot([x], [y], color=look.colour, marker=look.marker, ms=6.5, mec=PAPER, mew=0.6, ls="none",
-                           label=name, zorder=3 + index / len(marks), gid=group)  # fmt: skip
+                           label=name, zorder=3 + index / len(marks), gid=group,
+                           alpha=0.4 if single else None)  # fmt: skip
         tips[group] = f"{name}: {y:.1f}{f' ± {half:.1f}' if half else ''} %, {x:.0f} MiB"
         # A bar far longer than the others leaves the panel.
         ends += [max(y - half, min(heights) - BEYOND), min(y + half, max(heights) + BEYOND)]

@@ -329,6 +329,7 @@ class Part:
         at_edge: whether every ranked method has an extreme learning rate, so that this is said once.
         pairs: paired differences of all methods that were scored on the same images; `p_values` are Holm's.
         places: best and worst rank that the comparisons allow, for methods with at least two seeds.
+        singles: methods with one seed where others have several: not part of the frontier.
         dominated: method -> display names of methods that are significantly better with at most its memory.
         published: published rows of this benchmark.
         hollow: those with score and memory, for figures, and only beside scores on the real test images.
@@ -374,3 +375,5 @@ class Part:
         self.detectable = 100 * median(power) if power else None
         folds = [sum(key.startswith("fold:") and row[key] is not None for key in row) for row in self.done]
         self.folds, self.n = max(folds, default=0), max((line.mean_iou.n for line in lines), default=0)
+        seeds = {line.method: line.mean_iou.n for line in scored if line.memory}
+        self.singles = {method for method, n in seeds.items() if n < 2 <= max(seeds.values())}

@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib as mpl
 import pytest
+from matplotlib.axes import Axes
 from PIL import Image
 
 from scpseg.reporting.charts import draw_curves, draw_pareto, draw_parts, draw_timelines
@@ -75,6 +76,26 @@ def test_memory_of_two_sources_never_shares_an_axis(tmp_path: Path, parts: list[
     assert draw_pareto([mixed], NAMES, tmp_path / "potsdam") is None
     found = draw_pareto([mixed, parts[1]], NAMES, tmp_path / "overview")
     assert found and "BLU" in found.svg and "Potsdam" not in found.svg and "computed" in found.svg
+
+
+def test_the_frontier_is_of_methods_with_several_seeds(
+    tmp_path: Path, parts: list[Part], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = list[tuple[Any, dict[str, Any]]]()
+    plot = Axes.plot
+    monkeypatch.setattr(Axes, "plot", lambda axes, *at, **how: drawn.append((at, how)) or plot(axes, *at, **how))
+    rows = {line.method: line.rows for line in parts[0].lines}
+    rows["glnet"] = tuple({**row, "mean_iou": 0.99 if row["seed"] == 0 else None} for row in rows["glnet"])
+    for single, seeds in ((True, slice(None)), (False, slice(1))):
+        drawn.clear()
+        lines = [replace(line, rows=rows[line.method][seeds]) for line in parts[0].lines]
+        part = Part(lines, tmp_path, "patch")
+        assert part.singles == ({"glnet"} if single else set())
+        assert draw_pareto([part], NAMES, tmp_path / "potsdam")
+        (top,) = (max(at[1]) for at, how in drawn if how.get("drawstyle"))
+        faded = {how["label"] for _, how in drawn if how.get("alpha")}
+        best = max(100 * (line.score or 0) for line in lines if line.method not in part.singles)
+        assert (top, faded) == (pytest.approx(best), {"GLNet"} if single else set())
 
 
 def test_nothing_to_draw_draws_nothing(tmp_path: Path, invented: Any, suite: Any) -> None:
