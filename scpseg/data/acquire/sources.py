@@ -24,11 +24,10 @@ def is_address(source: str) -> bool:
 
 
 def address(url: str) -> str:
-    """An address for messages: without user, password and query, which may contain secrets."""
+    """An address for messages: without user, password and query, which may contain secrets; other text as it is."""
     try:
         parts = urlsplit(url)
-        port = f":{parts.port}" if parts.port else ""
-        return f"{parts.scheme}://{parts.hostname}{port}{parts.path}"
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if "://" in url else url
     except ValueError:
         return "an invalid address"
 
@@ -54,26 +53,21 @@ def source_of(spec: Benchmark, name: str) -> Source:
     parts = urlsplit(name)
     folder = f"{parts.hostname}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     file = PurePosixPath(parts.path).name
-    shown = address(name)
     if file.lower().endswith((".zip", ".7z")):
-        return Source(shown, folder, "archive", name, shown, None, None, files=(File(file),))
+        return Source(address(name), folder, "archive", name, address(name), None, None, files=(File(file),))
     below = f"{name.rstrip('/')}/{spec.name}"
-    return Source(shown, folder, "mirror", below, address(below), None, None, files=spec.archives)
+    return Source(address(name), folder, "mirror", below, address(below), None, None, files=spec.archives)
 
 
 def check_upstream(params: Params) -> None:
-    """Check section `upstream`, and data.source if it is an address.
-
-    UserError where a name is neither a source of its benchmark nor an address, an address would write a secret to
-    dvc.lock, or a host name is not valid.
-    """
+    """Check section `upstream`, and data.source if it is an address; UserError where a name or host is not valid."""
     source = params.section("data", DataParams).source
-    if "://" in source and (why := _address_problem(source)):
+    if why := _address_problem(source):
         raise params.invalid("data.source", address(source), why)
     for spec in (spec for spec in BENCHMARKS.values() if not spec.invented):
         for name in params.upstream.of(spec.name):
-            if why := source_problem(spec, name) or ("://" in name and _address_problem(name)) or None:
-                raise params.invalid(f"upstream.{spec.name}", address(name) if "://" in name else name, why)
+            if why := source_problem(spec, name) or _address_problem(name):
+                raise params.invalid(f"upstream.{spec.name}", address(name), why)
     for host in params.upstream.unverified_hosts:
         if not host or urlsplit(f"//{host}").hostname != host:
             why = "it is not a host name in lower case, like files.inria.fr"
@@ -90,12 +84,13 @@ def source_problem(spec: Benchmark, name: str) -> str | None:
 
 
 def _address_problem(url: str) -> str | None:
+    """Why text with :// is not an address that may be written down, or None."""
+    if "://" not in url:
+        return None
     if not is_address(url):
         return "an address must start with http:// or https:// and contain a host"
     parts = urlsplit(url)
-    if parts.password or parts.username or parts.query:
-        return (
-            "an address with a password or a query would be written to dvc.lock; put the password into ~/.netrc, or "
-            "download the files yourself and set data.source to their folder"
-        )
+    if "@" in parts.netloc or parts.query:
+        todo = "put the password into ~/.netrc, or download the files yourself and set data.source to their folder"
+        return f"an address with a password or a query would be written to dvc.lock; {todo}"
     return None
