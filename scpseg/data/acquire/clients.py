@@ -25,9 +25,7 @@ from scpseg.progress import say
 
 T = TypeVar("T")
 TIMEOUT = 60.0  # seconds without an answer, for clients that would wait forever
-OFFLINE = frozenset(
-    {"ConnectionError", "Timeout", "TimeoutError", "TransportError", "ChunkedEncodingError", "OfflineModeIsEnabled"}
-)
+OFFLINE = frozenset({"ConnectionError", "Timeout", "TimeoutError", "TransportError", "ChunkedEncodingError"})
 """Names of exception classes that mean: no answer, or the connection was lost."""
 
 
@@ -42,7 +40,8 @@ def kaggle(source: Source, labels: str, folder: Path, connection: Connection) ->
     for file in source.wanted(labels):
         for path in place.rglob(file.name):
             if why := Remote(source.page, file.name, file.size, file.sha256, file.md5).differs(path):
-                raise UserError(f"{file.name} of {source.page} is another file: {why}; remove {path} to fetch it again")
+                todo = f"remove {folder} to fetch it again, or use another source"
+                raise UserError(f"{file.name} of {source.page} is another file: {why}; {todo}")
     return {"version": place.name}
 
 
@@ -50,27 +49,24 @@ def huggingface(source: Source, labels: str, folder: Path, connection: Connectio
     """Download the part of a Hugging Face data set that `source.pattern` selects; verify each file by its SHA-256."""
     import huggingface_hub
 
-    def listing() -> tuple[Any, dict[str, Any]]:
-        # Listed first: without a connection, the client would treat the files already there as complete.
-        api = huggingface_hub.HfApi()
-        commit = api.dataset_info(source.address).sha
-        tree = api.list_repo_tree(source.address, repo_type="dataset", revision=commit, recursive=True)
-        return commit, {entry.path: entry for entry in tree if hasattr(entry, "size")}
-
-    commit, entries = _ask(source, folder, connection, listing)
-    wanted = {path: entry for path, entry in entries.items() if fnmatch(path, source.pattern)}
+    # Listed first: without a connection, the client would treat the files already there as complete.
+    listing = partial(huggingface_hub.HfApi().dataset_info, source.address, files_metadata=True)
+    info: Any = _ask(source, folder, connection, listing)
+    wanted = [file for file in info.siblings if fnmatch(file.rfilename, source.pattern)]
     if not wanted:
-        raise UserError(f"{source.page} contains nothing like {source.pattern} at revision {commit}")
-    size = sum(entry.size for entry in wanted.values())
-    say(f"{source.name}: revision {commit}, {len(wanted)} files, {size_text(size)}")
+        raise UserError(f"{source.page} contains nothing like {source.pattern} at revision {info.sha}")
+    size = sum(file.size for file in wanted)
+    say(f"{source.name}: revision {info.sha}, {len(wanted)} files, {size_text(size)}")
     _check_space(source, folder, size)
-    fetch = partial(huggingface_hub.snapshot_download, source.address, repo_type="dataset", revision=commit)
+    fetch = partial(huggingface_hub.snapshot_download, source.address, repo_type="dataset", revision=info.sha)
     _ask(source, folder, connection, partial(fetch, allow_patterns=source.pattern, local_dir=str(folder)))
-    for path, entry in wanted.items():
-        if entry.lfs and (why := Remote(source.page, path, sha256=entry.lfs.sha256).differs(folder / path)):
-            (folder / path).unlink()
-            raise UserError(f"{source.name}: {path} is damaged: {why}; it was removed, run the same command again")
-    return {"revision": commit}
+    for file in wanted:
+        path = folder / file.rfilename
+        if file.lfs and (why := Remote(source.page, file.rfilename, sha256=file.lfs.sha256).differs(path)):
+            path.unlink()
+            why = f"{file.rfilename} is damaged: {why}"
+            raise UserError(f"{source.name}: {why}; it was removed, run the same command again")
+    return {"revision": info.sha}
 
 
 def drive(source: Source, labels: str, folder: Path, connection: Connection) -> dict[str, str]:
@@ -91,13 +87,21 @@ def drive(source: Source, labels: str, folder: Path, connection: Connection) -> 
         _ask(source, folder, connection, fetch)
         if not zipfile.is_zipfile(path):
             path.unlink()
-            why = "as downloaded is not a zip archive and was deleted; try again later"
-            raise UserError(f"{source.page}: {name} {why}")
+            raise UserError(f"{name} of {source.page} is not a zip archive; it was removed, try again later")
     return {}
 
 
+def bytes_in(folder: Path) -> int:
+    """Bytes of all files in a folder."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # a client's threads may still be renaming
+            total += path.stat().st_size if path.is_file() else 0
+    return total
+
+
 def _check_space(source: Source, folder: Path, size: int | None) -> None:
-    check_space(folder, max((size or 0) - _bytes_in(folder), 0), f"fetching from {source.name}")
+    check_space(folder, (size or 0) - bytes_in(folder), f"fetching from {source.name}")
 
 
 def _ask(source: Source, folder: Path, connection: Connection, call: Callable[[], T]) -> T:
@@ -107,49 +111,28 @@ def _ask(source: Source, folder: Path, connection: Connection, call: Callable[[]
         try:
             with naming(folder):
                 return call()
-        except (UserError, MemoryError):
-            raise
         except Exception as error:  # the clients and the libraries below them raise dozens of types
-            if without_room(error):
+            if isinstance(error, MemoryError) or without_room(error):
                 raise
-            code, why = _status(error), f"{source.name}: {reason(error, source.page)}"
-            if _offline(error) if code is None else is_passing(code):
-                raise Lost(why) from error
-            raise UserError(why) from error
+            why, passing = meaning(error, source.page)
+            raise (Lost if passing else UserError)(f"{source.name}: {why}") from error
 
-    return connection.persist(source.page, attempt, lambda: _bytes_in(folder))
+    return connection.persist(source.page, attempt, partial(bytes_in, folder))
 
 
-def reason(error: BaseException, page: str) -> str:
-    """The meaning of a client's error, as text."""
-    code = _status(error)
+def meaning(error: BaseException, page: str) -> tuple[str, bool]:
+    """What a client's error means, as text, and whether another try may succeed."""
     words = {
         401: f"requires a login (401): make an access token on its page, or read {page}",
         403: f"refuses access (403): accept the terms on {page} in a browser, then use an access token",
         404: f"does not have it (404), or it is private: look at {page}",
         429: "received too many requests (429): try again later",
     }
-    if code in words or (code or 0) >= 500:
-        return words.get(code or 0, f"has a server error ({code}): try again later")
-    if _offline(error):
-        return f"cannot be reached or lost the connection ({cause(error)})"
-    text = without_secrets(" ".join(str(error).split()))[:300].rstrip(".")
-    return f"stopped with {type(error).__name__} ({text}); look at {page}"
-
-
-def _offline(error: BaseException) -> bool:
-    return any(cls.__name__ in OFFLINE for link in chain(error) for cls in type(link).__mro__)
-
-
-def _status(error: BaseException) -> int | None:
-    """The HTTP status in an error or in one of its causes."""
     codes = (getattr(getattr(link, "response", None), "status_code", None) for link in chain(error))
-    return next((code for code in codes if isinstance(code, int)), None)
-
-
-def _bytes_in(folder: Path) -> int:
-    total = 0
-    for path in folder.rglob("*"):
-        with suppress(FileNotFoundError):  # a client's threads may still be renaming
-            total += path.stat().st_size if path.is_file() else 0
-    return total
+    code = next((code for code in codes if isinstance(code, int)), 0)
+    if code in words or code >= 500:
+        return words.get(code, f"has a server error ({code}): try again later"), is_passing(code)
+    if any(cls.__name__ in OFFLINE for link in chain(error) for cls in type(link).__mro__):
+        return f"cannot be reached or lost the connection ({cause(error)})", True
+    text = without_secrets(" ".join(str(error).split()))[:300].rstrip(".")
+    return f"stopped with {type(error).__name__} ({text}); look at {page}", False

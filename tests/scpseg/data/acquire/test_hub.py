@@ -58,7 +58,12 @@ def serve_hub(server: Server, repository: str, files: dict[str, bytes], lie: boo
         for method in ("HEAD", "GET"):
             server.on(method, place, partial(resolve, file=file))
     api = f"/api/datasets/{repository}"
-    info = json.dumps({"id": repository, "sha": COMMIT}).encode()
+    siblings = [
+        {"rfilename": entry["path"], "size": entry["size"], "blobId": entry["oid"]}
+        | ({"lfs": {**entry["lfs"], "sha256": entry["lfs"]["oid"]}} if "lfs" in entry else {})
+        for entry in tree
+    ]
+    info = json.dumps({"id": repository, "sha": COMMIT, "siblings": siblings}).encode()
     server.on("GET", api, lambda request: request.answer(200, info, JSON))
     server.on("GET", f"{api}/tree/{COMMIT}", lambda request: request.answer(200, json.dumps(tree).encode(), JSON))
 
