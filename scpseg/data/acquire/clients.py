@@ -1,7 +1,7 @@
 """Download from Kaggle, Hugging Face and Google Drive with their own clients, which are imported when needed.
 
-Each function downloads a source's files into a folder of the cache, resumes after an interruption, and returns facts to
-record (a version, a revision). All errors of a client become a UserError; lost connections are retried.
+Each function resumes a download into a folder of the cache, and returns facts to record (a version, a revision). All
+errors of a client become a UserError; lost connections are retried.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from scpseg.benchmarks.base import Source
 from scpseg.data.acquire.sources import without_secrets
-from scpseg.data.acquire.space import check_space, size_text
+from scpseg.data.acquire.space import size_text
 from scpseg.data.acquire.transfer import Connection, Lost, Remote, cause, chain, is_passing
 from scpseg.errors import UserError
 from scpseg.files import naming, without_room
@@ -33,7 +33,6 @@ def kaggle(source: Source, labels: str, folder: Path, connection: Connection) ->
     """Download and unpack a Kaggle data set into `folder`; the client verifies the archive's MD5 from Kaggle."""
     import kagglehub
 
-    _check_space(source, folder, source.disk)
     # With output_dir, the client deletes the part of an interrupted download; its own cache resumes.
     os.environ |= {"KAGGLEHUB_CACHE": str(folder), "DISABLE_KAGGLE_CACHE": "true", "DISABLE_COLAB_CACHE": "true"}
     place = Path(_ask(source, folder, connection, partial(kagglehub.dataset_download, source.address)))
@@ -55,9 +54,7 @@ def huggingface(source: Source, labels: str, folder: Path, connection: Connectio
     wanted = [file for file in info.siblings if fnmatch(file.rfilename, source.pattern)]
     if not wanted:
         raise UserError(f"{source.page} contains nothing like {source.pattern} at revision {info.sha}")
-    size = sum(file.size for file in wanted)
-    say(f"{source.name}: revision {info.sha}, {len(wanted)} files, {size_text(size)}")
-    _check_space(source, folder, size)
+    say(f"{source.name}: revision {info.sha}, {len(wanted)} files, {size_text(sum(file.size for file in wanted))}")
     fetch = partial(huggingface_hub.snapshot_download, source.address, repo_type="dataset", revision=info.sha)
     _ask(source, folder, connection, partial(fetch, allow_patterns=source.pattern, local_dir=str(folder)))
     for file in wanted:
@@ -76,7 +73,6 @@ def drive(source: Source, labels: str, folder: Path, connection: Connection) -> 
     list_folder = partial(gdown.download_folder, id=source.address, skip_download=True, quiet=True, timeout=TIMEOUT)
     listed: Any = _ask(source, folder, connection, list_folder)
     ids = {Path(file.path).name: file.id for file in listed}
-    _check_space(source, folder, source.disk)
     names = [file.name for file in source.wanted(labels)]
     if lacking := [name for name in names if name not in ids]:
         there = ", ".join(sorted(ids)) or "nothing"
@@ -98,10 +94,6 @@ def bytes_in(folder: Path) -> int:
         with suppress(FileNotFoundError):  # a client's threads may still be renaming
             total += path.stat().st_size if path.is_file() else 0
     return total
-
-
-def _check_space(source: Source, folder: Path, size: int | None) -> None:
-    check_space(folder, (size or 0) - bytes_in(folder), f"fetching from {source.name}")
 
 
 def _ask(source: Source, folder: Path, connection: Connection, call: Callable[[], T]) -> T:

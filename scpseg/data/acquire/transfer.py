@@ -6,10 +6,8 @@ While `<name>` is downloaded, it is called `<name>.part`, with `<name>.part.json
 from __future__ import annotations
 
 import hashlib
-import http.client
 import re
 import socket
-import ssl
 import struct
 import tempfile
 import threading
@@ -26,7 +24,6 @@ from urllib.parse import urlsplit
 
 import requests
 import urllib3
-from urllib3.util import Retry
 
 from scpseg.data.acquire.sources import address, without_secrets
 from scpseg.data.acquire.space import check_space
@@ -41,18 +38,13 @@ TRIES, LONGEST_PAUSE = 6, 120  # seconds, also if a server asks for a longer pau
 PROGRESS = 1 << 13  # bytes that a try must bring to not count as a failure
 CONNECT, READ = 20.0, 60.0  # seconds to connect; for the headers of an answer, and between two pieces of its body
 SLOWEST = 1 << 10  # bytes per second; an answer that is slower for READ seconds counts as lost
-CHUNK, PAGE, LARGEST = 1 << 20, 4 << 20, 1 << 40  # bytes: of a piece; most of a page, of a file
+CHUNK, PAGE = 1 << 20, 4 << 20  # bytes: of a piece; most of a page
 UNKNOWN_LENGTH = 1 << 36  # most bytes of a file whose length the server does not send
-TABLE = 1 << 20  # bytes at the end of a remote zip, which contain its table
-LOCAL_HEADER, SIGNATURE, ENCRYPTED = 30, b"PK\x03\x04", 0x1  # of a member of a zip: header's size, its start, a flag
+TABLE, HEADER = 1 << 20, 30  # bytes of a zip: at its end, which contain its table; before the name of a member
 UNFINISHED = (".part", ".part.json")
 PASSING = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
-SENSELESS = (
-    *(ArithmeticError, LookupError, TypeError, ValueError, RecursionError, struct.error, zipfile.BadZipFile),
-    *(http.client.HTTPException, requests.RequestException, urllib3.exceptions.HTTPError),
-)
-"""Errors that parsing an answer raises."""
-MARKUP = re.compile(rb"\s*<(!doctype|!--|html|head|body|\?xml)", re.IGNORECASE)
+SENSELESS = (ArithmeticError, LookupError, TypeError, ValueError, RecursionError, struct.error, zipfile.BadZipFile)
+"""Errors that parsing an answer raises, besides those of requests and urllib3."""
 
 
 class Lost(Exception):
@@ -66,13 +58,13 @@ def making_sense(url: str) -> Iterator[None]:
     """Turn an answer that cannot be parsed into a UserError; such errors are caught here only."""
     try:
         yield
-    except SENSELESS as error:
+    except (*SENSELESS, requests.RequestException, urllib3.exceptions.HTTPError) as error:
         why = f"sends an answer that cannot be parsed ({type(error).__name__}: {cause(error)})"
-        raise _rejected(url, why, "check the address or use another source") from error
+        raise _rejected(url, why) from error
 
 
-def _rejected(url: str, why: str, todo: str = "use another source") -> UserError:
-    return UserError(f"{address(url)} {why}; {todo}")
+def _rejected(url: str, why: str, todo: str = "check the address") -> UserError:
+    return UserError(f"{address(url)} {why}; {todo}, or use another source")
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -94,88 +86,72 @@ def is_passing(status: int) -> bool:
     return status in (408, 429) or status >= 500
 
 
-class _Bounded:
-    """A urllib3 connection that limits the time until the headers of an answer are complete."""
+class _Connection(urllib3.connection.HTTPConnection):
+    """A connection that limits the time until the headers of an answer are complete."""
 
-    sock: socket.socket
-    timeout: float
-
-    def getresponse(self, *args: Any, **options: Any) -> Any:
-        def cut(sock: socket.socket) -> None:
+    def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]
+        def cut(sock: Any) -> None:
             with suppress(OSError):  # closed in the meantime
                 sock.shutdown(socket.SHUT_RDWR)
 
-        timer = threading.Timer(self.timeout, cut, (self.sock,))
+        timer = threading.Timer(self.timeout or READ, cut, (self.sock,))
         timer.start()
         try:
-            return super().getresponse(*args, **options)  # type: ignore[misc]
+            return super().getresponse()
         finally:
             timer.cancel()
 
 
+class _SecureConnection(_Connection, urllib3.connection.HTTPSConnection): ...
+
+
 class _Adapter(requests.adapters.HTTPAdapter):
-    def __init__(self, unverified: Collection[str]) -> None:
-        super().__init__()
-        self.unverified, self.warned = unverified, set[str]()
+    unverified: Collection[str] = ()
 
     def get_connection_with_tls_context(self, *args: Any, **options: Any) -> Any:
         pool: Any = super().get_connection_with_tls_context(*args, **options)
-        if not issubclass(pool.ConnectionCls, _Bounded):
-            pool.ConnectionCls = type("Bounded", (_Bounded, pool.ConnectionCls), {})
+        pool.ConnectionCls = _SecureConnection if pool.scheme == "https" else _Connection
         return pool
 
     def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
         # Here and not in the session, whose options also hold for the hosts that redirects lead to.
-        if (host := urlsplit(str(request.url)).hostname or "") in self.unverified:
+        if urlsplit(str(request.url)).hostname in self.unverified:
             options["verify"] = False
-            if host not in self.warned:
-                self.warned.add(host)
-                urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)  # one line of ours says it
-                say(f"{host}: its certificate is not checked, because of upstream.unverified_hosts")
         return super().send(request, *args, **options)
 
 
 class Connection(requests.Session):
-    """A session (cookies, open connections) for all servers of a download.
+    """A session (cookies, open connections) for all servers of a download, which checks certificates and redirects."""
 
-    Checks certificates and redirects, retries failures for some time, then raises a UserError.
-    """
+    sleep = staticmethod(time.sleep)
 
-    def __init__(
-        self,
-        unverified_hosts: Sequence[str] = (),
-        *,
-        connect: float = CONNECT,
-        read: float = READ,
-        tries: int = TRIES,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        """Open no connection yet; certificates of `unverified_hosts` are not checked. Times are in seconds."""
+    def __init__(self, unverified_hosts: Sequence[str] = (), *, read: float = READ, tries: int = TRIES) -> None:
+        """Open no connection yet; certificates of `unverified_hosts` are not checked; `read` is in seconds."""
         super().__init__()
-        self.max_redirects = 10
-        self.headers["User-Agent"] = USER_AGENT
-        self.unverified = frozenset(host.lower() for host in unverified_hosts)
-        self.timeouts, self.tries, self._sleep = (connect, read), tries, sleep
-        adapter = _Adapter(self.unverified)
-        for scheme in ("http://", "https://"):
-            self.mount(scheme, adapter)
+        self.headers.update({"User-Agent": USER_AGENT, "Accept-Encoding": "identity"})
+        self.timeouts, self.tries, self.unverified = (min(CONNECT, read), read), tries, frozenset(unverified_hosts)
+        adapter = _Adapter()
+        adapter.unverified = self.unverified
+        self.mount("https://", adapter)
+        self.mount("http://", adapter)
+        if self.unverified:
+            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)  # one line of ours says it
+            hosts = " and ".join(sorted(self.unverified))
+            say(f"certificates of {hosts} are not checked, because of upstream.unverified_hosts")
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
         """The address that a redirect leads to; UserError if it would end the encryption."""
         target = super().get_redirect_target(resp)
         if target is not None:
-            resp.close()
-            resp._content = b""  # requests would read the whole body of a redirect
+            resp.close()  # requests would read its whole body
             if resp.url.startswith("https:") and urlsplit(target).scheme not in ("", "https"):
-                why = f"redirects to {address(target)}, which is not encrypted"
-                raise _rejected(resp.url, why, "use the correct address or another source")
+                raise _rejected(resp.url, f"redirects to {address(target)}, which is not encrypted")
         return target
 
     def persist(self, url: str, attempt: Callable[[], T], have: Callable[[], int] = lambda: 0) -> T:
-        """The result of `attempt`, which is repeated while it raises Lost; the pauses double.
+        """The result of `attempt`, which is repeated after doubling pauses while it raises Lost, then a UserError.
 
-        Tries that increase the number of bytes, `have`, are not counted. UserError where the last try failed, or an
-        answer cannot be parsed.
+        Tries that add to the bytes that we `have` are not counted.
         """
         furthest, failed = have(), 0
         while True:
@@ -192,66 +168,65 @@ class Connection(requests.Session):
                     raise UserError(f"{why}; {todo}") from error
                 seconds = min(2.0 ** (failed - 1) if error.wait is None else error.wait, LONGEST_PAUSE)
                 say(f"{host}: {error}; try {failed + 1} of {self.tries} in {seconds:.0f} s")
-                self._sleep(seconds)
+                self.sleep(seconds)
 
     def open(
         self, url: str, headers: Fields = None, *, method: str = "GET", data: Fields = None, allowed: Sequence[int] = ()
     ) -> requests.Response:
-        """Send a request and return the answer with an unread body. The caller handles the statuses in `allowed`.
+        """The answer to one request, with an unread body. The caller handles the statuses in `allowed`.
 
-        UserError where the server cannot be reached, denies access, does not have it, or sends an invalid answer.
+        Lost where another try may succeed, UserError where not.
         """
+        try:
+            response = self.request(method, url, headers=headers, data=data, stream=True, timeout=self.timeouts)
+        except PASSING as error:
+            if "CERTIFICATE_VERIFY_FAILED" not in (why := cause(error)):
+                raise Lost(why) from error
+            host = urlsplit(getattr(error.request, "url", url)).hostname
+            todo = "if you trust it, add it to upstream.unverified_hosts (known checksums are still verified)"
+            raise UserError(f"the certificate of {host} cannot be verified ({why}); {todo}") from error
+        status = response.status_code
+        if status < 300 or status in allowed:
+            return response
+        response.close()
+        if is_passing(status):
+            lost = Lost(f"{status} {response.reason}")
+            with suppress(*SENSELESS, urllib3.exceptions.HTTPError):  # not a valid time
+                lost.wait = urllib3.Retry(retry_after_max=LONGEST_PAUSE).get_retry_after(response.raw)
+            raise lost
+        todo = "log in or accept the terms there in a browser" if status in (401, 403) else "check the address"
+        raise _rejected(response.url, f"answers {status} {response.reason}", todo)
 
-        def attempt() -> requests.Response:
-            try:
-                response = self.request(method, url, headers=headers, data=data, stream=True, timeout=self.timeouts)
-            except PASSING as error:
-                for inner in (link for link in chain(error) if isinstance(link, ssl.SSLCertVerificationError)):
-                    host = urlsplit((error.request.url if error.request else None) or url).hostname
-                    raise UserError(
-                        f"the certificate of {host} cannot be verified ({inner.verify_message}); if you trust that "
-                        "host, add it to upstream.unverified_hosts (known checksums are still verified)"
-                    ) from error
-                raise Lost(cause(error)) from error
-            status, reason = response.status_code, f"{response.status_code} {response.reason}".strip()
-            if status < 300 or status in allowed:
-                return response
-            response.close()
-            if is_passing(status):
-                lost = Lost(reason)
-                with suppress(*SENSELESS):  # no time in the answer, or not a valid one
-                    lost.wait = Retry(retry_after_max=LONGEST_PAUSE).get_retry_after(response.raw)
-                raise lost
-            why, todo = "has nothing" if status in (404, 410) else "cannot be fetched", "check the address"
-            if status in (401, 403):
-                why, todo = "is refused", "log in or accept the terms there in a browser"
-            raise _rejected(response.url, f"{why} ({reason})", f"{todo}, or use another source")
+    def body(
+        self, url: str, headers: Fields = None, *, data: Fields = None, most: int = PAGE, allowed: Sequence[int] = ()
+    ) -> tuple[requests.Response, bytes]:
+        """An answer with its whole body of at most `most` bytes; with `data` the answer to that form."""
+
+        def attempt() -> tuple[requests.Response, bytes]:
+            with self.open(url, headers, method="POST" if data else "GET", data=data, allowed=allowed) as response:
+                return response, b"".join(self.pieces(response, most))
 
         return self.persist(url, attempt)
 
     def text(self, url: str, headers: Fields = None, *, data: Fields = None) -> str | None:
         """The page or list at an address, None where there is none (404); with `data` the answer to that form."""
+        response, body = self.body(url, headers, data=data, allowed=(404,))
+        return None if response.status_code == 404 else body.decode("utf-8", "replace")
 
-        def attempt() -> str | None:
-            with self.open(url, headers, method="POST" if data else "GET", data=data, allowed=(404,)) as response:
-                body = b"".join(self.pieces(response, PAGE, decode=True))
-                return None if response.status_code == 404 else body.decode("utf-8", "replace")
-
-        return self.persist(url, attempt)
-
-    def pieces(self, response: requests.Response, most: int, decode: bool = False) -> Iterator[bytes]:
+    def pieces(self, response: requests.Response, most: int) -> Iterator[bytes]:
         """The body of an answer as it comes; Lost where it breaks off or is slow, UserError above `most` bytes."""
         total, got, since = 0, 0, time.monotonic()
         while True:
             try:
-                piece = response.raw.read1(CHUNK, decode_content=decode)
-            except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError) as error:
+                piece = response.raw.read1(CHUNK, decode_content=True)
+            except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
                 raise Lost(f"the connection was lost ({cause(error)})") from error
             if not piece:
                 return
             total, got = total + len(piece), got + len(piece)
             if total > most:
-                raise _rejected(response.url, f"sends more than {most} bytes")
+                _reject_page(response)
+                raise _rejected(response.url, f"sends more than the expected {most} bytes")
             if (passed := time.monotonic() - since) >= self.timeouts[1]:
                 if got < SLOWEST * passed:
                     raise Lost(f"it sent {got} bytes in {passed:.0f} s")
@@ -260,39 +235,29 @@ class Connection(requests.Session):
 
 
 def number(digits: str) -> int:
-    """A length from a header; ValueError if it is not a plain number, or larger than any file."""
-    if not re.fullmatch(r"[0-9]{1,15}", digits) or int(digits) > LARGEST:
+    """A length from a header; ValueError if it is not a plain number."""
+    if not re.fullmatch(r"[0-9]{1,15}", digits):
         raise ValueError(f"{digits[:40]!r} is not a length")
     return int(digits)
 
 
-def _content_range(response: requests.Response) -> tuple[int, int, int | None]:
-    """First and last byte of the body, and the length of the file if it is known."""
-    value = response.headers.get("Content-Range", "").strip()
-    match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", value, re.ASCII)
-    length = number(match[3]) if match and match[3] != "*" else None
-    if not match or not number(match[1]) <= number(match[2]) < (LARGEST if length is None else length):
-        raise ValueError(f"Content-Range: {value[:80] or 'none'}")
-    return int(match[1]), int(match[2]), length
+def _extent(response: requests.Response) -> tuple[int, int | None]:
+    """The position of the first byte of the body in the file, and the length of the file if it is known."""
+    if response.status_code != 206:
+        length = response.headers.get("Content-Length")
+        return 0, None if length is None else number(length)
+    value = response.headers.get("Content-Range", "none")
+    match = re.fullmatch(r"bytes ([0-9]{1,15})-[0-9]{1,15}/(?:\*|([0-9]{1,15}))", value.strip())
+    if not match:
+        raise ValueError(f"Content-Range: {value[:80]}")
+    return int(match[1]), int(match[2]) if match[2] else None
 
 
-def _version(response: requests.Response) -> str:
-    """What identifies the version of a file, '' where the server does not say."""
-    return response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
-
-
-def _reject_page(response: requests.Response, head: bytes = b"") -> None:
-    """Reject a web page, by its type or first bytes, and a body with a content encoding."""
-    kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    if kind in ("text/html", "application/xhtml+xml") or MARKUP.match(head):
+def _reject_page(response: requests.Response) -> None:
+    """Raise a UserError if an answer is a web page."""
+    if response.headers.get("Content-Type", "").lower().startswith(("text/html", "application/xhtml+xml")):
         why = "answers with a web page instead of the file, perhaps to log in or to accept terms"
-        raise _rejected(response.url, why, "open it in a browser, or use another source")
-    if (encoding := response.headers.get("Content-Encoding", "identity")) != "identity":
-        raise _rejected(response.url, f"has Content-Encoding {encoding[:40]}, which was not requested")
-
-
-def _agree(one: str, other: str) -> bool:
-    return not one or not other or one == other
+        raise _rejected(response.url, why, "open it in a browser")
 
 
 @dataclass(frozen=True)
@@ -309,16 +274,18 @@ class Remote:
 
     def __post_init__(self) -> None:
         """Reject names that leave the folder, are hidden or end like an unfinished file."""
-        path = PurePosixPath(self.name)
-        hidden = any(part.startswith(".") for part in path.parts) or not path.name
-        odd = "\\" in self.name or not self.name.isprintable()
-        if hidden or odd or path.is_absolute() or self.name.endswith(UNFINISHED):
+        parts = PurePosixPath(self.name).parts
+        odd = not parts or "\\" in self.name or not self.name.isprintable()
+        if odd or any(part.startswith((".", "/")) for part in parts) or self.name.endswith(UNFINISHED):
             raise UserError(f"{self.name[:200]!r} of {address(self.url)} is not a safe file name; use another source")
 
     def differs(self, path: Path) -> str | None:
         """How the file at `path` differs from what is known of this one, in words; None if it does not."""
         if self.size not in (None, size := path.stat().st_size):
             return f"it has {size} bytes instead of {self.size}"
+        with path.open("rb") as stream:
+            if stream.read(256).lstrip().startswith(b"<"):
+                return "it is a web page"
         for name, known in (("sha256", self.sha256), ("md5", self.md5)):
             with path.open("rb") as stream:
                 if known and (found := hashlib.file_digest(stream, name).hexdigest()) != known.lower():
@@ -343,158 +310,113 @@ def transfer(remote: Remote, folder: Path, connection: Connection) -> None:
         say(f"{remote.name} exists, but {why}; downloading it again")
         target.unlink()
     part = _Part(remote, target)
-    with naming(part.path), part.path.open("ab") as stream, byte_progress(remote.name, part.have) as show:
-        connection.persist(remote.url, partial(part.receive, connection, stream, show), lambda: part.have)
+    with naming(part.path), part.path.open("ab") as stream, byte_progress(remote.name, stream.tell()) as show:
+        connection.persist(remote.url, partial(part.receive, connection, stream, show), stream.tell)
     if why := remote.differs(part.path):
-        raise part.rejected(f"is damaged or another file: {why}")
+        part.path.unlink()
+        part.note.unlink()
+        todo = "it was deleted, run the same command again or use another source"
+        raise UserError(f"{remote.name} from {address(remote.url)} is damaged or another file: {why}; {todo}")
     part.path.replace(target)
     part.note.unlink(missing_ok=True)
 
 
 class _Part:
-    """The unfinished file, `have` bytes of `total` (None = not known yet), which a later run can continue."""
+    """The unfinished file of `total` bytes (None = not known yet), which a later run can continue with its note."""
 
     def __init__(self, remote: Remote, target: Path) -> None:
-        """Keep the bytes of an earlier run if they are provably of the same file."""
-        self.remote, self.host, self.what = remote, urlsplit(remote.url).hostname, f"fetching {remote.name}"
+        """Keep the bytes of an earlier run; its note tells the length and the version of the file."""
+        self.remote, self.total, self.version = remote, remote.size, ""
         self.path, self.note = (target.with_name(f"{target.name}{end}") for end in UNFINISHED)
-        self.have, self.total, self.version = 0, remote.size, ""
-        # A validator or a checksum tells if two answers are of the same file.
-        self.checked = any((remote.sha256, remote.md5, remote.crc32))
-        # Addresses may contain secrets, so only their hash is written.
-        self.key = hashlib.sha256(f"{remote.first} {remote.url}".encode("utf-8", "surrogatepass")).hexdigest()
-        if not self.path.is_file() or not (size := self.path.stat().st_size):
+        with suppress(UserError, OSError):  # there is no earlier run, or its note is damaged
+            note = read_json(self.note, {"size": (int, None), "version": str})
+            say(f"{remote.name}: resuming after {self.path.stat().st_size} bytes of an earlier run")
+            self.total, self.version = note["size"], note["version"]
             return
-        with suppress(UserError, OSError):
-            note = read_json(self.note, {"key": str, "version": str, "size": (int, None)})
-            total, fits = note["size"], note["key"] == self.key and note["size"] in (None, remote.size or note["size"])
-            if fits and (total is None or size <= total) and (self.checked or note["version"]):
-                say(f"{remote.name}: resuming after {size} bytes of an earlier run")
-                self.have, self.total, self.version = size, total, note["version"]
-                return
-        say(f"{remote.name}: {size} bytes of an earlier run may be of another file; starting from zero")
-        self.path.unlink()
+        self.path.unlink(missing_ok=True)
 
     def receive(self, connection: Connection, stream: BinaryIO, show: Callable[[int, int | None], None]) -> None:
         """Request the missing bytes; Lost where some are still missing."""
-        if self.have == self.total:
+        remote, have, headers = self.remote, stream.tell(), dict[str, str]()
+        if have == self.total:
             return
-        remote, headers = self.remote, {"Accept-Encoding": "identity"}
-        if remote.first or (self.have and (self.checked or self.version)):
+        # Without a version or a checksum, nothing tells whether two answers are of the same file.
+        if remote.first or (have and (self.version or remote.sha256 or remote.md5 or remote.crc32)):
             last = remote.first + (remote.size or 0) - 1 if remote.first else ""
-            headers["Range"] = f"bytes={remote.first + self.have}-{last}"
-        with connection.open(remote.url, headers, allowed=(416,) if "Range" in headers else ()) as response:
+            headers["Range"] = f"bytes={remote.first + have}-{last}"
+        with connection.open(remote.url, headers, allowed=(416,) if headers else ()) as response:
             self._accept(response, stream)
-            for piece in connection.pieces(response, UNKNOWN_LENGTH if self.total is None else LARGEST):
-                if not self.have and not remote.first:
-                    _reject_page(response, piece)
+            most = UNKNOWN_LENGTH if self.total is None else self.total - stream.tell()
+            for piece in connection.pieces(response, most):
                 if self.total is None:
-                    check_space(self.path.parent, 64 * CHUNK, f"{self.what}, whose length is unknown,")
-                elif self.have + len(piece) > self.total:
-                    raise self.rejected(f"is longer than {self.total} bytes")
+                    check_space(self.path.parent, 64 * CHUNK, f"fetching {remote.name}, whose length is unknown,")
                 stream.write(piece)
-                self.have += len(piece)
-                show(self.have, self.total)
-        self.total = self.have if self.total is None else self.total
-        if self.have != self.total:
+                show(stream.tell(), self.total)
+        if self.total not in (None, stream.tell()):
             raise Lost("the answer ended early")
 
     def _accept(self, response: requests.Response, stream: BinaryIO) -> None:
         """Check the headers of an answer; start again from zero where it is not the continuation of the file."""
-        remote, code, wanted = self.remote, response.status_code, self.remote.first + self.have
+        remote, code, have = self.remote, response.status_code, stream.tell()
         if code != 416:
             _reject_page(response)
-        if code != 206 and remote.first:
-            raise _rejected(remote.url, f"does not send bytes from {remote.first} on")
-        version, length = _version(response), remote.size
-        if code == 206:
-            first, _, whole = _content_range(response)
-            if first != wanted or "Range" not in response.request.headers:
-                raise _rejected(remote.url, f"sends bytes from {first} instead of the requested {wanted}")
-            length = remote.size if remote.first or whole is None else whole
-        elif code != 416 and "Content-Length" in response.headers:
-            length = number(response.headers["Content-Length"])
+        first, length = _extent(response)
+        if first != remote.first + have and (code == 206 or remote.first):
+            raise _rejected(remote.url, f"sends bytes from {first} on instead of those from {remote.first + have} on")
+        if remote.first or length is None:
+            length = remote.size
+        version = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
+        same = version in ("", self.version) and (self.total is None or length in (None, self.total))
+        if have and (code != 206 or not same):
+            why = f"{remote.name} {'cannot be resumed' if same else 'changed'}: starting it again from zero"
+            stream.seek(0)
+            stream.truncate()
+            if code in (206, 416):
+                raise Lost(why)
+            say(why)
         if remote.size not in (None, length):
-            why = f"has {length} bytes instead of {remote.size} bytes"
-            raise _rejected(remote.url, why, "check the address or use another source")
-        same = _agree(version, self.version) and (self.total is None or length in (None, self.total))
-        if code == 416 or (code == 206 and self.have and not same):
-            self._begin(stream, "", remote.size)
-            raise Lost(f"{remote.name} changed: starting it again from zero")
-        if code != 206 and self.have:
-            say(f"{self.host} {'cannot resume' if same else 'changed'} {remote.name}: starting it again from zero")
-            self.have = 0
-        if not self.have:
-            self._begin(stream, version, length)
+            raise _rejected(remote.url, f"has {length} bytes instead of {remote.size} bytes")
+        if not stream.tell():
+            self.total, self.version = length, version
+            write_json(self.note, {"size": length, "version": version})
         self.total = length if self.total is None else self.total
-        if self.total is not None:
-            check_space(self.path.parent, self.total - self.have, self.what)
-
-    def _begin(self, stream: BinaryIO, version: str, total: int | None) -> None:
-        """Start from zero and note the version and length of the file."""
-        stream.truncate(0)
-        self.have, self.total, self.version = 0, total, version
-        write_json(self.note, {"key": self.key, "size": total, "version": version})
-
-    def rejected(self, why: str) -> UserError:
-        """Remove the file; the error that says why."""
-        self.path.unlink(missing_ok=True)
-        self.note.unlink(missing_ok=True)
-        todo = "it was deleted, run the same command again or use another source"
-        return UserError(f"{self.remote.name} from {self.host} {why}; {todo}")
+        check_space(self.path.parent, (self.total or 0) - stream.tell(), f"fetching {remote.name}")
 
 
 def stored_members(url: str, connection: Connection, names: Sequence[str]) -> list[Remote]:
     """Find the member of a remote zip whose path ends with each name, as a window of the zip's address.
 
-    Only the end of the zip, which contains its table, and the header of each member are downloaded. UserError where it
-    is not a zip, or a member is missing, ambiguous, compressed or encrypted.
+    Only the table at the end of the zip and the header of each member are downloaded. UserError where it is not a zip,
+    or a member is missing, ambiguous, compressed or encrypted.
     """
-    found, size, version = list[Remote](), 0, ""
 
-    def get(first: int, last: int) -> bytes:
-        """Bytes `first` to `last`, both inclusive, of the same version of the file each time."""
-        nonlocal size, version
-        with connection.open(url, {"Range": f"bytes={first}-{last}", "Accept-Encoding": "identity"}) as response:
-            _reject_page(response)
-            if response.status_code != 206:
-                raise _rejected(url, "does not support range requests")
-            start, end, whole = _content_range(response)
-            if (start, end) != (first, last) or whole is None:
-                raise ValueError(f"bytes {start} to {end} instead of the requested {first} to {last}")
-            if (size or whole) != whole or not _agree(version, _version(response)):
-                raise _rejected(url, "changed while it was being read", "run the same command again")
-            content = b"".join(connection.pieces(response, last - first + 1))
-            if len(content) != last - first + 1:
-                raise Lost("the answer ended early")
-            size, version = whole, _version(response)
-            return content
+    def read(first: int, last: int) -> tuple[bytes, int]:
+        """Bytes `first` to `last`, both inclusive, and the size of the zip."""
+        response, content = connection.body(url, {"Range": f"bytes={first}-{last}"}, most=last - first + 1)
+        start, size = _extent(response)
+        if response.status_code != 206 or start != first or size is None:
+            raise _rejected(url, "does not support range requests")
+        return content, size
 
-    def read(first: int, last: int) -> bytes:
-        return connection.persist(url, partial(get, first, last))
-
+    found = []
     with making_sense(url), tempfile.TemporaryFile() as file:
-        read(0, 0)
+        _, size = read(0, 0)
         first = max(size - TABLE, 0)
-        file.truncate(first)  # a sparse file: it has the size of the zip, but uses no space
-        file.seek(first)
-        file.write(read(first, size - 1))
+        file.seek(first)  # a sparse file: it has the size of the zip, but uses no space
+        file.write(read(first, size - 1)[0])
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
         for name in names:
             fitting = [member for member in members if f"/{member.filename}".endswith(f"/{name}")]
             if len(fitting) != 1:
                 there = ", ".join(sorted(member.filename for member in fitting or members)[:12]) or "nothing"
-                why = f"contains {len(fitting)} members {name} instead of one"
-                raise UserError(f"{address(url)} {why}; found: {there}")
+                raise UserError(f"{address(url)} contains {len(fitting)} members {name} instead of one; found: {there}")
             (member,) = fitting
-            if member.flag_bits & ENCRYPTED or member.compress_type != zipfile.ZIP_STORED:
+            if member.flag_bits & 1 or member.compress_type != zipfile.ZIP_STORED:
                 why = "is compressed or encrypted, so it cannot be fetched alone; fetch the whole"
                 raise UserError(f"{name} in {address(url)} {why}")
-            end = member.header_offset + LOCAL_HEADER
-            header = read(member.header_offset, end - 1)
-            if header[:4] != SIGNATURE:
-                raise zipfile.BadZipFile(f"{name} is not at its position in the table of the zip")
-            data = end + sum(struct.unpack("<HH", header[-4:]))
+            data = member.header_offset + HEADER
+            header, _ = read(member.header_offset, data - 1)
+            data += sum(struct.unpack("<HH", header[-4:]))  # the name and the extra field, which follow it
             found.append(Remote(url, name, size=member.file_size, crc32=member.CRC, first=data))
     return found

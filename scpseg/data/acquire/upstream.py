@@ -1,10 +1,6 @@
 """Download a benchmark's archives or files into the cache, from one source after another until one is complete.
 
 `survey` describes what is there and what each source offers, and downloads nothing.
-
-A password-protected Seafile share is opened first, and again when its session ends. Protocol (as reported, never tried
-on the network): GET the page, which contains a form token; POST token and password with the page as Referer; with the
-cookie `sessionid` of the answer, <page>?dl=1 supports range requests.
 """
 
 from __future__ import annotations
@@ -13,13 +9,10 @@ import json
 import re
 import textwrap
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import quote, urlsplit
-
-import requests
 
 from scpseg.benchmarks.base import Benchmark, Source
 from scpseg.data.acquire import clients, manifest
@@ -36,21 +29,17 @@ T = TypeVar("T")
 BY_HAND = "by-hand"  # folder for archives or files that the user downloaded; it is used before every source
 CLIENTS = {"kaggle": clients.kaggle, "huggingface": clients.huggingface, "drive": clients.drive}
 WHOLE = ("kaggle", "huggingface")  # kinds of download whose files are known only afterwards
-MOST_LISTED = 1000  # maximum number of archives in the list of a mirror
 SESSIONS = 6  # of a share that may end during one file before giving up
 SECONDS = 5.0  # that a server may take to say that it is there
 # Addresses and paths are kept whole.
 WRAPPER = textwrap.TextWrapper(118, "  ", "    ", break_long_words=False, break_on_hyphens=False)
-COLUMNS = (18, 18, 30, 22, 22)
-HEAD = ("source", "reachable", "in the cache", "to fetch", "disk in the cache")
 
 
 def acquire(spec: Benchmark, variant: str, data: DataParams, sources: Sequence[Source], connection: Connection) -> Path:
     """The folder in the cache with a benchmark's archives or files; downloads what is missing.
 
-    The folder by-hand is used first, then a source that is complete in the cache, both without a request; then the
-    sources are tried in order, each by one process at a time. `variant` is the kind of labels. UserError where none has
-    it all (each is named with its reason, and what to do).
+    The folder by-hand is used first, then a source that is complete in the cache; then the sources are tried in order,
+    each by one process at a time. `variant` is the kind of labels. UserError where none has it all.
     """
     base = cache_folder(spec.name, data) / UPSTREAM
     if _brought(base):
@@ -64,14 +53,14 @@ def acquire(spec: Benchmark, variant: str, data: DataParams, sources: Sequence[S
         say(f"{spec.name}: terms: {spec.terms}\n{spec.name}: please cite: {spec.citation}")
     failed = []
     for count, source in enumerate(sources, 1):
-        about = "" if source.download is None else f", {_rough(source.download, source)} to fetch"
-        say(f"{spec.name}: source {count} of {len(sources)}: {source.name} ({source.page}){about}")
+        size = _rough(source.download, source)
+        say(f"{spec.name}: source {count} of {len(sources)}: {source.name} ({source.page}), {size} to fetch")
         folder = base / source.folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with locked(base / f".{source.folder}.lock", f"fetching from {source.name}"), making_sense(source.page):
                 if not _complete(base, source, variant):
-                    _record(base, source, fetch(source, variant, folder, connection))
+                    _record(base, source, variant, fetch(source, variant, folder, connection))
                 return folder
         except UserError as error:
             say(f"{spec.name}: {source.name} failed: {error}")
@@ -83,9 +72,9 @@ def acquire(spec: Benchmark, variant: str, data: DataParams, sources: Sequence[S
 def fetch(source: Source, labels: str, folder: Path, connection: Connection) -> dict[str, str]:
     """Download the files of a source for a kind of labels, and return facts to record; UserError if one is wrong."""
     if source.how in CLIENTS:
+        check_space(folder, (source.disk or 0) - clients.bytes_in(folder), f"fetching from {source.name}")
         return CLIENTS[source.how](source, labels, folder, connection)
-    listed = connection.text(f"{source.address}/{MIRROR_LIST}") if source.how == "mirror" else None
-    remotes = _in_session(source, connection, partial(_remotes, source, labels, connection, listed))
+    remotes = _in_session(source, connection, partial(_remotes, source, labels, connection))
     for remote in remotes:
         if (host := urlsplit(remote.url).hostname) in connection.unverified and remote.sha256 is None:
             why = f"the SHA-256 of {remote.name} is unknown, so it cannot be verified"
@@ -95,24 +84,26 @@ def fetch(source: Source, labels: str, folder: Path, connection: Connection) -> 
     check_space(folder, needed, f"fetching {len(lacking)} files from {source.name}")
     for remote in remotes:
         _in_session(source, connection, partial(transfer, remote, folder, connection))
-    return {"listed": MIRROR_LIST} if listed is not None else {}
+    return {}
 
 
-def _remotes(source: Source, labels: str, connection: Connection, listed: str | None) -> list[Remote]:
-    """The files to download; `listed` is the text of a mirror's archives.json, without it its usual names are used."""
-    if listed is not None:
-        with making_sense(f"{source.address}/{MIRROR_LIST}"):
-            entries = json.loads(listed)["archives"]
-            found = [(str(entry["name"]), number(str(entry["size"])), str(entry["sha256"])) for entry in entries]
-            if not 0 < len({name for name, _, _ in found}) == len(found) <= MOST_LISTED:
-                raise ValueError(f"{len(found)} archives, of which some are duplicated, or too many")
-        return [Remote(f"{source.address}/{quote(name)}", name, size, sha256) for name, size, sha256 in found]
-    files, inside = source.wanted(labels), f"{source.address}?dl=1"
+def _remotes(source: Source, labels: str, connection: Connection) -> list[Remote]:
+    """The files to download: those that a mirror lists in archives.json, else those that are known of the source."""
+    list_url, inside = f"{source.address}/{MIRROR_LIST}", f"{source.address}?dl=1"
+    if source.how == "mirror" and (listed := connection.text(list_url)) is not None:
+        with making_sense(list_url):
+            entries = [
+                (str(e["name"]), number(str(e["size"])), str(e["sha256"])) for e in json.loads(listed)["archives"]
+            ]
+            if not entries:
+                raise ValueError("it names no archive")
+            return [Remote(f"{source.address}/{quote(name)}", name, size, sha256) for name, size, sha256 in entries]
+    files = source.wanted(labels)
     if source.how == "members":
         return stored_members(inside, connection, [file.name for file in files])
-    urls = {"archive": source.address, "share": inside}
-    places = ((file, urls.get(source.how, f"{source.address}/{quote(file.name)}")) for file in files)
-    return [Remote(url, file.name, file.size, file.sha256, file.md5) for file, url in places]
+    whole = {"archive": source.address, "share": inside}.get(source.how)
+    urls = [whole or f"{source.address}/{quote(file.name)}" for file in files]
+    return [Remote(url, file.name, file.size, file.sha256, file.md5) for url, file in zip(urls, files, strict=True)]
 
 
 def _in_session(source: Source, connection: Connection, work: Callable[[], T]) -> T:
@@ -128,15 +119,18 @@ def _in_session(source: Source, connection: Connection, work: Callable[[], T]) -
 
 
 def open_share(connection: Connection, url: str, password: str) -> None:
-    """Give the password, so that `connection` holds the session's cookie; nothing where the share is open already."""
+    """Open a Seafile share, so that `connection` holds its session's cookie; nothing where it asks for no password.
+
+    As reported, never tried on the network: its page contains a form token, which is sent with the password and the
+    page as Referer; with the cookie `sessionid` of the answer, <page>?dl=1 supports range requests.
+    """
     page = connection.text(url)
     if page is None:
         raise UserError(f"the share {url} does not exist; look at the benchmark's page")
     if not _asks_password(page):
         return
-    field = re.search(r"<input\b[^>]*\bname=[\"']csrfmiddlewaretoken[\"'][^>]*>", page)
-    value = re.search(r"\bvalue=[\"']([^\"']+)[\"']", field[0]) if field else None
-    token = value[1] if value else connection.cookies.get("sfcsrftoken")
+    field = re.search(r"<input\b(?=[^>]*\bname=[\"']csrfmiddlewaretoken)[^>]*\bvalue=[\"']([^\"']+)", page)
+    token = field[1] if field else connection.cookies.get("sfcsrftoken")
     if not token:
         raise UserError(f"the password form of share {url} has no token; look at it in a browser")
     form = {"csrfmiddlewaretoken": token, "token": urlsplit(url).path.rstrip("/").split("/")[-1], "password": password}
@@ -154,25 +148,21 @@ def _brought(base: Path) -> bool:
     return any(not path.name.startswith(".") for path in (base / BY_HAND).glob("*"))
 
 
-def _complete(base: Path, source: Source, variant: str) -> bool:
-    """Whether all files for this kind of labels were downloaded from a source, verified, and still exist."""
-    record = base / f"{source.folder}.json"
+def _complete(base: Path, source: Source, labels: str) -> bool:
+    """Whether the files for this kind of labels were downloaded from a source, verified, and still exist."""
+    record = base / f"{source.folder}-{labels}.json"
     if not record.is_file():
         return False
-    values: dict[str, Any] = read_json(record, {"facts": {str: str}, "files": {str: int}})
-    there: dict[str, int] = values["files"]
-    # archives.json lists all archives of its mirror.
-    whole = source.how in WHOLE or "listed" in values["facts"]
-    kept = all(file_size(base / source.folder / path) == size for path, size in there.items())
-    return kept and (whole or all(file.name in there for file in source.wanted(variant)))
+    sizes: dict[str, int] = read_json(record, {"files": {str: int}})["files"]
+    return all(file_size(base / source.folder / path) == size for path, size in sizes.items())
 
 
-def _record(base: Path, source: Source, facts: dict[str, str]) -> None:
+def _record(base: Path, source: Source, labels: str, facts: dict[str, str]) -> None:
     """Record next to the folder which files in it are complete."""
     folder = base / source.folder
     sizes = {path.relative_to(folder).as_posix(): file_size(path) for path in folder.rglob("*") if path.is_file()}
     there = {name: size for name, size in sizes.items() if "/." not in f"/{name}" and not name.endswith(UNFINISHED)}
-    write_json(base / f"{source.folder}.json", {"facts": facts, "files": there})
+    write_json(base / f"{source.folder}-{labels}.json", {"facts": facts, "files": there})
 
 
 def _by_hand(spec: Benchmark, base: Path) -> str:
@@ -185,67 +175,54 @@ def _by_hand(spec: Benchmark, base: Path) -> str:
 
 def _rough(size: int | None, source: Source) -> str:
     """A size as text, with 'about' if it is an estimate."""
-    return "unknown" if size is None else f"about {size_text(size)}" if source.estimated else size_text(size)
+    return "an unknown size" if size is None else f"about {size_text(size)}" if source.estimated else size_text(size)
 
 
 def survey(
     spec: Benchmark, labels: str, data: DataParams, upstream: UpstreamParams, store: Path, needed: int
 ) -> list[str]:
-    """The state of one benchmark, as lines of text; fetches and writes nothing.
+    """Lines of text on the store of a benchmark (of `needed` bytes), its sources, and what a person must do.
 
-    Its store (of `needed` bytes when it is whole), its sources, and what a person must do. UserError where the cache
-    cannot be used, or its records are damaged.
+    Nothing is fetched or written. UserError where the cache cannot be used, or its records are damaged.
     """
     state = "prepared" if (store / "index.json").is_file() else "not prepared"
     needs = f"needs about {size_text(needed)}, {size_text(free_bytes(store))} free"
-    lines = [f"{spec.name}, labels {labels}", f"  store {store.as_posix()}: {state}; {needs}"]
+    facts = [f"store {store.as_posix()}: {state}; {needs}"]
     if not manifest.from_network(data):
-        return lines + WRAPPER.wrap(f"source {data.source}: {_local(spec, labels, data)}")
-    base = cache_folder(spec.name, data) / UPSTREAM
-    lines.append(f"  cache {base.parent}: {size_text(free_bytes(base))} free")
-    if _brought(base):
-        lines += WRAPPER.wrap(f"files in {base / BY_HAND} are used before every source")
-    sources, notes = chosen(spec, data, upstream), []
-    with ThreadPoolExecutor() as pool:
-        answers = pool.map(partial(_reachable, upstream), sources)
-    rows = [HEAD] if sources else []
-    for source, answer in zip(sources, answers, strict=True):
-        there, fetch, lacking = _there(base, source, labels)
-        rows.append((source.name, answer, there, fetch, _rough(source.disk, source)))
-        notes += WRAPPER.wrap(f"missing of {source.name}: {', '.join(lacking)}") if lacking else []
-        notes += WRAPPER.wrap(f"{source.name}: {source.notes}") if source.notes else []
-    cells = ([f"{cell:{width - 2}}" for cell, width in zip(row, COLUMNS, strict=True)] for row in rows)
-    lines += [f"  {'  '.join(row)}".rstrip() for row in cells] or WRAPPER.wrap(f"upstream.{spec.name} names no source")
-    return [*lines, *notes, *WRAPPER.wrap(f"without any source, by hand: {_by_hand(spec, base)}")]
+        facts.append(f"source {data.source}: {_local(spec, labels, data)}")
+    else:
+        base, sources = cache_folder(spec.name, data) / UPSTREAM, chosen(spec, data, upstream)
+        facts.append(f"cache {base.parent}: {size_text(free_bytes(base))} free")
+        if _brought(base):
+            facts.append(f"files in {base / BY_HAND} are used before every source")
+        connection = Connection(upstream.unverified_hosts, read=SECONDS, tries=1)
+        for source in sources:
+            facts.append(f"source {source.name}: {_offer(connection, base, source, labels)}. {source.notes}")
+        if not sources:
+            facts.append(f"upstream.{spec.name} names no source")
+        facts.append(f"without any source, by hand: {_by_hand(spec, base)}")
+    return [f"{spec.name}, labels {labels}", *(line for fact in facts for line in WRAPPER.wrap(fact))]
 
 
-def _reachable(upstream: UpstreamParams, source: Source) -> str:
-    """Whether the server of a source answers, in a word or two."""
+def _offer(connection: Connection, base: Path, source: Source, labels: str) -> str:
+    """Whether a source answers, what of it is in the cache, and what is to be fetched."""
     url = source.address if "://" in source.address else source.page
     url += f"/{source.files[0].name}" if source.how == "files" else ""
-    connection = Connection(upstream.unverified_hosts, connect=SECONDS, read=SECONDS, tries=1)
     try:
-        with connection.open(url, method="HEAD", allowed=range(400, 600)) as response:
-            status = response.status_code
+        connection.persist(url, partial(connection.open, url, method="HEAD", allowed=(405,))).close()
+        answer = "reachable"
     except UserError as error:
-        return "bad certificate" if isinstance(error.__context__, requests.exceptions.SSLError) else "no answer"
-    return "yes" if status < 400 or status == 405 else f"answers {status}"
-
-
-def _there(base: Path, source: Source, labels: str) -> tuple[str, str, list[str]]:
-    """What is in the cache, what is to be fetched, and where some files are there, the names of the others."""
+        answer = str(error)
     if _complete(base, source, labels):
-        return "complete, verified", "nothing", []
-    folder, client = base / source.folder, source.how in WHOLE
-    names = [file.name for file in source.wanted(labels)]
-    paths = folder.rglob("*") if client else (folder / f"{name}{end}" for name in names for end in ("", ".part"))
-    have = sum(file_size(path) or 0 for path in paths)
-    fetch = _rough(source.download and max(source.download - have, 0), source)
+        return f"{answer}; complete and verified in the cache"
+    have, names = clients.bytes_in(base / source.folder), [file.name for file in source.wanted(labels)]
     # A file is renamed only after it is complete and verified.
-    lacking = [name for name in names if not (folder / name).is_file()]
-    if client or len(lacking) == len(names):
-        return f"{size_text(have)} of a part" if have else "nothing", fetch, []
-    return f"{len(names) - len(lacking)} of {len(names)} files verified", fetch, lacking
+    lacking = [name for name in names if not (base / source.folder / name).is_file()]
+    there = f"{size_text(have)} of a part" if have else "nothing"
+    if source.how not in WHOLE and len(lacking) < len(names):
+        there = f"{len(names) - len(lacking)} of {len(names)} files verified, without {' and '.join(lacking)},"
+    fetch = _rough(source.download and max(source.download - have, 0), source)
+    return f"{answer}; {there} in the cache; {fetch} to fetch; {_rough(source.disk, source)} on disk when complete"
 
 
 def _local(spec: Benchmark, labels: str, data: DataParams) -> str:
@@ -257,6 +234,5 @@ def _local(spec: Benchmark, labels: str, data: DataParams) -> str:
         return str(error)
     parts = [part for group in found.groups for part in group.parts]
     size = size_text(sum(file_size(folder / path) or 0 for path in (*found.loose, *parts)))
-    kinds = [f"{len(found.loose)} loose images and labels"] if found.loose else []
-    kinds += [f"archives {', '.join(group.name for group in found.groups)}"] if found.groups else []
-    return f"{' and '.join(kinds)}, {size}" if kinds else f"nothing of {spec.name}"
+    archives = ", ".join(group.name for group in found.groups) or "none"
+    return f"{len(found.loose)} loose images and labels, archives: {archives}, {size}"

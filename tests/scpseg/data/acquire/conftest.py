@@ -10,6 +10,14 @@ sys.path.insert(0, str(Path(__file__).parent / "stand_ins"))
 
 from server import Server
 
+from scpseg.data.acquire.transfer import Connection
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Failed requests are repeated at once."""
+    monkeypatch.setattr(Connection, "sleep", lambda self, seconds: None)
+
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:

@@ -23,6 +23,7 @@ from scpseg.benchmarks import BENCHMARKS
 from scpseg.benchmarks.base import File
 from scpseg.data.acquire import clients
 from scpseg.data.acquire.transfer import Connection
+from scpseg.data.acquire.upstream import fetch
 from scpseg.errors import UserError
 
 # kagglehub leaves the connections of refused calls to the collector.
@@ -33,7 +34,7 @@ PINNED, LOOSE, DRIVE = (
 KAGGLE = "/api.kaggle.com/v1/datasets.DatasetApiService/"
 BUNDLE = "/storage.test/bundle"
 JSON, HTML = {"Content-Type": "application/json"}, {"Content-Type": "text/html"}
-CONNECTION = Connection(tries=4, sleep=lambda seconds: None)
+CONNECTION = Connection(tries=4)
 """Of it, clients use the tries and pauses alone."""
 
 
@@ -146,7 +147,7 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OSError) as caught:
         clients.kaggle(PINNED, "", tmp_path, CONNECTION)
     assert f"{tmp_path} cannot be written (no space): free some space there" in str(explained(caught.value, ""))
-    said = sentence(lambda: clients.kaggle(replace(PINNED, disk=1 << 60), "", tmp_path, CONNECTION))
+    said = sentence(lambda: fetch(replace(PINNED, disk=1 << 60), "", tmp_path, CONNECTION))
     assert "fetching from kaggle needs 1152921504606846976 bytes" in said
 
 

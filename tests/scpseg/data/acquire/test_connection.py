@@ -20,7 +20,10 @@ class Patient(Connection):
 
     def __init__(self, *arguments: object, **options: object) -> None:
         self.pauses: list[float] = []
-        super().__init__(*arguments, sleep=self.pauses.append, **options)
+        super().__init__(*arguments, **options)
+
+    def sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
 
 
 @pytest.fixture
@@ -64,8 +67,8 @@ def test_the_suite_names_itself_and_keeps_cookies(server: Server, connection: Co
     server.on(
         "GET", "/page", lambda request: request.answer(200, b"hi", [("Set-Cookie", "a=1"), ("Set-Cookie", "b=2")])
     )
-    assert connection.open(server.url("/page")).content == b"hi"
-    connection.open(server.url("/page"), {"X-More": "y"})
+    assert connection.body(server.url("/page"))[1] == b"hi"
+    connection.body(server.url("/page"), {"X-More": "y"})
     first, second = server.requests
     assert first.headers["user-agent"] == USER_AGENT
     assert first.cookies == {} and second.cookies == {"a": "1", "b": "2"}
@@ -95,7 +98,7 @@ def test_pauses_as_the_server_asks_or_longer_each_time(
     server.put("/a", b"x")
     later = email.utils.formatdate(time.time() + 30, usegmt=True)
     server.play("/a", status(429, "7"), status(503, later), status(500))
-    assert connection.open(server.url("/a?key=secret")).content == b"x"
+    assert connection.body(server.url("/a?key=secret"))[1] == b"x"
     seven, date, own = connection.pauses
     assert (seven, own) == (7, 4) and 27 < date <= 30
     lines = capsys.readouterr().err.splitlines()
@@ -103,7 +106,7 @@ def test_pauses_as_the_server_asks_or_longer_each_time(
     assert len(lines) == 3 and "secret" not in "".join(lines)
     past = email.utils.formatdate(time.time() - 99, usegmt=True)
     server.play("/a", status(503, "86400"), status(503, "soon"), status(503, past))
-    connection.open(server.url("/a"))
+    connection.body(server.url("/a"))
     assert connection.pauses[3:] == [LONGEST_PAUSE, 2, 0]
 
 
@@ -112,37 +115,37 @@ def test_gives_up_with_a_sentence(server: Server, connection: Patient) -> None:
     with pytest.raises(
         UserError, match=r"127.0.0.1 failed 4 times to send http://127.0.0.1:\d+/a \(502 Bad Gateway\); "
     ):
-        connection.open(server.url("/a"))
+        connection.body(server.url("/a"))
     assert len(server.requests) == 4 and connection.pauses == [1, 2, 4]
     server.server_close()
     with pytest.raises(UserError, match=r"\(Connection refused\)"):
-        Patient(tries=2).open(server.url("/a"))
+        Patient(tries=2).body(server.url("/a"))
 
 
 def test_a_silent_server_is_asked_again(server: Server) -> None:
     connection = Patient(read=0.2)
     server.put("/a", b"x")
     server.play("/a", lambda request, file: time.sleep(0.5))
-    assert connection.open(server.url("/a")).content == b"x"
+    assert connection.body(server.url("/a"))[1] == b"x"
     assert connection.pauses == [1]
 
 
 @pytest.mark.parametrize(
     ("code", "words"),
     [
-        (401, "refused"),
-        (403, r"refused \(403 Forbidden\); log in"),
-        (404, "has nothing"),
-        (410, "has nothing"),
+        (401, "answers 401 Unauthorized; log in"),
+        (403, "answers 403 Forbidden; log in"),
+        (404, "answers 404 Not Found; check the address, or use another source"),
+        (410, "answers 410 Gone"),
         (418, "I'm"),
     ],
 )
 def test_a_refusal_ends_at_once(server: Server, connection: Patient, code: int, words: str) -> None:
     server.play("/a", status(code), status(code))
     with pytest.raises(UserError, match=words):
-        connection.open(server.url("/a"))
+        connection.body(server.url("/a"))
     assert len(server.requests) == 1 and not connection.pauses
-    assert connection.open(server.url("/a"), allowed=(code,)).status_code == code
+    assert connection.body(server.url("/a"), allowed=(code,))[0].status_code == code
 
 
 @pytest.mark.parametrize(
@@ -150,26 +153,26 @@ def test_a_refusal_ends_at_once(server: Server, connection: Patient, code: int, 
 )
 def test_an_address_that_is_none(connection: Connection, url: str) -> None:
     with pytest.raises(UserError, match="check the address"):
-        connection.open(url)
+        connection.body(url)
 
 
 def test_redirects_to_another_host(server: Server, connection: Connection) -> None:
     server.put("/a", b"0123456789")
     server.play("/r", redirect(server.url("/a", "localhost")), redirect("/a"))
     sent = {"Authorization": "Bearer key", "Range": "bytes=2-3"}
-    assert connection.open(server.url("/r"), sent).content == b"23"
+    assert connection.body(server.url("/r"), sent)[1] == b"23"
     assert server.requests[1].headers["host"].startswith("localhost:")
     assert "authorization" not in server.requests[1].headers
-    connection.open(server.url("/r"), sent)
+    connection.body(server.url("/r"), sent)
     assert server.requests[3].headers["authorization"] == "Bearer key"
-    server.play("/a", *[redirect("/a")] * 20)
-    with pytest.raises(UserError, match="Exceeded 10 redirects"):
-        connection.open(server.url("/a"))
+    server.play("/a", *[redirect("/a")] * 40)
+    with pytest.raises(UserError, match="Exceeded 30 redirects"):
+        connection.body(server.url("/a"))
 
 
 def test_an_unknown_certificate_is_rejected_at_once(secure: Server, connection: Patient) -> None:
     with pytest.raises(UserError, match=r"certificate of 127.0.0.1 cannot .*add it to upstream.unverified_hosts"):
-        connection.open(secure.url("/a"))
+        connection.body(secure.url("/a"))
     assert not secure.requests and not connection.pauses
 
 
@@ -177,7 +180,7 @@ def test_a_known_certificate_is_accepted(
     secure: Server, connection: Connection, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
-    assert connection.open(secure.url("/a", "localhost")).content == b"secret"
+    assert connection.body(secure.url("/a", "localhost"))[1] == b"secret"
 
 
 def test_only_the_named_host_goes_unchecked(
@@ -185,40 +188,41 @@ def test_only_the_named_host_goes_unchecked(
 ) -> None:
     connection = Patient(["127.0.0.1"])
     for _ in range(2):
-        assert connection.open(secure.url("/a")).content == b"secret"
-    assert (
-        capsys.readouterr().err == "127.0.0.1: its certificate is not checked, because of upstream.unverified_hosts\n"
-    )
+        assert connection.body(secure.url("/a"))[1] == b"secret"
+    said = capsys.readouterr().err
+    assert said == "certificates of 127.0.0.1 are not checked, because of upstream.unverified_hosts\n"
     secure.play("/r", redirect(secure.url("/a", "localhost")), redirect("/a"))
     with pytest.raises(UserError, match="certificate of localhost cannot"):
-        connection.open(secure.url("/r"))
-    assert connection.open(secure.url("/r")).content == b"secret"
+        connection.body(secure.url("/r"))
+    assert connection.body(secure.url("/r"))[1] == b"secret"
     with pytest.raises(UserError, match="certificate of localhost cannot"):
-        connection.open(secure.url("/a", "localhost"))
+        connection.body(secure.url("/a", "localhost"))
     # The same host asked first by someone who does not trust it, then by someone who does.
     with pytest.raises(UserError, match=r"certificate of 127.0.0.1 cannot"):
-        Patient().open(secure.url("/a"))
+        Patient().body(secure.url("/a"))
 
 
 def test_encryption_may_begin_but_not_end(server: Server, secure: Server) -> None:
     connection = Patient(["127.0.0.1"])
     server.put("/plain", b"x")
     server.play("/up", redirect(secure.url("/a")))
-    assert connection.open(server.url("/up")).content == b"secret"
+    assert connection.body(server.url("/up"))[1] == b"secret"
     secure.play("/down", redirect(server.url("/plain")))
     with pytest.raises(UserError, match=r"redirects to http://127.0.0.1:\d+/plain, which is not encrypted"):
-        connection.open(secure.url("/down"))
+        connection.body(secure.url("/down"))
     assert not server.asked("/plain")
 
 
-def test_a_page_is_read_up_to_a_limit(server: Server, connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_is_read_up_to_a_limit(server: Server, connection: Connection) -> None:
     server.put("/b", b"12345678")
     server.play("/b", headers(Content_Length="100"))
     assert connection.text(server.url("/b")) == "12345678"  # asked again after the short body
     assert connection.text(server.url("/none")) is None
-    monkeypatch.setattr(downloads, "PAGE", 7)
-    with pytest.raises(UserError, match="more than 7 bytes"):
-        connection.text(server.url("/b"))
+    with pytest.raises(UserError, match="more than the expected 7 bytes"):
+        connection.body(server.url("/b"), most=7)
+    server.put("/huge", bytes(5 << 20))
+    with pytest.raises(UserError, match=f"more than the expected {4 << 20} bytes"):
+        connection.text(server.url("/huge"))
 
 
 LONG = "9" * 5000
@@ -266,7 +270,7 @@ def test_an_answer_that_never_begins(server: Server) -> None:
     server.play("/a", *[endless] * 2)
     connection = Patient(read=0.3, tries=2)
     with pytest.raises(UserError, match="failed 2 times"):
-        connection.open(server.url("/a"))
+        connection.body(server.url("/a"))
 
 
 def test_a_body_that_drips(server: Server, tmp_path: Path) -> None:
@@ -290,7 +294,7 @@ def test_a_body_that_never_ends(server: Server, tmp_path: Path, monkeypatch: pyt
 
     server.play("/a", flood, flood)
     monkeypatch.setattr(downloads, "UNKNOWN_LENGTH", 3 << 20)
-    with pytest.raises(UserError, match=f"more than {3 << 20} bytes"):
+    with pytest.raises(UserError, match=f"more than the expected {3 << 20} bytes"):
         transfer(Remote(server.url("/a"), "a"), tmp_path, Patient())
     monkeypatch.setattr(downloads, "UNKNOWN_LENGTH", 1 << 40)
     monkeypatch.setattr(space, "free_bytes", lambda folder: space.MARGIN)

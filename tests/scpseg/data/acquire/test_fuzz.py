@@ -93,7 +93,7 @@ def test_odd_answers(server: Server, tmp_path: Path) -> None:
     """Any status with any headers and body: the known file or a sentence, and nothing left under its name."""
     body = b"7z\xbc\xaf" + random.Random(1).randbytes(996)
     chance = random.Random(2)
-    connection = Connection(tries=2, read=0.5, connect=2.0, sleep=lambda seconds: None)
+    connection = Connection(tries=2, read=0.5)
 
     def odd(request: Request) -> None:
         code = chance.choice([100, 200, 200, 206, 206, 301, 302, 304, 404, 416, 429, 500, 503])

@@ -25,7 +25,7 @@ from scpseg.data.acquire.transfer import Connection
 from scpseg.benchmarks import BENCHMARKS, get_benchmark
 from scpseg.errors import UserError
 
-connection = Connection(sleep=lambda seconds: None)
+connection = Connection()
 source = BENCHMARKS["inria"].sources[1]
 for name, change in (
     ("good", {}),

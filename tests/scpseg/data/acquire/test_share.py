@@ -30,7 +30,7 @@ def whole() -> bytes:
 
 @pytest.fixture
 def connection() -> Connection:
-    return Connection(tries=2, read=5.0, sleep=lambda seconds: None)
+    return Connection(tries=2, read=5.0)
 
 
 def source_of(share: Share, whole: bool = False, password: str = PASSWORD) -> Source:

@@ -42,17 +42,22 @@ def lines_of(store: Path, data: DataParams = DATA, upstream: UpstreamParams = UP
     return lines
 
 
-def row(lines: list[str], source: str) -> list[str]:
-    (line,) = [line for line in lines if line.startswith(f"  {source}  ")]
-    return [cell.strip() for cell in line.split("  ") if cell.strip()]
+def said_of(lines: list[str], source: str) -> str:
+    """What is said of a source, without line ends."""
+    first = next(k for k, line in enumerate(lines) if line.startswith(f"  source {source}: "))
+    rest = next(k for k, line in enumerate(lines[first + 1 :], first + 1) if not line.startswith("    "))
+    return " ".join(line.strip() for line in lines[first:rest])
 
 
 def test_nothing_there_yet(cache: Path, here: None, server: Server, tmp_path: Path) -> None:
     lines = lines_of(tmp_path / "store")
     assert lines[0] == "inria, labels gt"
     assert "not prepared; needs about 16.8 GiB" in lines[1]
-    assert row(lines, "inria") == ["inria", "yes", "nothing", "3.0 MiB", "3.0 MiB"]
-    assert row(lines, "huggingface") == ["huggingface", "no answer", "nothing", "about 12.7 GiB", "about 12.7 GiB"]
+    said = said_of(lines, "inria")
+    assert "inria: reachable; nothing in the cache; 3.0 MiB to fetch; 3.0 MiB on disk when complete. Nothing to" in said
+    said = said_of(lines, "huggingface")
+    assert "http://127.0.0.1:9/ (Connection refused); check the connection" in said
+    assert "nothing in the cache; about 12.7 GiB to fetch; about 12.7 GiB on disk when complete. Nothing to do" in said
     assert f"{cache}/inria/upstream/by-hand" in " ".join(line.strip() for line in lines)
     assert [request.method for request in server.requests] == ["HEAD"]
     assert not cache.exists()
@@ -61,31 +66,30 @@ def test_nothing_there_yet(cache: Path, here: None, server: Server, tmp_path: Pa
 def test_part_then_all(cache: Path, here: None, tmp_path: Path) -> None:
     folder = _folder(BENCHMARKS["inria"], "gt", DATA, UPSTREAM)
     (folder / "set.7z.002").rename(folder / "set.7z.002.part")
-    lines = lines_of(tmp_path / "store")
-    assert row(lines, "inria")[1:4] == ["yes", "2 of 3 files verified", "0 bytes"]
-    assert "  missing of inria: set.7z.002" in lines
+    said = said_of(lines_of(tmp_path / "store"), "inria")
+    assert "reachable; 2 of 3 files verified, without set.7z.002, in the cache; 0 bytes to fetch" in said
     (folder / "set.7z.002.part").unlink()
-    assert row(lines_of(tmp_path / "store"), "inria")[3] == "1.0 MiB"
+    assert "in the cache; 1.0 MiB to fetch" in said_of(lines_of(tmp_path / "store"), "inria")
     _folder(BENCHMARKS["inria"], "gt", DATA, UPSTREAM)
     (tmp_path / "store").mkdir()
     (tmp_path / "store/index.json").touch()
     lines = lines_of(tmp_path / "store")
-    assert row(lines, "inria")[1:4] == ["yes", "complete, verified", "nothing"]
-    assert ": prepared; " in lines[1] and not [line for line in lines if "missing" in line]
+    assert "inria: reachable; complete and verified in the cache. Nothing to do" in said_of(lines, "inria")
+    assert ": prepared; " in lines[1]
 
 
 def test_an_answer_that_is_none(cache: Path, here: None, server: Server, tmp_path: Path) -> None:
     server.files.clear()
-    assert row(lines_of(tmp_path), "inria")[1] == "answers 404"
+    assert "/set/set.7z.001 answers 404 Not Found; check the address" in said_of(lines_of(tmp_path), "inria")
     server.on("HEAD", "/set/set.7z.001", lambda request: request.answer(405))
-    assert row(lines_of(tmp_path), "inria")[1] == "yes"
+    assert "inria: reachable; " in said_of(lines_of(tmp_path), "inria")
 
 
 def test_a_part_of_a_client(cache: Path, here: None, tmp_path: Path) -> None:
     part = cache / "inria/upstream/huggingface/data/x.tif"
     part.parent.mkdir(parents=True)
     part.write_bytes(bytes(5 << 20))
-    assert row(lines_of(tmp_path), "huggingface")[2] == "5.0 MiB of a part"
+    assert "; 5.0 MiB of a part in the cache; " in said_of(lines_of(tmp_path), "huggingface")
 
 
 def test_no_source_and_long_names(cache: Path, server: Server, tmp_path: Path) -> None:
@@ -93,7 +97,8 @@ def test_no_source_and_long_names(cache: Path, server: Server, tmp_path: Path) -
     assert "  upstream.inria names no source" in lines_of(tmp_path, upstream=nobody)
     address = server.url("/sets")
     lines = lines_of(tmp_path, replace(DATA, source=address), nobody)
-    assert row(lines, address) == [address, "answers 404", "nothing", "unknown", "unknown"]
+    assert "sets/inria answers 404 Not Found; check" in said_of(lines, address)
+    assert "nothing in the cache; an unknown size to fetch; an unknown size on disk" in said_of(lines, address)
     (cache / "inria/upstream/by-hand").mkdir(parents=True)
     (cache / "inria/upstream/by-hand/x.zip").touch()
     assert "are used before every source" in " ".join(line.strip() for line in lines_of(tmp_path, upstream=nobody))
@@ -104,11 +109,13 @@ def test_a_folder_of_the_user(cache: Path, tmp_path: Path) -> None:
     data = replace(DATA, source=str(mine))
     assert "which is not a directory" in " ".join(lines_of(tmp_path, data))
     mine.mkdir()
-    assert f"source {mine}: nothing of inria" in " ".join(line.strip() for line in lines_of(tmp_path, data))
+    nothing = "0 loose images and labels, archives: none, 0 bytes"
+    assert f"source {mine}: {nothing}" in " ".join(line.strip() for line in lines_of(tmp_path, data))
     with zipfile.ZipFile(mine / "set.zip", "w") as file:
         file.writestr("train/images/austin1.tif", b"x" * 1000)
-    assert "archives set.zip, 1.1 KiB" in " ".join(line.strip() for line in lines_of(tmp_path, data))
+    assert "archives: set.zip, 1.1 KiB" in " ".join(line.strip() for line in lines_of(tmp_path, data))
     for kind in ("images", "gt"):
         (mine / "train" / kind).mkdir(parents=True)
         (mine / "train" / kind / "austin1.tif").write_bytes(b"x" * 512)
-    assert "2 loose images and labels, 1.0 KiB" in " ".join(line.strip() for line in lines_of(tmp_path, data))
+    both = "2 loose images and labels, archives: none, 1.0 KiB"
+    assert both in " ".join(line.strip() for line in lines_of(tmp_path, data))

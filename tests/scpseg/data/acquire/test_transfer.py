@@ -1,3 +1,4 @@
+import gzip
 import hashlib
 import json
 import os
@@ -33,7 +34,7 @@ def fetch(server: Server, tmp_path: Path) -> Fetch:
     server.put("/a.7z", DATA)
 
     def run(url: str | None = None, **known: Any) -> bytes:
-        connection = Connection(tries=3, read=5.0, sleep=lambda seconds: None)
+        connection = Connection(tries=3, read=5.0)
         transfer(Remote(url or server.url("/a.7z"), "sub/a.7z", **known), tmp_path, connection)
         return (tmp_path / "sub/a.7z").read_bytes()
 
@@ -48,7 +49,7 @@ def target(tmp_path: Path) -> Path:
 @pytest.fixture
 def part(server: Server, fetch: Fetch, target: Path) -> Path:
     """What a run leaves that ends for good after 100,000 bytes."""
-    server.play("/a.7z", cut(100_000), *[status(503)] * 3)
+    server.play("/a.7z", cut(100_000), *[status(503)] * 2)
     with pytest.raises(UserError, match="503"):
         fetch()
     server.sent.clear()
@@ -91,11 +92,11 @@ def test_a_wrong_file_is_replaced(
 
 
 def test_goes_on_after_a_loss_within_the_run(server: Server, fetch: Fetch, capsys: pytest.CaptureFixture[str]) -> None:
-    server.play("/a.7z", cut(100_000), cut(1), status(429, "3"), cut(50_000), cut(0))
+    server.play("/a.7z", cut(100_000), status(429, "3"), cut(50_000), cut(1), cut(50_000))
     assert fetch(size=SIZE) == DATA
     assert server.sent["/a.7z"] == SIZE + len(b"sorry")
     asked = [request.headers.get("range") for request in server.requests]
-    expected = [100_000, 100_001, 100_001, 150_001, 150_001]
+    expected = [100_000, 100_000, 150_000, 150_001, 200_001]
     assert asked == [None, *(f"bytes={first}-" for first in expected)]
     lines = capsys.readouterr().err
     assert "127.0.0.1: the connection was lost (" in lines and "try 2 of 3 in 1 s" in lines
@@ -130,21 +131,24 @@ def test_a_part_without_a_known_end(server: Server, fetch: Fetch, part: Path) ->
     assert fetch() == DATA and server.sent["/a.7z"] == SIZE  # 416: nobody knows that it is complete
 
 
-@pytest.mark.parametrize("spoil", ["no origin", "too long", "other size"])
+@pytest.mark.parametrize("spoil", ["no origin", "damaged origin", "too long", "other size"])
 def test_a_part_that_proves_nothing_is_not_used(server: Server, fetch: Fetch, part: Path, spoil: str) -> None:
     origin = part.with_name("a.7z.part.json")
     if spoil == "no origin":
         origin.unlink()
+    elif spoil == "damaged origin":
+        origin.write_text("{")
     elif spoil == "too long":
         part.write_bytes(DATA + b"x")
     else:
         origin.write_text(json.dumps(json.loads(origin.read_text()) | {"size": 5}))
-    assert fetch(size=SIZE) == DATA and server.sent["/a.7z"] == SIZE
+    assert fetch(size=SIZE) == DATA and server.requests[-1].headers.get("range") is None
 
 
-def test_another_address_begins_anew(server: Server, fetch: Fetch, part: Path) -> None:
-    server.put("/mirror", DATA, etag='"another"')
-    assert fetch(server.url("/mirror"), sha256=SHA) == DATA and server.sent["/mirror"] == SIZE
+def test_another_file_at_another_address_begins_anew(server: Server, fetch: Fetch, part: Path, target: Path) -> None:
+    server.put("/mirror", OTHER)
+    fetch(server.url("/mirror"))
+    assert target.read_bytes() == OTHER and server.requests[-1].headers.get("range") is None
 
 
 def test_the_file_changed_between_two_runs(
@@ -198,8 +202,8 @@ def test_a_server_without_ranges(server: Server, fetch: Fetch, capsys: pytest.Ca
     server.files["/a.7z"].ranges = False
     server.play("/a.7z", cut(100_000), cut(90_000), cut(110_000))
     assert fetch(**SUMS) == DATA
-    assert "cannot resume sub/a.7z: starting it again from zero" in capsys.readouterr().err
-    with pytest.raises(UserError, match=r"/a.7z does not send bytes from 7 on"):
+    assert "sub/a.7z cannot be resumed: starting it again from zero" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"/a.7z sends bytes from 0 on instead of those from 7 on"):
         fetch(size=10, first=7, md5="0")
 
 
@@ -211,20 +215,17 @@ def test_a_server_without_ranges_that_breaks_off_for_ever(server: Server, fetch:
     assert len(server.requests) == 3
 
 
-@pytest.mark.parametrize(
-    "content_range", ["bytes 5-299999/300000", "bytes 100000-300000/300000", "5-6", "bytes 9-8/20", ""]
-)
+@pytest.mark.parametrize("content_range", ["bytes 5-299999/300000", "5-6", "bytes 9-8/20", ""])
 def test_a_range_that_does_not_fit(server: Server, fetch: Fetch, part: Path, content_range: str) -> None:
     server.play("/a.7z", headers(Content_Range=content_range))
-    with pytest.raises(UserError, match=r"the requested 100000; use another source|cannot be parsed"):
+    with pytest.raises(UserError, match=r"instead of those from 100000 on; check the address, or|cannot be parsed"):
         fetch()
     assert part.read_bytes() == DATA[:100_000]
 
 
 def test_a_part_that_nobody_asked_for(server: Server, fetch: Fetch) -> None:
     server.play("/a.7z", lambda request, file: request.answer(206, DATA[:9], {"Content-Range": f"bytes 0-8/{SIZE}"}))
-    with pytest.raises(UserError, match="use another source"):
-        fetch()
+    assert fetch() == DATA
 
 
 def test_a_server_that_sends_less_than_asked_each_time(server: Server, fetch: Fetch) -> None:
@@ -246,7 +247,7 @@ def test_wrong_lengths(server: Server, fetch: Fetch, target: Path) -> None:
     with pytest.raises(UserError, match="300001 bytes instead of 300000 bytes"):
         fetch(size=SIZE)
     server.play("/a.7z", chunked(DATA))
-    with pytest.raises(UserError, match="is longer than 299999 bytes; it was deleted"):
+    with pytest.raises(UserError, match="sends more than the expected 299999 bytes"):
         fetch(size=SIZE - 1)
     server.play("/a.7z", chunked(DATA))
     with pytest.raises(UserError, match="has 300000 bytes instead of 300001"):
@@ -263,9 +264,7 @@ def test_a_length_that_is_wrong_once(server: Server, fetch: Fetch) -> None:
 @pytest.mark.parametrize("name", ["sha256", "md5", "crc32"])
 def test_wrong_checksums(server: Server, fetch: Fetch, target: Path, name: str) -> None:
     server.put("/a.7z", OTHER)
-    with pytest.raises(
-        UserError, match=rf"sub/a.7z from 127.0.0.1 is damaged or another file: {name} .* it was deleted"
-    ):
+    with pytest.raises(UserError, match=rf"sub/a.7z from http://.*/a.7z is damaged or another file: {name} .* deleted"):
         fetch(**{name: SUMS[name]})
     assert left(target) == []
 
@@ -278,9 +277,16 @@ def test_a_damaged_part_is_noticed(fetch: Fetch, part: Path, target: Path) -> No
     assert fetch(sha256=SHA) == DATA
 
 
-@pytest.mark.parametrize("fault", [page(), page("application/octet-stream"), page("text/plain", b"\n <html>hello")])
-def test_a_page_instead_of_the_file(server: Server, fetch: Fetch, target: Path, fault: Any) -> None:
+@pytest.mark.parametrize("fault", [page("application/octet-stream"), page("text/plain", b"\n <html>hello")])
+def test_a_page_that_is_called_a_file(server: Server, fetch: Fetch, target: Path, fault: Any) -> None:
     server.play("/a.7z", fault)
+    with pytest.raises(UserError, match="is damaged or another file: it is a web page; it was deleted"):
+        fetch()
+    assert left(target) == [] and fetch() == DATA
+
+
+def test_a_page_instead_of_the_file(server: Server, fetch: Fetch, target: Path) -> None:
+    server.play("/a.7z", page())
     with pytest.raises(UserError, match=r"http://127.0.0.1:\d+/a.7z answers with a web page instead of the file"):
         fetch(server.url("/a.7z?token=1"))
     assert not target.exists()
@@ -292,9 +298,9 @@ def test_a_page_instead_of_the_file(server: Server, fetch: Fetch, target: Path, 
 
 
 def test_packed_on_the_way(server: Server, fetch: Fetch) -> None:
-    server.play("/a.7z", headers(Content_Encoding="gzip"))
-    with pytest.raises(UserError, match="Content-Encoding gzip"):
-        fetch()
+    packed = {"Content-Encoding": "gzip"}
+    server.play("/a.7z", lambda request, file: request.answer(200, gzip.compress(DATA), packed))
+    assert fetch(**SUMS) == DATA
     assert server.requests[0].headers["accept-encoding"] == "identity"
 
 
@@ -313,7 +319,7 @@ def test_a_window(server: Server, fetch: Fetch, target: Path) -> None:
     asked = [request.headers["range"] for request in server.requests]
     assert asked == ["bytes=1000-250999", "bytes=101000-250999"]
     target.unlink()
-    with pytest.raises(UserError, match=r"does not send bytes from 299000 on"):
+    with pytest.raises(UserError, match=r"sends bytes from 0 on instead of those from 300000 on"):
         fetch(first=299_000, size=2000)
 
 

@@ -16,7 +16,7 @@ DATA = random.Random(1).randbytes(10_500)
 
 @pytest.fixture
 def connection() -> Connection:
-    return Connection(tries=3, sleep=lambda seconds: None)
+    return Connection(tries=3)
 
 
 def zipped(*members: tuple[zipfile.ZipInfo, bytes], before: bytes = b"") -> bytes:
@@ -34,7 +34,7 @@ def member(name: str, compression: int = zipfile.ZIP_STORED, extra: bytes = b"")
     return info
 
 
-def test_goes_on_after_losses_and_notices_changes(server: Server, connection: Connection) -> None:
+def test_goes_on_after_losses_and_notices_changes(server: Server, connection: Connection, tmp_path: Path) -> None:
     content, url = zipped((member("x"), b"1")), server.url("/a")
     server.put("/a", content)
     server.play("/a", None, cut(10), status(503))
@@ -42,25 +42,29 @@ def test_goes_on_after_losses_and_notices_changes(server: Server, connection: Co
     server.play("/a", None, *[cut(10)] * 3)
     with pytest.raises(UserError, match=r"failed 3 times to send .* \(the connection was lost \(IncompleteRead"):
         stored_members(url, connection, ["x"])
-    for change in (swap(content[::-1], '"2"'), swap(content + b"x", '"2"')):
-        server.play("/a", None, change)
-        with pytest.raises(UserError, match="/a changed while it was being read; run the same command again"):
-            stored_members(url, connection, ["x"])
+    server.play("/a", None, swap(content[::-1], '"2"'))
+    with pytest.raises(UserError, match="cannot be parsed"):
+        stored_members(url, connection, ["x"])
+    server.put("/a", content)
+    (remote,) = stored_members(url, connection, ["x"])
+    server.put("/a", zipped((member("x"), b"2")))
+    with pytest.raises(UserError, match=r"x from .* is damaged or another file: crc32"):
+        transfer(remote, tmp_path, connection)
 
 
 def test_answers_that_are_none(server: Server, connection: Connection) -> None:
     server.put("/a", DATA)
     for fault, words in (
         (page(), "web page instead"),
-        (headers(Content_Range="bytes 1-1/10500"), "bytes 1 to 1 instead"),
-        (headers(Content_Range="bytes 0-0/*"), "bytes 0 to 0 instead"),
+        (headers(Content_Range="bytes 1-1/10500"), "does not support range requests"),
+        (headers(Content_Range="bytes 0-0/*"), "does not support range requests"),
         (None, "cannot be parsed"),
     ):
         server.play("/a", fault)
         with pytest.raises(UserError, match=words):
             stored_members(server.url("/a"), connection, ["x"])
     server.put("/whole", DATA, ranges=False)
-    with pytest.raises(UserError, match="/whole does not support range requests"):
+    with pytest.raises(UserError, match="/whole sends more than the expected 1 bytes"):
         stored_members(server.url("/whole"), connection, ["x"])
 
 
@@ -106,8 +110,6 @@ def test_members_that_cannot_be_had_alone(server: Server, connection: Connection
     secret[table + 8] |= 1
     with pytest.raises(UserError, match="or encrypted"):
         found(bytes(secret), "x")
-    with pytest.raises(UserError, match="is not at its position in the table of the zip"):
-        found(b"PK\x03\x05" + zipped((member("x"), b"1"))[4:], "x")
     for wrong in (content[:-30], b"tiny"):
         with pytest.raises(UserError, match="cannot be parsed"):
             found(wrong, "x")
@@ -116,6 +118,6 @@ def test_members_that_cannot_be_had_alone(server: Server, connection: Connection
 def test_a_huge_answer_is_not_read(server: Server, connection: Connection) -> None:
     """A server without ranges must not cost the whole file before it is noticed."""
     server.put("/whole", bytes(64 << 20), ranges=False)
-    with pytest.raises(UserError, match="does not support range requests"):
+    with pytest.raises(UserError, match="sends more than the expected 1 bytes"):
         stored_members(server.url("/whole"), connection, ["x"])
     assert server.requests[0].sent < 32 << 20

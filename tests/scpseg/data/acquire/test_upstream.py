@@ -45,7 +45,7 @@ def served(server: Server, monkeypatch: pytest.MonkeyPatch) -> tuple[Source, Sou
 
 
 def acquire(spec: Benchmark, variant: str, data: DataParams, upstream: UpstreamParams) -> Path:
-    connection = Connection(upstream.unverified_hosts, tries=2, read=5.0, sleep=lambda seconds: None)
+    connection = Connection(upstream.unverified_hosts, tries=2, read=5.0)
     return module.acquire(spec, variant, data, chosen(BENCHMARKS[spec.name], data, upstream), connection)
 
 
@@ -103,7 +103,8 @@ def test_the_next_source_takes_over_and_the_log_says_why(
     del server.files["/first/set.7z.003"]
     assert acquire(INRIA, "gt", DATA, sources("first", "second")).name == "second"
     said = capsys.readouterr().err
-    assert "inria: first failed: http://" in said and "has nothing (404" in said and "source 2 of 2: second" in said
+    assert "inria: first failed: http://" in said and "answers 404 Not Found" in said
+    assert "source 2 of 2: second" in said
 
 
 def test_the_next_run_goes_on(server: Server, served: tuple[Source, Source]) -> None:
@@ -123,7 +124,7 @@ def test_all_failed_is_one_sentence(server: Server, served: tuple[Source, Source
     said = str(caught.value)
     assert "\n" not in said
     assert "inria cannot be fetched (first: http" in said and "a web page instead of the file" in said
-    assert "; second: set.7z.001 from 127.0.0.1 is damaged or another file: sha256" in said
+    assert "; second: set.7z.001 from http" in said and " is damaged or another file: sha256" in said
     assert f"into {tmp_path}/cache/inria/upstream/by-hand, or into a folder and set data.source to it" in said
 
 
@@ -178,7 +179,6 @@ def test_a_mirror_with_its_list(server: Server) -> None:
     entry = {"name": "a.zip", "size": 1, "sha256": "0"}
     for wrong in (
         *(b"[]", b"{", b'{"archives": [{"name": "x"}]}', b'{"archives": 7}', b'{"archives": []}', b"[" * 100_000),
-        json.dumps({"archives": [entry, entry]}).encode(),
         *(
             json.dumps({"archives": [entry]}).replace("1,", f"{size},").encode()
             for size in ("Infinity", "-1", "9" * 5000)
@@ -230,8 +230,8 @@ def test_a_cache_that_cannot_be_made(
 
 def test_a_damaged_note_of_what_is_complete(served: tuple[Source, Source], tmp_path: Path) -> None:
     acquire(INRIA, "gt", DATA, sources("first"))
-    note = tmp_path / "cache/inria/upstream/first.json"
+    note = tmp_path / "cache/inria/upstream/first-gt.json"
     for text, why in (("", "is not valid JSON"), ("[]", r"has \[\] where a mapping belongs")):
         note.write_text(text)
-        with pytest.raises(UserError, match=f"first.json {why}; delete it"):
+        with pytest.raises(UserError, match=f"first-gt.json {why}; delete it"):
             acquire(INRIA, "gt", DATA, sources("first"))
