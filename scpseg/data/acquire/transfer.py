@@ -42,7 +42,6 @@ CHUNK, PAGE = 1 << 20, 4 << 20  # bytes: of a piece; most of a page
 UNKNOWN_LENGTH = 1 << 36  # most bytes of a file whose length the server does not send
 TABLE, HEADER = 1 << 20, 30  # bytes of a zip: at its end, which contain its table; before the name of a member
 UNFINISHED = (".part", ".part.json")
-PASSING = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 SENSELESS = (ArithmeticError, LookupError, TypeError, ValueError, RecursionError, struct.error, zipfile.BadZipFile)
 """Errors that parsing an answer raises, besides those of requests and urllib3."""
 
@@ -179,7 +178,7 @@ class Connection(requests.Session):
         """
         try:
             response = self.request(method, url, headers=headers, data=data, stream=True, timeout=self.timeouts)
-        except PASSING as error:
+        except (requests.ConnectionError, requests.Timeout) as error:
             if "CERTIFICATE_VERIFY_FAILED" not in (why := cause(error)):
                 raise Lost(why) from error
             host = urlsplit(getattr(error.request, "url", url)).hostname
@@ -208,10 +207,9 @@ class Connection(requests.Session):
 
         return self.persist(url, attempt)
 
-    def text(self, url: str, headers: Fields = None, *, data: Fields = None) -> str | None:
-        """The page or list at an address, None where there is none (404); with `data` the answer to that form."""
-        response, body = self.body(url, headers, data=data, allowed=(404,))
-        return None if response.status_code == 404 else body.decode("utf-8", "replace")
+    def text(self, url: str, headers: Fields = None, *, data: Fields = None) -> str:
+        """The page at an address, or the page that answers its form."""
+        return self.body(url, headers, data=data)[1].decode("utf-8", "replace")
 
     def pieces(self, response: requests.Response, most: int) -> Iterator[bytes]:
         """The body of an answer as it comes; Lost where it breaks off or is slow, UserError above `most` bytes."""
@@ -234,22 +232,14 @@ class Connection(requests.Session):
             yield piece
 
 
-def number(digits: str) -> int:
-    """A length from a header; ValueError if it is not a plain number."""
-    if not re.fullmatch(r"[0-9]{1,15}", digits):
-        raise ValueError(f"{digits[:40]!r} is not a length")
-    return int(digits)
-
-
 def _extent(response: requests.Response) -> tuple[int, int | None]:
     """The position of the first byte of the body in the file, and the length of the file if it is known."""
-    if response.status_code != 206:
-        length = response.headers.get("Content-Length")
-        return 0, None if length is None else number(length)
-    value = response.headers.get("Content-Range", "none")
-    match = re.fullmatch(r"bytes ([0-9]{1,15})-[0-9]{1,15}/(?:\*|([0-9]{1,15}))", value.strip())
+    extent = f"bytes 0-0/{response.headers.get('Content-Length', '*')}"
+    if response.status_code == 206:
+        extent = response.headers.get("Content-Range", "none")
+    match = re.fullmatch(r"bytes ([0-9]{1,15})-[0-9]{1,15}/(?:\*|([0-9]{1,15}))", extent)
     if not match:
-        raise ValueError(f"Content-Range: {value[:80]}")
+        raise ValueError(f"its extent is {extent[:80]}")
     return int(match[1]), int(match[2]) if match[2] else None
 
 

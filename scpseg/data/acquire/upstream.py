@@ -19,7 +19,7 @@ from scpseg.data.acquire import clients, manifest
 from scpseg.data.acquire.manifest import MIRROR_LIST, UPSTREAM, cache_folder, file_size
 from scpseg.data.acquire.sources import chosen
 from scpseg.data.acquire.space import check_space, free_bytes, size_text
-from scpseg.data.acquire.transfer import UNFINISHED, Connection, Remote, making_sense, number, stored_members, transfer
+from scpseg.data.acquire.transfer import UNFINISHED, Connection, Remote, making_sense, stored_members, transfer
 from scpseg.errors import UserError
 from scpseg.files import locked, read_json, write_json
 from scpseg.params import DataParams, UpstreamParams
@@ -30,7 +30,6 @@ BY_HAND = "by-hand"  # folder for archives or files that the user downloaded; it
 CLIENTS = {"kaggle": clients.kaggle, "huggingface": clients.huggingface, "drive": clients.drive}
 WHOLE = ("kaggle", "huggingface")  # kinds of download whose files are known only afterwards
 SESSIONS = 6  # of a share that may end during one file before giving up
-SECONDS = 5.0  # that a server may take to say that it is there
 # Addresses and paths are kept whole.
 WRAPPER = textwrap.TextWrapper(118, "  ", "    ", break_long_words=False, break_on_hyphens=False)
 
@@ -90,14 +89,14 @@ def fetch(source: Source, labels: str, folder: Path, connection: Connection) -> 
 def _remotes(source: Source, labels: str, connection: Connection) -> list[Remote]:
     """The files to download: those that a mirror lists in archives.json, else those that are known of the source."""
     list_url, inside = f"{source.address}/{MIRROR_LIST}", f"{source.address}?dl=1"
-    if source.how == "mirror" and (listed := connection.text(list_url)) is not None:
-        with making_sense(list_url):
-            entries = [
-                (str(e["name"]), number(str(e["size"])), str(e["sha256"])) for e in json.loads(listed)["archives"]
-            ]
-            if not entries:
-                raise ValueError("it names no archive")
-            return [Remote(f"{source.address}/{quote(name)}", name, size, sha256) for name, size, sha256 in entries]
+    if source.how == "mirror":
+        response, listed = connection.body(list_url, allowed=(404,))
+        if response.status_code != 404:
+            with making_sense(list_url):
+                entries = [(str(e["name"]), int(e["size"]), str(e["sha256"])) for e in json.loads(listed)["archives"]]
+                if not entries:
+                    raise ValueError("it names no archive")
+                return [Remote(f"{source.address}/{quote(name)}", name, size, sha) for name, size, sha in entries]
     files = source.wanted(labels)
     if source.how == "members":
         return stored_members(inside, connection, [file.name for file in files])
@@ -113,7 +112,7 @@ def _in_session(source: Source, connection: Connection, work: Callable[[], T]) -
         try:
             return work()
         except UserError:
-            if not left or not _asks_password(connection.text(source.address) or ""):
+            if not left or not _asks_password(connection.text(source.address)):
                 raise
     return work()
 
@@ -125,8 +124,6 @@ def open_share(connection: Connection, url: str, password: str) -> None:
     page as Referer; with the cookie `sessionid` of the answer, <page>?dl=1 supports range requests.
     """
     page = connection.text(url)
-    if page is None:
-        raise UserError(f"the share {url} does not exist; look at the benchmark's page")
     if not _asks_password(page):
         return
     field = re.search(r"<input\b(?=[^>]*\bname=[\"']csrfmiddlewaretoken)[^>]*\bvalue=[\"']([^\"']+)", page)
@@ -134,7 +131,7 @@ def open_share(connection: Connection, url: str, password: str) -> None:
     if not token:
         raise UserError(f"the password form of share {url} has no token; look at it in a browser")
     form = {"csrfmiddlewaretoken": token, "token": urlsplit(url).path.rstrip("/").split("/")[-1], "password": password}
-    if _asks_password(connection.text(url, {"Referer": url}, data=form) or ""):
+    if _asks_password(connection.text(url, {"Referer": url}, data=form)):
         why = "it may have changed: look at the benchmark's page"
         raise UserError(f"the share {url} does not accept the known password; {why}")
 
@@ -195,7 +192,7 @@ def survey(
         facts.append(f"cache {base.parent}: {size_text(free_bytes(base))} free")
         if _brought(base):
             facts.append(f"files in {base / BY_HAND} are used before every source")
-        connection = Connection(upstream.unverified_hosts, read=SECONDS, tries=1)
+        connection = Connection(upstream.unverified_hosts, read=5.0, tries=1)
         for source in sources:
             facts.append(f"source {source.name}: {_offer(connection, base, source, labels)}. {source.notes}")
         if not sources:

@@ -96,7 +96,7 @@ def test_refusals_are_sentences(server: Server, connection: Connection, tmp_path
     with pytest.raises(UserError, match="has no token"):
         upstream.fetch(source_of(share), "noBoundary", tmp_path, Connection(tries=1))
     gone = replace(source_of(share), address=server.url("/f/gone/"))
-    with pytest.raises(UserError, match=r"/f/gone/ does not exist"):
+    with pytest.raises(UserError, match=r"/f/gone/ answers 404 Not Found; check the address"):
         upstream.fetch(gone, "noBoundary", tmp_path, connection)
     assert not list(tmp_path.iterdir())
 

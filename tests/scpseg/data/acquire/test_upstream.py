@@ -181,12 +181,16 @@ def test_a_mirror_with_its_list(server: Server) -> None:
         *(b"[]", b"{", b'{"archives": [{"name": "x"}]}', b'{"archives": 7}', b'{"archives": []}', b"[" * 100_000),
         *(
             json.dumps({"archives": [entry]}).replace("1,", f"{size},").encode()
-            for size in ("Infinity", "-1", "9" * 5000)
+            for size in ("Infinity", "null", '"x"', "9" * 5000)
         ),
     ):
         server.put("/else/inria/archives.json", wrong)
         with pytest.raises(UserError, match=r"archives\.json sends an answer that cannot be parsed"):
             acquire(INRIA, "gt", DATA, sources(server.url("/else")))
+    server.put("/else/inria/a.zip", b"1")
+    server.put("/else/inria/archives.json", json.dumps({"archives": [entry | {"size": -1}]}).encode())
+    with pytest.raises(UserError, match=r"a.zip has 1 bytes instead of -1 bytes; check the address"):
+        acquire(INRIA, "gt", DATA, sources(server.url("/else")))
     entries[0]["name"] = "../outside.zip"
     server.put("/else/inria/archives.json", json.dumps({"archives": entries}).encode())
     with pytest.raises(UserError, match="not a safe file name"):
