@@ -209,7 +209,7 @@ def _offer(connection: Connection, base: Path, source: Source, labels: str) -> s
         connection.persist(url, partial(connection.open, url, method="HEAD", allowed=(405,))).close()
         answer = "reachable"
     except UserError as error:
-        answer = str(error)
+        answer = str(error).partition(";")[0]  # without what to do
     if _complete(base, source, labels):
         return f"{answer}; complete and verified in the cache"
     have, names = clients.bytes_in(base / source.folder), [file.name for file in source.wanted(labels)]
