@@ -19,7 +19,15 @@ from scpseg.data.acquire import clients, manifest
 from scpseg.data.acquire.manifest import MIRROR_LIST, UPSTREAM, cache_folder, file_size
 from scpseg.data.acquire.sources import chosen
 from scpseg.data.acquire.space import check_space, free_bytes, size_text
-from scpseg.data.acquire.transfer import UNFINISHED, Connection, Remote, making_sense, stored_members, transfer
+from scpseg.data.acquire.transfer import (
+    UNFINISHED,
+    Connection,
+    Lost,
+    Remote,
+    making_sense,
+    stored_members,
+    transfer,
+)
 from scpseg.errors import UserError
 from scpseg.files import locked, read_json, write_json
 from scpseg.params import DataParams, UpstreamParams
@@ -205,9 +213,12 @@ def _offer(connection: Connection, base: Path, source: Source, labels: str) -> s
     """Whether a source answers, what of it is in the cache, and what is to be fetched."""
     url = source.address if "://" in source.address else source.page
     url += f"/{source.files[0].name}" if source.how == "files" else ""
+    answer = "reachable"
     try:
-        connection.persist(url, partial(connection.open, url, method="HEAD", allowed=(405,))).close()
-        answer = "reachable"
+        with making_sense(url):
+            connection.open(url, method="HEAD", allowed=(405,)).close()
+    except Lost as error:
+        answer = f"no answer ({error})"
     except UserError as error:
         answer = str(error).partition(";")[0]  # without what to do
     if _complete(base, source, labels):
