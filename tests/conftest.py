@@ -43,3 +43,19 @@ def samples() -> Path:
     if not folder.is_dir():
         pytest.skip("no real samples here: name their folder in SCPSEG_SAMPLES")
     return folder.resolve()
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Figures of named groups without content, but where a test looks at them (`drawn`): drawing takes most of the time
+    of a report.
+    """
+    from matplotlib.figure import Figure  # most tests need none
+
+    def savefig(figure: Figure, path: Path, **_: object) -> None:
+        groups = (f'<g id="{part.get_gid()}"></g>' for part in figure.findobj(lambda part: part.get_gid() is not None))
+        path.write_text(f'<svg width="1pt">{"".join(groups)}</svg>')
+
+    if not request.node.get_closest_marker("drawn"):
+        monkeypatch.setattr(Figure, "draw_without_rendering", lambda self: None)
+        monkeypatch.setattr(Figure, "savefig", savefig)

@@ -18,6 +18,7 @@ from scpseg.errors import UserError
 from scpseg.params import Params
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 class Pretended:
@@ -106,6 +107,7 @@ def rows() -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
+@pytest.mark.drawn
 def test_a_sweep_runs_each_network_once_and_reports_invalid_points(
     pretended: Pretended, monkeypatch: pytest.MonkeyPatch
 ) -> None:

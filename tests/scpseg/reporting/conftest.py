@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
@@ -301,18 +300,3 @@ def suite() -> Callable[..., SuiteParams]:
         return SuiteParams(benchmarks=benchmarks, baselines=baselines, seeds=seeds)
 
     return make
-
-
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Figures of named groups without content, but where a test looks at them (`drawn`): drawing takes most of the time
-    of a report.
-    """
-
-    def savefig(figure: Figure, path: Path, **_: object) -> None:
-        groups = (f'<g id="{part.get_gid()}"></g>' for part in figure.findobj(lambda part: part.get_gid() is not None))
-        path.write_text(f'<svg width="1pt">{"".join(groups)}</svg>')
-
-    if not request.node.get_closest_marker("drawn"):
-        monkeypatch.setattr(Figure, "draw_without_rendering", lambda self: None)
-        monkeypatch.setattr(Figure, "savefig", savefig)
