@@ -245,7 +245,7 @@ def test_both_directions_walk_the_windows_once_and_see_them_in_the_overview() ->
 
 @pytest.mark.parametrize("recipe", ["suite", "author"])
 def test_each_phase_moves_exactly_its_parts(recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(glnet, "EPOCHS", {"overview": 6, "local": 6, "mutual": 6})
+    monkeypatch.setattr(glnet, "EPOCHS", {"overview": 2, "local": 2, "mutual": 2})
     states: list[dict[str, Tensor]] = []
 
     class Recording(GLNet):
@@ -259,7 +259,7 @@ def test_each_phase_moves_exactly_its_parts(recipe: str, tmp_path: Path, monkeyp
     train(
         method,
         windows_of(store, method, 2),
-        TrainParams(6, 0.9, 5e-4, "fp32", True, True, 5, "sgd", 0.1),
+        TrainParams(2, 0.9, 5e-4, "fp32", True, True, 2, "sgd", 0.1),
         CPU,
         tmp_path,
     )

@@ -71,8 +71,8 @@ LARGER = with_section(LARGER, "downscale", side=128)
 @pytest.mark.parametrize(
     ("params", "name", "batch"),
     [
-        (SMALL, "patch", 8),
-        (SMALL, "downscale", 8),
+        (SMALL, "patch", 4),
+        (SMALL, "downscale", 4),
         *(pytest.param(LARGER, name, 2, marks=pytest.mark.soak) for name in FOUR),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -247,8 +247,9 @@ def test_half_precision_takes_less() -> None:
 # What only computing makes possible: statements on the paper's sizes, without a GPU.
 
 
-@pytest.mark.parametrize("benchmark", ["deepglobe", "inria"])
-@pytest.mark.parametrize("segmenter", list(KINDS))
+@pytest.mark.parametrize(
+    ("segmenter", "benchmark"), [*((kind, "inria") for kind in KINDS), ("deeplabv3plus", "deepglobe")]
+)
 def test_scpseg_needs_no_more_than_the_plain_patch(segmenter: str, benchmark: str) -> None:
     """At inference, the larger window is free before the network runs, so not one byte is left of it at the peak."""
     params = with_section(with_segmenter(PAPER, segmenter), "segmenter", weights="random")
@@ -284,7 +285,7 @@ def test_nothing_of_the_images_size_is_on_the_device(name: str, monkeypatch: pyt
             ledgers.append(self)
 
     monkeypatch.setattr(computed, "Ledger", Kept)
-    side = 1024
+    side = 640
     found = computed.inference(
         making(SMALL, "inria", name), Workload(height=side, width=side, classes=2, batch=1, repeats=1)
     )
