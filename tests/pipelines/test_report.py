@@ -4,14 +4,18 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from pipelines import paths
+from pipelines.report import main
+from pipelines.stage import run_stage
 from tests.scpseg.reporting import conftest as invented
 
 ROOT = Path(__file__).resolve().parents[2]
+Ended = subprocess.CompletedProcess[str]
 
 
 @pytest.fixture
@@ -20,35 +24,45 @@ def empty(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def report(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pipelines.report", *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+@pytest.fixture
+def available(empty: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[], Ended]:
+    """The command with --available, in this process: one that imports all of it takes seconds."""
+    monkeypatch.chdir(empty)
+    monkeypatch.setattr(sys, "argv", ["report", "--available"])
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+
+    def report() -> Ended:
+        with pytest.raises(SystemExit) as end:
+            run_stage(main)
+        return subprocess.CompletedProcess(sys.argv, int(end.value.code or 0), *capsys.readouterr())
+
+    return report
 
 
 def test_missing_runs_end_in_one_sentence_and_status_1(empty: Path) -> None:
-    ended = report(empty)
+    command, environment = [sys.executable, "-m", "pipelines.report"], {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command, cwd=empty, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 1
     assert ended.stderr.startswith("error: results/profile/") and "make report" in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
     assert not (empty / "reports").exists()
 
 
-def test_where_nothing_is_measured_the_report_stays(empty: Path) -> None:
+def test_where_nothing_is_measured_the_report_stays(empty: Path, available: Callable[[], Ended]) -> None:
     (empty / "reports/figures").mkdir(parents=True)
     kept = [empty / "reports/README.md", empty / "reports/figures/potsdam.png"]
     for path in kept:
         path.write_text("of an earlier run")
-    ended = report(empty, "--available")
+    ended = available()
     assert ended.returncode == 1 and len(ended.stderr.splitlines()) == 1
     assert ended.stderr.startswith("error: results has neither scores nor profile")
     assert [path.read_text() for path in kept] == ["of an earlier run"] * 2
     assert not (empty / "results").exists()
 
 
-def test_available_builds_from_what_is_there(empty: Path) -> None:
+def test_available_builds_from_what_is_there(empty: Path, available: Callable[[], Ended]) -> None:
     invented.put(empty / "results", invented.metrics("potsdam", "scpseg", 0))
-    ended = report(empty, "--available")
+    ended = available()
     assert ended.returncode == 0, ended.stderr
     assert "15 of 16 declared runs have no current result" in (empty / "reports/README.md").read_text(encoding="utf-8")
     assert (empty / "results/summary.csv").is_file() and (empty / "results/summary.json").is_file()
@@ -58,13 +72,13 @@ def test_available_builds_from_what_is_there(empty: Path) -> None:
     assert last.startswith("report: ")
 
 
-def test_report_reads_where_the_stages_write(empty: Path) -> None:
+def test_report_reads_where_the_stages_write(empty: Path, available: Callable[[], Ended]) -> None:
     path = empty / paths.profile("deepglobe", "scpseg")
     path.parent.mkdir(parents=True)
     path.write_text("{")
-    assert f"{paths.profile('deepglobe', 'scpseg')} is not valid JSON" in report(empty, "--available").stderr
+    assert f"{paths.profile('deepglobe', 'scpseg')} is not valid JSON" in available().stderr
     path.unlink()
     path = empty / paths.scores("deepglobe", "scpseg", 0) / "metrics.json"
     path.parent.mkdir(parents=True)
     path.write_text("{")
-    assert f"{paths.scores('deepglobe', 'scpseg', 0)}/metrics.json is not valid" in report(empty, "--available").stderr
+    assert f"{paths.scores('deepglobe', 'scpseg', 0)}/metrics.json is not valid" in available().stderr

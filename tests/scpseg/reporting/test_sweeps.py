@@ -6,12 +6,15 @@ import csv
 import io
 import statistics
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from scpseg.params import SuiteParams
 from scpseg.reporting.collect import collect
 from scpseg.reporting.figures import METHODS, OTHERS, score_limits
 from scpseg.reporting.sweeps import (
@@ -31,6 +34,7 @@ from scpseg.reporting.sweeps import (
     write_sweep,
 )
 from scpseg.reporting.tables import csv_text as table_csv
+from tests.scpseg.reporting import conftest as invented
 
 STEPS = Sweep("components", "What each part adds", "steps", ("parts", "segmenter"), "table 6")
 PAIRS = Sweep("segmenters", "Without and with SCPSeg", "pairs", ("segmenter", "method"), "table 5")
@@ -39,18 +43,23 @@ DOTS = Sweep("mine", "lfa.window × csm.ratio × srd.weight", "dots", ("settings
 Make = Callable[..., Row]
 
 
+@cache
+def summary(*seeds: int) -> list[dict[str, str]]:
+    """Rows of results/summary.csv."""
+    with TemporaryDirectory() as folder:
+        suite = invented.fill(Path(folder), SuiteParams(("potsdam",), ("patch",), seeds))
+        frame = collect(Path(folder), suite, available=False)
+    return list(csv.DictReader(io.StringIO(frame.to_csv(index=False))))
+
+
 @pytest.fixture
-def make(tmp_path: Path, invented: Any, suite: Any) -> Make:
+def make() -> Make:
     """A row whose runs score `scores` (0..1, by seed), in the very format of results/summary.csv."""
 
     def row(x: str, series: str, scores: dict[int, float], method: str = "scpseg", **changes: Any) -> Row:
         runs: list[dict[str, Any]] = []
-        if scores:
-            results = tmp_path / "results"
-            invented.fill(results, chosen := suite(("potsdam",), ("patch",), tuple(scores)))
-            frame = collect(results, chosen, available=False)
-            text = io.StringIO(frame[frame["method"] == method].to_csv(index=False))
-            for run in csv.DictReader(text):
+        for run in summary(*scores) if scores else ():
+            if run["method"] == method:
                 runs.append({key: value or None for key, value in run.items()} | {"mean_iou": scores[int(run["seed"])]})
         values = {
             "settings": (f"csm.ratio={x}",),
