@@ -248,7 +248,12 @@ def test_half_precision_takes_less() -> None:
 
 
 @pytest.mark.parametrize(
-    ("segmenter", "benchmark"), [*((kind, "inria") for kind in KINDS), ("deeplabv3plus", "deepglobe")]
+    ("segmenter", "benchmark"),
+    [
+        *((kind, "inria") for kind in KINDS),
+        ("deeplabv3plus", "deepglobe"),
+        *(pytest.param(kind, "deepglobe", marks=pytest.mark.soak) for kind in KINDS if kind != "deeplabv3plus"),
+    ],
 )
 def test_scpseg_needs_no_more_than_the_plain_patch(segmenter: str, benchmark: str) -> None:
     """At inference, the larger window is free before the network runs, so not one byte is left of it at the peak."""
