@@ -259,7 +259,9 @@ def run_here(tasks: Sequence[Task], resources: Resources) -> Outcomes:
     executor = submitit.LocalExecutor(SCRATCH / "jobs")
     executor.update_parameters(timeout_min=10**6)
     waiting, running = list(tasks), dict[int, tuple[Task, submitit.Job[str | None]]]()
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # SIGINT too: where a shell script started this in the background, runs would inherit that it is ignored.
+    ends = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, signal.default_int_handler) for number in ends}
     try:
         while waiting or running:
             for worker in range(resources.workers):
@@ -276,7 +278,8 @@ def run_here(tasks: Sequence[Task], resources: Resources) -> Outcomes:
             job.cancel()
         while not all(job.done() for _, job in running.values()):
             time.sleep(POLL)
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _submit(executor: submitit.LocalExecutor, task: Task) -> submitit.Job[str | None]:

@@ -41,9 +41,17 @@ def started() -> list[str]:
 
 
 def drive(*runs: tuple[str, list[str]], workers: int = 1) -> subprocess.Popen[str]:
+    """Start the driver with SIGINT ignored, as a shell script starts a command in the background."""
     command = [sys.executable, "-c", DRIVER, json.dumps(runs), str(workers)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        command,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )
 
 
 def wait_for_start(value: str) -> None:
