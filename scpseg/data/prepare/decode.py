@@ -6,8 +6,9 @@ upright and opaque. Other declarations are converted if nothing is lost, otherwi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,9 +33,7 @@ SAMPLE, SHOWN = 100_000, 5  # pixels searched for unexpected colours, and how ma
 PNG, JPEG, NUMPY = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"\x93NUMPY"
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PNG_DEPTH = 24  # offset of the bit depth in a PNG file
-ORIENTATION, UPRIGHT = 274, (1, 0)  # tag of EXIF and TIFF, and its values for an image stored as it is shown
-OPAQUE = 255
-REDUCED, MASK = 1, 4  # bits of TIFF's NewSubfileType: a thumbnail or overview, a transparency mask
+ORIENTATION = 274  # tag of EXIF and TIFF; 1 = an image stored as it is shown
 
 
 class Label(NamedTuple):
@@ -49,33 +48,21 @@ class Label(NamedTuple):
 
 def read_size(path: Path, name: str) -> tuple[int, int]:
     """(height, width) in pixels from the header of an image file; UserError about `name` where it is not readable."""
-    with _opened(path, name, indices=True) as (_, image):
-        if isinstance(image, np.ndarray):
-            return (image.shape[0], image.shape[1]) if image.ndim == 2 else (0, 0)
-        if isinstance(image, Image.Image):
-            return image.height, image.width
-        return image.imagelength, image.imagewidth
+    with _opened(path, name, indices=True) as (size, _):
+        return size
 
 
 def read_pixels(path: Path, name: str, indices: bool = False) -> Pixels:
     """Decode a PNG, JPEG, TIFF or .npy file, recognised by its content, to (H, W) grey or (H, W, C) uint8.
 
     With `indices`, a palette's indices are returned instead of its colours, and .npy files of class ids are accepted.
-
-    Raises:
-        UserError: the file is damaged, is not a PNG, JPEG or TIFF file, has more than 8 bits per channel, more than one
-            image, transparent pixels, an orientation other than upright, or colours that cannot be converted exactly.
+    UserError about `name` where it is damaged, of another format or more than 8 bits, not one upright and opaque image,
+    or has colours that cannot be converted exactly.
     """
-    with _opened(path, name, indices) as (start, image):
-        if isinstance(image, np.ndarray):
-            pixels = _numbers(image, name)
-        elif isinstance(image, Image.Image):
-            pixels = _picture(image, name, indices, start[PNG_DEPTH] if start.startswith(PNG) else None)
-        else:
-            pixels = _tiff(image, name, indices)
+    with _opened(path, name, indices) as (_, read):
+        pixels = read()
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):
-        found = f"{pixels.dtype} values of shape {pixels.shape}"
-        raise UserError(f"{name} has {found}; convert it to an image of 8-bit channels")
+        raise _unfit(name, f"{pixels.dtype} values of shape {pixels.shape}", "convert it to 8-bit channels")
     return np.ascontiguousarray(pixels)
 
 
@@ -89,11 +76,9 @@ def check_image(pixels: Pixels, name: str) -> Pixels:
 def decode_label(pixels: Pixels, spec: Benchmark, name: str, ignore_first: bool = False) -> Label:
     """Convert colours, (H, W, 3), or (H, W) if all classes are grey levels, to training ids.
 
-    With `ignore_first`, training id 0 becomes 255 (for DeepGlobe's class unknown).
-
-    Raises:
-        UserError: wrong number of bands, or more pixels with an unknown colour than `spec.unknown_share`; with
-            threshold decoding, more pixels near the threshold than NEAR_SHARE, or class ids instead of colours.
+    With `ignore_first`, training id 0 becomes 255 (for DeepGlobe's class unknown). UserError where the number of bands
+    is wrong, more pixels than `spec.unknown_share` have an unknown colour, or, with threshold decoding, more pixels
+    than NEAR_SHARE are near the threshold, or they are class ids instead of colours.
     """
     only_grey, grey = all(len(set(cls.colour)) == 1 for cls in spec.classes), pixels.ndim == 2
     if not (only_grey if grey else pixels.shape[2] == 3):
@@ -102,8 +87,8 @@ def decode_label(pixels: Pixels, spec: Benchmark, name: str, ignore_first: bool 
     # A pixel's code has the highest bit of each channel, or all of them; 8 codes, or 16 MiB filled in milliseconds.
     bits, shift = (1, 7) if cut else (8, 0)
     table = np.full(1 << 3 * bits, UNKNOWN, np.uint8)
-    ignored = (*spec.ignored, *([spec.classes[0].colour] if ignore_first else []))
-    colours = {cls.colour: index for index, cls in enumerate(spec.classes)} | dict.fromkeys(ignored, IGNORE_INDEX)
+    colours = {cls.colour: index for index, cls in enumerate(spec.classes)}
+    colours |= dict.fromkeys([*spec.ignored, *(cls.colour for cls in spec.classes[:ignore_first])], IGNORE_INDEX)
     for (red, green, blue), index in colours.items():
         table[(red >> shift << 2 * bits) + (green >> shift << bits) + (blue >> shift)] = index
     bands, ids = pixels[..., None] if grey else pixels, np.empty(pixels.shape[:2], np.uint8)
@@ -120,19 +105,21 @@ def decode_label(pixels: Pixels, spec: Benchmark, name: str, ignore_first: bool 
             codes <<= bits
             codes |= block[..., channel] >> shift
         np.take(table, codes, out=ids[top : top + BLOCK_ROWS])
-    title = f"so check that this is a label of {spec.title}"
-    if near > NEAR_SHARE * ids.size:
-        raise UserError(
-            f"{name}: {near / ids.size:.0%} of its pixels have a channel from {THRESHOLD - NEAR + 1} to "
-            f"{THRESHOLD + NEAR - 1}, as photographs have, where labels have channels close to 0 or 255 "
-            f"(at most {NEAR_SHARE:.0%} may differ), {title}"
-        )
-    if cut and 0 < highest <= len(spec.classes):
-        raise UserError(f"{name}: its values are 0 to {highest}, which are class ids and not colours, {title}")
     present = (UNKNOWN, *range(len(spec.classes)), IGNORE_INDEX)
     unknown, *counts = (int(np.count_nonzero(ids == index)) for index in present)
-    if unknown > spec.unknown_share * ids.size:
-        raise UserError(f"{name}: {_unknown_text(bands, ids, spec, unknown)}, {title}")
+    why = ""
+    if near > NEAR_SHARE * ids.size:
+        why = (
+            f"{near / ids.size:.0%} of its pixels have a channel from {THRESHOLD - NEAR + 1} to "
+            f"{THRESHOLD + NEAR - 1}, as photographs have, where labels have channels close to 0 or 255 "
+            f"(at most {NEAR_SHARE:.0%} may differ)"
+        )
+    elif cut and 0 < highest <= len(spec.classes):
+        why = f"its values are 0 to {highest}, which are class ids and not colours"
+    elif unknown > spec.unknown_share * ids.size:
+        why = _unknown_text(bands, ids, spec, unknown)
+    if why:
+        raise UserError(f"{name}: {why}, so check that this is a label of {spec.title}")
     if unknown:
         ids[ids == UNKNOWN] = IGNORE_INDEX
     return Label(ids, tuple(counts[:-1]), counts[-1] + unknown, unknown, near)
@@ -150,13 +137,12 @@ def _unknown_text(bands: Pixels, ids: Pixels, spec: Benchmark, unknown: int) -> 
 
 
 def _bands(pixels: Pixels) -> str:
-    bands = 1 if pixels.ndim == 2 else pixels.shape[2]
-    return f"{bands} band{'s' if bands > 1 else ''}"
+    return "1 band" if pixels.ndim == 2 else f"{pixels.shape[2]} bands"
 
 
 @contextmanager
-def _opened(path: Path, name: str, indices: bool) -> Iterator[tuple[bytes, Any]]:
-    """The first bytes of a file, which determine its format, whatever its name; its array, TIFF page or picture.
+def _opened(path: Path, name: str, indices: bool) -> Iterator[tuple[tuple[int, int], Callable[[], Any]]]:
+    """(height, width) of a file and a function that decodes it; the first bytes determine the format, not the name.
 
     Errors in the block become a UserError about `name`.
     """
@@ -164,13 +150,20 @@ def _opened(path: Path, name: str, indices: bool) -> Iterator[tuple[bytes, Any]]
         with path.open("rb") as stream:
             start = stream.read(PNG_DEPTH + 1)
         if indices and start.startswith(NUMPY):
-            yield start, np.lib.format.open_memmap(path, mode="r")  # does not load pickles
+            numbers = np.lib.format.open_memmap(path, mode="r")  # does not load pickles
+            height, width, *_ = (*numbers.shape, 0, 0)
+            yield (height, width), partial(_numbers, numbers, name)
         elif start.startswith(TIFF):
             with tifffile.TiffFile(path) as file:
-                yield start, _page(file, name)
+                pages = [file.pages[k].aspage() for k in range(len(file.pages))]
+                whole = [page for page in pages if not (page.is_reduced or page.is_mask)]
+                if len(whole) != 1:
+                    raise _unfit(name, f"{len(whole)} images", "keep the right one")
+                yield (whole[0].imagelength, whole[0].imagewidth), partial(_tiff, whole[0], name, indices)
         elif start.startswith((PNG, JPEG)):
             with Image.open(path, formats=("PNG", "JPEG")) as picture:
-                yield start, picture
+                depth = start[PNG_DEPTH] if start.startswith(PNG) else 8
+                yield (picture.height, picture.width), partial(_picture, picture, name, indices, depth)
         else:
             why = "is not a PNG, JPEG or TIFF image; convert it, or download it again if it should be one"
             raise UserError(f"{name} {why}")
@@ -181,31 +174,31 @@ def _opened(path: Path, name: str, indices: bool) -> Iterator[tuple[bytes, Any]]
         raise UserError(f"{name} cannot be decoded ({reason}); the file is damaged: download it again") from error
 
 
-def _numbers(numbers: NDArray[np.generic], name: str) -> NDArray[np.generic]:
+def _numbers(numbers: NDArray[Any], name: str) -> Pixels:
     if numbers.ndim != 2 or not np.issubdtype(numbers.dtype, np.integer):
         raise _unfit(name, f"{numbers.dtype} values of shape {numbers.shape}", "save (H, W) whole numbers")
-    if numbers.size and not 0 <= int(numbers.min()) <= int(numbers.max()) <= 255:
+    if numbers.size and not 0 <= numbers.min() <= numbers.max() <= 255:
         raise _unfit(name, f"values from {numbers.min()} to {numbers.max()}", "save class ids from 0 to 255")
     return numbers.astype(np.uint8)
 
 
-def _picture(picture: Image.Image, name: str, indices: bool, depth: int | None) -> NDArray[np.generic]:
+def _picture(picture: Image.Image, name: str, indices: bool, depth: int) -> NDArray[np.generic]:
     """The pixels of a PNG of `depth` bits, or of a JPEG."""
-    if depth and depth > 8:  # Pillow would keep only the high bytes
+    if depth > 8:  # Pillow would keep only the high bytes
         raise _unfit(name, f"{depth} bits per channel", "convert it to 8 bits")
     if (frames := getattr(picture, "n_frames", 1)) > 1:
         raise _unfit(name, f"{frames} images", "keep the right one")
     _check_upright(picture.getexif().get(ORIENTATION, 1), name)
     if picture.mode == "P" and indices:
         return np.asarray(picture)
-    if "transparency" in picture.info or picture.mode in ("RGBA", "LA", "PA"):
+    if picture.has_transparency_data:
         return _opaque(np.asarray(picture.convert("RGBA")), name)
-    if indices and picture.mode in ("1", "L") and depth:  # Pillow scales grey of few bits to 0..255
-        return np.asarray(picture.convert("L")) // np.uint8(255 // (2**depth - 1))
-    plain = {"P": "RGB", "1": "L"}.get(picture.mode, picture.mode)  # palette entries and bits are not grey levels
-    if plain not in ("L", "RGB", "I;16", "I"):
+    if picture.mode in ("P", "1"):  # palette entries and bits are not grey levels
+        picture = picture.convert("RGB" if picture.mode == "P" else "L")
+    if picture.mode not in ("L", "RGB"):
         raise _unfit(name, f"colours of type {picture.mode}", "convert it to RGB")
-    return np.asarray(picture.convert(plain) if plain != picture.mode else picture)
+    pixels: Pixels = np.asarray(picture)  # Pillow scales grey of few bits to 0..255
+    return pixels // np.uint8(255 // (2**depth - 1)) if indices and picture.mode == "L" else pixels
 
 
 def _tiff(page: tifffile.TiffPage, name: str, indices: bool) -> NDArray[np.generic]:
@@ -215,46 +208,36 @@ def _tiff(page: tifffile.TiffPage, name: str, indices: bool) -> NDArray[np.gener
     pixels: NDArray[np.generic] = np.asarray(page.asarray(maxworkers=1))  # prepare runs one process per core
     if page.axes == "SYX":
         pixels = np.moveaxis(pixels, 0, -1)
-    bits, colours = page.bitspersample, page.photometric
-    most = 255
-    if page.samplesperpixel == 1 and bits < 8 and colours != tifffile.PHOTOMETRIC.PALETTE:
+    bits, colours, kinds, most = page.bitspersample, page.photometric, tifffile.PHOTOMETRIC, 255
+    if page.samplesperpixel == 1 and bits < 8 and colours != kinds.PALETTE:
         most = 2**bits - 1 if indices else 255
         pixels = pixels.astype(np.uint8) * np.uint8(most // (2**bits - 1))
-    if page.tags.get("PhotometricInterpretation") is None or colours == tifffile.PHOTOMETRIC.MINISBLACK:
+    if page.tags.get("PhotometricInterpretation") is None or colours == kinds.MINISBLACK:
         pass  # bands in their order, as GDAL writes three bands
-    elif colours == tifffile.PHOTOMETRIC.MINISWHITE and pixels.ndim == 2 and pixels.dtype == np.uint8:
+    elif colours == kinds.MINISWHITE and pixels.ndim == 2 and pixels.dtype == np.uint8:
         pixels = np.uint8(most) - pixels.astype(np.uint8)
-    elif colours == tifffile.PHOTOMETRIC.PALETTE and pixels.ndim == 2 and page.colormap is not None:
+    elif colours == kinds.PALETTE and pixels.ndim == 2 and page.colormap is not None:
         if not indices:  # tables with 8-bit colours are read as libtiff reads them
             table = page.colormap if page.colormap.max() < 256 else page.colormap >> 8
             pixels = np.moveaxis(table.astype(np.uint8)[:, pixels.astype(np.intp)], 0, -1)
-    elif colours == tifffile.PHOTOMETRIC.YCBCR and page.compression == tifffile.COMPRESSION.JPEG:
+    elif colours == kinds.YCBCR and page.compression == tifffile.COMPRESSION.JPEG:
         pass  # the JPEG decoder has converted it to RGB
-    elif colours != tifffile.PHOTOMETRIC.RGB:
+    elif colours != kinds.RGB:
         raise _unfit(name, f"colours of type {getattr(colours, 'name', colours)}", "convert it to RGB")
     if any(kind in (1, 2) for kind in page.extrasamples) and pixels.ndim == 3 and pixels.shape[2] in (2, 4):
         pixels = _opaque(pixels, name)
     return pixels
 
 
-def _page(file: tifffile.TiffFile, name: str) -> tifffile.TiffPage:
-    """The only image of a TIFF file, without thumbnails, overviews and masks."""
-    pages = [file.pages[k].aspage() for k in range(len(file.pages))]
-    whole = [page for page in pages if not page.subfiletype & (REDUCED | MASK)]
-    if len(whole) != 1:
-        raise _unfit(name, f"{len(whole)} images", "keep the right one")
-    return whole[0]
-
-
 def _opaque(pixels: NDArray[np.generic], name: str) -> NDArray[np.generic]:
     """Pixels without their last band, the opacity."""
-    if pixels.dtype == np.uint8 and pixels[..., -1].min() < OPAQUE:
+    if pixels.dtype == np.uint8 and pixels[..., -1].min() < 255:
         raise _unfit(name, "transparent pixels", "save it without transparency")
     return pixels[..., :-1] if pixels.shape[2] > 2 else pixels[..., 0]
 
 
 def _check_upright(orientation: object, name: str) -> None:
-    if orientation not in UPRIGHT:  # 0 is not in the standard and has no meaning
+    if orientation not in (0, 1):  # 0 is not in the standard and has no meaning
         raise _unfit(name, f"orientation {orientation} (viewers rotate it)", "save it upright, without that tag")
 
 
