@@ -50,17 +50,13 @@ def role_of(spec: Benchmark, variant: str, path: str) -> Slot | None:
 def pair_files(spec: Benchmark, variant: str, split: str, lists: Ids, paths: Iterable[str], partial: bool) -> Pairing:
     """Pair the files at posix `paths`, images with labels, and sort them into splits.
 
-    `lists` has the ids of split `split`; it is empty if folders define the split. With `partial`, a part of the
-    benchmark is enough.
-
-    Raises:
-        UserError: two files for one id, an image without label, a missing part of an image, or a missing image although
-            `partial` is false.
+    `lists` has the ids of split `split`; it is empty if folders define the split. UserError where an id has two files,
+    an image has no label or lacks a part, or, without `partial`, an image is missing.
     """
-    by_folder, count = not lists, spec.layout.rows * spec.layout.columns
+    by_folder, numbers = not lists, range(spec.layout.rows * spec.layout.columns)
     files: dict[Slot, str] = {}
-    # The id as it is written, and the first file, by split ('' if lists define it) and lower-case id.
-    images, labels = dict[tuple[str, str], tuple[str, str]](), dict[tuple[str, str], tuple[str, str]]()
+    # The id as it is written, and the first file, by kind, and by split ('' if lists define it) and lower-case id.
+    found: dict[Kind, dict[tuple[str, str], tuple[str, str]]] = {kind: {} for kind in KINDS}
     for path in sorted(paths, key=lambda path: (EXTRACT in path, path)):
         if role := role_of(spec, variant, path):
             key = (role.split if by_folder else "", role.id.lower())
@@ -68,28 +64,24 @@ def pair_files(spec: Benchmark, variant: str, split: str, lists: Ids, paths: Ite
             if first != path and EXTRACT not in path:
                 what = f"{first} and {path} are both the {role.kind} of {role.id}"
                 raise UserError(f"{spec.name}: {what}; remove or rename one of them")
-            (images if role.kind == "image" else labels).setdefault(key, (role.id, path))
+            found[role.kind].setdefault(key, (role.id, path))
+    images, labels = found["image"], found["label"]
     if by_folder:
         lists = {part: tuple(sorted(id for (place, _), (id, _) in images.items() if place == part)) for part in PARTS}
     keys = {(part, id): (part if by_folder else "", id.lower()) for part, ids in lists.items() for id in ids}
     chosen = {part: tuple(id for id in ids if keys[part, id] in images) for part, ids in lists.items()}
     slots: dict[Slot, str] = {}
-    for (part, id), key in keys.items():
-        if key not in images:
-            continue
+    for (part, id), key in ((name, key) for name, key in keys.items() if key in images):
         if key not in labels:
             why = f"image {images[key][1]} has no label file ({variant})"
             raise UserError(f"{spec.name}: {why}; add the label or remove the image")
-        for kind, first in zip(KINDS, (images[key][1], labels[key][1]), strict=True):
-            places = {number: Slot(*key, kind, number) for number in range(count)}
-            if absent := [str(number + 1) for number, place in places.items() if place not in files]:
-                why = f"of the {count} parts that {first} belongs to, part {', '.join(absent)} is missing"
-                raise UserError(f"{spec.name}: {why}; add it, or remove the others")
-            slots |= {Slot(part, id, kind, number): files[place] for number, place in places.items()}
-    counts = {part: len(ids) for part, ids in chosen.items()}
-    expected = {part: len(ids) for part, ids in lists.items()}
-    missing = [id for (_, id), key in keys.items() if key not in images]
-    used = set(keys.values())
+        for kind in KINDS:
+            if absent := [str(number + 1) for number in numbers if Slot(*key, kind, number) not in files]:
+                why = f"of the {len(numbers)} parts that {found[kind][key][1]} belongs to, part {', '.join(absent)}"
+                raise UserError(f"{spec.name}: {why} is missing; add it, or remove the others")
+            slots |= {Slot(part, id, kind, number): files[Slot(*key, kind, number)] for number in numbers}
+    counts, expected = ({part: len(ids) for part, ids in named.items()} for named in (chosen, lists))
+    missing, used = [id for (_, id), key in keys.items() if key not in images], set(keys.values())
     unused = [path for key, (_, path) in images.items() if key in labels and key not in used]
     alone = [path for key, (_, path) in labels.items() if key not in images and (by_folder or key in used)]
     warnings = []
@@ -101,18 +93,18 @@ def pair_files(spec: Benchmark, variant: str, split: str, lists: Ids, paths: Ite
     if by_folder and spec.counts:
         expected = dict(zip(PARTS, spec.counts, strict=True))
         if counts != expected:
-            found, published = ("/".join(map(str, number.values())) for number in (counts, expected))
-            warnings.append(f"{spec.name}: {found} images in train/val/test, but {published} are published")
+            there, published = ("/".join(map(str, number.values())) for number in (counts, expected))
+            warnings.append(f"{spec.name}: {there} images in train/val/test, but {published} are published")
     total = f"{sum(counts.values())} of {sum(expected.values())} images of split {split!r} found"
     if not any(counts.values()):
         todo = f"put images of its lists into data.source, or name other lists in {spec.name}.split"
         raise UserError(f"{spec.name}: {total}; {todo}")
-    empty = [part for part, number in expected.items() if number and not counts[part]]
-    if (missing or empty) and not partial:
+    lacking = [f"no image in {part}" for part, number in expected.items() if number and not counts[part]]
+    if (missing or lacking) and not partial:
         parts = ", ".join(f"{part} {counts[part]} of {number}" for part, number in expected.items())
-        lacking = f"missing e.g. {_few(missing)}" if missing else f"no image in {' and '.join(empty)}"
+        why = f"missing e.g. {_few(missing)}" if missing else " and ".join(lacking)
         todo = "complete data.source, or set data.partial: true to use the part that is there"
-        raise UserError(f"{spec.name}: only {total} ({parts}), {lacking}; {todo}")
+        raise UserError(f"{spec.name}: only {total} ({parts}), {why}; {todo}")
     return Pairing(chosen, slots, expected, tuple(warnings))
 
 
