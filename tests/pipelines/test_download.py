@@ -75,14 +75,14 @@ def test_no_mirror(params: Params) -> None:
 def test_missing_archive(params: Params) -> None:
     mirror("inria", params, PART.parent)
     PART.unlink()
-    assert f"archive {PART.name} is missing" in error_of(params)
+    assert f"{PART.name} is missing" in error_of(params)
 
 
 def test_truncated_archive(params: Params) -> None:
     mirror("inria", params, PART.parent)
     size = PART.stat().st_size
     PART.write_bytes(PART.read_bytes()[:-5])
-    assert f"archive {PART.name} is truncated: {size - 5} bytes instead of {size}" in error_of(params)
+    assert f"{PART.name} is truncated: {size - 5} bytes instead of {size}" in error_of(params)
 
 
 def test_wrong_checksum(params: Params) -> None:
@@ -90,7 +90,7 @@ def test_wrong_checksum(params: Params) -> None:
     data = bytearray(PART.read_bytes())
     data[9] ^= 1
     PART.write_bytes(data)
-    assert f"archive {PART.name} has the wrong checksum" in error_of(params)
+    assert f"{PART.name} has the wrong checksum" in error_of(params)
 
 
 def make_zip(path: Path, bad: zipfile.ZipInfo | None) -> None:

@@ -3,6 +3,7 @@
 import copy
 import json
 import random
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,11 @@ import pytest
 from pipelines import paths, plan
 from pipelines.freshness import error_file, record_error
 from scpseg.benchmarks import BENCHMARKS
-from scpseg.data.acquire.manifest import FileRecord, Manifest, read_listed
-from scpseg.data.prepare.fill import Choice, Job, Slot
+from scpseg.data.acquire.manifest import FileRecord, Manifest, find
 from scpseg.data.store import Store, image_path, label_path, save_array, save_image
 from scpseg.errors import UserError
-from scpseg.files import read_json, write_json
-from scpseg.params import Params, SuiteParams
+from scpseg.files import read_json, sha256, write_json
+from scpseg.params import DataParams, Params, SuiteParams
 from scpseg.profiling.records import read_records, tidy
 from scpseg.reporting.build import build_report
 from scpseg.reporting.collect import collect
@@ -88,17 +88,15 @@ def manifest(folder: Path) -> Kind:
 
 
 def listed(folder: Path) -> Kind:
-    write_json(folder / "archives.json", {"archives": [{"name": "a.zip", "size": 3, "sha256": "ab"}]})
-    return folder / "archives.json", lambda: read_listed(folder / "archives.json")
-
-
-def decoded(folder: Path) -> Kind:
-    job = Job(BENCHMARKS["blu"], True, Choice("authors", {}, True, False), folder)
-    slot = Slot("test", "a", "label")
-    record = {"slot": list(slot), "path": "a.png", "bytes": 3, "sha256": "ab", "height": 3, "width": 2}
-    record |= {"pixels": [6], "ignored": 0, "unknown": 0, "near": 0}
-    write_json(job.record(slot), record | {"array_sha256": save_array(job.array(slot), np.zeros((3, 2), np.uint8))})
-    return job.record(slot), job.finished
+    mirror = folder / "data/mirror/blu"
+    mirror.mkdir(parents=True)
+    with zipfile.ZipFile(mirror / "a.zip", "w") as file:
+        file.writestr("readme.txt", "x")
+    size = (mirror / "a.zip").stat().st_size
+    write_json(
+        mirror / "archives.json", {"archives": [{"name": "a.zip", "size": size, "sha256": sha256(mirror / "a.zip")}]}
+    )
+    return mirror / "archives.json", lambda: find(BENCHMARKS["blu"], "label", DataParams("mirror", True, "cache"))
 
 
 def memory(folder: Path) -> Kind:
@@ -123,7 +121,7 @@ def failure(folder: Path) -> Kind:
     return error_file(["train", "blu"]), lambda: read_json(error_file(["train", "blu"]), shape)
 
 
-@pytest.mark.parametrize("kind", [index, manifest, listed, decoded, memory, trained, failure], ids=lambda k: k.__name__)
+@pytest.mark.parametrize("kind", [index, manifest, listed, memory, trained, failure], ids=lambda k: k.__name__)
 def test_a_damaged_file_is_named(kind: Callable[[Path], Kind], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     path, read = kind(tmp_path)

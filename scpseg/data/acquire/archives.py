@@ -6,14 +6,14 @@ the spool stays small.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
 import sys
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing
+from multiprocessing import Pipe
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -22,10 +22,6 @@ from scpseg.errors import UserError
 from scpseg.files import naming
 from scpseg.progress import byte_progress, say
 
-Wanted = Callable[[str], object]
-Show = Callable[[int], object]
-Unpacked = Generator[tuple[str, Path], None, None]
-Process = subprocess.Popen[bytes]
 ROOT = Path(__file__).parents[3]
 
 
@@ -34,17 +30,6 @@ class Group(NamedTuple):
 
     name: str
     parts: tuple[str, ...]
-
-
-class Listing(NamedTuple):
-    """Contents of an archive according to its headers, without unpacking, by path <archive>/<member>."""
-
-    files: dict[str, int]  # declared bytes of the files, including members of zips that are stored in a zip
-    hidden: dict[str, int]  # declared bytes of inner zips that must be unpacked before their members are known
-
-    def holds(self, wanted: Wanted) -> bool:
-        """Whether a member is wanted, or an archive inside might have one."""
-        return bool(self.hidden) or any(map(wanted, self.files))
 
 
 def group_archives(paths: Iterable[str]) -> list[Group]:
@@ -60,94 +45,77 @@ def group_archives(paths: Iterable[str]) -> list[Group]:
     return sorted(Group(name, tuple(parts[number] for number in sorted(parts))) for (name, _), parts in found.items())
 
 
-def list_members(group: Group, folder: Path) -> Listing:
-    """List the contents of an archive in `folder`, as far as headers contain them.
+def list_members(group: Group, folder: Path) -> dict[str, int]:
+    """Declared bytes of the members of an archive in `folder` by path <archive>/<member>, without unpacking.
 
-    Zips inside the archive are opened too, but not those at a deeper level, nor a 7z. UserError where the archive is
-    damaged, of an unsupported kind, or has an unsafe member.
+    Those of zips that are stored in a zip are included, instead of these, but not zips at a deeper level. UserError
+    where the archive is damaged, of an unsupported kind, or has an unsafe member.
     """
-    with _opened(group, folder) as (listing, _):
-        return listing
+    (sizes,) = _answers(group, folder)
+    return dict(sizes)
 
 
-def read_members(group: Group, folder: Path, wanted: Wanted, spool: Path, most: int | None = None) -> Unpacked:
-    """Unpack the wanted members of an archive in `folder`, also those of zips stored in it, as files in `spool`.
+def inner_zips(sizes: Mapping[str, int]) -> dict[str, int]:
+    """The listed zips that must be unpacked before their members are known."""
+    return {path: size for path, size in sizes.items() if path.lower().endswith(".zip")}
 
-    `wanted` is called once with the path <archive>/<member> of each member; `most` is the maximum size of a wanted
-    member in bytes. Yields the path of a member, and its file, which the caller deletes; the next member is unpacked on
-    the next iteration. After an error, part of a file is left.
 
-    Raises:
-        UserError: a member is damaged, unsafe, encrypted, too large, or of an unsupported kind.
+def read_members(
+    group: Group, folder: Path, sizes: Mapping[str, int], spool: Path, show: Callable[[int], object] = lambda done: None
+) -> Iterator[tuple[str, Path]]:
+    """Unpack listed members of an archive in `folder` as files in `spool`; `show` is called with the bytes so far.
+
+    Yields the path of a member, and its file, which the caller deletes; the next member is unpacked on the next
+    iteration. After an error, part of a file is left. UserError where a member is damaged, encrypted or unsupported.
     """
-    with _opened(group, folder) as (listing, process):
-        sizes = {path: size for path, size in listing.files.items() if wanted(path)}
-        for path, size in sizes.items():
-            if most is not None and size > most:
-                why = f"declares {size} bytes, more than the {most} bytes of the largest file expected"
-                raise UserError(f"{path} {why}; the archive is damaged or hostile: fetch it from a trusted source")
-        yield from _extracted(group, process, sizes, spool)
-
-
-def unpack_inner(group: Group, folder: Path, spool: Path) -> list[Group]:
-    """Unpack the zips inside an archive whose members its headers do not show, to `spool`; errors as `read_members`."""
-    with _opened(group, folder) as (listing, process):
-        for path, size in listing.hidden.items():
-            say(f"{path}: unpacking {size_text(size)} to the disk, until its images are decoded")
-        with byte_progress(f"unpacking {group.name}") as show:
-            total = sum(listing.hidden.values())
-            unpacked = _extracted(group, process, listing.hidden, spool, lambda done: show(done, total))
-            return [Group(path, (str(place.absolute()),)) for path, place in unpacked]
-
-
-@contextmanager
-def _opened(group: Group, folder: Path) -> Iterator[tuple[Listing, Process]]:
-    """What an archive contains, and the process that has listed it; it ends with the block, and with this process."""
-    path = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}".rstrip(os.pathsep)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "scpseg.data.acquire.unpacker"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": path},
-    )
-    try:
-        parts = [str(folder / part) for part in group.parts]
-        yield Listing(**_ask(group, process, {**group._asdict(), "parts": parts})), process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def _extracted(
-    group: Group, process: Process, sizes: Mapping[str, int], spool: Path, show: Show = lambda done: None
-) -> Unpacked:
-    """Write these members to files in `spool`, one on each iteration; `show` is called with the bytes so far."""
-    tag, done, reply = zlib.crc32(group.name.encode("utf-8", "surrogatepass")), 0, _ask(group, process, list(sizes))
-    assert process.stdout is not None
+    tag, done = zlib.crc32(group.name.encode("utf-8", "surrogatepass")), 0
     spool.mkdir(parents=True, exist_ok=True)
-    for number in range(len(sizes)):
-        path = reply["name"]
-        place = spool / f"{tag:08x}-{number}{PurePosixPath(path).suffix}"
-        with naming(place), place.open("wb") as stream:
-            while "data" in (reply := _ask(group, process)):
-                done += stream.write(process.stdout.read(reply["data"]))
-                show(done)
-        yield path, place
+    with closing(_answers(group, folder, list(sizes))) as answers:
+        path: Any = next(answers, None)
+        for number in range(len(sizes)):
+            place, member = spool / f"{tag:08x}-{number}{PurePosixPath(path).suffix}", path
+            with naming(place), place.open("wb") as stream:
+                while isinstance(path := next(answers, None), bytes):
+                    done += stream.write(path)
+                    show(done)
+            yield member, place
 
 
-def _ask(group: Group, process: Process, question: object = None) -> dict[str, Any]:
-    """The answer to a question, or the next one to the last question; UserError where it is an error."""
-    assert process.stdin is not None and process.stdout is not None
-    if question is not None:
-        with suppress(BrokenPipeError):  # the answer has the reason
-            process.stdin.write(json.dumps(question).encode() + b"\n")
-            process.stdin.flush()
-    if not (line := process.stdout.readline()):
-        why = f"ended with status {process.wait()}, so it is damaged, hostile or larger than the memory"
-        todo = "fetch it from a trusted source, or unpack it and name the folder in data.source"
-        raise UserError(f"{group.name}: the process that unpacks it {why}; {todo}")
-    reply: dict[str, Any] = json.loads(line)
-    if "error" in reply:
-        raise UserError(reply["error"])
-    return reply
+def unpack_inner(group: Group, folder: Path, sizes: Mapping[str, int], spool: Path) -> list[Group]:
+    """Unpack the listed zips inside an archive to `spool`; errors as `read_members`."""
+    for path, size in sizes.items():
+        say(f"{path}: unpacking {size_text(size)} to the disk, until its images are decoded")
+    with byte_progress(f"unpacking {group.name}") as show:
+        unpacked = read_members(group, folder, sizes, spool, lambda done: show(done, sum(sizes.values())))
+        return [Group(path, (str(place.absolute()),)) for path, place in unpacked]
+
+
+def _answers(group: Group, folder: Path, wanted: list[str] | None = None) -> Generator[Any, None, None]:
+    """What the process that opens an archive sends; it ends with this generator, and with this process."""
+    path = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}".rstrip(os.pathsep)
+    ours, theirs = Pipe()
+    with ours, theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "scpseg.data.acquire.unpacker", str(theirs.fileno())],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": path},
+            pass_fds=[theirs.fileno()],
+        )
+        theirs.close()
+        try:
+            ours.send((group.name, [str(folder / part) for part in group.parts], wanted))
+            while True:
+                answer = ours.recv()
+                if isinstance(answer, UserError):
+                    raise answer
+                yield answer
+        except (EOFError, ConnectionError):
+            if status := process.wait():
+                why = f"ended with status {status}, so it is damaged, hostile or larger than the memory"
+                todo = "fetch it from a trusted source, or unpack it and name the folder in data.source"
+                raise UserError(f"{group.name}: the process that unpacks it {why}; {todo}") from None
+        finally:
+            process.kill()
+            process.wait()

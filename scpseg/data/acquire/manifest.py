@@ -9,23 +9,23 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from scpseg.benchmarks.base import Benchmark
-from scpseg.data.acquire.archives import Group, Listing, group_archives, list_members
+from scpseg.data.acquire.archives import Group, group_archives, inner_zips, list_members
 from scpseg.data.acquire.layout import KINDS, role_of
 from scpseg.data.acquire.sources import chosen, is_address
 from scpseg.errors import CONTROL, UserError
-from scpseg.files import damaged, read_json, root, sha256, write_json
+from scpseg.files import read_json, root, sha256, write_json
 from scpseg.params import DataParams, UpstreamParams
 from scpseg.progress import progress
 
 MIRROR, UPSTREAM = "mirror", "upstream"
 MIRROR_LIST = "archives.json"
-_FILES = [{"path": str, "size": int, "sha256": str}]
-_ARCHIVES = [{"name": str, "size": int, "sha256": str}]
-_MANIFEST = {"benchmark": str, "source": str, "labels": str, "archives": _ARCHIVES, "files": _FILES}
+_FILE, _ARCHIVE = ({key: str, "size": int, "sha256": str} for key in ("path", "name"))
+_MANIFEST = {"benchmark": str, "source": str, "labels": str, "archives": [_ARCHIVE], "files": [_FILE]}
 
 
 class FileRecord(NamedTuple):
@@ -52,7 +52,7 @@ class Manifest(NamedTuple):
 
     def write(self, path: Path) -> None:
         """Write the manifest as JSON."""
-        archives = [dict(zip(_ARCHIVES[0], record, strict=True)) for record in self.archives]
+        archives = [dict(zip(_ARCHIVE, record, strict=True)) for record in self.archives]
         files = [record._asdict() for record in self.files]
         write_json(path, {**self._asdict(), "synthetic": self.synthetic, "archives": archives, "files": files})
 
@@ -63,21 +63,11 @@ class Manifest(NamedTuple):
             raise UserError(f"{path.as_posix()} is missing; run `dvc repro download@{benchmark}` first")
         values: dict[str, Any] = read_json(path, _MANIFEST)
         words = (values["benchmark"], values["source"], values["labels"])
-        return cls(*words, _records(path, values["archives"], "name"), _records(path, values["files"], "path"))
+        return cls(*words, _records(values["archives"], "name"), _records(values["files"], "path"))
 
 
-def read_listed(path: Path) -> tuple[FileRecord, ...]:
-    """The archives that a list of a mirror on this machine names; UserError if it is damaged."""
-    return _records(path, read_json(path, {"archives": _ARCHIVES})["archives"], "name")
-
-
-def _records(path: Path, entries: Sequence[dict[str, Any]], name: str) -> tuple[FileRecord, ...]:
-    found = tuple(FileRecord(entry[name], entry["size"], entry["sha256"]) for entry in entries)
-    for record in found:
-        # A name of another folder, or one that no system can open.
-        if record.size < 0 or Path(record.path).is_absolute() or ".." in record.path or "\0" in record.path:
-            raise damaged(path, f"names {record.path!r} of {record.size} bytes, which was never written")
-    return found
+def _records(entries: Sequence[dict[str, Any]], name: str) -> tuple[FileRecord, ...]:
+    return tuple(FileRecord(entry[name], entry["size"], entry["sha256"]) for entry in entries)
 
 
 def fetch(spec: Benchmark, variant: str, data: DataParams, upstream: UpstreamParams) -> Manifest:
@@ -88,9 +78,8 @@ def fetch(spec: Benchmark, variant: str, data: DataParams, upstream: UpstreamPar
     """
     folder = _folder(spec, variant, data, upstream)
     found = find(spec, variant, data, folder)
-    listings = found.groups.values()
-    if not any(listing.hidden for listing in listings):
-        _expect_both(spec, variant, [*found.loose, *(path for listing in listings for path in listing.files)], data)
+    if not any(map(inner_zips, found.groups.values())):
+        _expect_both(spec, variant, [*found.loose, *chain(*found.groups.values())], data)
     parts = [part for group in found.groups for part in group.parts]
     archives = hash_files(folder, parts, f"{spec.name}: hashing archives")
     files = hash_files(folder, found.loose, f"{spec.name}: hashing files")
@@ -107,10 +96,7 @@ def locate(spec: Benchmark, manifest: Manifest, data: DataParams, upstream: Upst
         made = f"the manifest of {spec.name} was made from source {manifest.source}"
         raise UserError(f"{made}, data.source is {data.source!r}; {again}")
     folder = _folder(spec, manifest.labels, data, upstream)
-    for record in manifest.files:
-        if (size := file_size(folder / record.path)) != record.size:
-            now = "is missing" if size is None else f"has {size} bytes, {record.size} when it was downloaded"
-            raise UserError(f"{record.path} {now}; {again}")
+    check_sizes(folder, manifest.files, f"restore it, or use what is there now: {again}")
     verify_archives(folder, manifest.archives, f"restore it, or use what is there now: {again}")
     return folder
 
@@ -119,21 +105,18 @@ class Found(NamedTuple):
     """Files of a benchmark in a folder: loose files (relative posix paths) and archives to unpack."""
 
     loose: tuple[str, ...]
-    groups: dict[Group, Listing]
+    groups: dict[Group, dict[str, int]]  # declared bytes of their members, as `list_members` returns them
 
 
 def find(spec: Benchmark, variant: str, data: DataParams, folder: Path | None = None) -> Found:
     """Search for images and labels of kind `variant` in `folder`, or in the folder of `data.source`.
 
     Archives of the mirror are verified. If images and labels are loose files, archives next to them are ignored.
-
-    Raises:
-        UserError: an archive, or the mirror's list, is missing, damaged, changed, unsafe or of an unsupported kind; a
-            folder or file cannot be read, or its name is not valid text.
+    UserError where something is missing, damaged, changed, unsafe, unsupported or unreadable, or a name is not text.
     """
     folder = folder or source_folder(spec.name, data)
     if data.source == MIRROR:
-        listed = read_listed(folder / MIRROR_LIST)
+        listed = _records(read_json(folder / MIRROR_LIST, {"archives": [_ARCHIVE]})["archives"], "name")
         verify_archives(folder, listed, f"write it again with `dvc repro -f mirror@{spec.name}`")
         paths = [record.path for record in listed]
     else:
@@ -147,8 +130,9 @@ def find(spec: Benchmark, variant: str, data: DataParams, folder: Path | None = 
         if not (folder / path).is_file():
             why = "is not a file that can be read, but a broken link, a pipe or a device"
             raise UserError(f"{folder / path} {why}; remove it")
-    listings = [(group, list_members(group, folder)) for group in groups]
-    return Found(tuple(roles), {group: listing for group, listing in listings if listing.holds(wanted)})
+    listings = {group: list_members(group, folder) for group in groups}
+    useful = {group: one for group, one in listings.items() if inner_zips(one) or any(map(wanted, one))}
+    return Found(tuple(roles), useful)
 
 
 def _walk(folder: Path) -> Iterator[str]:
@@ -221,13 +205,15 @@ def source_folder(benchmark: str, data: DataParams) -> Path:
 
 def hash_files(folder: Path, paths: Sequence[str], what: str) -> tuple[FileRecord, ...]:
     """Records of files, given as relative posix paths; UserError if a file cannot be read."""
-    records = []
-    for path in progress(paths, len(paths), what) if paths else ():
-        try:
-            records.append(FileRecord(path, (folder / path).stat().st_size, sha256(folder / path)))
-        except OSError as error:
-            raise UserError(f"{path} cannot be read ({error.strerror}); check its permissions and the disk") from error
-    return tuple(records)
+    return tuple(file_record(folder / path, path) for path in progress(paths, len(paths), what)) if paths else ()
+
+
+def file_record(place: Path, path: str) -> FileRecord:
+    """The record, under the name `path`, of the file at `place`; UserError if it cannot be read."""
+    try:
+        return FileRecord(path, place.stat().st_size, sha256(place))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); check its permissions and the disk") from error
 
 
 def file_size(path: Path) -> int | None:
@@ -235,17 +221,22 @@ def file_size(path: Path) -> int | None:
     return path.stat().st_size if path.is_file() else None
 
 
-def verify_archives(folder: Path, records: Sequence[FileRecord], remedy: str) -> None:
-    """Check the sizes, then the SHA-256 of archives; `remedy` ends the message of the UserError."""
+def check_sizes(folder: Path, records: Sequence[FileRecord], remedy: str) -> None:
+    """Check that files exist and have the recorded sizes; `remedy` ends the message of the UserError."""
     for record in records:
         if (size := file_size(folder / record.path)) != record.size:
             why = "is missing" if size is None else "is truncated" if size < record.size else "is too long"
             why += f": {size} bytes instead of {record.size}" if size is not None else ""
-            raise UserError(f"archive {record.path} {why}; {remedy}")
+            raise UserError(f"{record.path} {why}; {remedy}")
+
+
+def verify_archives(folder: Path, records: Sequence[FileRecord], remedy: str) -> None:
+    """Check the sizes, then the SHA-256 of archives; `remedy` ends the message of the UserError."""
+    check_sizes(folder, records, remedy)
     for record, found in zip(records, hash_files(folder, [r.path for r in records], "checking archives"), strict=True):
         if found.sha256 != record.sha256:
-            why = f"SHA-256 {found.sha256} instead of {record.sha256}"
-            raise UserError(f"archive {record.path} has the wrong checksum: {why}; {remedy}")
+            why = f"has the wrong checksum: SHA-256 {found.sha256} instead of {record.sha256}"
+            raise UserError(f"{record.path} {why}; {remedy}")
 
 
 def _folder(spec: Benchmark, variant: str, data: DataParams, upstream: UpstreamParams) -> Path:

@@ -1,28 +1,28 @@
-"""Process that opens archives: `python -m scpseg.data.acquire.unpacker`, started by `archives`.
+"""Process that opens archives: `python -m scpseg.data.acquire.unpacker <file descriptor>`, started by `archives`.
 
-It reads a request and answers with what the archive contains; then it reads which members are wanted and sends them one
-after another. All are lines of JSON; after {"data": N} come N bytes of a member. A hostile archive can crash this
-process, or a native decoder in it, or use up its memory or time, but not those of the stage. It writes no files.
+It gets the name and parts of an archive, and sends the sizes of its members, or, if it also gets the paths of members,
+each as its path and its bytes in pieces. An error is sent as UserError. A hostile archive can crash this process, or a
+native decoder in it, or use up its memory or time, but not those of the stage. It writes no files.
 """
 
 from __future__ import annotations
 
 import errno
 import io
-import json
 import os
 import resource
 import stat
-import struct
 import sys
 import zipfile
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 from itertools import accumulate
+from multiprocessing.connection import Connection
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, cast
 
-from scpseg.errors import CONTROL
+from scpseg.errors import CONTROL, UserError
 
 CHUNK = 1 << 20
 MEMORY = 8 << 30  # bytes of address space for this process: more than any dictionary of an archive of images needs
@@ -32,24 +32,18 @@ SEVEN_ZIP = b"7z\xbc\xaf\x27\x1c"  # its first bytes
 SEVEN_ZIP_START = 32  # bytes of a 7z file's first header, which contains the position of the other one
 UNSUPPORTED = ("PasswordRequired", "UnsupportedCompressionMethodError")  # errors of py7zr
 ENCRYPTED = 0x1  # a flag of a zip's member
-ZIP_LOCAL = struct.Struct("<26xHH")  # header before the data of a zip's member: lengths of name and extra field
 UNPACK = "unpack it yourself and name the folder in data.source"
-Send = Callable[..., None]  # sends values, or bytes of a member, and waits while the parent does not read
-
-
-class Rejected(Exception):
-    """The archive cannot or must not be unpacked; the message says why and what to do."""
+Send = Callable[[Any], None]  # waits while the parent does not read
 
 
 class _Joined(io.RawIOBase):
-    """The parts of an archive, or a range of them, as one readable, seekable file."""
+    """The parts of an archive as one readable, seekable file, which ends at byte `end` if that is given."""
 
-    def __init__(self, parts: Sequence[str], start: int = 0, size: int | None = None) -> None:
+    def __init__(self, parts: Sequence[str], end: int | None = None) -> None:
         super().__init__()
         self.files = [open(part, "rb", buffering=0) for part in parts]  # noqa: SIM115
         self.starts = list(accumulate((os.stat(part).st_size for part in parts), initial=0))
-        self.origin, self.position = start, start
-        self.end = self.starts[-1] if size is None else min(start + size, self.starts[-1])
+        self.position, self.end = 0, min(end or self.starts[-1], self.starts[-1])
 
     def readable(self) -> bool:
         return True
@@ -58,8 +52,8 @@ class _Joined(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self.position = max((self.origin, self.position, self.end)[whence] + offset, self.origin)
-        return self.position - self.origin
+        self.position = max((0, self.position, self.end)[whence] + offset, 0)
+        return self.position
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
         if self.position >= self.end:
@@ -72,7 +66,7 @@ class _Joined(io.RawIOBase):
 
 
 def _safe(entries: Iterable[tuple[str, str, bool, Any]]) -> dict[str, Any]:
-    """Files by posix name, of (name, why it is neither file nor directory, is a directory, info); else Rejected."""
+    """Files by posix name, of (name, why it is neither file nor directory, is a directory, info); else UserError."""
     found: dict[str, Any] = {}
     for count, (name, kind, folder, info) in enumerate(entries):
         plain = name.replace("\\", "/")
@@ -86,7 +80,7 @@ def _safe(entries: Iterable[tuple[str, str, bool, Any]]) -> dict[str, Any]:
         ):
             if there:
                 todo = "so nothing of this archive is unpacked; fetch it from a trusted source"
-                raise Rejected(f"member {name[:200]!r} {why}, {todo}")
+                raise UserError(f"member {name[:200]!r} {why}, {todo}")
         if not folder:
             found[plain] = info
     return found
@@ -98,32 +92,29 @@ class _Zip:
     def __init__(self, stream: BinaryIO) -> None:
         self.stream, self.file = stream, zipfile.ZipFile(stream)
         kinds = {0: "", stat.S_IFREG: "", stat.S_IFDIR: "", stat.S_IFLNK: "a link"}
-        self.members = _safe(
+        self.members: dict[str, zipfile.ZipInfo] = _safe(
             (info.filename, kinds.get(stat.S_IFMT(info.external_attr >> 16), "a special file"), info.is_dir(), info)
             for info in self.file.infolist()
         )
-        self.sizes: dict[str, int] = {name: info.file_size for name, info in self.members.items()}
+        self.sizes = {name: info.file_size for name, info in self.members.items()}
 
-    def start_of(self, name: str) -> int | None:
-        """First byte of a member that is stored as it is, else None."""
-        info: zipfile.ZipInfo = self.members[name]
+    def end_of(self, name: str) -> int | None:
+        """The byte after a member that is stored as it is, else None."""
+        info = self.members[name]
         if info.flag_bits & ENCRYPTED or info.compress_type != zipfile.ZIP_STORED:
             return None
-        self.stream.seek(info.header_offset)
-        name_bytes, extra_bytes = ZIP_LOCAL.unpack(self.stream.read(ZIP_LOCAL.size))
-        return info.header_offset + ZIP_LOCAL.size + int(name_bytes) + int(extra_bytes)
+        with self.file.open(info):  # reads the header before the member
+            return self.stream.tell() + info.file_size
 
     def extract(self, names: Sequence[str], begin: Callable[[str], None], send: Send) -> None:
         """Send members in the order of the archive."""
         for name in sorted(names, key=lambda name: self.members[name].header_offset):
             begin(name)
-            count = 0
             with self.file.open(self.members[name]) as stream:
-                while chunk := stream.read(CHUNK):
+                for chunk in iter(partial(stream.read, CHUNK), b""):
                     send(chunk)
-                    count += len(chunk)
-            if count != self.sizes[name]:
-                raise zipfile.BadZipFile(f"{count} of {self.sizes[name]} bytes")
+                if stream.tell() != self.sizes[name]:
+                    raise zipfile.BadZipFile(f"{stream.tell()} of {self.sizes[name]} bytes")
 
 
 class _SevenZip:
@@ -134,11 +125,10 @@ class _SevenZip:
         stream.seek(0)
         expected = SEVEN_ZIP_START + int.from_bytes(start[12:20], "little") + int.from_bytes(start[20:28], "little")
         if start.startswith(SEVEN_ZIP) and total < expected:
-            count = f"{parts} part{'s' if parts > 1 else ''}"
-            raise Rejected(f"is truncated: {total} of {expected} bytes in {count}; fetch what is missing")
+            raise UserError(f"is truncated: {total} of {expected} bytes in {parts} part(s); fetch what is missing")
         import py7zr  # a tenth of a second, which zips do not need
 
-        self.py7zr, self.file = py7zr, py7zr.SevenZipFile(stream)
+        self.factory, self.file = py7zr.io.WriterFactory, py7zr.SevenZipFile(stream)
         kinds = {True: "", False: "a link or a special file"}
         infos = self.file.list()
         self.members = _safe((i.filename, kinds[i.is_file or i.is_directory], i.is_directory, i) for i in infos)
@@ -153,7 +143,7 @@ class _SevenZip:
                 send(bytes(data))
                 return len(data)
 
-        class Factory(self.py7zr.io.WriterFactory):  # type: ignore[misc,name-defined]
+        class Factory(self.factory):  # type: ignore[misc,name-defined]
             def create(self, filename: str) -> Output:
                 begin(plain[filename])
                 return Output()
@@ -161,48 +151,38 @@ class _SevenZip:
         self.file.extract(targets=[self.members[name].filename for name in names], factory=Factory())
 
 
-def _is_zip(name: str) -> bool:
-    return name.lower().endswith(".zip")
+def answer(name: str, parts: Sequence[str], wanted: Collection[str] | None, send: Send) -> None:
+    """Send the sizes of an archive's members, or the wanted ones themselves."""
+    place = current = name
 
-
-def answer(request: dict[str, Any], send: Send, receive: Callable[[], str]) -> None:
-    """Send the sizes of an archive's members, receive the paths of the wanted ones, and send each and the result."""
-    place, current = request["name"], ""
-
-    def begin(name: str) -> None:  # the member before is known to be right then
+    def begin(member: str) -> None:  # the member before is known to be right then
         nonlocal current
-        current = f"{place}/{name}"
-        send(name=current)
+        current = f"{place}/{member}"
+        send(current)
 
-    def opened(is_zip: bool, *window: int) -> _Zip | _SevenZip:
-        stream = cast(BinaryIO, io.BufferedReader(_Joined(request["parts"], *window), CHUNK))
-        return _Zip(stream) if is_zip else _SevenZip(stream, len(request["parts"]))
+    def opened(end: int | None = None) -> _Zip | _SevenZip:
+        stream = cast(BinaryIO, io.BufferedReader(_Joined(parts, end), CHUNK))
+        return _Zip(stream) if _is_zip(place) else _SevenZip(stream, len(parts))
 
     try:
-        limits = resource.getrlimit(resource.RLIMIT_CPU)
-        resource.setrlimit(resource.RLIMIT_CPU, (LISTING_SECONDS, limits[1]))
-        outer = opened(_is_zip(place))
-        archives, files, hidden = {place: outer}, dict[str, int](), dict[str, int]()
-        for name, size in outer.sizes.items():
-            path = f"{request['name']}/{name}"
-            if not _is_zip(name):
-                files[path] = size
-            elif isinstance(outer, _Zip) and (start := outer.start_of(name)) is not None:
-                place = path
-                archives[place] = opened(True, start, size)
-                files |= {f"{path}/{member}": size for member, size in archives[place].sizes.items()}
-            else:
-                hidden[path] = size
-        send(files=files, hidden=hidden)
-        wanted = set(json.loads(receive()))
-        resource.setrlimit(resource.RLIMIT_CPU, limits)
+        outer = opened()
+        archives, sizes = {name: outer}, {f"{name}/{member}": size for member, size in outer.sizes.items()}
+        for member in filter(_is_zip, outer.members):
+            if isinstance(outer, _Zip) and (end := outer.end_of(member)) is not None:
+                place = current = f"{name}/{member}"
+                archives[place] = opened(end)  # zipfile accepts other bytes before an archive
+                inner = archives[place].sizes.items()
+                del sizes[place]
+                sizes |= {f"{place}/{path}": size for path, size in inner if not _is_zip(path)}
+        if wanted is None:
+            send(sizes)
+            return
         for place, archive in archives.items():
-            if names := [name for name in archive.members if f"{place}/{name}" in wanted]:
+            if names := [path for path in archive.members if f"{place}/{path}" in wanted]:
                 archive.extract(names, begin, send)
-        send(done=True)
     except Exception as error:  # on damaged bytes, zipfile, py7zr and their codecs raise a dozen types
         text = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
-        if isinstance(error, Rejected):
+        if isinstance(error, UserError):
             why = str(error)
         elif isinstance(error, MemoryError):
             why = f"needs more than {MEMORY >> 30} GiB of memory to unpack, so it is damaged or hostile: fetch it again"
@@ -212,24 +192,17 @@ def answer(request: dict[str, Any], send: Send, receive: Callable[[], str]) -> N
             why = f"cannot be unpacked here ({text}): it is encrypted or of an unsupported kind; {UNPACK}"
         else:
             why = f"is damaged, truncated, split or encrypted ({text}): fetch it again, or {UNPACK}"
-        send(error=f"{current or place} {why}")
+        send(UserError(f"{current} {why}"))
 
 
-def main() -> None:
-    """Answer the request on standard input; end when the parent ends, which closes this process's input and output."""
-    channel = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # for output of libraries
-
-    def send(content: bytes = b"", **values: object) -> None:
-        channel.write(json.dumps(values or {"data": len(content)}).encode() + b"\n" + content)
-        channel.flush()
-
-    def receive() -> str:
-        return sys.stdin.readline() or sys.exit(1)
-
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    answer(json.loads(receive()), send, receive)
+def _is_zip(name: str) -> bool:
+    return name.lower().endswith(".zip")
 
 
 if __name__ == "__main__":
-    main()
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    channel = Connection(int(sys.argv[1]))
+    name, parts, wanted = channel.recv()
+    if wanted is None:
+        resource.setrlimit(resource.RLIMIT_CPU, (LISTING_SECONDS, LISTING_SECONDS))
+    answer(name, parts, wanted and set(wanted), channel.send)

@@ -1,8 +1,8 @@
 """Fill a store: decode every file once, on all cores, resumable; the store appears only when it is complete.
 
 Arrays are written to a working folder whose name depends on everything that affects the store, so an interrupted run
-can resume; at the end, this folder is renamed to the store. Of archives, only files that become arrays are
-written to the disk, a few at a time, and zips inside a 7z while their files are decoded.
+can resume; at the end, this folder is renamed to the store. Files of archives are on the disk only until they are
+decoded, a few at a time; zips inside a 7z until all their files are.
 """
 
 from __future__ import annotations
@@ -11,30 +11,31 @@ import hashlib
 import json
 import os
 import shutil
-from collections import Counter, deque
+from collections import ChainMap, Counter, deque
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import chain
+from math import inf
 from multiprocessing import parent_process
 from pathlib import Path
 from signal import SIG_IGN, SIGINT, signal
 from threading import Thread
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from scpseg.benchmarks.base import Benchmark, Ids
-from scpseg.data.acquire.archives import Group, Listing, group_archives, list_members, read_members, unpack_inner
-from scpseg.data.acquire.layout import KINDS, Kind, Pairing, Slot, pair_files, role_of
-from scpseg.data.acquire.manifest import Manifest, file_size
+from scpseg.data.acquire.archives import Group, group_archives, inner_zips, list_members, read_members, unpack_inner
+from scpseg.data.acquire.layout import KINDS, Pairing, Slot, pair_files, role_of
+from scpseg.data.acquire.manifest import Manifest, file_record
 from scpseg.data.acquire.space import check_space
 from scpseg.data.prepare.decode import check_image, decode_label, read_pixels, read_size
 from scpseg.data.store import HEADER, INDEX, Store, array_hash, image_path, label_path, save_array, save_image
 from scpseg.errors import UserError
-from scpseg.files import damaged, locked, read_json, sha256, write_json
+from scpseg.files import locked, read_json, write_json
 from scpseg.progress import progress, say
 
 VERSION = 4  # increased when the same files decode to another store
@@ -44,11 +45,10 @@ PIXEL_BYTES = 16  # more than any real file takes for a pixel of its benchmark's
 SHOWN, NAMED = 3, 8  # sizes of images in a line, images in a warning
 
 Record = dict[str, Any]
-"""Record of a decoded file: slot, path, bytes, sha256, height, width, array_sha256, and counts of a label."""
-COUNTS = ("ignored", "unknown", "near")
-_RECORD: dict[str, Any] = {"slot": [str, str, str, int], "path": str, "bytes": int, "sha256": str, "array_sha256": str}
-_RECORD |= {"height": int, "width": int}
-_LABEL = {**_RECORD, "pixels": [int], **dict.fromkeys(COUNTS, int)}
+"""Record of a decoded image or label: its slot, files, size and checksum, and the counts of a label, else 0."""
+FILE, COUNTS = ("path", "bytes", "sha256"), ("ignored", "unknown", "near")
+_RECORD: dict[str, Any] = {"slot": [str, str, str, int], "files": [dict.fromkeys(FILE, object)], "array_sha256": str}
+_RECORD |= {"height": int, "width": int, "pixels": [int], **dict.fromkeys(COUNTS, int)}
 
 
 class Choice(NamedTuple):
@@ -71,57 +71,39 @@ class Job:
     folder: Path
 
     @property
-    def sides(self) -> Literal["exact", "most", "any"]:
-        """Valid sides of an image: the benchmark's, at most those (for partial benchmarks), or any."""
-        return "any" if self.synthetic or self.spec.any_size else "most" if self.choice.partial else "exact"
+    def sides(self) -> tuple[float, float]:
+        """Smallest and largest side of an image: of partial benchmarks at most the benchmark's, of some any."""
+        if self.synthetic or self.spec.any_size:
+            return 0, inf
+        return 0 if self.choice.partial else self.spec.side, self.spec.side
 
     @property
     def store(self) -> Path:
         """The store that is being filled."""
         return self.folder / "store"
 
-    @property
-    def spool(self) -> Path:
-        """Folder of files from archives that wait to be decoded; empty between runs."""
-        return self.folder / "spool"
-
-    def array(self, slot: Slot, whole: bool = False) -> Path:
-        """Path of the array of a slot; with `whole`, of the image or label of which it is a part."""
-        whole = whole or self.spec.layout.rows * self.spec.layout.columns == 1
-        folder = self.store if whole else self.folder / "parts" / str(slot.number)
-        return (image_path if slot.kind == "image" else label_path)(folder, slot.split, slot.id)
+    def array(self, slot: Slot) -> Path:
+        """Path of the array of an image or label."""
+        return (image_path if slot.kind == "image" else label_path)(self.store, slot.split, slot.id)
 
     def record(self, slot: Slot) -> Path:
-        """Path of the record of a decoded file; written last, so it marks a finished file."""
-        return self.folder / "records" / slot.split / f"{slot.id}.{slot.kind}.{slot.number}.json"
+        """Path of the record of an image or label; written last, so it marks a finished one."""
+        return self.folder / "records" / slot.split / f"{slot.id}.{slot.kind}.json"
 
     def finished(self) -> dict[Slot, Record]:
-        """The records of all files whose arrays exist and are unchanged."""
+        """The records of all images and labels whose arrays exist and are unchanged; a damaged record is ignored."""
         found = {}
         for path in sorted(self.folder.glob("records/*/*.json")):
-            record = read_json(path, _LABEL if ".label." in path.name else _RECORD)
-            slot = Slot(*record["slot"])
-            if self.record(slot) != path:
-                raise damaged(path, "is not of the file that its name says")
-            array = self.array(slot)
-            if array.is_file() and array_hash(array) == record["array_sha256"]:
-                found[slot] = record
+            with suppress(UserError):
+                record = read_json(path, _RECORD)
+                slot = Slot(*record["slot"])
+                if (array := self.array(slot)).is_file() and array_hash(array) == record["array_sha256"]:
+                    found[slot] = record
         return found
-
-    def check_side(self, height: int, width: int, name: str) -> None:
-        """Raise a UserError about an image or label whose size no image of the benchmark has."""
-        side = self.spec.side
-        if self.sides == "any" or (height == width == side):
-            return
-        found = f"{name} has {height} x {width} pixels (height x width), images of {self.spec.title} {side} x {side}"
-        if self.sides == "exact":
-            raise UserError(f"{found}; download it again, or set data.partial: true to use crops")
-        if max(height, width) > side:
-            raise UserError(f"{found}; crop it to at most that size")
 
 
 class Task(NamedTuple):
-    """A file to decode."""
+    """A file to decode: an image, a label, or a part of one."""
 
     job: Job
     slot: Slot
@@ -136,26 +118,18 @@ def fill(
     """Write the store of a benchmark to `target`, atomically, and return its index, as in index.json.
 
     Only one process does it at a time: a second one waits, and uses the store if it was made from the same files.
-
-    Args:
-        spec: the benchmark.
-        manifest: its archives and files, which are in `folder`.
-        folder: as `locate` returns it.
-        choice: the parameters.
-        target: folder of the store, or a link to one, for example on another disk.
-        working: folder for working folders (may not exist), on the same disk as `target` unless that is a link.
-        workers: number of decoding processes; 0 = one per core, at most 8. This process unpacks.
-
-    Raises:
-        UserError: a file is damaged or does not fit, the benchmark is incomplete although `choice.partial` is false, or
-            there is too little disk space.
+    `folder` has the files of `manifest`, as `locate` returns it; `target` may be a link, for example to another disk;
+    otherwise `working`, for the working folder, is on the same disk. `workers` decode, 0 = one per core, at most 8.
+    UserError where a file is damaged or does not fit, the benchmark is incomplete although `choice.partial` is false,
+    or there is too little disk space.
     """
     if target.is_symlink():  # a folder cannot be moved to another disk atomically
         target = target.resolve()
         working = target.parent
     rules: list[Any] = [VERSION, spec.decoding, [cls.colour for cls in spec.classes], spec.ignored, spec.unknown_share]
-    inputs = hashlib.sha256(json.dumps([*rules, spec.indexed, spec.side, choice, manifest]).encode()).hexdigest()[:16]
-    job = Job(spec, manifest.synthetic, choice, working / f".preparing-{spec.name}-{inputs}")
+    inputs = json.dumps([*rules, spec.indexed, spec.side, choice, manifest]).encode()
+    name = f".preparing-{spec.name}-{hashlib.sha256(inputs).hexdigest()[:16]}"
+    job = Job(spec, manifest.synthetic, choice, working / name)
     with locked(working / f".preparing-{spec.name}.lock", f"preparing {spec.name}"):
         with suppress(UserError):  # no store, or not as it was made
             store = Store(target)
@@ -163,10 +137,12 @@ def fill(
                 for split in store.index["ids"]:
                     store.check(split)
                 return store.index
+        spool = job.folder / "spool"  # for files from archives that wait to be decoded
+        shutil.rmtree(spool, ignore_errors=True)  # of a killed run
         try:
-            index = _fill(job, manifest, folder, workers or min(os.cpu_count() or 1, WORKERS))
+            index = _fill(job, manifest, folder, spool, workers or min(os.cpu_count() or 1, WORKERS))
         finally:
-            shutil.rmtree(job.spool, ignore_errors=True)
+            shutil.rmtree(spool, ignore_errors=True)
         if target.exists():
             shutil.rmtree(target)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -176,38 +152,36 @@ def fill(
         return index
 
 
-def _fill(job: Job, manifest: Manifest, folder: Path, workers: int) -> dict[str, Any]:
+def _fill(job: Job, manifest: Manifest, folder: Path, spool: Path, workers: int) -> dict[str, Any]:
     """Fill the store in the working folder, going on where an earlier run was interrupted."""
-    what, records, plan = f"preparing {job.spec.name}", dict[Slot, Record](), _Plan(job, manifest, folder, workers)
-    check_space(job.folder, plan.needed(plan.left), what)
+    what, plan, records = f"preparing {job.spec.name}", _Plan(job, manifest, folder, spool, workers), {}
     if plan.done:
         say(f"{what}: {len(plan.done)} files of an earlier run are kept")
+    left = len(plan.left) // plan.parts
     with closing(plan.tasks()) as tasks:
-        decoded = _decoded(tasks, min(workers, max(1, len(plan.left))))
-        work = progress(decoded, len(plan.done) + len(plan.left), what, len(plan.done))
+        work = progress(_decoded(tasks, min(workers, max(1, left))), len(plan.done) + left, what, len(plan.done))
         for record in chain(plan.done.values(), work):
             slot = Slot(*record["slot"])
             records[slot] = record
-            image, label = (records.get(slot._replace(kind=kind)) for kind in KINDS)
-            if image and label and any(image[side] != label[side] for side in ("height", "width")):
-                sizes = [f"{one['height']} x {one['width']}" for one in (image, label)]
-                raise UserError(
-                    f"{image['path']} has {sizes[0]} pixels (height x width), but its label {label['path']} has "
-                    f"{sizes[1]}; download both again"
-                )
-        index = build_index(job, manifest, plan.pairing, _join_parts(job, plan.pairing, records))
-        write_json(job.store / INDEX, index)
+            pair = [records[one] for kind in KINDS if (one := slot._replace(kind=kind)) in records]
+            sizes = [f"{one['height']} x {one['width']}" for one in pair]
+            if len(set(sizes)) > 1:
+                image, label = (one["files"][0]["path"] for one in pair)
+                why = f"{image} has {sizes[0]} pixels (height x width), but its label {label} has {sizes[1]}"
+                raise UserError(f"{why}; download both again")
+    index = build_index(job, manifest, plan.pairing, records)
+    write_json(job.store / INDEX, index)
     return index
 
 
 def image_ids(spec: Benchmark, manifest: Manifest, folder: Path) -> list[str]:
     """Ids of the images among loose files and in archives, as far as headers contain them."""
-    paths = [path for listing in _listings(manifest, folder).values() for path in listing.files]
-    roles = (role_of(spec, manifest.labels, path) for path in (*paths, *(record.path for record in manifest.files)))
+    paths = [*chain(*_listings(manifest, folder).values()), *(record.path for record in manifest.files)]
+    roles = (role_of(spec, manifest.labels, path) for path in paths)
     return [role.id for role in roles if role is not None and role.kind == "image"]
 
 
-def _listings(manifest: Manifest, folder: Path) -> dict[Group, Listing]:
+def _listings(manifest: Manifest, folder: Path) -> dict[Group, dict[str, int]]:
     groups = group_archives(record.path for record in manifest.archives)
     return {group: list_members(group, folder) for group in groups}
 
@@ -215,71 +189,77 @@ def _listings(manifest: Manifest, folder: Path) -> dict[Group, Listing]:
 class _Plan:
     """The files of one store, where they are, and which of them are finished (`done`) or not (`left`)."""
 
-    def __init__(self, job: Job, manifest: Manifest, folder: Path, workers: int) -> None:
-        """Pair the files, for which zips inside a 7z are unpacked; clear what a killed run left half done."""
-        for leftover in job.folder.rglob(".*"):
+    def __init__(self, job: Job, manifest: Manifest, folder: Path, spool: Path, workers: int) -> None:
+        """Pair the files, for which zips inside a 7z are unpacked; UserError where the disk has too little space."""
+        for leftover in job.folder.rglob(".*"):  # what a killed run left half done
             leftover.unlink()
-        shutil.rmtree(job.spool, ignore_errors=True)
-        self.job, self.folder, self.workers, self.done = job, folder, workers, job.finished()
+        self.job, self.folder, self.spool, self.workers = job, folder, spool, workers
+        self.done, self.parts, choice = job.finished(), job.spec.layout.rows * job.spec.layout.columns, job.choice
         self.listings, self.loose = _listings(manifest, folder), {file.path: file.sha256 for file in manifest.files}
-        choice, packed = job.choice, {group: listing for group, listing in self.listings.items() if listing.hidden}
-        if packed:
+        if hidden := {group: zips for group, listing in self.listings.items() if (zips := inner_zips(listing))}:
+            # The paths are known only after unpacking; any names that are not loose files do.
             slots = {Slot(part, id, kind) for part, ids in choice.lists.items() for id in ids for kind in KINDS}
-            # Their paths are known only after unpacking; any names that are not loose files do.
-            arrays = self.needed({f"{slot}": slot for slot in slots - self.done.keys()})
-            hidden = sum(sum(listing.hidden.values()) for listing in packed.values())
-            check_space(job.folder, hidden + arrays, f"preparing {job.spec.name}")
-        for group in packed:
-            for inner in unpack_inner(group, folder, job.spool):
+            needed = sum(sum(zips.values()) for zips in hidden.values())
+            self.check_space({f"{slot}": slot for slot in slots - self.done.keys()}, needed)
+        for group, zips in hidden.items():
+            for inner in unpack_inner(group, folder, zips, spool):
                 self.listings[inner] = list_members(inner, folder)
-        paths = [*self.loose, *(path for listing in self.listings.values() for path in listing.files)]
+        paths = [*self.loose, *chain(*self.listings.values())]
         self.pairing = pair_files(job.spec, manifest.labels, choice.split, choice.lists, paths, choice.partial)
-        self.left = {path: slot for slot, path in self.pairing.paths.items() if slot not in self.done}
+        found = self.pairing.paths.items()
+        self.left = {path: slot for slot, path in found if slot._replace(number=0) not in self.done}
+        self.check_space(self.left)
 
-    def needed(self, left: Mapping[str, Slot]) -> int:
-        """Bytes of disk space that the arrays of these files, and the spool, still need.
+    def check_space(self, left: Mapping[str, Slot], needed: int = 0) -> None:
+        """UserError unless there is disk space for `needed` bytes, the arrays of these files, and the spool.
 
-        Known from headers for loose files, and from the benchmark's image size for members of archives. For images of
-        any size, only the sizes declared in archives are known, which give a rough number.
+        Where images may have any size, that of loose files is in their headers; for members of archives, the declared
+        bytes are a rough number.
         """
-        side, exact, total = self.job.spec.side, self.job.sides == "exact", 0
-        declared = {path: size for listing in self.listings.values() for path, size in listing.files.items()}
+        side, declared = int(self.job.sides[0]), ChainMap(*self.listings.values())
         for path, slot in left.items():
-            if path in self.loose:
-                total += array_bytes(slot.kind, *read_size(self.folder / path, path))
+            if side or path in self.loose:
+                height, width = (side, side) if side else read_size(self.folder / path, path)
+                needed += (3 if slot.kind == "image" else 1) * height * width + HEADER
             else:
-                total += array_bytes(slot.kind, side, side) if exact else declared.get(path, 0)
-        spooled = exact and not left.keys() <= self.loose.keys()
-        return total + (self.workers + AHEAD) * array_bytes("image", side, side) * spooled
+                needed += declared.get(path, 0)
+        if side and not left.keys() <= self.loose.keys():
+            needed += (self.workers + AHEAD) * (3 * side * side + HEADER)
+        check_space(self.job.folder, needed, f"preparing {self.job.spec.name}")
 
-    def tasks(self) -> Generator[Task, None, None]:
-        """The files that are not finished; those in archives are put into the spool just before they are given out."""
-        job, left = self.job, self.left
-        for path, slot in left.items():
-            if path in self.loose:
-                yield Task(job, slot, path, self.folder / path, self.loose[path])
-        most = PIXEL_BYTES * job.spec.side**2 if job.sides != "any" else None
-        for group, listing in self.listings.items():
-            if not left.keys().isdisjoint(listing.files):
-                for path, place in read_members(group, self.folder, left.__contains__, job.spool, most):
-                    yield Task(job, left[path], path, place, None)
+    def tasks(self) -> Generator[list[Task], None, None]:
+        """The parts of each unfinished image and label; those in archives are put into the spool just before."""
+        left, most = self.left, PIXEL_BYTES * self.job.sides[1] ** 2
+        wanted = [(group, {p: n for p, n in sizes.items() if p in left}) for group, sizes in self.listings.items()]
+        for path, size in chain(*(sizes.items() for _, sizes in wanted)):
+            if size > most:
+                why = f"declares {size} bytes, more than the {most} bytes of the largest file expected"
+                raise UserError(f"{path} {why}; the archive is damaged or hostile: fetch it from a trusted source")
+        loose = ((path, self.folder / path) for path in left if path in self.loose)
+        packed = (read_members(group, self.folder, sizes, self.spool) for group, sizes in wanted if sizes)
+        waiting: dict[Slot, dict[int, Task]] = {}
+        for path, place in chain(loose, *packed):
+            first = left[path]._replace(number=0)
+            parts = waiting.setdefault(first, {})
+            parts[left[path].number] = Task(self.job, first, path, place, self.loose.get(path))
+            if len(parts) == self.parts:
+                yield [parts[number] for number in range(self.parts)]
 
 
-def _decoded(tasks: Iterator[Task], workers: int) -> Iterator[Record]:
-    """Decode the files of `tasks` as they come, with `workers` processes, and give their records in the same order.
+def _decoded(tasks: Iterator[list[Task]], workers: int) -> Iterator[Record]:
+    """The records of `tasks`, in their order, decoded by `workers` processes; at most AHEAD more tasks are taken.
 
-    At most workers + AHEAD tasks are taken in advance. Tasks that were taken are finished even if `tasks` or another
-    one fails; the error is that of `decode_file` for the first file that has one.
+    Tasks that were taken are finished even if another one fails; the error is that of the first file that has one.
     """
     if workers == 1:
-        yield from map(decode_file, tasks)
+        yield from (decode_file(*parts) for parts in tasks)
         return
     waiting: deque[Future[Record]] = deque()
     try:
         with ProcessPoolExecutor(workers, initializer=_follow_parent) as pool:
             pool.submit(os.getpid).result()  # processes are copies of this one: start them while it is small
-            for task in tasks:
-                waiting.append(pool.submit(decode_file, task))
+            for parts in tasks:
+                waiting.append(pool.submit(decode_file, *parts))
                 if len(waiting) >= workers + AHEAD:
                     yield waiting.popleft().result()
             for future in waiting:
@@ -302,69 +282,45 @@ def _follow_parent() -> None:
     Thread(target=watch, daemon=True).start()
 
 
-def decode_file(task: Task) -> Record:
-    """Write the array and the record of one file.
+def decode_file(*parts: Task) -> Record:
+    """Write the array and the record of an image or label, whose parts are joined row by row.
 
-    Raises:
-        UserError: the file is damaged, differs from the manifest, or is not an image or label of the benchmark.
+    UserError where a file is damaged, changed, or not of the benchmark, or parts do not fit together.
     """
-    job, name = task.job, task.path
-    try:
-        size, digest = task.place.stat().st_size, sha256(task.place)
-    except OSError as error:
-        raise UserError(f"{name} cannot be read ({error.strerror}); check the disk and data.source") from error
-    if task.sha256 not in (None, digest):  # files outside the repository may change unseen
-        todo = f"restore it, or use it as it is now with `dvc repro -f download@{job.spec.name}`"
-        raise UserError(f"{name} is not the file that was downloaded (its SHA-256 differs); {todo}")
-    height, width = read_size(task.place, name)
-    job.check_side(height, width, name)
-    pixels = read_pixels(task.place, name, job.spec.indexed and task.slot.kind == "label")
-    record: Record = {"slot": list(task.slot), "path": name, "bytes": size, "sha256": digest}
-    record |= {"height": height, "width": width}
-    if task.slot.kind == "image":
-        record["array_sha256"] = save_image(job.array(task.slot), check_image(pixels, name))
-    else:
-        label = decode_label(pixels, job.spec, name, job.choice.ignore_first)
-        record |= {"pixels": list(label.pixels)} | {key: getattr(label, key) for key in COUNTS}
-        record["array_sha256"] = save_array(job.array(task.slot), label.ids)
-    write_json(job.record(task.slot), record)
-    if task.sha256 is None:
-        task.place.unlink()
+    job, slot, *_ = parts[0]
+    spec, (lowest, highest), files, arrays, labels = job.spec, job.sides, [], [], []
+    for _, _, path, place, expected in parts:
+        file = file_record(place, path)
+        if expected not in (None, file.sha256):  # files outside the repository may change unseen
+            todo = f"restore it, or use it as it is now with `dvc repro -f download@{spec.name}`"
+            raise UserError(f"{path} is not the file that was downloaded (its SHA-256 differs); {todo}")
+        height, width = read_size(place, path)
+        if min(height, width) < lowest or max(height, width) > highest:
+            why = f"{height} x {width} pixels (height x width), images of {spec.title} {spec.side} x {spec.side}"
+            todo = "download it again, or set data.partial: true to use crops" if lowest else "crop it to at most that"
+            raise UserError(f"{path} has {why}; {todo}")
+        pixels = read_pixels(place, path, spec.indexed and slot.kind == "label")
+        if slot.kind == "label":
+            labels.append(decode_label(pixels, spec, path, job.choice.ignore_first))
+        arrays.append(labels[-1].ids if labels else check_image(pixels, path))
+        files.append(dict(zip(FILE, file, strict=True)))
+    array, step = arrays[0], spec.layout.columns
+    if len(arrays) > 1:
+        try:
+            array = np.vstack([np.hstack(arrays[first : first + step]) for first in range(0, len(arrays), step)])
+        except ValueError as error:
+            why = f"the parts of {slot.id} ({parts[0].path}, ...) do not fit together ({error})"
+            raise UserError(f"{why}; download them again") from error
+    digest = (save_array if labels else save_image)(job.array(slot), array)
+    record = {"slot": list(slot), "files": files, "array_sha256": digest}
+    record |= {"height": array.shape[0], "width": array.shape[1]}
+    record["pixels"] = [sum(counts) for counts in zip(*(label.pixels for label in labels), strict=True)]
+    record |= {key: sum(getattr(label, key) for label in labels) for key in COUNTS}
+    write_json(job.record(slot), record)
+    for part in parts:
+        if part.sha256 is None:
+            part.place.unlink()
     return record
-
-
-def array_bytes(kind: Kind, height: int, width: int) -> int:
-    """Bytes of the array file of an image or label."""
-    return (3 if kind == "image" else 1) * height * width + HEADER
-
-
-def _join_parts(job: Job, pairing: Pairing, records: Mapping[Slot, Record]) -> dict[Slot, Record]:
-    """The records of whole images and labels; joins parts, row by row, if the benchmark splits its images."""
-    whole, step = dict[Slot, Record](), job.spec.layout.columns
-    parts: dict[Slot, list[Slot]] = {}
-    for slot in pairing.paths:
-        parts.setdefault(slot._replace(number=0), []).append(slot)
-    for first, slots in parts.items():
-        found = [records[slot] for slot in slots]
-        record = whole[first] = {**found[0]}
-        record["files"] = [{key: one[key] for key in ("path", "bytes", "sha256")} for one in found]
-        path = job.array(first, whole=True)
-        if len(slots) > 1:
-            arrays = [np.load(job.array(slot)) for slot in slots]
-            try:
-                rows = [np.concatenate(arrays[start : start + step], axis=-1) for start in range(0, len(arrays), step)]
-                array = np.concatenate(rows, axis=0)
-            except ValueError as error:
-                why = f"the parts of {first.id} ({found[0]['path']}, ...) do not fit together ({error})"
-                raise UserError(f"{why}; download them again") from error
-            record |= {"height": array.shape[0], "width": array.shape[-1], "array_sha256": save_array(path, array)}
-        if first.kind == "label":
-            record["pixels"] = [sum(counts) for counts in zip(*(one["pixels"] for one in found), strict=True)]
-            record |= {key: sum(one[key] for one in found) for key in COUNTS}
-        if file_size(path) != array_bytes(first.kind, record["height"], record["width"]):
-            why = f"{path.name} of {job.spec.name} was deleted or truncated while the store was made"
-            raise UserError(f"{why}; do not change the folder data, and run the same command again")
-    return whole
 
 
 def build_index(job: Job, manifest: Manifest, pairing: Pairing, records: Mapping[Slot, Record]) -> dict[str, Any]:
@@ -372,14 +328,16 @@ def build_index(job: Job, manifest: Manifest, pairing: Pairing, records: Mapping
     spec, choice = job.spec, job.choice
     present, images = {id for ids in pairing.ids.values() for id in ids}, dict[str, Any]()
     for split, id in ((split, id) for split, ids in pairing.ids.items() for id in ids):
-        both = {kind: records[Slot(split, id, kind)] for kind in KINDS}
+        image, label = (records[Slot(split, id, kind)] for kind in KINDS)
         images[f"{split}/{id}"] = {
-            **{key: both["label"][key] for key in ("height", "width", "pixels", "ignored", "unknown")},
-            "near_threshold": both["label"]["near"],
-            **{f"{kind}_sha256": record["array_sha256"] for kind, record in both.items()},
-            **{f"{kind}_files": record["files"] for kind, record in both.items()},
+            **{key: label[key] for key in ("height", "width", "pixels", "ignored", "unknown")},
+            "near_threshold": label["near"],
+            "image_sha256": image["array_sha256"],
+            "label_sha256": label["array_sha256"],
+            "image_files": image["files"],
+            "label_files": label["files"],
         }
-    pixels = _class_pixels(spec, images)
+    pixels = np.sum([image["pixels"] for image in images.values()], axis=0)
     absent = [cls.name for k, cls in enumerate(spec.classes) if not (pixels[k] or (k == 0 and choice.ignore_first))]
     if absent and not (choice.partial or job.synthetic) and choice.split in spec.splits:
         why = f"no label has a pixel of class {', '.join(absent)}, so these are not its labels"
@@ -401,25 +359,25 @@ def build_index(job: Job, manifest: Manifest, pairing: Pairing, records: Mapping
         "ids": {split: list(ids) for split, ids in pairing.ids.items()},
         "folds": [{part: [id for id in ids if id in present] for part, ids in fold.items()} for fold in choice.folds],
         "images": images,
-        "warnings": [*pairing.warnings, *_warnings(spec, images, job.sides == "most")],
+        "warnings": [*pairing.warnings, *_warnings(spec, images, job.sides == (0, spec.side))],
     }
 
 
 def summary(spec: Benchmark, index: Mapping[str, Any]) -> list[str]:
     """Lines that describe the contents of the store and what the benchmark expects."""
-    images = index["images"].values()
+    images, folds = index["images"].values(), index["folds"]
     sizes = Counter(f"{image['height']} x {image['width']}" for image in images)
     often = sorted(sizes, key=lambda size: (-sizes[size], size))[:SHOWN]
     shown = ", ".join(f"{sizes[size]} of {size}" for size in often) + (", ..." if len(sizes) > SHOWN else "")
     shown += "" if spec.any_size else f"; the benchmark's have {spec.side} x {spec.side}"
     found = {part: len(ids) for part, ids in index["ids"].items()}
-    for part in found.keys() - {"train"} if index["folds"] else ():
-        found[part] = sum(len(fold[part]) for fold in index["folds"])
+    if folds:
+        found |= {part: sum(len(fold[part]) for fold in folds) for part in found if part != "train"}
     counts = ", ".join(f"{part} {count} of {index['expected'][part]}" for part, count in found.items())
-    counts += f" in {len(index['folds'])} folds" if index["folds"] else ""
+    counts += f" in {len(folds)} folds" if folds else ""
     ignored, unknown, near = (sum(image[key] for image in images) for key in ("ignored", "unknown", "near_threshold"))
     area = sum(image["height"] * image["width"] for image in images)
-    pixels = zip(spec.classes, _class_pixels(spec, index["images"]), strict=True)
+    pixels = zip(spec.classes, np.sum([image["pixels"] for image in images], axis=0), strict=True)
     shares = ", ".join(f"{cls.name} {count / area:.2%}" for cls, count in pixels)
     lines = [counts, f"images (height x width) {shown}"]
     lines.append(f"labels {index['labels']}: {shares}, ignored {ignored / area:.2%}")
@@ -428,24 +386,20 @@ def summary(spec: Benchmark, index: Mapping[str, Any]) -> list[str]:
     return [f"{spec.name}: {line}" for line in lines]
 
 
-def _class_pixels(spec: Benchmark, images: Mapping[str, Any]) -> list[int]:
-    return [sum(image["pixels"][index] for image in images.values()) for index in range(len(spec.classes))]
-
-
 def _warnings(spec: Benchmark, images: Mapping[str, Any], crops: bool) -> list[str]:
-    unknown = [f"{name} {image['unknown']}" for name, image in images.items() if image["unknown"]]
     unscored = {name: im for name, im in images.items() if not any(im["pixels"][index] for index in spec.scored)}
     blank = [name for name, image in unscored.items() if not sum(image["pixels"])]
-    other = sum((image["height"], image["width"]) != (spec.side, spec.side) for image in images.values())
+    found = {
+        "pixels of no class's colour, ignored": [f"{n} {im['unknown']}" for n, im in images.items() if im["unknown"]],
+        "labels in which every pixel is ignored": blank,
+        "labels without a pixel of a scored class": [name for name in unscored if name not in blank],
+    }
     warnings = []
-    for what, names in (
-        ("pixels of no class's colour, ignored", unknown),
-        ("labels in which every pixel is ignored", blank),
-        ("labels without a pixel of a scored class", [name for name in unscored if name not in blank]),
-    ):
+    for what, names in found.items():
         if names:
             more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
             warnings.append(f"{spec.name}: {what}: {', '.join(names[:NAMED])}{more}")
+    other = sum((image["height"], image["width"]) != (spec.side, spec.side) for image in images.values())
     if crops and other:
         warnings.append(f"{spec.name}: {other} of {len(images)} images are not of {spec.side} x {spec.side} pixels")
     return warnings

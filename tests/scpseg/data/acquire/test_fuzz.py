@@ -23,6 +23,7 @@ UNPACK = """
 import json, random, sys
 from pathlib import Path
 from scpseg.data.acquire.unpacker import answer
+from scpseg.errors import UserError
 
 folder, kind, cases = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 whole, right = (folder / f"whole.{kind}").read_bytes(), {n: bytes.fromhex(d) for n, d in json.load(sys.stdin).items()}
@@ -43,17 +44,16 @@ for case in range(cases):
     path.write_bytes(data)
     for wanted in ([], [f"{path.name}/{name}" for name in right]):
         told = []
-        request = {"name": path.name, "parts": [str(path)]}
-        answer(request, lambda data=b"", **values: told.append(values or data), lambda: json.dumps(wanted))
-        assert told[-1].keys() & {"done", "error"}, (case, told)
+        answer(path.name, [str(path)], wanted or None, told.append)
+        assert wanted or len(told) == 1, (case, told)
         name, found = "", b""
-        for one in told:
+        for one in [*told, None]:
             if isinstance(one, bytes):
                 found += one
-            elif name and "error" not in one:  # only then the member before is known to be right
+                continue
+            if name and not isinstance(one, UserError):  # only then the member before is known to be right
                 assert found == right[name.removeprefix(f"{path.name}/")], (case, name)
-            if isinstance(one, dict):
-                name, found = one.get("name", ""), b""
+            name, found = one if isinstance(one, str) else "", b""
 """
 
 

@@ -329,4 +329,27 @@ def test_an_array_that_vanishes_while_the_store_is_made_is_named(monkeypatch: py
         return record
 
     monkeypatch.setattr(filling, "decode_file", lost)
-    assert "1.image.npy of deepglobe was deleted or truncated" in failed()
+    filled()
+    with pytest.raises(UserError, match=r"1\.image\.npy is missing or damaged; run `dvc repro -f prepare@deepglobe`"):
+        Store(TARGET).check("train")
+    monkeypatch.setattr(filling, "decode_file", decode)
+    filled()
+    Store(TARGET).check("train")
+
+
+def test_a_file_with_a_damaged_record_is_decoded_again(pairs: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
+    decode, decoded = filling.decode_file, []
+
+    def stopped(*rest: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(filling, "build_index", stopped)
+        filled()
+    for name, text in (("1.image", "{"), ("1.label", "{}"), ("2.image", '{"slot": [1]}')):
+        (path,) = WORKING.glob(f".preparing-*/records/*/{name}.json")
+        path.write_text(text)
+    monkeypatch.setattr(filling, "decode_file", lambda task: (decoded.append(task.path), decode(task))[1])
+    filled()
+    assert decoded == ["1_sat.jpg", "1_mask.png", "2_sat.jpg"]
+    assert np.array_equal(Store(TARGET).image("train", "1"), pairs["1"][0])
