@@ -1,8 +1,7 @@
 """Fill a store: decode every file once, on all cores, resumable; the store appears only when it is complete.
 
-Arrays are written to a working folder whose name depends on everything that affects the store, so an interrupted run
-can resume; at the end, this folder is renamed to the store. Files of archives are on the disk only until they are
-decoded, a few at a time; zips inside a 7z until all their files are.
+Arrays are written to a working folder named after everything that affects the store, so that a later run can resume;
+at the end it becomes the store. Members of archives are on the disk only until they are decoded, a few at a time.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from itertools import chain
 from math import inf
 from multiprocessing import parent_process
+from multiprocessing.connection import wait
 from pathlib import Path
 from signal import SIG_IGN, SIGINT, signal
 from threading import Thread
@@ -45,10 +45,8 @@ PIXEL_BYTES = 16  # more than any real file takes for a pixel of its benchmark's
 SHOWN, NAMED = 3, 8  # sizes of images in a line, images in a warning
 
 Record = dict[str, Any]
-"""Record of a decoded image or label: its slot, files, size and checksum, and the counts of a label, else 0."""
-FILE, COUNTS = ("path", "bytes", "sha256"), ("ignored", "unknown", "near")
-_RECORD: dict[str, Any] = {"slot": [str, str, str, int], "files": [dict.fromkeys(FILE, object)], "array_sha256": str}
-_RECORD |= {"height": int, "width": int, "pixels": [int], **dict.fromkeys(COUNTS, int)}
+"""Record of a decoded image or label, as index.json has it under its id; in a file of its own also with its slot."""
+_RECORD = {"slot": [str, str, str, int], "height": int, "width": int}
 
 
 class Choice(NamedTuple):
@@ -96,8 +94,8 @@ class Job:
         for path in sorted(self.folder.glob("records/*/*.json")):
             with suppress(UserError):
                 record = read_json(path, _RECORD)
-                slot = Slot(*record["slot"])
-                if (array := self.array(slot)).is_file() and array_hash(array) == record["array_sha256"]:
+                slot = Slot(*record.pop("slot"))
+                if (array := self.array(slot)).is_file() and array_hash(array) == record.get(f"{slot.kind}_sha256"):
                     found[slot] = record
         return found
 
@@ -117,19 +115,15 @@ def fill(
 ) -> dict[str, Any]:
     """Write the store of a benchmark to `target`, atomically, and return its index, as in index.json.
 
-    Only one process does it at a time: a second one waits, and uses the store if it was made from the same files.
-    `folder` has the files of `manifest`, as `locate` returns it; `target` may be a link, for example to another disk;
-    otherwise `working`, for the working folder, is on the same disk. `workers` decode, 0 = one per core, at most 8.
-    UserError where a file is damaged or does not fit, the benchmark is incomplete although `choice.partial` is false,
-    or there is too little disk space.
+    One process does it at a time; a second one waits, and uses the store if it was made from the same files. `working`
+    is on the disk of `target` unless that is a link; 0 workers = one per core. UserError: wrong files, a full disk.
     """
     if target.is_symlink():  # a folder cannot be moved to another disk atomically
         target = target.resolve()
         working = target.parent
     rules: list[Any] = [VERSION, spec.decoding, [cls.colour for cls in spec.classes], spec.ignored, spec.unknown_share]
-    inputs = json.dumps([*rules, spec.indexed, spec.side, choice, manifest]).encode()
-    name = f".preparing-{spec.name}-{hashlib.sha256(inputs).hexdigest()[:16]}"
-    job = Job(spec, manifest.synthetic, choice, working / name)
+    inputs = hashlib.sha256(json.dumps([*rules, spec.indexed, spec.side, choice, manifest]).encode()).hexdigest()[:16]
+    job = Job(spec, manifest.synthetic, choice, working / f".preparing-{spec.name}-{inputs}")
     with locked(working / f".preparing-{spec.name}.lock", f"preparing {spec.name}"):
         with suppress(UserError):  # no store, or not as it was made
             store = Store(target)
@@ -140,7 +134,9 @@ def fill(
         spool = job.folder / "spool"  # for files from archives that wait to be decoded
         shutil.rmtree(spool, ignore_errors=True)  # of a killed run
         try:
-            index = _fill(job, manifest, folder, spool, workers or min(os.cpu_count() or 1, WORKERS))
+            plan = _Plan(job, manifest, folder, spool, workers or min(os.cpu_count() or 1, WORKERS))
+            index = build_index(job, manifest, plan.pairing, plan.records())
+            write_json(job.store / INDEX, index)
         finally:
             shutil.rmtree(spool, ignore_errors=True)
         if target.exists():
@@ -152,33 +148,10 @@ def fill(
         return index
 
 
-def _fill(job: Job, manifest: Manifest, folder: Path, spool: Path, workers: int) -> dict[str, Any]:
-    """Fill the store in the working folder, going on where an earlier run was interrupted."""
-    what, plan, records = f"preparing {job.spec.name}", _Plan(job, manifest, folder, spool, workers), {}
-    if plan.done:
-        say(f"{what}: {len(plan.done)} files of an earlier run are kept")
-    left = len(plan.left) // plan.parts
-    with closing(plan.tasks()) as tasks:
-        work = progress(_decoded(tasks, min(workers, max(1, left))), len(plan.done) + left, what, len(plan.done))
-        for record in chain(plan.done.values(), work):
-            slot = Slot(*record["slot"])
-            records[slot] = record
-            pair = [records[one] for kind in KINDS if (one := slot._replace(kind=kind)) in records]
-            sizes = [f"{one['height']} x {one['width']}" for one in pair]
-            if len(set(sizes)) > 1:
-                image, label = (one["files"][0]["path"] for one in pair)
-                why = f"{image} has {sizes[0]} pixels (height x width), but its label {label} has {sizes[1]}"
-                raise UserError(f"{why}; download both again")
-    index = build_index(job, manifest, plan.pairing, records)
-    write_json(job.store / INDEX, index)
-    return index
-
-
 def image_ids(spec: Benchmark, manifest: Manifest, folder: Path) -> list[str]:
     """Ids of the images among loose files and in archives, as far as headers contain them."""
     paths = [*chain(*_listings(manifest, folder).values()), *(record.path for record in manifest.files)]
-    roles = (role_of(spec, manifest.labels, path) for path in paths)
-    return [role.id for role in roles if role is not None and role.kind == "image"]
+    return [role.id for path in paths if (role := role_of(spec, manifest.labels, path)) and role.kind == "image"]
 
 
 def _listings(manifest: Manifest, folder: Path) -> dict[Group, dict[str, int]]:
@@ -211,11 +184,7 @@ class _Plan:
         self.check_space(self.left)
 
     def check_space(self, left: Mapping[str, Slot], needed: int = 0) -> None:
-        """UserError unless there is disk space for `needed` bytes, the arrays of these files, and the spool.
-
-        Where images may have any size, that of loose files is in their headers; for members of archives, the declared
-        bytes are a rough number.
-        """
+        """UserError unless `needed` bytes, the spool, and what is known of these files' arrays fit on the disk."""
         side, declared = int(self.job.sides[0]), ChainMap(*self.listings.values())
         for path, slot in left.items():
             if side or path in self.loose:
@@ -226,6 +195,22 @@ class _Plan:
         if side and not left.keys() <= self.loose.keys():
             needed += (self.workers + AHEAD) * (3 * side * side + HEADER)
         check_space(self.job.folder, needed, f"preparing {self.job.spec.name}")
+
+    def records(self) -> dict[Slot, Record]:
+        """Decode what is not finished; the records of all images and labels."""
+        what, left, records = f"preparing {self.job.spec.name}", len(self.left) // self.parts, dict[Slot, Record]()
+        if self.done:
+            say(f"{what}: {len(self.done)} files of an earlier run are kept")
+        with closing(self.tasks()) as tasks:
+            work = progress(_decoded(tasks, min(self.workers, left)), len(self.done) + left, what, len(self.done))
+            for slot, record in chain(self.done.items(), work):
+                records[slot] = record
+                image, label = (records.get(slot._replace(kind=kind), {}) for kind in KINDS)
+                if image and label and any(image[side] != label[side] for side in ("height", "width")):
+                    size = f"{image['image_files'][0]['path']} has {image['height']} x {image['width']} pixels"
+                    other = f"{label['label_files'][0]['path']} has {label['height']} x {label['width']}"
+                    raise UserError(f"{size} (height x width), but its label {other}; download both again")
+        return records
 
     def tasks(self) -> Generator[list[Task], None, None]:
         """The parts of each unfinished image and label; those in archives are put into the spool just before."""
@@ -246,15 +231,12 @@ class _Plan:
                 yield [parts[number] for number in range(self.parts)]
 
 
-def _decoded(tasks: Iterator[list[Task]], workers: int) -> Iterator[Record]:
-    """The records of `tasks`, in their order, decoded by `workers` processes; at most AHEAD more tasks are taken.
-
-    Tasks that were taken are finished even if another one fails; the error is that of the first file that has one.
-    """
-    if workers == 1:
+def _decoded(tasks: Iterator[list[Task]], workers: int) -> Iterator[tuple[Slot, Record]]:
+    """Decode with some processes, in order; at most AHEAD more tasks are taken, and finished even if one fails."""
+    if workers <= 1:
         yield from (decode_file(*parts) for parts in tasks)
         return
-    waiting: deque[Future[Record]] = deque()
+    waiting: deque[Future[tuple[Slot, Record]]] = deque()
     try:
         with ProcessPoolExecutor(workers, initializer=_follow_parent) as pool:
             pool.submit(os.getpid).result()  # processes are copies of this one: start them while it is small
@@ -274,19 +256,11 @@ def _follow_parent() -> None:
     signal(SIGINT, SIG_IGN)
     parent = parent_process()
     assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    Thread(target=watch, daemon=True).start()
+    Thread(target=lambda: wait([parent.sentinel]) and os._exit(1), daemon=True).start()
 
 
-def decode_file(*parts: Task) -> Record:
-    """Write the array and the record of an image or label, whose parts are joined row by row.
-
-    UserError where a file is damaged, changed, or not of the benchmark, or parts do not fit together.
-    """
+def decode_file(*parts: Task) -> tuple[Slot, Record]:
+    """Write array and record of an image or label, joined from its parts; UserError where a file is not right."""
     job, slot, *_ = parts[0]
     spec, (lowest, highest), files, arrays, labels = job.spec, job.sides, [], [], []
     for _, _, path, place, expected in parts:
@@ -303,7 +277,7 @@ def decode_file(*parts: Task) -> Record:
         if slot.kind == "label":
             labels.append(decode_label(pixels, spec, path, job.choice.ignore_first))
         arrays.append(labels[-1].ids if labels else check_image(pixels, path))
-        files.append(dict(zip(FILE, file, strict=True)))
+        files.append({"path": path, "bytes": file.size, "sha256": file.sha256})
     array, step = arrays[0], spec.layout.columns
     if len(arrays) > 1:
         try:
@@ -312,31 +286,24 @@ def decode_file(*parts: Task) -> Record:
             why = f"the parts of {slot.id} ({parts[0].path}, ...) do not fit together ({error})"
             raise UserError(f"{why}; download them again") from error
     digest = (save_array if labels else save_image)(job.array(slot), array)
-    record = {"slot": list(slot), "files": files, "array_sha256": digest}
-    record |= {"height": array.shape[0], "width": array.shape[1]}
-    record["pixels"] = [sum(counts) for counts in zip(*(label.pixels for label in labels), strict=True)]
-    record |= {key: sum(getattr(label, key) for label in labels) for key in COUNTS}
-    write_json(job.record(slot), record)
+    record: Record = {"height": array.shape[0], "width": array.shape[1]}
+    record |= {f"{slot.kind}_sha256": digest, f"{slot.kind}_files": files}
+    if labels:
+        counts = [np.sum(numbers, axis=0).tolist() for numbers in zip(*(label[1:] for label in labels), strict=True)]
+        record |= zip(("pixels", "ignored", "unknown", "near_threshold"), counts, strict=True)
+    write_json(job.record(slot), {"slot": slot, **record})
     for part in parts:
         if part.sha256 is None:
             part.place.unlink()
-    return record
+    return slot, record
 
 
 def build_index(job: Job, manifest: Manifest, pairing: Pairing, records: Mapping[Slot, Record]) -> dict[str, Any]:
     """What index.json of the store holds; UserError where no label of a whole real benchmark shows some class."""
     spec, choice = job.spec, job.choice
-    present, images = {id for ids in pairing.ids.values() for id in ids}, dict[str, Any]()
-    for split, id in ((split, id) for split, ids in pairing.ids.items() for id in ids):
-        image, label = (records[Slot(split, id, kind)] for kind in KINDS)
-        images[f"{split}/{id}"] = {
-            **{key: label[key] for key in ("height", "width", "pixels", "ignored", "unknown")},
-            "near_threshold": label["near"],
-            "image_sha256": image["array_sha256"],
-            "label_sha256": label["array_sha256"],
-            "image_files": image["files"],
-            "label_files": label["files"],
-        }
+    present = {id for ids in pairing.ids.values() for id in ids}
+    names = ((split, id) for split, ids in pairing.ids.items() for id in ids)
+    images = {f"{name[0]}/{name[1]}": records[Slot(*name, "image")] | records[Slot(*name, "label")] for name in names}
     pixels = np.sum([image["pixels"] for image in images.values()], axis=0)
     absent = [cls.name for k, cls in enumerate(spec.classes) if not (pixels[k] or (k == 0 and choice.ignore_first))]
     if absent and not (choice.partial or job.synthetic) and choice.split in spec.splits:
@@ -367,8 +334,8 @@ def summary(spec: Benchmark, index: Mapping[str, Any]) -> list[str]:
     """Lines that describe the contents of the store and what the benchmark expects."""
     images, folds = index["images"].values(), index["folds"]
     sizes = Counter(f"{image['height']} x {image['width']}" for image in images)
-    often = sorted(sizes, key=lambda size: (-sizes[size], size))[:SHOWN]
-    shown = ", ".join(f"{sizes[size]} of {size}" for size in often) + (", ..." if len(sizes) > SHOWN else "")
+    shown = ", ".join(f"{count} of {size}" for size, count in sizes.most_common(SHOWN))
+    shown += ", ..." if len(sizes) > SHOWN else ""
     shown += "" if spec.any_size else f"; the benchmark's have {spec.side} x {spec.side}"
     found = {part: len(ids) for part, ids in index["ids"].items()}
     if folds:
@@ -379,8 +346,8 @@ def summary(spec: Benchmark, index: Mapping[str, Any]) -> list[str]:
     area = sum(image["height"] * image["width"] for image in images)
     pixels = zip(spec.classes, np.sum([image["pixels"] for image in images], axis=0), strict=True)
     shares = ", ".join(f"{cls.name} {count / area:.2%}" for cls, count in pixels)
-    lines = [counts, f"images (height x width) {shown}"]
-    lines.append(f"labels {index['labels']}: {shares}, ignored {ignored / area:.2%}")
+    labels = f"labels {index['labels']}: {shares}, ignored {ignored / area:.2%}"
+    lines = [counts, f"images (height x width) {shown}", labels]
     if spec.decoding == "threshold":
         lines.append(f"{unknown} pixels with a colour of no class, {near} with a channel near the threshold")
     return [f"{spec.name}: {line}" for line in lines]
