@@ -82,7 +82,7 @@ def test_truncated_archive(params: Params) -> None:
     mirror("inria", params, PART.parent)
     size = PART.stat().st_size
     PART.write_bytes(PART.read_bytes()[:-5])
-    assert f"{PART.name} is truncated: {size - 5} bytes instead of {size}" in error_of(params)
+    assert f"{PART.name} has {size - 5} bytes instead of {size}" in error_of(params)
 
 
 def test_wrong_checksum(params: Params) -> None:

@@ -39,17 +39,15 @@ def group_archives(paths: Iterable[str]) -> list[Group]:
         if match := re.fullmatch(r"(.+\.(?:7z|zip))(\.\d{3})?", path, re.IGNORECASE):
             found.setdefault((match[1], bool(match[2])), {})[int((match[2] or ".0")[1:])] = path
     for (name, _), parts in found.items():
-        for number in range(1, max(parts)):
-            if number not in parts:
-                raise UserError(f"{name}.{number:03d} is missing between the parts of {name}; fetch it")
+        if missing := set(range(1, max(parts))) - parts.keys():
+            raise UserError(f"{name}.{min(missing):03d} is missing between the parts of {name}; fetch it")
     return sorted(Group(name, tuple(parts[number] for number in sorted(parts))) for (name, _), parts in found.items())
 
 
 def list_members(group: Group, folder: Path) -> dict[str, int]:
-    """Declared bytes of the members of an archive in `folder` by path <archive>/<member>, without unpacking.
+    """Declared bytes of an archive's members by path <archive>/<member>, instead of zips stored in a zip of theirs.
 
-    Those of zips that are stored in a zip are included, instead of these, but not zips at a deeper level. UserError
-    where the archive is damaged, of an unsupported kind, or has an unsafe member.
+    Zips at a deeper level are left out. UserError where it is damaged, unsupported, or has an unsafe member.
     """
     (sizes,) = _answers(group, folder)
     return dict(sizes)
@@ -65,8 +63,8 @@ def read_members(
 ) -> Iterator[tuple[str, Path]]:
     """Unpack listed members of an archive in `folder` as files in `spool`; `show` is called with the bytes so far.
 
-    Yields the path of a member, and its file, which the caller deletes; the next member is unpacked on the next
-    iteration. After an error, part of a file is left. UserError where a member is damaged, encrypted or unsupported.
+    Yields the path of each, and its file, which the caller deletes, as part of one is after an error; the next one is
+    unpacked on the next iteration. UserError where a member is damaged, encrypted or unsupported.
     """
     tag, done = zlib.crc32(group.name.encode("utf-8", "surrogatepass")), 0
     spool.mkdir(parents=True, exist_ok=True)
@@ -92,17 +90,12 @@ def unpack_inner(group: Group, folder: Path, sizes: Mapping[str, int], spool: Pa
 
 def _answers(group: Group, folder: Path, wanted: list[str] | None = None) -> Generator[Any, None, None]:
     """What the process that opens an archive sends; it ends with this generator, and with this process."""
-    path = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}".rstrip(os.pathsep)
     ours, theirs = Pipe()
     with ours, theirs:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "scpseg.data.acquire.unpacker", str(theirs.fileno())],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": path},
-            pass_fds=[theirs.fileno()],
-        )
+        command, null = [sys.executable, "-m", "scpseg.data.acquire.unpacker", str(theirs.fileno())], subprocess.DEVNULL
+        path = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}".rstrip(os.pathsep)
+        options: dict[str, Any] = {"env": {**os.environ, "PYTHONPATH": path}, "pass_fds": [theirs.fileno()]}
+        process = subprocess.Popen(command, stdin=null, stdout=null, stderr=null, **options)
         theirs.close()
         try:
             ours.send((group.name, [str(folder / part) for part in group.parts], wanted))

@@ -50,8 +50,8 @@ def role_of(spec: Benchmark, variant: str, path: str) -> Slot | None:
 def pair_files(spec: Benchmark, variant: str, split: str, lists: Ids, paths: Iterable[str], partial: bool) -> Pairing:
     """Pair the files at posix `paths`, images with labels, and sort them into splits.
 
-    `lists` has the ids of split `split`; it is empty if folders define the split. UserError where an id has two files,
-    an image has no label or lacks a part, or, without `partial`, an image is missing.
+    `lists` is empty if folders define the split. UserError where an id has two files, an image has no label or lacks a
+    part, or, without `partial`, an image is missing.
     """
     by_folder, numbers = not lists, range(spec.layout.rows * spec.layout.columns)
     files: dict[Slot, str] = {}

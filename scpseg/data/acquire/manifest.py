@@ -71,14 +71,10 @@ def _records(entries: Sequence[dict[str, Any]], name: str) -> tuple[FileRecord, 
 
 
 def fetch(spec: Benchmark, variant: str, data: DataParams, upstream: UpstreamParams) -> Manifest:
-    """Download or find the files of a benchmark and check them; `variant` is the kind of labels.
-
-    Archives are opened and listed, except zips inside a 7z, whose members are known only after unpacking. UserError
-    where nothing usable is found, an archive is missing, damaged or unsafe, or a download fails.
-    """
+    """Download or find a benchmark's files, labels of kind `variant`, and check them; UserError if one is wrong."""
     folder = _folder(spec, variant, data, upstream)
     found = find(spec, variant, data, folder)
-    if not any(map(inner_zips, found.groups.values())):
+    if not any(map(inner_zips, found.groups.values())):  # their members are known only after unpacking
         _expect_both(spec, variant, [*found.loose, *chain(*found.groups.values())], data)
     parts = [part for group in found.groups for part in group.parts]
     archives = hash_files(folder, parts, f"{spec.name}: hashing archives")
@@ -87,17 +83,14 @@ def fetch(spec: Benchmark, variant: str, data: DataParams, upstream: UpstreamPar
 
 
 def locate(spec: Benchmark, manifest: Manifest, data: DataParams, upstream: UpstreamParams) -> Path:
-    """The folder with the files of the manifest; verifies archives, and downloads again what the cache lost.
-
-    UserError where a file is missing or has another size, an archive is not the manifest's, or a download fails.
-    """
+    """The folder with the manifest's files, verified; downloads what the cache lost; UserError where one differs."""
     again = f"run `dvc repro -f download@{spec.name}`"
     if _kind(data) != manifest.source:
-        made = f"the manifest of {spec.name} was made from source {manifest.source}"
-        raise UserError(f"{made}, data.source is {data.source!r}; {again}")
-    folder = _folder(spec, manifest.labels, data, upstream)
-    check_sizes(folder, manifest.files, f"restore it, or use what is there now: {again}")
-    verify_archives(folder, manifest.archives, f"restore it, or use what is there now: {again}")
+        why = f"the manifest of {spec.name} was made from source {manifest.source}, data.source is {data.source!r}"
+        raise UserError(f"{why}; {again}")
+    folder, remedy = _folder(spec, manifest.labels, data, upstream), f"restore it, or use what is there now: {again}"
+    check_sizes(folder, manifest.files, remedy)
+    verify_archives(folder, manifest.archives, remedy)
     return folder
 
 
@@ -111,8 +104,7 @@ class Found(NamedTuple):
 def find(spec: Benchmark, variant: str, data: DataParams, folder: Path | None = None) -> Found:
     """Search for images and labels of kind `variant` in `folder`, or in the folder of `data.source`.
 
-    Archives of the mirror are verified. If images and labels are loose files, archives next to them are ignored.
-    UserError where something is missing, damaged, changed, unsafe, unsupported or unreadable, or a name is not text.
+    Archives of the mirror are verified; those next to loose images and labels are ignored. UserError if one is wrong.
     """
     folder = folder or source_folder(spec.name, data)
     if data.source == MIRROR:
@@ -128,8 +120,7 @@ def find(spec: Benchmark, variant: str, data: DataParams, folder: Path | None = 
         if CONTROL.search(path):
             raise UserError(f"{path!a} in {folder} has a name that is not valid text; rename it")
         if not (folder / path).is_file():
-            why = "is not a file that can be read, but a broken link, a pipe or a device"
-            raise UserError(f"{folder / path} {why}; remove it")
+            raise UserError(f"{folder / path} is not a file that can be read, but a broken link or a pipe; remove it")
     listings = {group: list_members(group, folder) for group in groups}
     useful = {group: one for group, one in listings.items() if inner_zips(one) or any(map(wanted, one))}
     return Found(tuple(roles), useful)
@@ -139,8 +130,7 @@ def _walk(folder: Path) -> Iterator[str]:
     """Relative posix paths of all files, also through links; each real directory is visited once."""
 
     def unreadable(error: OSError) -> NoReturn:
-        todo = f"change its permissions, or move it out of {folder}"
-        raise UserError(f"{error.filename} cannot be read ({error.strerror}); {todo}") from error
+        raise UserError(f"{error.filename} cannot be read ({error.strerror}); change its permissions") from error
 
     seen = set()
     for here, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
@@ -155,20 +145,13 @@ def _walk(folder: Path) -> Iterator[str]:
 def _expect_both(spec: Benchmark, variant: str, paths: Iterable[str], data: DataParams) -> None:
     """Raise a UserError if images or labels are missing; the message describes the expected files."""
     kinds = {role.kind for path in paths if (role := role_of(spec, variant, path))}
-    lacking = " and ".join(f"no {kind}" for kind in KINDS if kind not in kinds)
-    if lacking:
+    if lacking := " and ".join(f"no {kind}" for kind in KINDS if kind not in kinds):
         where = "expected is" if from_network(data) else f"expected there, or in its folder {spec.name}/, is"
-        ends = " and ".join(map(_readable, (spec.layout.image, spec.layout.labels[variant])))
-        raise UserError(
-            f"data.source {data.source!r} has {lacking} of {spec.name}; {where} an archive (.zip, .7z, .7z.001, ...) "
-            f"or files with paths that end like {ends}"
-        )
-
-
-def _readable(pattern: str) -> str:
-    """A readable layout pattern: train/images/<id>.tif."""
-    plain = re.sub(r"\(\?P<id>[^)]*\)", "<id>", pattern.removeprefix("(^|/)").removesuffix("$"))
-    return re.sub(r"\(\?P<split>([^)]*)\)", r"(\1)", plain).replace("s?/", "/").replace("\\", "")
+        ends = f"{spec.layout.image} and {spec.layout.labels[variant]}"
+        for old, new in ((r"\(\?P<id>[^)]*\)", "<id>"), (r"\?P<split>", ""), (r"\(\^\|/\)|\$|\\", ""), (r"s\?/", "/")):
+            ends = re.sub(old, new, ends)  # a readable layout pattern: train/images/<id>.tif
+        expected = f"{where} an archive (.zip, .7z, .7z.001, ...) or files with paths that end like {ends}"
+        raise UserError(f"data.source {data.source!r} has {lacking} of {spec.name}; {expected}")
 
 
 def cache_folder(benchmark: str, data: DataParams) -> Path:
@@ -196,10 +179,8 @@ def source_folder(benchmark: str, data: DataParams) -> Path:
         return folder
     folder = root() / os.path.expanduser(data.source)
     if not os.path.isdir(folder):
-        raise UserError(
-            f"data.source is {data.source!r}, which is not a directory; use an existing one (a relative path starts "
-            f"at the root of the repository) or set data.source: {UPSTREAM}, or {MIRROR}"
-        )
+        todo = f"use an existing one (a relative path starts at the repository), or set it to {UPSTREAM} or {MIRROR}"
+        raise UserError(f"data.source is {data.source!r}, which is not a directory; {todo}")
     return folder / benchmark if (folder / benchmark).is_dir() else folder
 
 
@@ -225,8 +206,7 @@ def check_sizes(folder: Path, records: Sequence[FileRecord], remedy: str) -> Non
     """Check that files exist and have the recorded sizes; `remedy` ends the message of the UserError."""
     for record in records:
         if (size := file_size(folder / record.path)) != record.size:
-            why = "is missing" if size is None else "is truncated" if size < record.size else "is too long"
-            why += f": {size} bytes instead of {record.size}" if size is not None else ""
+            why = "is missing" if size is None else f"has {size} bytes instead of {record.size}"
             raise UserError(f"{record.path} {why}; {remedy}")
 
 
@@ -235,8 +215,8 @@ def verify_archives(folder: Path, records: Sequence[FileRecord], remedy: str) ->
     check_sizes(folder, records, remedy)
     for record, found in zip(records, hash_files(folder, [r.path for r in records], "checking archives"), strict=True):
         if found.sha256 != record.sha256:
-            why = f"has the wrong checksum: SHA-256 {found.sha256} instead of {record.sha256}"
-            raise UserError(f"{record.path} {why}; {remedy}")
+            why = f"SHA-256 {found.sha256} instead of {record.sha256}"
+            raise UserError(f"{record.path} has the wrong checksum: {why}; {remedy}")
 
 
 def _folder(spec: Benchmark, variant: str, data: DataParams, upstream: UpstreamParams) -> Path:

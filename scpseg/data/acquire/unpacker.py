@@ -1,8 +1,7 @@
 """Process that opens archives: `python -m scpseg.data.acquire.unpacker <file descriptor>`, started by `archives`.
 
-It gets the name and parts of an archive, and sends the sizes of its members, or, if it also gets the paths of members,
-each as its path and its bytes in pieces. An error is sent as UserError. A hostile archive can crash this process, or a
-native decoder in it, or use up its memory or time, but not those of the stage. It writes no files.
+It gets the name and parts of an archive, and sends the sizes of its members, or the paths and bytes of wanted ones, or
+a UserError. A hostile archive can crash it, or use up its memory or time, but not the stage's. It writes no files.
 """
 
 from __future__ import annotations
@@ -31,7 +30,6 @@ MEMBERS = 1 << 20  # maximum number
 SEVEN_ZIP = b"7z\xbc\xaf\x27\x1c"  # its first bytes
 SEVEN_ZIP_START = 32  # bytes of a 7z file's first header, which contains the position of the other one
 UNSUPPORTED = ("PasswordRequired", "UnsupportedCompressionMethodError")  # errors of py7zr
-ENCRYPTED = 0x1  # a flag of a zip's member
 UNPACK = "unpack it yourself and name the folder in data.source"
 Send = Callable[[Any], None]  # waits while the parent does not read
 
@@ -79,8 +77,7 @@ def _safe(entries: Iterable[tuple[str, str, bool, Any]]) -> dict[str, Any]:
             (f"is one of more than {MEMBERS}", count > MEMBERS),
         ):
             if there:
-                todo = "so nothing of this archive is unpacked; fetch it from a trusted source"
-                raise UserError(f"member {name[:200]!r} {why}, {todo}")
+                raise UserError(f"member {name[:200]!r} {why}, so nothing is unpacked; fetch it from a trusted source")
         if not folder:
             found[plain] = info
     return found
@@ -101,7 +98,7 @@ class _Zip:
     def end_of(self, name: str) -> int | None:
         """The byte after a member that is stored as it is, else None."""
         info = self.members[name]
-        if info.flag_bits & ENCRYPTED or info.compress_type != zipfile.ZIP_STORED:
+        if info.compress_type != zipfile.ZIP_STORED:
             return None
         with self.file.open(info):  # reads the header before the member
             return self.stream.tell() + info.file_size

@@ -56,8 +56,7 @@ def read_pixels(path: Path, name: str, indices: bool = False) -> Pixels:
     """Decode a PNG, JPEG, TIFF or .npy file, recognised by its content, to (H, W) grey or (H, W, C) uint8.
 
     With `indices`, a palette's indices are returned instead of its colours, and .npy files of class ids are accepted.
-    UserError about `name` where it is damaged, of another format or more than 8 bits, not one upright and opaque image,
-    or has colours that cannot be converted exactly.
+    UserError about `name` where it is damaged, or not one upright, opaque image that converts exactly to 8 bits.
     """
     with _opened(path, name, indices) as (_, read):
         pixels = read()
@@ -109,11 +108,9 @@ def decode_label(pixels: Pixels, spec: Benchmark, name: str, ignore_first: bool 
     unknown, *counts = (int(np.count_nonzero(ids == index)) for index in present)
     why = ""
     if near > NEAR_SHARE * ids.size:
-        why = (
-            f"{near / ids.size:.0%} of its pixels have a channel from {THRESHOLD - NEAR + 1} to "
-            f"{THRESHOLD + NEAR - 1}, as photographs have, where labels have channels close to 0 or 255 "
-            f"(at most {NEAR_SHARE:.0%} may differ)"
-        )
+        limits = f"{THRESHOLD - NEAR + 1} to {THRESHOLD + NEAR - 1}, as photographs have"
+        why = f"{near / ids.size:.0%} of its pixels have a channel from {limits}, where labels are close to 0 or 255 "
+        why += f"(at most {NEAR_SHARE:.0%} may differ)"
     elif cut and 0 < highest <= len(spec.classes):
         why = f"its values are 0 to {highest}, which are class ids and not colours"
     elif unknown > spec.unknown_share * ids.size:
@@ -130,10 +127,8 @@ def _unknown_text(bands: Pixels, ids: Pixels, spec: Benchmark, unknown: int) -> 
     row, column = divmod(int(found[0]), ids.shape[1])
     colours = bands.reshape(ids.size, -1)[found]
     first, *others = (tuple(colour.tolist()) for colour in (colours[0], *np.unique(colours, axis=0)[:SHOWN]))
-    return (
-        f"{unknown} of {ids.size} pixels have a colour of no class (at most {spec.unknown_share:.1%} may), "
-        f"the first at row {row}, column {column} is {first}; colours found: {', '.join(map(str, others))}"
-    )
+    where = f"the first at row {row}, column {column} is {first}; colours found: {', '.join(map(str, others))}"
+    return f"{unknown} of {ids.size} pixels have a colour of no class (at most {spec.unknown_share:.1%} may), {where}"
 
 
 def _bands(pixels: Pixels) -> str:
@@ -165,8 +160,7 @@ def _opened(path: Path, name: str, indices: bool) -> Iterator[tuple[tuple[int, i
                 depth = start[PNG_DEPTH] if start.startswith(PNG) else 8
                 yield (picture.height, picture.width), partial(_picture, picture, name, indices, depth)
         else:
-            why = "is not a PNG, JPEG or TIFF image; convert it, or download it again if it should be one"
-            raise UserError(f"{name} {why}")
+            raise UserError(f"{name} is not a PNG, JPEG or TIFF image; convert it, or download it again")
     except (UserError, MemoryError):
         raise
     except Exception as error:  # on damaged bytes, Pillow, tifffile and their codecs raise errors of a dozen types

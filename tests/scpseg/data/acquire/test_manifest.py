@@ -32,8 +32,8 @@ def test_verifies_size_and_checksum(tmp_path: Path) -> None:
     verify_archives(tmp_path, [FileRecord("a.zip", 7, right)], "do it")
     for record, why in (
         (FileRecord("b.zip", 7, right), r"b\.zip is missing; do it"),
-        (FileRecord("a.zip", 8, right), r"a\.zip is truncated: 7 bytes instead of 8; do it"),
-        (FileRecord("a.zip", 6, right), r"a\.zip is too long: 7 bytes instead of 6; do it"),
+        (FileRecord("a.zip", 8, right), r"a\.zip has 7 bytes instead of 8; do it"),
+        (FileRecord("a.zip", 6, right), r"a\.zip has 7 bytes instead of 6; do it"),
         (FileRecord("a.zip", 7, "0" * 64), rf"a\.zip has the wrong checksum: SHA-256 {right} instead of 0+; do it"),
     ):
         with pytest.raises(UserError, match=why):
