@@ -210,7 +210,7 @@ def test_check_of_every_kind(params: Params, capsys: pytest.CaptureFixture[str])
     mirror("inria", params, Path("data/mirror/inria"))
     check(params, ("inria",))
     printed = capsys.readouterr().out
-    assert "archives: aerialimagelabeling.7z, " in printed
+    assert "archives: aerialimagelabeling.7z" in printed
     assert "not prepared; needs about 64.0 KiB, " in printed  # of the miniature: 4 images of 64 x 64 pixels
     assert not Path("cache").exists() and not Path("data/manifests").exists()
 

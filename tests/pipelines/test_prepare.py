@@ -20,6 +20,7 @@ from scpseg.files import read_json
 from scpseg.params import Params
 
 ROOT = Path(__file__).parents[2]
+CROPS = "images that are not of 2448 x 2448 pixels"
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +95,7 @@ def test_images_smaller_than_a_patch(three: None) -> None:
     assert (opened.label("test", "3") == 5).all()
     assert opened.index["split"] == "lists"
     assert opened.index["labels"] == "unknown-as-class"
-    assert opened.index["warnings"] == ["deepglobe: 3 of 3 images are not of 2448 x 2448 pixels"]
+    assert opened.index["warnings"] == [f"deepglobe: 3 {CROPS}: train/1, val/2, test/3"]
     assert str(Path.cwd()) not in Path("data/deepglobe/index.json").read_text()
 
 
@@ -106,7 +107,7 @@ def test_unknown_as_a_switch(three: None) -> None:
     opened = Store(Path("data/deepglobe"))
     assert (opened.label("test", "3") == 255).all()
     assert opened.index["labels"] == "unknown-ignored"
-    assert opened.index["warnings"][0] == "deepglobe: labels in which every pixel is ignored: test/3"
+    assert opened.index["warnings"][0] == "deepglobe: 1 labels in which every pixel is ignored: test/3"
 
 
 def test_part_needs_leave(three: None, capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,15 +119,20 @@ def test_part_needs_leave(three: None, capsys: pytest.CaptureFixture[str]) -> No
         "only 2 of 3 images of split 'lists' found (train 1 of 1, val 1 of 1, test 0 of 1), missing e.g. 3" in message
     )
     prepare(sample(partial=True), "deepglobe", workers=1)
-    printed = capsys.readouterr().out.splitlines()[-5:]
+    printed = capsys.readouterr().out.splitlines()[-4:]
     assert printed == [
         "deepglobe: train 1 of 1, val 1 of 1, test 0 of 1",
-        "deepglobe: images (height x width) 2 of 20 x 16; the benchmark's have 2448 x 2448",
+        "deepglobe: images (height x width) 2 of 20 x 16",
         "deepglobe: labels unknown-as-class: unknown 0.00%, urban 0.00%, agriculture 0.00%, rangeland 0.00%, "
         "forest 0.00%, water 100.00%, barren 0.00%, ignored 0.00%",
-        "deepglobe: 0 pixels with a colour of no class, 0 with a channel near the threshold",
-        "warning: deepglobe: 2 of 2 images are not of 2448 x 2448 pixels",
+        f"warning: deepglobe: 2 {CROPS}: train/1, val/2",
     ]
+
+
+def test_an_image_of_one_band_is_rejected(three: None) -> None:
+    Image.fromarray(np.zeros((20, 16), np.uint8)).save("mine/3_sat.jpg")
+    download(sample(), "deepglobe")
+    assert "3_sat.jpg has 1 band; expected an RGB image of 3 bands" in error_of(sample(partial=True))
 
 
 def test_images_of_another_size_need_leave(three: None) -> None:

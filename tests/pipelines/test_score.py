@@ -147,7 +147,7 @@ def test_missing_extra_and_wrongly_sized_maps_are_named(place: Path, capsys: pyt
         ),
         (lambda path, ids: path.write_bytes(b"no array"), "cannot be read as an array"),
         (lambda path, ids: path.write_bytes(b""), "cannot be read as an array"),
-        (lambda path, ids: Image.fromarray(ids + 30).save(path.with_suffix(".png")), "expected a label"),
+        (lambda path, ids: Image.fromarray(ids + 30).save(path.with_suffix(".png")), "of a label"),
         (
             lambda path, ids: Image.fromarray(np.full((40, 48, 3), 77, np.uint8)).save(path.with_suffix(".png")),
             "not of a class",

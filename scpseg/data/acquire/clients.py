@@ -61,8 +61,7 @@ def huggingface(source: Source, labels: str, folder: Path, connection: Connectio
         path = folder / file.rfilename
         if file.lfs and (why := Remote(source.page, file.rfilename, sha256=file.lfs.sha256).differs(path)):
             path.unlink()
-            why = f"{file.rfilename} is damaged: {why}"
-            raise UserError(f"{source.name}: {why}; it was removed, run the same command again")
+            raise UserError(f"{source.name}: {path} was damaged ({why}) and removed; run the same command again")
     return {"revision": info.sha}
 
 

@@ -84,12 +84,8 @@ def pair_files(spec: Benchmark, variant: str, split: str, lists: Ids, paths: Ite
     missing, used = [id for (_, id), key in keys.items() if key not in images], set(keys.values())
     unused = [path for key, (_, path) in images.items() if key in labels and key not in used]
     alone = [path for key, (_, path) in labels.items() if key not in images and (by_folder or key in used)]
-    warnings = []
-    if unused:
-        what = f"labelled images are in no list of split {split!r} and not used"
-        warnings.append(f"{spec.name}: {len(unused)} {what}, e.g. {_few(unused)}")
-    if alone:
-        warnings.append(f"{spec.name}: {len(alone)} labels have no image and are not used, e.g. {_few(alone)}")
+    odd = {f"labelled images are in no list of split {split!r}": unused, "labels have no image": alone}
+    warnings = [f"{spec.name}: {len(p)} {what} and not used, e.g. {few(p)}" for what, p in odd.items() if p]
     if by_folder and spec.counts:
         expected = dict(zip(PARTS, spec.counts, strict=True))
         if counts != expected:
@@ -102,11 +98,12 @@ def pair_files(spec: Benchmark, variant: str, split: str, lists: Ids, paths: Ite
     lacking = [f"no image in {part}" for part, number in expected.items() if number and not counts[part]]
     if (missing or lacking) and not partial:
         parts = ", ".join(f"{part} {counts[part]} of {number}" for part, number in expected.items())
-        why = f"missing e.g. {_few(missing)}" if missing else " and ".join(lacking)
+        why = f"missing e.g. {few(missing)}" if missing else " and ".join(lacking)
         todo = "complete data.source, or set data.partial: true to use the part that is there"
         raise UserError(f"{spec.name}: only {total} ({parts}), {why}; {todo}")
     return Pairing(chosen, slots, expected, tuple(warnings))
 
 
-def _few(names: list[str]) -> str:
+def few(names: list[str]) -> str:
+    """The first names, as text."""
     return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

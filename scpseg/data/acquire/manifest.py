@@ -9,7 +9,6 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -22,6 +21,8 @@ from scpseg.files import read_json, root, sha256, write_json
 from scpseg.params import DataParams, UpstreamParams
 from scpseg.progress import progress
 
+Archives = dict[Group, dict[str, int]]
+"""Archives, with the declared bytes of their members, as `list_members` returns them."""
 MIRROR, UPSTREAM = "mirror", "upstream"
 MIRROR_LIST = "archives.json"
 _FILE, _ARCHIVE = ({key: str, "size": int, "sha256": str} for key in ("path", "name"))
@@ -73,12 +74,12 @@ def _records(entries: Sequence[dict[str, Any]], name: str) -> tuple[FileRecord, 
 def fetch(spec: Benchmark, variant: str, data: DataParams, upstream: UpstreamParams) -> Manifest:
     """Download or find a benchmark's files, labels of kind `variant`, and check them; UserError if one is wrong."""
     folder = _folder(spec, variant, data, upstream)
-    found = find(spec, variant, data, folder)
-    if not any(map(inner_zips, found.groups.values())):  # their members are known only after unpacking
-        _expect_both(spec, variant, [*found.loose, *chain(*found.groups.values())], data)
-    parts = [part for group in found.groups for part in group.parts]
+    loose, groups = find(spec, variant, data, folder)
+    if not any(map(inner_zips, groups.values())):  # their members are known only after unpacking
+        _expect_both(spec, variant, [*loose, *(path for listing in groups.values() for path in listing)], data)
+    parts = [part for group in groups for part in group.parts]
     archives = hash_files(folder, parts, f"{spec.name}: hashing archives")
-    files = hash_files(folder, found.loose, f"{spec.name}: hashing files")
+    files = hash_files(folder, loose, f"{spec.name}: hashing files")
     return Manifest(spec.name, _kind(data), variant, archives, files)
 
 
@@ -89,27 +90,20 @@ def locate(spec: Benchmark, manifest: Manifest, data: DataParams, upstream: Upst
         why = f"the manifest of {spec.name} was made from source {manifest.source}, data.source is {data.source!r}"
         raise UserError(f"{why}; {again}")
     folder, remedy = _folder(spec, manifest.labels, data, upstream), f"restore it, or use what is there now: {again}"
-    check_sizes(folder, manifest.files, remedy)
-    verify_archives(folder, manifest.archives, remedy)
+    verify(folder, manifest.files, remedy, sizes_only=True)  # stage prepare hashes each when it decodes it
+    verify(folder, manifest.archives, remedy)
     return folder
 
 
-class Found(NamedTuple):
-    """Files of a benchmark in a folder: loose files (relative posix paths) and archives to unpack."""
-
-    loose: tuple[str, ...]
-    groups: dict[Group, dict[str, int]]  # declared bytes of their members, as `list_members` returns them
-
-
-def find(spec: Benchmark, variant: str, data: DataParams, folder: Path | None = None) -> Found:
-    """Search for images and labels of kind `variant` in `folder`, or in the folder of `data.source`.
+def find(spec: Benchmark, variant: str, data: DataParams, folder: Path | None = None) -> tuple[list[str], Archives]:
+    """Images and labels of kind `variant` in `folder`, or in that of `data.source`: relative posix paths, and archives.
 
     Archives of the mirror are verified; those next to loose images and labels are ignored. UserError if one is wrong.
     """
     folder = folder or source_folder(spec.name, data)
     if data.source == MIRROR:
         listed = _records(read_json(folder / MIRROR_LIST, {"archives": [_ARCHIVE]})["archives"], "name")
-        verify_archives(folder, listed, f"write it again with `dvc repro -f mirror@{spec.name}`")
+        verify(folder, listed, f"write it again with `dvc repro -f mirror@{spec.name}`")
         paths = [record.path for record in listed]
     else:
         paths = sorted(_walk(folder))
@@ -122,8 +116,7 @@ def find(spec: Benchmark, variant: str, data: DataParams, folder: Path | None = 
         if not (folder / path).is_file():
             raise UserError(f"{folder / path} is not a file that can be read, but a broken link or a pipe; remove it")
     listings = {group: list_members(group, folder) for group in groups}
-    useful = {group: one for group, one in listings.items() if inner_zips(one) or any(map(wanted, one))}
-    return Found(tuple(roles), useful)
+    return list(roles), {group: one for group, one in listings.items() if inner_zips(one) or any(map(wanted, one))}
 
 
 def _walk(folder: Path) -> Iterator[str]:
@@ -202,18 +195,14 @@ def file_size(path: Path) -> int | None:
     return path.stat().st_size if path.is_file() else None
 
 
-def check_sizes(folder: Path, records: Sequence[FileRecord], remedy: str) -> None:
-    """Check that files exist and have the recorded sizes; `remedy` ends the message of the UserError."""
+def verify(folder: Path, records: Sequence[FileRecord], remedy: str, sizes_only: bool = False) -> None:
+    """Check the sizes, then the SHA-256 of files; `remedy` ends the message of the UserError."""
     for record in records:
         if (size := file_size(folder / record.path)) != record.size:
             why = "is missing" if size is None else f"has {size} bytes instead of {record.size}"
             raise UserError(f"{record.path} {why}; {remedy}")
-
-
-def verify_archives(folder: Path, records: Sequence[FileRecord], remedy: str) -> None:
-    """Check the sizes, then the SHA-256 of archives; `remedy` ends the message of the UserError."""
-    check_sizes(folder, records, remedy)
-    for record, found in zip(records, hash_files(folder, [r.path for r in records], "checking archives"), strict=True):
+    paths = [] if sizes_only else [record.path for record in records]
+    for record, found in zip(records, hash_files(folder, paths, "checking archives"), strict=False):
         if found.sha256 != record.sha256:
             why = f"SHA-256 {found.sha256} instead of {record.sha256}"
             raise UserError(f"{record.path} has the wrong checksum: {why}; {remedy}")

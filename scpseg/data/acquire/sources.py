@@ -89,8 +89,7 @@ def _address_problem(url: str) -> str | None:
         return None
     if not is_address(url):
         return "an address must start with http:// or https:// and contain a host"
-    parts = urlsplit(url)
-    if "@" in parts.netloc or parts.query:
+    if "@" in urlsplit(url).netloc or urlsplit(url).query:
         todo = "put the password into ~/.netrc, or download the files yourself and set data.source to their folder"
         return f"an address with a password or a query would be written to dvc.lock; {todo}"
     return None

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-import socket
 import struct
 import tempfile
-import threading
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -85,38 +83,11 @@ def is_passing(status: int) -> bool:
     return status in (408, 429) or status >= 500
 
 
-class _Connection(urllib3.connection.HTTPConnection):
-    """A connection that limits the time until the headers of an answer are complete."""
+class _Unverified(requests.adapters.HTTPAdapter):
+    """Checks no certificates. For a host and not the session, whose options also hold where redirects lead to."""
 
-    def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]
-        def cut(sock: Any) -> None:
-            with suppress(OSError):  # closed in the meantime
-                sock.shutdown(socket.SHUT_RDWR)
-
-        timer = threading.Timer(self.timeout or READ, cut, (self.sock,))
-        timer.start()
-        try:
-            return super().getresponse()
-        finally:
-            timer.cancel()
-
-
-class _SecureConnection(_Connection, urllib3.connection.HTTPSConnection): ...
-
-
-class _Adapter(requests.adapters.HTTPAdapter):
-    unverified: Collection[str] = ()
-
-    def get_connection_with_tls_context(self, *args: Any, **options: Any) -> Any:
-        pool: Any = super().get_connection_with_tls_context(*args, **options)
-        pool.ConnectionCls = _SecureConnection if pool.scheme == "https" else _Connection
-        return pool
-
-    def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
-        # Here and not in the session, whose options also hold for the hosts that redirects lead to.
-        if urlsplit(str(request.url)).hostname in self.unverified:
-            options["verify"] = False
-        return super().send(request, *args, **options)
+    def send(self, *args: Any, **options: Any) -> requests.Response:
+        return super().send(*args, **(options | {"verify": False}))
 
 
 class Connection(requests.Session):
@@ -129,14 +100,11 @@ class Connection(requests.Session):
         super().__init__()
         self.headers.update({"User-Agent": USER_AGENT, "Accept-Encoding": "identity"})
         self.timeouts, self.tries, self.unverified = (min(CONNECT, read), read), tries, frozenset(unverified_hosts)
-        adapter = _Adapter()
-        adapter.unverified = self.unverified
-        self.mount("https://", adapter)
-        self.mount("http://", adapter)
-        if self.unverified:
-            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)  # one line of ours says it
-            hosts = " and ".join(sorted(self.unverified))
-            say(f"certificates of {hosts} are not checked, because of upstream.unverified_hosts")
+        for host in self.unverified:
+            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)  # this line says it
+            say(f"the certificate of {host} is not checked, because of upstream.unverified_hosts")
+            for end in "/:":
+                self.mount(f"https://{host}{end}", _Unverified())
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
         """The address that a redirect leads to; UserError if it would end the encryption."""

@@ -15,7 +15,6 @@ import sys
 import zipfile
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Sequence
-from functools import partial
 from itertools import accumulate
 from multiprocessing.connection import Connection
 from pathlib import PurePosixPath
@@ -108,7 +107,7 @@ class _Zip:
         for name in sorted(names, key=lambda name: self.members[name].header_offset):
             begin(name)
             with self.file.open(self.members[name]) as stream:
-                for chunk in iter(partial(stream.read, CHUNK), b""):
+                while chunk := stream.read(CHUNK):
                     send(chunk)
                 if stream.tell() != self.sizes[name]:
                     raise zipfile.BadZipFile(f"{stream.tell()} of {self.sizes[name]} bytes")

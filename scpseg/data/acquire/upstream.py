@@ -1,7 +1,4 @@
-"""Download a benchmark's archives or files into the cache, from one source after another until one is complete.
-
-`survey` describes what is there and what each source offers, and downloads nothing.
-"""
+"""Download a benchmark's archives or files into the cache, from one source after another until one is complete."""
 
 from __future__ import annotations
 
@@ -19,15 +16,7 @@ from scpseg.data.acquire import clients, manifest
 from scpseg.data.acquire.manifest import MIRROR_LIST, UPSTREAM, cache_folder, file_size
 from scpseg.data.acquire.sources import chosen
 from scpseg.data.acquire.space import check_space, free_bytes, size_text
-from scpseg.data.acquire.transfer import (
-    UNFINISHED,
-    Connection,
-    Lost,
-    Remote,
-    making_sense,
-    stored_members,
-    transfer,
-)
+from scpseg.data.acquire.transfer import UNFINISHED, Connection, Lost, Remote, making_sense, stored_members, transfer
 from scpseg.errors import UserError
 from scpseg.files import locked, read_json, write_json
 from scpseg.params import DataParams, UpstreamParams
@@ -56,8 +45,7 @@ def acquire(spec: Benchmark, variant: str, data: DataParams, sources: Sequence[S
         if _complete(base, source, variant):
             say(f"{spec.name}: {source.name} is complete in {base / source.folder}")
             return base / source.folder
-    if sources:
-        say(f"{spec.name}: terms: {spec.terms}\n{spec.name}: please cite: {spec.citation}")
+    say(f"{spec.name}: terms: {spec.terms}\n{spec.name}: please cite: {spec.citation}")
     failed = []
     for count, source in enumerate(sources, 1):
         size = _rough(source.download, source)
@@ -140,8 +128,7 @@ def open_share(connection: Connection, url: str, password: str) -> None:
         raise UserError(f"the password form of share {url} has no token; look at it in a browser")
     form = {"csrfmiddlewaretoken": token, "token": urlsplit(url).path.rstrip("/").split("/")[-1], "password": password}
     if _asks_password(connection.text(url, {"Referer": url}, data=form)):
-        why = "it may have changed: look at the benchmark's page"
-        raise UserError(f"the share {url} does not accept the known password; {why}")
+        raise UserError(f"the share {url} does not accept the known password; look at the benchmark's page")
 
 
 def _asks_password(page: str) -> bool:
@@ -172,10 +159,8 @@ def _record(base: Path, source: Source, labels: str, facts: dict[str, str]) -> N
 
 def _by_hand(spec: Benchmark, base: Path) -> str:
     """What the user can do, as text."""
-    return (
-        f"{spec.by_hand}, and put the archives or the unpacked files into {base / BY_HAND}, "
-        f"or into a folder and set data.source to it; or add the address of a copy to upstream.{spec.name}"
-    )
+    todo = f"or into a folder and set data.source to it; or add the address of a copy to upstream.{spec.name}"
+    return f"{spec.by_hand}, and put the archives or the unpacked files into {base / BY_HAND}, {todo}"
 
 
 def _rough(size: int | None, source: Source) -> str:
@@ -236,11 +221,8 @@ def _offer(connection: Connection, base: Path, source: Source, labels: str) -> s
 def _local(spec: Benchmark, labels: str, data: DataParams) -> str:
     """Contents of the mirror or the user's folder."""
     try:
-        folder = manifest.source_folder(spec.name, data)
-        found = manifest.find(spec, labels, data, folder)
+        loose, groups = manifest.find(spec, labels, data)
     except UserError as error:
         return str(error)
-    parts = [part for group in found.groups for part in group.parts]
-    size = size_text(sum(file_size(folder / path) or 0 for path in (*found.loose, *parts)))
-    archives = ", ".join(group.name for group in found.groups) or "none"
-    return f"{len(found.loose)} loose images and labels, archives: {archives}, {size}"
+    archives = ", ".join(group.name for group in groups) or "none"
+    return f"{len(loose)} loose images and labels, archives: {archives}"

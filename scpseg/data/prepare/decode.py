@@ -65,13 +65,6 @@ def read_pixels(path: Path, name: str, indices: bool = False) -> Pixels:
     return np.ascontiguousarray(pixels)
 
 
-def check_image(pixels: Pixels, name: str) -> Pixels:
-    """The pixels of an image, (H, W, 3); UserError where there are not three bands."""
-    if pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise UserError(f"{name} has {_bands(pixels)}; expected an RGB image of 3 bands")
-    return pixels
-
-
 def decode_label(pixels: Pixels, spec: Benchmark, name: str, ignore_first: bool = False) -> Label:
     """Convert colours, (H, W, 3), or (H, W) if all classes are grey levels, to training ids.
 
@@ -81,7 +74,7 @@ def decode_label(pixels: Pixels, spec: Benchmark, name: str, ignore_first: bool 
     """
     only_grey, grey = all(len(set(cls.colour)) == 1 for cls in spec.classes), pixels.ndim == 2
     if not (only_grey if grey else pixels.shape[2] == 3):
-        raise UserError(f"{name} has {_bands(pixels)}; expected a label of {'1 or ' if only_grey else ''}3 bands (RGB)")
+        raise UserError(f"{name} has {bands_of(pixels)}; expected {'1 or ' if only_grey else ''}3 bands of a label")
     cut, near, highest = spec.decoding == "threshold", 0, 0
     # A pixel's code has the highest bit of each channel, or all of them; 8 codes, or 16 MiB filled in milliseconds.
     bits, shift = (1, 7) if cut else (8, 0)
@@ -131,7 +124,8 @@ def _unknown_text(bands: Pixels, ids: Pixels, spec: Benchmark, unknown: int) -> 
     return f"{unknown} of {ids.size} pixels have a colour of no class (at most {spec.unknown_share:.1%} may), {where}"
 
 
-def _bands(pixels: Pixels) -> str:
+def bands_of(pixels: Pixels) -> str:
+    """The number of bands, as text."""
     return "1 band" if pixels.ndim == 2 else f"{pixels.shape[2]} bands"
 
 

@@ -17,32 +17,29 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import chain
-from math import inf
-from multiprocessing import parent_process
-from multiprocessing.connection import wait
 from pathlib import Path
 from signal import SIG_IGN, SIGINT, signal
-from threading import Thread
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from scpseg.benchmarks.base import Benchmark, Ids
 from scpseg.data.acquire.archives import Group, group_archives, inner_zips, list_members, read_members, unpack_inner
-from scpseg.data.acquire.layout import KINDS, Pairing, Slot, pair_files, role_of
+from scpseg.data.acquire.layout import KINDS, Pairing, Slot, few, pair_files, role_of
 from scpseg.data.acquire.manifest import Manifest, file_record
 from scpseg.data.acquire.space import check_space
-from scpseg.data.prepare.decode import check_image, decode_label, read_pixels, read_size
+from scpseg.data.prepare.decode import bands_of, decode_label, read_pixels, read_size
 from scpseg.data.store import HEADER, INDEX, Store, array_hash, image_path, label_path, save_array, save_image
 from scpseg.errors import UserError
 from scpseg.files import locked, read_json, write_json
+from scpseg.processes import end_with_parent
 from scpseg.progress import progress, say
 
+STORE = "store"  # in the working folder: what is being filled
 VERSION = 4  # increased when the same files decode to another store
 WORKERS = 8  # most processes used: each holds one file's pixels and little more, about 200 MB for 6000 x 6000
 AHEAD = 2  # files that wait for a process, beyond one for each: bounds memory and what is unpacked at a time
 PIXEL_BYTES = 16  # more than any real file takes for a pixel of its benchmark's images
-SHOWN, NAMED = 3, 8  # sizes of images in a line, images in a warning
 
 Record = dict[str, Any]
 """Record of a decoded image or label, as index.json has it under its id; in a file of its own also with its slot."""
@@ -72,17 +69,12 @@ class Job:
     def sides(self) -> tuple[float, float]:
         """Smallest and largest side of an image: of partial benchmarks at most the benchmark's, of some any."""
         if self.synthetic or self.spec.any_size:
-            return 0, inf
+            return 0, float("inf")
         return 0 if self.choice.partial else self.spec.side, self.spec.side
-
-    @property
-    def store(self) -> Path:
-        """The store that is being filled."""
-        return self.folder / "store"
 
     def array(self, slot: Slot) -> Path:
         """Path of the array of an image or label."""
-        return (image_path if slot.kind == "image" else label_path)(self.store, slot.split, slot.id)
+        return (image_path if slot.kind == "image" else label_path)(self.folder / STORE, slot.split, slot.id)
 
     def record(self, slot: Slot) -> Path:
         """Path of the record of an image or label; written last, so it marks a finished one."""
@@ -136,13 +128,13 @@ def fill(
         try:
             plan = _Plan(job, manifest, folder, spool, workers or min(os.cpu_count() or 1, WORKERS))
             index = build_index(job, manifest, plan.pairing, plan.records())
-            write_json(job.store / INDEX, index)
+            write_json(job.folder / STORE / INDEX, index)
         finally:
             shutil.rmtree(spool, ignore_errors=True)
         if target.exists():
             shutil.rmtree(target)
         target.parent.mkdir(parents=True, exist_ok=True)
-        job.store.rename(target)
+        (job.folder / STORE).rename(target)
         for done in working.glob(f".preparing-{spec.name}-*"):
             shutil.rmtree(done)
         return index
@@ -254,9 +246,7 @@ def _decoded(tasks: Iterator[list[Task]], workers: int) -> Iterator[tuple[Slot, 
 def _follow_parent() -> None:
     """End a worker with the process that started it, even if that is killed; Ctrl-C is left to the parent."""
     signal(SIGINT, SIG_IGN)
-    parent = parent_process()
-    assert parent is not None
-    Thread(target=lambda: wait([parent.sentinel]) and os._exit(1), daemon=True).start()
+    end_with_parent()
 
 
 def decode_file(*parts: Task) -> tuple[Slot, Record]:
@@ -276,7 +266,9 @@ def decode_file(*parts: Task) -> tuple[Slot, Record]:
         pixels = read_pixels(place, path, spec.indexed and slot.kind == "label")
         if slot.kind == "label":
             labels.append(decode_label(pixels, spec, path, job.choice.ignore_first))
-        arrays.append(labels[-1].ids if labels else check_image(pixels, path))
+        elif pixels.shape[2:] != (3,):
+            raise UserError(f"{path} has {bands_of(pixels)}; expected an RGB image of 3 bands")
+        arrays.append(labels[-1].ids if labels else pixels)
         files.append({"path": path, "bytes": file.size, "sha256": file.sha256})
     array, step = arrays[0], spec.layout.columns
     if len(arrays) > 1:
@@ -334,39 +326,30 @@ def summary(spec: Benchmark, index: Mapping[str, Any]) -> list[str]:
     """Lines that describe the contents of the store and what the benchmark expects."""
     images, folds = index["images"].values(), index["folds"]
     sizes = Counter(f"{image['height']} x {image['width']}" for image in images)
-    shown = ", ".join(f"{count} of {size}" for size, count in sizes.most_common(SHOWN))
-    shown += ", ..." if len(sizes) > SHOWN else ""
-    shown += "" if spec.any_size else f"; the benchmark's have {spec.side} x {spec.side}"
+    shown = few([f"{count} of {size}" for size, count in sizes.most_common()])
     found = {part: len(ids) for part, ids in index["ids"].items()}
     if folds:
         found |= {part: sum(len(fold[part]) for fold in folds) for part in found if part != "train"}
     counts = ", ".join(f"{part} {count} of {index['expected'][part]}" for part, count in found.items())
     counts += f" in {len(folds)} folds" if folds else ""
-    ignored, unknown, near = (sum(image[key] for image in images) for key in ("ignored", "unknown", "near_threshold"))
-    area = sum(image["height"] * image["width"] for image in images)
-    pixels = zip(spec.classes, np.sum([image["pixels"] for image in images], axis=0), strict=True)
-    shares = ", ".join(f"{cls.name} {count / area:.2%}" for cls, count in pixels)
-    labels = f"labels {index['labels']}: {shares}, ignored {ignored / area:.2%}"
-    lines = [counts, f"images (height x width) {shown}", labels]
-    if spec.decoding == "threshold":
-        lines.append(f"{unknown} pixels with a colour of no class, {near} with a channel near the threshold")
+    area, names = sum(image["height"] * image["width"] for image in images), [cls.name for cls in spec.classes]
+    pixels = np.sum([[*image["pixels"], image["ignored"]] for image in images], axis=0)
+    shares = ", ".join(f"{name} {count / area:.2%}" for name, count in zip([*names, "ignored"], pixels, strict=True))
+    lines = [counts, f"images (height x width) {shown}", f"labels {index['labels']}: {shares}"]
     return [f"{spec.name}: {line}" for line in lines]
 
 
 def _warnings(spec: Benchmark, images: Mapping[str, Any], crops: bool) -> list[str]:
     unscored = {name: im for name, im in images.items() if not any(im["pixels"][index] for index in spec.scored)}
-    blank = [name for name, image in unscored.items() if not sum(image["pixels"])]
+    blank, whole = [name for name, image in unscored.items() if not sum(image["pixels"])], (spec.side, spec.side)
     found = {
-        "pixels of no class's colour, ignored": [f"{n} {im['unknown']}" for n, im in images.items() if im["unknown"]],
+        "labels with pixels of no class's colour, ignored": [
+            f"{name} ({image['unknown']})" for name, image in images.items() if image["unknown"]
+        ],
         "labels in which every pixel is ignored": blank,
         "labels without a pixel of a scored class": [name for name in unscored if name not in blank],
+        f"images that are not of {spec.side} x {spec.side} pixels": [
+            name for name, image in images.items() if crops and (image["height"], image["width"]) != whole
+        ],
     }
-    warnings = []
-    for what, names in found.items():
-        if names:
-            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-            warnings.append(f"{spec.name}: {what}: {', '.join(names[:NAMED])}{more}")
-    other = sum((image["height"], image["width"]) != (spec.side, spec.side) for image in images.values())
-    if crops and other:
-        warnings.append(f"{spec.name}: {other} of {len(images)} images are not of {spec.side} x {spec.side} pixels")
-    return warnings
+    return [f"{spec.name}: {len(names)} {what}: {few(names)}" for what, names in found.items() if names]

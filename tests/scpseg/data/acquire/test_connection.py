@@ -190,7 +190,7 @@ def test_only_the_named_host_goes_unchecked(
     for _ in range(2):
         assert connection.body(secure.url("/a"))[1] == b"secret"
     said = capsys.readouterr().err
-    assert said == "certificates of 127.0.0.1 are not checked, because of upstream.unverified_hosts\n"
+    assert said == "the certificate of 127.0.0.1 is not checked, because of upstream.unverified_hosts\n"
     secure.play("/r", redirect(secure.url("/a", "localhost")), redirect("/a"))
     with pytest.raises(UserError, match="certificate of localhost cannot"):
         connection.body(secure.url("/r"))
@@ -258,18 +258,6 @@ def raw_answer(request: Request, code: int, pairs: dict[str, str]) -> None:
     lines = [f"HTTP/1.1 {code} \x1b[31mno", *(f"{name}: {value}" for name, value in pairs.items()), "", ""]
     request.handler.wfile.write("\r\n".join(lines).encode("latin-1"))
     request.handler.close_connection = True
-
-
-def test_an_answer_that_never_begins(server: Server) -> None:
-    def endless(request: Request, file: object) -> None:
-        while True:
-            request.handler.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            time.sleep(0.01)
-
-    server.play("/a", *[endless] * 2)
-    connection = Patient(read=0.3, tries=2)
-    with pytest.raises(UserError, match="failed 2 times"):
-        connection.body(server.url("/a"))
 
 
 def test_a_body_that_drips(server: Server, tmp_path: Path) -> None:

@@ -58,8 +58,8 @@ def test_no_folder_and_no_mirror() -> None:
 def test_loose_files_win_over_archives(elsewhere: Path) -> None:
     fill(elsewhere / "sets", [*BOTH, "readme.txt", ".hidden/train/images/austin2.tif"])
     (elsewhere / "sets" / "broken.zip").write_bytes(b"never opened")
-    found = find(SPEC, "gt", data("sets"))
-    assert (sorted(found.loose), found.groups) == (sorted(BOTH), {})
+    loose, groups = find(SPEC, "gt", data("sets"))
+    assert (sorted(loose), groups) == (sorted(BOTH), {})
 
 
 def test_only_archives_with_something_wanted(elsewhere: Path) -> None:
@@ -67,9 +67,9 @@ def test_only_archives_with_something_wanted(elsewhere: Path) -> None:
     for name, member in (("images.zip", BOTH[0]), ("other.zip", "x.txt"), ("outer.zip", "inner.zip")):
         with zipfile.ZipFile(elsewhere / "sets" / name, "w", zipfile.ZIP_DEFLATED) as file:
             file.writestr(member, b"x")
-    found = find(SPEC, "gt", data("sets"))
-    assert found.loose == (BOTH[1],)
-    assert [group.name for group in found.groups] == ["images.zip", "outer.zip"]
+    loose, groups = find(SPEC, "gt", data("sets"))
+    assert loose == [BOTH[1]]
+    assert [group.name for group in groups] == ["images.zip", "outer.zip"]
 
 
 def test_linked_folders_are_followed_once(elsewhere: Path, tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_linked_folders_are_followed_once(elsewhere: Path, tmp_path: Path) -> No
     (elsewhere / "sets").mkdir()
     (elsewhere / "sets" / "data").symlink_to(tmp_path / "disk")
     (tmp_path / "disk" / "round").symlink_to(elsewhere / "sets")
-    assert sorted(find(SPEC, "gt", data("sets")).loose) == sorted(f"data/{path}" for path in BOTH)
+    assert sorted(find(SPEC, "gt", data("sets"))[0]) == sorted(f"data/{path}" for path in BOTH)
 
 
 def test_says_what_is_expected_where() -> None:

@@ -97,7 +97,7 @@ def test_hub_takes_the_labelled_half_and_checks_it(server: Server, tmp_path: Pat
     got = {path.relative_to(tmp_path / "good").as_posix(): path for path in (tmp_path / "good/data").rglob("*.tif")}
     assert {name: path.read_bytes() for name, path in got.items()} == dict(list(files.items())[:2])
     assert [request.method for request in server.asked(place)] == ["HEAD", "GET", "GET"]
-    assert "data/train/gt/x.tif is damaged: sha256" in said["bad"]
+    assert "data/train/gt/x.tif was damaged (sha256" in said["bad"]
     assert "does not have it (404)" in said["gone"]
     assert "refuses access (403): accept the terms on https://huggingface.co/" in said["gated"]
     assert "contains nothing like data/other/** at revision abab" in said["none"]

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from scpseg.data.acquire.manifest import FileRecord, Manifest, hash_files, verify_archives
+from scpseg.data.acquire.manifest import FileRecord, Manifest, hash_files, verify
 from scpseg.errors import UserError
 from scpseg.files import read_json, write_json
 
@@ -29,7 +29,7 @@ def test_verifies_size_and_checksum(tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(b"content")
     right = hashlib.sha256(b"content").hexdigest()
     assert hash_files(tmp_path, ["a.zip"], "hashing") == (FileRecord("a.zip", 7, right),)
-    verify_archives(tmp_path, [FileRecord("a.zip", 7, right)], "do it")
+    verify(tmp_path, [FileRecord("a.zip", 7, right)], "do it")
     for record, why in (
         (FileRecord("b.zip", 7, right), r"b\.zip is missing; do it"),
         (FileRecord("a.zip", 8, right), r"a\.zip has 7 bytes instead of 8; do it"),
@@ -37,7 +37,7 @@ def test_verifies_size_and_checksum(tmp_path: Path) -> None:
         (FileRecord("a.zip", 7, "0" * 64), rf"a\.zip has the wrong checksum: SHA-256 {right} instead of 0+; do it"),
     ):
         with pytest.raises(UserError, match=why):
-            verify_archives(tmp_path, [record], "do it")
+            verify(tmp_path, [record], "do it")
 
 
 def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:

@@ -325,7 +325,7 @@ def test_an_array_that_vanishes_while_the_store_is_made_is_named(monkeypatch: py
     def lost(task: Task) -> Record:
         record = decode(task)
         if task.path == "2_mask.png":
-            (task.job.store / "train/1.image.npy").unlink()
+            (task.job.folder / "store/train/1.image.npy").unlink()
         return record
 
     monkeypatch.setattr(filling, "decode_file", lost)
