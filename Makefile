@@ -61,6 +61,7 @@ lint: .venv/installed
 	ruff check .
 	ruff format --check .
 	mypy
+	python -m pytest -q -m lint tests/test_docs.py
 
 bench: .venv/installed
 	python -m pipelines.bench

@@ -139,8 +139,9 @@ def run(folder: Path, *command: str) -> None:
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 
+@pytest.mark.lint
 def test_the_example_method_passes_lint_and_types(extended: Path) -> None:
-    if (ROOT / ".mypy_cache").is_dir():  # types of the libraries, from an earlier `make lint`
+    if (ROOT / ".mypy_cache").is_dir():  # types of the libraries
         shutil.copytree(ROOT / ".mypy_cache", extended / ".mypy_cache", dirs_exist_ok=True)
     run(extended, "ruff", "check", ".")
     run(extended, "ruff", "format", "--check", ".")

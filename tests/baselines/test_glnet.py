@@ -373,7 +373,7 @@ def test_phases_and_recipes_of_the_authors() -> None:
     assert [phase.name for phase in make().phases()] == ["overview", "local"]
 
 
-@pytest.mark.parametrize("direction", BOTH)
+@pytest.mark.parametrize("direction", ["to_local", pytest.param("both", marks=pytest.mark.soak)])
 def test_learns_what_only_the_overview_shows(direction: str, tmp_path: Path) -> None:
     method, store = make(direction), Cued()
     recipe = TrainParams(40, 0.9, 5e-4, "fp32", True, True, 40, "sgd", 0.1)

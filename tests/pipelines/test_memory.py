@@ -120,8 +120,10 @@ def test_unknown_names_are_named(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_the_stage_and_one_cell(tmp_path: Path) -> None:
-    """In real processes; a cell's breakdown adds no file and leaves the table as it is."""
+def test_the_stage_and_one_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The stage in real processes; a cell's breakdown adds no file and leaves the table as it is."""
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
     values["suite"] |= {"benchmarks": ["inria"], "baselines": ["patch"]}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
@@ -139,8 +141,13 @@ def test_the_stage_and_one_cell(tmp_path: Path) -> None:
     assert all(one["status"] == "ok" and one["real_size"] and one["backend"] == "computed" for one in records)
     for one in records:
         assert sum(one["parts"].values()) == one["memory"]["computed"]
-    done = run(tmp_path, "--params", "params.yaml", "--benchmark", "inria", "--method", "patch", "--precision", "fp16")
-    assert done.returncode == 0 and "largest tensors at the peak" in done.stdout and "float16" in done.stdout
+    cell = "--params params.yaml --benchmark inria --method patch --precision fp16"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["memory", *cell.split()])
+    with pytest.raises(SystemExit, match="^0$"):
+        memory.main()
+    said = capsys.readouterr().out
+    assert "largest tensors at the peak" in said and "float16" in said
     assert not (tmp_path / memory.TABLE).exists() and path.read_bytes() == first
 
 
