@@ -144,7 +144,7 @@ def test_the_stage_and_one_cell(
     cell = "--params params.yaml --benchmark inria --method patch --precision fp16"
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["memory", *cell.split()])
-    with pytest.raises(SystemExit, match="^0$"):
+    with pytest.raises(SystemExit, match=r"^0$"):
         memory.main()
     said = capsys.readouterr().out
     assert "largest tensors at the peak" in said and "float16" in said
