@@ -31,4 +31,8 @@ def settings(**own: str) -> dict[str, str]:
 def test_threads_sleep_soon_unless_the_user_chose() -> None:
     assert settings()["GOMP_SPINCOUNT"] == SPINS
     assert settings(GOMP_SPINCOUNT="7")["GOMP_SPINCOUNT"] == "7"
+
+
+@pytest.mark.soak
+def test_a_policy_of_the_user_is_kept() -> None:
     assert int(settings(OMP_WAIT_POLICY="active")["GOMP_SPINCOUNT"]) > 1_000_000

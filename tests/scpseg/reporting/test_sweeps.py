@@ -188,6 +188,7 @@ def pair_rows(make: Make) -> list[Row]:
     ]
 
 
+@pytest.mark.soak
 def test_every_kind_of_picture_is_the_same_bytes_twice(make: Make, steps: list[Row], tmp_path: Path) -> None:
     kinds = [(STEPS, steps), (PAIRS, pair_rows(make)), (GRID, grid_rows(make, without=2)), (DOTS, steps[:4])]
     for sweep, rows in kinds:
