@@ -267,9 +267,11 @@ def seen(values: Mapping[int, Accuracy]) -> list[int]:
 
 
 def verdict(values: Mapping[int, Accuracy]) -> str:
-    """At which distances or sides a method is above chance and at which not, with the lowest and highest accuracy."""
+    """At which distances or sides a method is above, at or below chance, with the lowest and highest accuracy."""
     above, keys, parts = seen(values), list(values), list[str]()
-    for name, some in (("above", above), ("at", [key for key in keys if key not in above])):
+    below = [key for key, value in values.items() if not value.identity and value.high < CHANCE]
+    at = [key for key in keys if key not in (*above, *below)]
+    for name, some in (("above", above), ("at", at), ("below", below)):
         if some:
             unbroken = len(some) > 2 and some == keys[keys.index(some[0]) :][: len(some)]
             where = f"{some[0]} to {some[-1]}" if unbroken else " and ".join(map(str, some))

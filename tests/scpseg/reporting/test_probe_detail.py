@@ -9,7 +9,7 @@ import pytest
 
 from scpseg.reporting.pages import listed
 from scpseg.reporting.pages import texts as templates
-from scpseg.reporting.probe import Sight, between, draw_detail, seen, sights, table, verdict
+from scpseg.reporting.probe import Accuracy, Sight, between, draw_detail, seen, sights, table, verdict
 from scpseg.reporting.tables import Table
 
 CUES, DETAILS, WHERE = (16, 8, 4), (4, 2, 1), (40, 56)
@@ -99,6 +99,14 @@ def test_what_is_blind_to_both_is_right_in_a_quarter() -> None:
     text = sentences([sight])["SCPSeg"]
     assert "has both right for 25.0 %" in text
     assert "Cues: at chance at 16 to 4 pixels (50.0 %). Textures: at chance at 4 to 1 pixels (50.0 %)." in text
+
+
+def test_what_is_wrong_more_often_than_a_guess_is_below_chance() -> None:
+    values = {
+        side: Accuracy(mean, 0.02, 5, mean - 0.02, mean + 0.02) for side, mean in ((16, 0.9), (8, 0.49), (4, 0.1))
+    }
+    found = "above chance at 16 pixels (90.0 %); at chance at 8 pixels (49.0 %); below chance at 4 pixels (10.0 %)"
+    assert verdict(values) == found
 
 
 def test_sentences_follow_from_the_numbers(found: list[Sight]) -> None:
