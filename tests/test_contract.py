@@ -38,7 +38,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in MET
 
 @pytest.fixture(scope="module", autouse=True)
 def narrow() -> Iterator[None]:
-    """WiCoNet's widths are no parameters."""
+    """A small WiCoNet: its widths are fixed by its authors and not parameters."""
     with pytest.MonkeyPatch.context() as patch:
         for name, width in {"WIDTH": 96, "HIDDEN": 96, "STAGES": (16, 32, 64, 96)}.items():
             patch.setattr(wiconet, name, width)

@@ -201,8 +201,9 @@ def verify(folder: Path, records: Sequence[FileRecord], remedy: str, sizes_only:
         if (size := file_size(folder / record.path)) != record.size:
             why = "is missing" if size is None else f"has {size} bytes instead of {record.size}"
             raise UserError(f"{record.path} {why}; {remedy}")
-    paths = [] if sizes_only else [record.path for record in records]
-    for record, found in zip(records, hash_files(folder, paths, "checking archives"), strict=False):
+    if sizes_only:
+        return
+    for record, found in zip(records, hash_files(folder, [r.path for r in records], "checking archives"), strict=True):
         if found.sha256 != record.sha256:
             why = f"SHA-256 {found.sha256} instead of {record.sha256}"
             raise UserError(f"{record.path} has the wrong checksum: {why}; {remedy}")
