@@ -126,11 +126,13 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (file,) = re.findall(r"Save it as `(baselines/\w+\.py)`", EXTENDING)
     (line,) = re.findall(r"the line `(.*)` to the dict `METHODS`", EXTENDING)
     section = next(section for section in YAML if section.startswith("   mean_colour:"))
+    (tuned,) = re.findall(r"the line `(.*)` to the section `tuned`", EXTENDING)
     (folder / file).write_text(code, encoding="utf-8")
     methods = folder / "pipelines/methods.py"
     methods.write_text(methods.read_text().replace("] = {\n", f"] = {{\n    {line}\n", 1))
     for path in (folder / "params.yaml", *(folder / "profiles").glob("*.yaml")):
-        path.write_text(path.read_text() + re.sub("^   ", "", section, flags=re.MULTILINE))
+        text = path.read_text() + re.sub("^   ", "", section, flags=re.MULTILINE)
+        path.write_text(text.replace("\ntuned:\n", f"\ntuned:\n  {tuned}\n"))
     return folder
 
 
@@ -148,8 +150,9 @@ def test_the_example_method_passes_lint_and_types(extended: Path) -> None:
     run(extended, "mypy", "baselines/mean_colour.py", "pipelines/methods.py")
 
 
-def test_the_example_method_passes_the_contract_tests(extended: Path) -> None:
-    run(extended, "pytest", "-q", "-p", "no:cacheprovider", "tests/test_contract.py", "-k", "mean_colour")
+def test_the_example_method_has_valid_parameters_and_passes_the_contract_tests(extended: Path) -> None:
+    chosen = ("tests/test_contract.py", "tests/pipelines/test_check.py", "-k", "mean_colour or every_profile")
+    run(extended, "pytest", "-q", "-p", "no:cacheprovider", *chosen)
 
 
 @pytest.mark.soak
