@@ -38,6 +38,8 @@ _PROFILED = {
     "inference:batch": "windows_per_batch",
 }
 """Settings that affect memory and speed, and the columns with their values during the measurement."""
+_TRAINING_ONLY = ("model:srd_", "model:lfa_")
+"""Settings of parts that a method drops after training, so their change does not repeat the measurement."""
 PUBLISHED_MODES: dict[str, dict[str, object]] = {
     "glnet": {"direction": "both"},
     "fctl": {"head": 4096, "views": "1 or 8, not stated"},
@@ -207,7 +209,8 @@ def _settings(rows: Sequence[Row], usual: Mapping[str, str | None]) -> Iterator[
         values = list(dict.fromkeys(row[key] for row in run))
         if len(values) > 1:
             yield "mean_iou", f"seeds differ in {key.replace(':', ' ')}: {', '.join(map(str, values))}"
-    for key, other in ({key: f"profile_{key}" for key in first if key.startswith("model:")} | _PROFILED).items():
+    models = [key for key in first if key.startswith("model:") and not key.startswith(_TRAINING_ONLY)]
+    for key, other in ({key: f"profile_{key}" for key in models} | _PROFILED).items():
         if run and first.get(other) is not None and first[other] != run[0].get(key):
             name = key.removeprefix("model:").replace(":", " ")
             yield "seconds", f"profile of other settings: {name} {first[other]} against {run[0].get(key)}"

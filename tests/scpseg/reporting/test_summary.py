@@ -47,6 +47,17 @@ def test_settings_that_differ_are_told(tmp_path: Path, invented: Any, suite: Any
     assert texts(patch) == ["profile of other settings: patch 512 against 64"]
 
 
+def test_settings_of_dropped_parts_do_not_concern_the_profile(tmp_path: Path, invented: Any, suite: Any) -> None:
+    chosen = invented.fill(tmp_path, suite())
+    run, profile = invented.metrics("potsdam", "scpseg", 0), invented.profile("potsdam", "scpseg")
+    run["model"] |= {"srd_weight": 0.0, "csm_kernel": "bilinear"}
+    profile["model"] |= {"srd_weight": 0.1, "csm_kernel": "antialias"}
+    invented.put(tmp_path, run)
+    invented.put(tmp_path, profile)
+    scpseg, _ = summarise(collect(tmp_path, chosen, available=False))
+    assert texts(scpseg) == ["profile of other settings: csm_kernel antialias against bilinear"]
+
+
 def test_memory_of_another_network_is_told(tmp_path: Path, invented: Any, suite: Any) -> None:
     chosen = invented.fill(tmp_path, suite())
     other = invented.profile("potsdam", "patch", overlap=0.5, windows_per_batch=8)
