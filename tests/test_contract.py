@@ -134,12 +134,14 @@ def train_losses(method: Method, phase: Phase, views: Views, labels: Labels, see
     return method.losses(views, labels, 0.5)
 
 
-SLOW = ("authors' magnet",)
-"""Its tests take up to a second or more, and at test time it is `magnet`."""
+ALL = [pytest.param(case, marks=[pytest.mark.soak] * (case == "authors' magnet")) for case in CASES]
+"""The tests of the authors' MagNet take up to a second or more, and at test time it is `magnet`."""
+TRAINED = [case for case in ALL if case.values[0] not in ("magnet fast", "fctl, eight views")]
+"""Two modes differ at inference alone."""
 
 
-@pytest.mark.parametrize("name", [pytest.param(case, marks=[pytest.mark.soak] * (case in SLOW)) for case in CASES])
-class TestContract:
+@pytest.mark.parametrize("name", ALL)
+class TestInference:
     def test_its_sections_stand_in_the_parameters(self, name: str) -> None:
         for section, cls in module_of(CASES[name][0]).SECTIONS.items():
             params(name).section(section, cls)
@@ -173,6 +175,43 @@ class TestContract:
         if shape == (64, 128):
             assert np.array_equal(labels, segment(method, image, CLASSES, torch.device("cpu"), batch=2))
 
+    def test_windows_of_a_batch_do_not_touch_each_other(self, name: str) -> None:
+        method = drop_training_parts(make(name))
+        views, _ = batch_for(method, 2)
+        with torch.no_grad():
+            state = method.begin_image(Image(views))
+            both, first = method(views, state), method(Views(views.context[:1], views.place[:1]), state)
+        torch.testing.assert_close(both[:1], first, rtol=1e-4, atol=1e-5)
+
+    def test_testing_needs_no_training_part(self, name: str) -> None:
+        method = make(name)
+        views, _ = batch_for(method)
+        before = logits_of(method.eval(), views)
+        for module in method.modules():
+            assert all(hasattr(module, part) for part in getattr(module, "training_parts", ()))
+        for module in drop_training_parts(method).modules():
+            assert all(getattr(module, part) is None for part in getattr(module, "training_parts", ()))
+        assert not method.training
+        assert torch.equal(logits_of(method, views), before)
+
+    def test_branches_label_alone(self, name: str) -> None:
+        method = drop_training_parts(make(name))
+        views, _ = batch_for(method)
+        whole = logits_of(method, views)
+        for branch in method.branches().values():
+            alone = logits_of(branch, views)
+            assert alone.shape == whole.shape and alone.isfinite().all() and not torch.equal(alone, whole)
+            assert not branch.training and branch.needs == method.needs
+
+    def test_describe_is_flat(self, name: str) -> None:
+        method, _ = built(name)
+        described = method.describe()
+        assert described["patch"] == method.needs.patch
+        assert all(value is None or isinstance(value, (str, int, float, bool)) for value in described.values())
+
+
+@pytest.mark.parametrize("name", TRAINED)
+class TestTraining:
     def test_an_absent_class_is_no_trouble(self, name: str) -> None:
         method = make(name)
         views, labels = batch_for(method)
@@ -181,14 +220,6 @@ class TestContract:
             enter(method, phase)
             losses = train_losses(method, phase, views, Labels(torch.ones_like(labels.context), overview))
             assert all(loss.isfinite() for loss in losses.values())
-
-    def test_windows_of_a_batch_do_not_touch_each_other(self, name: str) -> None:
-        method = drop_training_parts(make(name))
-        views, _ = batch_for(method, 2)
-        with torch.no_grad():
-            state = method.begin_image(Image(views))
-            both, first = method(views, state), method(Views(views.context[:1], views.place[:1]), state)
-        torch.testing.assert_close(both[:1], first, rtol=1e-4, atol=1e-5)
 
     def test_the_input_is_untouched(self, name: str) -> None:
         method = make(name)
@@ -294,17 +325,6 @@ class TestContract:
         one, other = (logits_of(drop_training_parts(given), views) for given in (method, again))
         assert torch.equal(one, other)
 
-    def test_testing_needs_no_training_part(self, name: str) -> None:
-        method = make(name)
-        views, _ = batch_for(method)
-        before = logits_of(method.eval(), views)
-        for module in method.modules():
-            assert all(hasattr(module, part) for part in getattr(module, "training_parts", ()))
-        for module in drop_training_parts(method).modules():
-            assert all(getattr(module, part) is None for part in getattr(module, "training_parts", ()))
-        assert not method.training
-        assert torch.equal(logits_of(method, views), before)
-
     def test_phases_obey_the_budget_rule(self, name: str) -> None:
         method = make(name)
         phases = method.phases()
@@ -321,21 +341,6 @@ class TestContract:
         for phase in phases:
             for prefix in phase.learns or ():
                 assert any(key.startswith(prefix) for key in names)
-
-    def test_branches_label_alone(self, name: str) -> None:
-        method = drop_training_parts(make(name))
-        views, _ = batch_for(method)
-        whole = logits_of(method, views)
-        for branch in method.branches().values():
-            alone = logits_of(branch, views)
-            assert alone.shape == whole.shape and alone.isfinite().all() and not torch.equal(alone, whole)
-            assert not branch.training and branch.needs == method.needs
-
-    def test_describe_is_flat(self, name: str) -> None:
-        method, _ = built(name)
-        described = method.describe()
-        assert described["patch"] == method.needs.patch
-        assert all(value is None or isinstance(value, (str, int, float, bool)) for value in described.values())
 
     def test_single_windows_train_or_are_rejected(self, name: str) -> None:
         try:

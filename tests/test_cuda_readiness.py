@@ -55,10 +55,11 @@ SEGMENTERS: dict[str, tuple[str, dict[str, Any]]] = {kind: ("scpseg", {"segmente
 SEGMENTERS["plain ddrnet"] = ("patch", {"segmenter.name": "ddrnet", "segmenter.auxiliary": False})
 SEGMENTERS["pidnet-l"] = ("patch", {"segmenter.name": "pidnet", "segmenter.encoder": "pidnet-l"})
 BUILT = CASES | SEGMENTERS
-# The segmenters change seldom, and the default one is in every case.
-ALL = [*CASES, *(pytest.param(name, marks=pytest.mark.soak) for name in SEGMENTERS)]
+# The segmenters change seldom, and the default one is in every case; these modes are close to the method's own.
+SOAK = (*SEGMENTERS, "fctl, eight views", "half of rue", "no frame", "bilinear", "no detail", "dense, both learn")
+ALL = [pytest.param(name, marks=[pytest.mark.soak] * (name in SOAK)) for name in BUILT]
 # Two cases differ at inference alone.
-TRAINED = [case for case in ALL if case not in ("fctl, eight views", "magnet fast")]
+TRAINED = [case for case in ALL if case.values[0] not in ("fctl, eight views", "magnet fast")]
 
 # Kernels without a deterministic form on CUDA, by ATen's names without a trailing underscore: the documentation of
 # torch.use_deterministic_algorithms in torch 2.11 to 2.15, and the names that libtorch_cuda warns with. max_pool2d and

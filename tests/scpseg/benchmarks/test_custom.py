@@ -12,12 +12,16 @@ import tifffile
 import yaml
 from PIL import Image
 
+from pipelines.download import download
+from pipelines.prepare import prepare
+from scpseg.benchmarks import BENCHMARKS
 from scpseg.benchmarks.base import Class
 from scpseg.benchmarks.checks import check_benchmark
 from scpseg.benchmarks.custom import draw_split, read_benchmark, with_values
 from scpseg.data.prepare.decode import decode_label, read_pixels, read_size
 from scpseg.data.store import Store
 from scpseg.errors import UserError
+from scpseg.params import Params
 
 ROOT = Path(__file__).parents[3]
 TABLE = """id,name,colour,scored
@@ -167,9 +171,8 @@ def project(folder: Path, source: str = "mine", labels: str = "index", split: st
     return folder
 
 
-@pytest.mark.parametrize("labels", ["index", "colour"])
-def test_from_the_folder_to_the_store(labels: str, tmp_path: Path) -> None:
-    place = written(project(tmp_path, labels=labels) / "mine/custom")
+def fill(place: Path, labels: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Six images with their labels: pixels and training ids by image."""
     made = {}
     for kind in ("images", "labels"):
         (place / kind).mkdir()
@@ -184,24 +187,45 @@ def test_from_the_folder_to_the_store(labels: str, tmp_path: Path) -> None:
         else:
             palette_picture(rows).save(place / f"labels/Tile {k}.png")
         made[f"Tile {k}"] = image, IDS[rows]
-    for words in (*([("check",)] if labels == "index" else []), ("download", "custom"), ("prepare", "custom")):
-        done = stage(tmp_path, *words)
-        assert done.returncode == 0, done.stderr
-    store = Store(tmp_path / "data/custom")
+    return made
+
+
+def holds(store: Store, made: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
     assert {part: len(store.ids(part)) for part in ("train", "val", "test")} == {"train": 4, "val": 1, "test": 1}
     for part in ("train", "val", "test"):
         for id in store.ids(part):
             assert np.array_equal(store.image(part, id), made[id][0])
             assert np.array_equal(store.label(part, id), made[id][1])
-    if labels == "index":
-        Image.fromarray(np.full((40, 50), 9, np.uint8)).save(place / "labels/Tile 0.png")
-        stage(tmp_path, "download", "custom")
-        done = stage(tmp_path, "prepare", "custom")
-        assert done.returncode == 1 and "labels/Tile 0.png: 2000 of 2000 pixels have" in done.stderr
-        (place / "classes.csv").write_text(TABLE.replace("yes", "perhaps"))
-        done = stage(tmp_path, "check")
-        assert done.returncode != 0 and done.stderr.startswith("error: custom/classes.csv, line 3")
-        assert "Traceback" not in done.stderr
+
+
+def test_from_the_folder_to_the_store(tmp_path: Path) -> None:
+    place = written(project(tmp_path) / "mine/custom")
+    made = fill(place, "index")
+    for words in (("check",), ("download", "custom"), ("prepare", "custom")):
+        done = stage(tmp_path, *words)
+        assert done.returncode == 0, done.stderr
+    holds(Store(tmp_path / "data/custom"), made)
+    Image.fromarray(np.full((40, 50), 9, np.uint8)).save(place / "labels/Tile 0.png")
+    stage(tmp_path, "download", "custom")
+    done = stage(tmp_path, "prepare", "custom")
+    assert done.returncode == 1 and "labels/Tile 0.png: 2000 of 2000 pixels have" in done.stderr
+    (place / "classes.csv").write_text(TABLE.replace("yes", "perhaps"))
+    done = stage(tmp_path, "check")
+    assert done.returncode != 0 and done.stderr.startswith("error: custom/classes.csv, line 3")
+    assert "Traceback" not in done.stderr
+
+
+def test_labels_by_colour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = written(project(tmp_path, labels="colour") / "mine/custom")
+    made = fill(place, "colour")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    monkeypatch.setenv("SCPSEG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(BENCHMARKS, "custom", read_benchmark(place))  # as at the start of a process
+    params = Params.load(Path("params.yaml"))
+    download(params, "custom")
+    prepare(params, "custom", workers=1)
+    holds(Store(tmp_path / "data/custom"), made)
 
 
 @pytest.mark.soak
