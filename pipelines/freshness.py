@@ -16,6 +16,7 @@ from pipelines import paths
 from scpseg.errors import UserError
 from scpseg.files import read_json, write_json
 from scpseg.params import SuiteParams
+from scpseg.reporting import MEMORY
 
 ERRORS = Path("results/errors")
 """Folder with one file per stage whose last run failed or did not end."""
@@ -27,7 +28,7 @@ Key = tuple[str, str, int | None]
 
 
 def states(suite: SuiteParams) -> dict[Key, State]:
-    """State of every declared run (its scores) and profile that is not current.
+    """State of every declared run (its scores) and profile, and of `MEMORY`, that is not current.
 
     'stale': the result was made from other parameters, code, data or weights; 'failed': there is no current result,
     because one of its stages failed with the given error; 'missing': it was not made. Without dvc.yaml, stages were run
@@ -41,7 +42,7 @@ def states(suite: SuiteParams) -> dict[Key, State]:
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
-    wanted: dict[Key, Path] = {}
+    wanted: dict[Key, Path] = {MEMORY: paths.memory()}
     for benchmark in suite.benchmarks:
         for method in ("scpseg", *suite.baselines):
             wanted[benchmark, method, None] = paths.profile(benchmark, method)

@@ -70,7 +70,7 @@ def side(name: str) -> compare.Side:
     """Parameters and results of a revision, an experiment or the workspace.
 
     Raises:
-        UserError: the run does not exist, or its results are not in the cache.
+        UserError: the run does not exist, its results are not in the cache, or those of the workspace are not current.
     """
     from scpseg.reporting import compare
 
@@ -80,8 +80,15 @@ def side(name: str) -> compare.Side:
             raise UserError(f"{table} is missing; run `make repro`, or compare two other runs")
         with table.open(encoding="utf-8", newline="") as stream:
             rows = [{key: value or None for key, value in row.items()} for row in csv.DictReader(stream)]
+        params = Params.load()
+        lacking = states(params.suite)
+        for row in (row for row in rows if row["status"] == "ok"):
+            run = (str(row["benchmark"]), str(row["method"]), int(row["seed"] or 0))
+            if state := lacking.get(run):
+                why = f"the score of {run[0]} {run[1]} seed {run[2]} in {table} is {state[0]} ({state[1]})"
+                raise UserError(f"--compare {name}: {why}; run `dvc repro`, or `make report` to leave it out")
         summary = json.loads(metrics.read_text(encoding="utf-8"))
-        return compare.Side(name, compare.flat(Params.load().values), rows, summary)
+        return compare.Side(name, compare.flat(params.values), rows, summary)
     values, found = experiments.params_of(name), experiments.summary_of(name)
     if values is None:
         raise UserError(f"--compare {name}: unknown revision or experiment; `dvc exp show` lists them")

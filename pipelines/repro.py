@@ -63,8 +63,8 @@ def named(suite: SuiteParams, lacking: dict[Key, tuple[str, str]]) -> str:
     reasons: dict[str, list[str]] = {}
     for (benchmark, method, seed), (_, reason) in lacking.items():
         what = "profile" if seed is None else f"seed {seed}"
-        reasons.setdefault(reason, []).append(f"{benchmark} {method} {what}")
-    all_results = len(suite.benchmarks) * (1 + len(suite.baselines)) * (1 + len(suite.seeds))
+        reasons.setdefault(reason, []).append(f"{benchmark} {method} {what}" if benchmark else "computed memory")
+    all_results = len(suite.benchmarks) * (1 + len(suite.baselines)) * (1 + len(suite.seeds)) + 1
     details = "; ".join(f"{', '.join(runs)}: {reason}" for reason, runs in reasons.items())
     return f"{len(lacking)} of {all_results} results are missing ({details})"
 

@@ -10,7 +10,7 @@ import json
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,13 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from pipelines import paths
-from pipelines.freshness import states
+from pipelines.freshness import Key, states
 from pipelines.methods import METHODS
 from scpseg.benchmarks import BENCHMARKS
 from scpseg.errors import UserError
 from scpseg.files import damaged, read_json, replacing
 from scpseg.params import Params, SuiteParams
+from scpseg.reporting import MEMORY
 from scpseg.reporting.build import build_report
 
 PUBLISHED = Path("reports/published")
@@ -49,14 +50,16 @@ def publish(name: str, params: Params, reference: str) -> list[str]:
                 why = f"{changed[0]} of params.yaml is not that of the runs in {archive}"
                 raise UserError(f"--publish {name}: {why}; choose another name, or delete the file to start anew")
             suite = {key: (*dict.fromkeys(values + suite[key]),) for key, values in asdict(earlier.suite).items()}
-        files = [*current(params.suite)]
+        lacking = states(params.suite)
+        files = [*current(params.suite, lacking)]
         for path in files:
             if path.name == "metrics.json":
                 shutil.rmtree(work / path.parent, ignore_errors=True)  # pictures of an earlier run may have other names
         for path in files:
             (work / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, work / path)
-        merge_memory(work / paths.memory())
+        if MEMORY not in lacking:
+            merge_memory(work / paths.memory())
         with (work / "params.yaml").open("w", encoding="utf-8") as stream:
             declared = {key: value for key, value in params.values.items() if key not in FREE}
             YAML().dump({"suite": {key: list(values) for key, values in suite.items()}, **declared}, stream)
@@ -101,9 +104,8 @@ def _page(name: str, work: Path, reference: str) -> list[str]:
     return build_report(work / "results", PUBLISHED / name, suite, True, {}, reference, public=True)
 
 
-def current(suite: SuiteParams) -> Iterator[Path]:
-    """Files of the current results that a page shows, without pictures that must not be redistributed."""
-    lacking = states(suite)
+def current(suite: SuiteParams, lacking: Container[Key]) -> Iterator[Path]:
+    """Files of the results that are not `lacking`, as a page shows them: pictures only where terms allow it."""
     for benchmark in suite.benchmarks:
         for method in ("scpseg", *suite.baselines):
             profile = paths.profile(benchmark, method)

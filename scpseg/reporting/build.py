@@ -12,7 +12,7 @@ from scpseg.benchmarks.base import NOTE
 from scpseg.errors import UserError
 from scpseg.files import write_json, write_text
 from scpseg.params import SuiteParams
-from scpseg.reporting import BASE, charts, pages, report_tables, summary, tables
+from scpseg.reporting import BASE, MEMORY, charts, pages, report_tables, summary, tables
 from scpseg.reporting.collect import FAMILIES, SCHEMA, States, collect
 from scpseg.reporting.contributed import contributed_table
 from scpseg.reporting.figures import Drawn
@@ -69,7 +69,8 @@ def build_report(
     if not (frame["status"].eq("ok") | frame["profile_status"].isin(("ok", "oom"))).any():
         why = f"{results} has neither scores nor profile of any declared run"
         raise UserError(f"{why}, so the report stays as it is; run `dvc repro` first")
-    lines = summary.summarise(frame, *read_peaks(results), summary.read_remarks(reports / "remarks.csv"))
+    _, problem = (states or {}).get(MEMORY, ("", None))
+    lines = summary.summarise(frame, *read_peaks(results, problem), summary.read_remarks(reports / "remarks.csv"))
     base = reference if reference in {line.method for line in lines} else lines[0].method
     benchmarks = dict.fromkeys(line.benchmark for line in lines)
     parts = [Part([line for line in lines if line.benchmark == name], results, base) for name in benchmarks]

@@ -35,11 +35,12 @@ class Peak:
     training: float | None = None
 
 
-def read_peaks(results: Path) -> tuple[dict[Cell, Peak], dict[Cell, str]]:
+def read_peaks(results: Path, problem: str | None = None) -> tuple[dict[Cell, Peak], dict[Cell, str]]:
     """Peaks by benchmark and method, and the reasons for missing ones.
 
-    On one benchmark, all peaks are measured or all are computed: measured if a committed reference of the same networks
-    has every method. If there are several, the first reference by name is used.
+    `problem` is the reason why memory.json is not current: then no figure of that file is used. On one benchmark, all
+    peaks are measured or all are computed: measured if a committed reference of the same networks has every method. If
+    there are several, the first reference by name is used.
 
     Raises:
         UserError: a file is damaged.
@@ -49,7 +50,9 @@ def read_peaks(results: Path) -> tuple[dict[Cell, Peak], dict[Cell, str]]:
     steps, peaks, reasons = dict[Cell, float](), dict[Cell, Peak](), dict[Cell, str]()
     for record in records:
         cell, total = (record["benchmark"], record["method"]), record["memory"].get("computed")
-        if record["workload"] == TRAINING:
+        if problem:
+            reasons[cell] = f"memory not computed: {problem}"
+        elif record["workload"] == TRAINING:
             steps[cell] = max(steps.get(cell, 0.0), (total or 0) / MIB)
         elif record["status"] == "ok" and total:
             parts = sorted((record.get("parts") or {}).items(), reverse=True)  # weights first

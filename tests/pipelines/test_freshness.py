@@ -14,6 +14,7 @@ import yaml
 from pipelines import freshness
 from pipelines.freshness import Key, State, error_file, record_error, states
 from scpseg.params import SuiteParams
+from scpseg.reporting import MEMORY
 
 SUITE = SuiteParams(benchmarks=("blu",), baselines=("patch",), seeds=(0, 1))
 STAGE = """\
@@ -52,6 +53,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             stages |= stage(f"evaluate-blu-{method}-{seed}", deps, ["inference"], f"results/metrics/{place}")
         deps = [f"{method}.py"]
         stages |= stage(f"profile-blu-{method}", deps, ["inference"], f"results/profile/blu/{method}.json")
+    stages |= stage("memory", ["data.py"], ["inference"], "results/memory.json")
     Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
     Path("params.yaml").write_text(yaml.safe_dump({"train": {"rate": 0.1}, "inference": 1, "data": "x", "free": 1}))
     Path("stage.py").write_text(STAGE)
@@ -97,10 +99,16 @@ def test_what_was_just_made_is_current(project: Path) -> None:
             lambda: changed("train", {"rate": 60000}),
             of(BOTH, True, False, ("stale", "train.rate was 0.1, is 60000")),
         ),
-        (lambda: changed("inference", 2), of(BOTH, True, True, ("stale", "inference was 1, is 2"))),
+        (
+            lambda: changed("inference", 2),
+            of(BOTH, True, True, ("stale", "inference was 1, is 2")) | {MEMORY: ("stale", "inference was 1, is 2")},
+        ),
         (lambda: changed("data", "y"), of(BOTH, True, False, ("stale", 'data was "x", is "y"'))),
         (lambda: Path("patch.py").write_text("#"), of(("patch",), True, True, ("stale", "patch.py has changed"))),
-        (lambda: Path("dvc.lock").unlink(), of(BOTH, True, True, ("stale", "dvc.lock does not record"))),
+        (
+            lambda: Path("dvc.lock").unlink(),
+            of(BOTH, True, True, ("stale", "dvc.lock does not record")) | {MEMORY: ("stale", "dvc.lock does not")},
+        ),
     ],
 )
 def test_what_was_made_from_something_else_is_stale(

@@ -14,20 +14,23 @@ from pipelines.freshness import Key, State, error_file
 from scpseg.errors import UserError
 from scpseg.params import SuiteParams
 from scpseg.processes import end_tree
+from scpseg.reporting import MEMORY
 
 SUITE = SuiteParams(benchmarks=("blu",), baselines=("patch",), seeds=(0, 1))
 LACKING: dict[Key, State] = {
     ("blu", "patch", 0): ("failed", "the loss is not finite"),
     ("blu", "patch", 1): ("failed", "the loss is not finite"),
     ("blu", "scpseg", None): ("missing", "it was not run yet"),
+    MEMORY: ("stale", "csm.ratio was 0.75, is 0.5"),
 }
 
 
 def test_what_failed_is_named_with_each_reason_once() -> None:
     sentence = repro.named(SUITE, LACKING)
-    assert sentence.startswith("3 of 6 results")
+    assert sentence.startswith("4 of 7 results")
     assert "blu patch seed 0, blu patch seed 1: the loss is not finite" in sentence
     assert "blu scpseg profile: it was not run yet" in sentence
+    assert "computed memory: csm.ratio was 0.75, is 0.5" in sentence
 
 
 def test_the_report_is_built_before_the_failure_is_told(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import lzma
 import shutil
 import tarfile
@@ -13,6 +14,7 @@ import yaml
 from pipelines import paths, studies
 from scpseg.errors import UserError
 from scpseg.params import Params
+from scpseg.reporting import MEMORY
 from tests.scpseg.reporting import conftest as invented
 
 ROOT = Path(__file__).parents[2]
@@ -89,6 +91,22 @@ def test_pieces_give_the_archive_of_the_whole() -> None:
     ARCHIVE.unlink()
     studies.publish("mine", run(declare((0, 1), ("patch", "glnet"), glnet__windows=3)), "patch")
     assert packed() == pieces and any("glnet/0/pictures" in name for name in pieces)
+
+
+@pytest.mark.usefixtures("no_page")
+def test_memory_of_other_parameters_does_not_join(monkeypatch: pytest.MonkeyPatch) -> None:
+    def computed(mib: int) -> None:
+        record = {"benchmark": "potsdam", "method": "scpseg", "workload": "inference", "mib": mib}
+        paths.memory().write_text(json.dumps([record]))
+
+    params = run(declare((0,)))
+    computed(1)
+    studies.publish("mine", params, "patch")
+    before = packed()
+    computed(2)
+    monkeypatch.setattr(studies, "states", lambda suite: {MEMORY: ("stale", "csm.ratio was 0.75, is 0.5")})
+    studies.publish("mine", params, "patch")
+    assert packed() == before and b'"mib": 1' in before["results/memory.json"]
 
 
 @pytest.mark.usefixtures("no_page")

@@ -39,7 +39,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
         for n, m in enumerate(("scpseg", *chosen.baselines))
     }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "read_peaks", lambda results: (peaks, {}))
+        patch.setattr(build, "read_peaks", lambda results, problem: (peaks, {}))
         build.build_report(root / "results", root / "reports", chosen, False)
     return (root / "reports/index.html").as_uri()
 

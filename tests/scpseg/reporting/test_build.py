@@ -27,7 +27,7 @@ def peaks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Computed memory of every method."""
     names = ("scpseg", "patch", "downscale", "glnet")
     found = {(b, m): Peak(100.0 + 50 * n, "computed", training=999.0) for b in BENCHMARKS for n, m in enumerate(names)}
-    monkeypatch.setattr(module, "read_peaks", lambda results: (found, {}))
+    monkeypatch.setattr(module, "read_peaks", lambda results, problem: (found, {}))
 
 
 def build(root: Path, chosen: Any, available: bool = False, **more: Any) -> str:
