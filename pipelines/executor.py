@@ -26,7 +26,7 @@ from typing import Any
 import submitit
 from filelock import FileLock, Timeout
 
-from pipelines.experiments import arguments, finished
+from pipelines.experiments import arguments, finished, summary_of
 from scpseg.errors import UserError
 from scpseg.files import locked, sha256, write_text
 from scpseg.params import MachineParams
@@ -38,6 +38,7 @@ GRACE = 60.0
 """Seconds that an interrupted run gets to save its checkpoint."""
 PLAIN = ("--no-ext-diff", "--no-textconv", "--no-color", "--src-prefix=a/", "--dst-prefix=b/")
 """Options of `git diff` for `git apply`."""
+CODE = ("baselines", "pipelines", "scpseg")
 POLL = 0.5
 """Seconds between two checks of the runs."""
 STATUS_INTERVAL = 600.0
@@ -76,7 +77,8 @@ class Task:
         """Run the experiment, unless another process has finished it; a process that runs it is waited for."""
         os.chdir(self.root)
         with locked(SCRATCH / f"{self.name}.lock", f"running {self.name}"):
-            if not self.target and self.name.rpartition("-")[2] in finished():
+            _, revision = finished().get(self.name.rpartition("-")[2], ("", ""))
+            if not self.target and revision and summary_of(revision) is not None:
                 return None
             clone = SCRATCH / "clones" / self.name
             try:
@@ -84,7 +86,7 @@ class Task:
                 stage = [self.target] if self.target else []
                 code = self._dvc(clone, "w", [*arguments(self.settings), "--name", self.name, *stage])
                 if code == 0 and not self.target:
-                    code = self._dvc(clone, "a", ["exp", "push", "--no-cache", "origin", self.name])
+                    code = self._dvc(clone, "a", ["exp", "push", "--no-cache", "--force", "origin", self.name])
             finally:
                 shutil.rmtree(clone, ignore_errors=True)
         return None if code == 0 else why(self.log.read_text(encoding="utf-8", errors="replace"), code)
@@ -145,7 +147,15 @@ def _prepare() -> None:
 
 
 def snapshot() -> tuple[Path, str, Path]:
-    """The repository now, which later changes do not affect: folder, commit, and a file of uncommitted changes."""
+    """The repository now, which later changes do not affect: folder, commit, and a file of uncommitted changes.
+
+    Raises:
+        UserError: a folder of code has a file that git does not know, which a clone would lack.
+    """
+    # DVC hashes whole folders: one more file makes another result.
+    unknown = git("ls-files", "--others", "--exclude-from=.dvcignore", "--", *CODE).splitlines()
+    if unknown:
+        raise UserError(f"{unknown[0]} is not in git, so the clones of runs would lack it: `git add` or delete it")
     SCRATCH.mkdir(parents=True, exist_ok=True)
     new = SCRATCH / "changes"
     # Written by git, because files need not be text; the user's settings of `git diff` are for people.

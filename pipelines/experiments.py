@@ -51,7 +51,7 @@ def finished() -> dict[str, tuple[str, str]]:
     """Name and revision of every experiment in this repository, by its identity (the last part of its name)."""
     from dvc.repo import Repo
 
-    with Repo(".") as repo:
+    with Repo(".", _wait_for_lock=True) as repo:
         every = repo.experiments.ls(all_commits=True)
     return {name.rpartition("-")[2]: (name, revision) for pairs in every.values() for name, revision in pairs}
 

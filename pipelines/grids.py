@@ -297,12 +297,13 @@ def points_of(params: Params, given: argparse.Namespace) -> tuple[Params, Sweep,
     """The sweep with its points, and the parameters common to all of them, including -S with a single value.
 
     Raises:
-        UserError: a name that is not valid, a grid without -S, or several values for a named sweep.
+        UserError: a name or parameter that is not valid, a grid without -S, or several values for a named sweep.
     """
     grid = parse(given.set)
     many = [key for key, values in grid.items() if len(values) > 1]
     fixed = {key: values[0] for key, values in grid.items() if len(values) == 1}
     params = changed(params, fixed)
+    check(params)
     if given.name in NAMED:
         sweep, points = NAMED[given.name](params)
         own = {key for point in points for key in point.settings}

@@ -63,7 +63,7 @@ def pending() -> list[str]:
     from dvc.repo.graph import get_pipelines
     from networkx import descendants, topological_sort
 
-    with Repo(".") as repo:
+    with Repo(".", _wait_for_lock=True) as repo:
         changed = set(repo.status())
         names = []
         for pipeline in get_pipelines(repo.index.graph):

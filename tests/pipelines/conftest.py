@@ -36,6 +36,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "params.yaml": yaml.safe_dump({"a": {"x": 1, "slow": 0}}),
         ".gitignore": "/results\n/.scratch\n",
         ".dvc/config": "[core]\n    analytics = false\n",
+        ".dvcignore": "__pycache__/\n",
         ".dvc/.gitignore": "/config.local\n/tmp\n/cache\n",
     }
     for name, text in files.items():

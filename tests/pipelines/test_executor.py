@@ -121,6 +121,18 @@ def test_results_come_back_by_identity_and_the_working_tree_stays(project: Path)
         if path.is_file():
             path.unlink()
     assert summary_of(found["00000001"][1]) is None  # to be run again
+    assert one("mine-00000001", "a.slow=0.01") is None
+    assert summary_of(finished()["00000001"][1]) is not None
+
+
+def test_a_file_that_git_does_not_know_stops_before_a_run(project: Path) -> None:
+    for name in ("scpseg/__pycache__/a.pyc", "notes.txt"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    executor.snapshot()
+    Path("scpseg/new.py").touch()
+    with pytest.raises(UserError, match=r"scpseg/new\.py.*git add"):
+        executor.snapshot()
 
 
 @pytest.mark.soak

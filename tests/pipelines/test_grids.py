@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import yaml
 
 from pipelines import grids
-from pipelines.grids import NAMED, changed, effective, fitted, methods_for, parse, product
+from pipelines.grids import NAMED, changed, effective, fitted, methods_for, parse, points_of, product
 from scpseg.errors import UserError
 from scpseg.params import Params
 from scpseg.reporting.sweeps import published
@@ -148,6 +149,14 @@ def test_invalid_settings_are_rejected(text: str) -> None:
         parse([text])
     with pytest.raises(UserError, match="twice"):
         parse(["csm.ratio=1", "csm.ratio=0.5"])
+
+
+@pytest.mark.parametrize("setting", ["srd.weight=half", "segmenter.name=typo", "lfa.window=x"])
+@pytest.mark.parametrize("name", ["components", "segmenters", "sizes"])
+def test_values_that_are_not_valid_are_named_before_a_sweep_uses_them(name: str, setting: str) -> None:
+    given = argparse.Namespace(name=name, set=[setting], methods=None, benchmark="potsdam")
+    with pytest.raises(UserError, match=setting.partition("=")[0].replace(".", r"\.")):
+        points_of(load("sample"), given)
 
 
 def test_unknown_keys_and_methods_name_the_nearest() -> None:
