@@ -10,6 +10,8 @@ import argparse
 import multiprocessing
 import os
 from collections.abc import Callable, Container, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from pipelines.stage import run_stage
 from scpseg.errors import UserError
 from scpseg.files import csv_rows, write_json, write_text
 from scpseg.params import Params
+from scpseg.processes import end_with_parent
 from scpseg.profiling.records import COLUMNS, INFERENCE, MIB, TRAINING, Record, tidy
 from scpseg.validation import nearest
 
@@ -116,7 +119,7 @@ def work(given: argparse.Namespace) -> None:
     """Compute, print and write the selected cells.
 
     Raises:
-        UserError: a name or a parameter is not valid.
+        UserError: a name or a parameter is not valid, or a process was killed.
     """
     params = Params.load(given.params)
     if given.precision:
@@ -131,12 +134,13 @@ def work(given: argparse.Namespace) -> None:
     suite = params.suite
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    with context.Pool(min(given.processes, os.cpu_count() or 1)) as pool:
+    pool = ProcessPoolExecutor(min(given.processes, os.cpu_count() or 1), context, end_with_parent)
+    try:
 
         def compute(requests: Sequence[Request]) -> list[Record]:
             if given.precision:
                 requests = [{**request, "precision": given.precision} for request in requests]
-            return grouped(requests, lambda groups: pool.map(computed_all, groups, chunksize=1))
+            return grouped(requests, lambda groups: list(pool.map(computed_all, groups)))
 
         if given.declared:
             records = compute(requests_of(params, suite.benchmarks, ("scpseg", *suite.baselines)))
@@ -146,6 +150,11 @@ def work(given: argparse.Namespace) -> None:
         else:
             records = whole_table(params, compute)
             write_text(TABLE, csv_rows(COLUMNS, tidy(records)))
+    except BrokenProcessPool:
+        why = "a process that computes was killed, probably because memory ran out"
+        raise UserError(f"{why}: free some memory, or use fewer with --processes 1") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
     print(short(records), flush=True)
     if len({(record["benchmark"], record["method"]) for record in records}) == 1:
         print("".join(breakdown(record) for record in records), end="", flush=True)

@@ -2,7 +2,7 @@
 
 FOLDER contains one label map per image of the split, named by its id (10452.png) or like the benchmark's files
 (10452_mask.png): PNG or TIFF with class ids or the benchmark's colours, or .npy with class ids. Scores are written to
-results/contributed/NAME/BENCHMARK, and a row marked "label maps handed in" to results/contributed/NAME.csv.
+results/contributed/NAME/BENCHMARK/SPLIT, and a row marked "label maps handed in" to results/contributed/NAME.csv.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from scpseg.data.prepare.decode import Pixels, decode_label, read_pixels
 from scpseg.data.store import Store
 from scpseg.errors import UserError
 from scpseg.evaluation.confusion import Metrics, confusion, described, metrics
-from scpseg.files import replacing, write_json
+from scpseg.files import read_json, replacing, write_json
 
 CONTRIBUTED = Path("results/contributed")
 ENDINGS = (".png", ".tif", ".tiff", ".npy")
@@ -151,8 +151,14 @@ def work(folder: Path, benchmark: str, name: str, split: str, note: str = "") ->
         raise UserError(f"{benchmark} has no {split} image in its store; prepare it first, or choose another --split")
     others = {other for part in store.index["ids"] for other in store.ids(part)} - set(ids)
     maps, extra = find_maps(folder, ids, spec, others)
+    out = CONTRIBUTED / place / benchmark / split
+    if (out / "metrics.json").is_file():
+        other = read_json(out / "metrics.json", {"method": str, str: object})["method"]
+        if other != name:
+            raise UserError(
+                f"--name {name!r}: {out} has the scores of {other!r}; choose a name that differs in letters"
+            )
     matrices, result = score(maps, store, split, spec)
-    out = CONTRIBUTED / place / benchmark
     with replacing(out / "confusion.npz") as temporary:
         np.savez_compressed(temporary, ids=np.array(ids), matrices=matrices)
     known = {"benchmark": benchmark, "method": name, "split": split, "split_list": store.index["split"]}

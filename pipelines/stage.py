@@ -46,7 +46,9 @@ def run_stage(work: Callable[[], None], less: str = "close other programs, or ta
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # an ASCII console has no multiplication sign
     words = [Path(sys.argv[0]).stem, *sys.argv[1:]]
-    recorded = words[0] in RECORDED and "--child" not in words and Path("dvc.yaml").is_file()
+    # With options it is not a stage of dvc.yaml; `download --source` may be given an address with a secret.
+    options = any(word.startswith("-") for word in words)
+    recorded = words[0] in RECORDED and not options and Path("dvc.yaml").is_file()
     if recorded:
         _record(words, UNENDED)
     try:

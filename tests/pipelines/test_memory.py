@@ -1,9 +1,14 @@
+import argparse
 import csv
 import json
+import multiprocessing
 import os
 import re
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -110,6 +115,27 @@ def test_a_mistake_in_the_parameters_is_a_record() -> None:
     )
     record = profile.computed(request)
     assert record["status"] == "failed" and "csm.ratio" in record["reason"] and record["memory"]["rss"] is None
+
+
+def killed(requests: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_process_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Forked(ProcessPoolExecutor):
+        """Starts at once, with what this test replaced."""
+
+        def __init__(self, workers: int, context: object, initializer: Callable[[], None]) -> None:
+            super().__init__(1, multiprocessing.get_context("fork"))
+
+    monkeypatch.setattr(memory, "computed_all", killed)
+    monkeypatch.setattr(memory, "ProcessPoolExecutor", Forked)
+    given = argparse.Namespace(
+        params=ROOT / "profiles/paper.yaml", declared=False, benchmark=["inria"], method=["patch"], segmenter=None,
+        windows=None, precision=None, processes=1,
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"killed.*--processes 1"):
+        memory.work(given)
 
 
 def test_unknown_names_are_named(tmp_path: Path) -> None:

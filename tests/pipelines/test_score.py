@@ -86,7 +86,7 @@ def test_every_format_gives_the_row_of_the_evaluation_to_the_last_digit(place: P
         for name, prediction in predictions.items():
             save(place / kind, kind, name, prediction, "potsdam")
         score.work(place / kind, "potsdam", f"My {kind}", "test", "note, with a comma")
-        out = place / "results/contributed" / score.slug(f"My {kind}") / "potsdam"
+        out = place / "results/contributed" / score.slug(f"My {kind}") / "potsdam/test"
         assert read_json(out / "metrics.json")["metrics"] == expected
         with np.load(out / "confusion.npz") as found:
             assert tuple(found["ids"]) == IDS and found["matrices"].sum(0).tolist() == sums.tolist()
@@ -94,6 +94,16 @@ def test_every_format_gives_the_row_of_the_evaluation_to_the_last_digit(place: P
     assert len(rows) == 5 and {row["kind"] for row in rows} == {MAPS}
     assert {float(row["mean_iou"]) for row in rows} == {expected["mean_iou"]}
     assert rows[0]["note"] == "procedural scenes; note, with a comma" and rows[0]["images"] == "3"
+
+
+def test_names_of_equal_letters_do_not_replace_each_other(place: Path) -> None:
+    for name, prediction in put_store("potsdam").items():
+        save(place / "maps", "npy", name, prediction, "potsdam")
+    score.work(place / "maps", "potsdam", "UNet", "test")
+    with pytest.raises(UserError, match=r"'UNet\+\+'.*'UNet'; choose"):
+        score.work(place / "maps", "potsdam", "UNet++", "test")
+    (row,) = read_contributed(place / "results/contributed")
+    assert row["method"] == "UNet"
 
 
 def test_a_second_score_replaces_the_first(place: Path) -> None:

@@ -160,13 +160,13 @@ def test_ctrl_c_while_libraries_load_is_one_line() -> None:
     assert done.returncode == 1 and "Traceback" in done.stderr and "ValueError" in done.stderr
 
 
-def ended(code: str, folder: Path, **environment: str) -> int:
+def ended(code: str, folder: Path, *options: str, **environment: str) -> int:
     """Exit status of a stage called train, as DVC would run it in `folder`."""
     (folder / "dvc.yaml").touch()
     (folder / "params.yaml").touch()
     (folder / "train.py").write_text(f"import sys\nfrom pipelines.stage import run_stage\n{code}\nrun_stage(work)\n")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-    command = [sys.executable, "train.py", "blu", "patch", "0"]
+    command = [sys.executable, "train.py", "blu", "patch", "0", *options]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=False).returncode
 
 
@@ -185,6 +185,14 @@ def test_how_a_stage_failed_is_kept_until_it_ends_well(line: str, sentence: str,
     assert json.loads(path.read_text())["error"] == sentence
     assert ended("def work(): pass", tmp_path) == 0
     assert not path.exists()
+
+
+def test_what_was_given_options_by_hand_leaves_no_record(tmp_path: Path) -> None:
+    """`download --source` may be given an address with a secret, or one that is too long for a file name."""
+    assert (
+        ended("def work():\n    raise ValueError", tmp_path, "--source", f"https://a.b/{'c' * 300}?token=secret") == 1
+    )
+    assert not (tmp_path / "results").exists()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone tells a process of its parent's end")
