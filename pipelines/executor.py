@@ -348,6 +348,11 @@ def run_on_slurm(tasks: Sequence[Task], resources: Resources) -> Outcomes:
                 reported = time.monotonic()
                 states = Counter(job.state.lower() for job in left.values())
                 print(f"Slurm: {', '.join(f'{count} {state}' for state, count in states.items())}", flush=True)
+                if "unknown" in states:  # submitit asks sacct alone, and would wait for ever
+                    todo = f"delete its .job file in {SCRATCH} and start again"
+                    print(
+                        f"sacct does not know all of them; if `squeue` does not list a job either, {todo}", flush=True
+                    )
             time.sleep(POLL)
     finally:
         if left:

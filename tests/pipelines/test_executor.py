@@ -323,7 +323,9 @@ def test_a_sweep_that_starts_again_waits_for_jobs_in_the_queue(
     left = [task for task in tasks if task.name[-8:] not in finished()]
     again = dict(executor.run_on_slurm(left, Resources(2, slurm={"time": 10})))
     assert set(again.values()) <= {None} and sorted(started()) == ["1", "2"] and len(finished()) == 2
-    assert re.search(r"^Slurm: [12] \w+", capsys.readouterr().out, re.MULTILINE)
+    said = capsys.readouterr().out
+    assert re.search(r"^Slurm: [12] \w+", said, re.MULTILINE)
+    assert re.search(r"^sacct .*squeue.*\.job", said, re.MULTILINE)  # the pretended sacct knows no job
 
 
 @pytest.mark.parametrize(
