@@ -15,14 +15,14 @@ from pipelines import paths
 from pipelines.methods import METHODS, build_method, module_of
 from pipelines.preflight import check_surroundings
 from pipelines.stage import run_stage
-from scpseg.benchmarks import BENCHMARKS
+from scpseg.benchmarks import BENCHMARKS, custom
 from scpseg.benchmarks.base import Ids
 from scpseg.benchmarks.checks import check_benchmark
-from scpseg.data.acquire.manifest import MIRROR, UPSTREAM, cache_folder, from_network
+from scpseg.data.acquire.manifest import MIRROR, UPSTREAM, Manifest, cache_folder, from_network
 from scpseg.data.acquire.sources import check_upstream, is_address
 from scpseg.data.splits import PARTS, read_folds
 from scpseg.errors import UserError
-from scpseg.files import read_json, root, write_text
+from scpseg.files import read_json, root, sha256, write_text
 from scpseg.params import (
     GENERAL,
     BenchmarkParams,
@@ -31,6 +31,7 @@ from scpseg.params import (
     MachineParams,
     Params,
     SharedTrainParams,
+    SuiteParams,
 )
 from scpseg.validation import advice, nearest
 
@@ -175,12 +176,24 @@ def _edited(benchmark: str, name: str, folds: Sequence[Ids]) -> bool:
     return any({id.lower() for id in had} - {id.lower() for id in listed} for had, listed in pairs)
 
 
+def warn_of_classes(suite: SuiteParams) -> None:
+    """Print a warning if classes.csv is not the one that images were prepared with: DVC does not watch the file."""
+    manifest, folder = paths.manifest(custom.NAME), custom.custom_folder()
+    if custom.NAME not in suite.benchmarks or folder is None or not manifest.is_file():
+        return
+    recorded = {file.path: file.sha256 for file in Manifest.read(manifest, custom.NAME).files}
+    if recorded.get(custom.FILE) not in (None, sha256(folder / custom.FILE)):
+        todo = f"run `dvc repro -f download@{custom.NAME}`, then `dvc repro`"
+        print(f"warning: {custom.NAME}/{custom.FILE} has changed since the images were prepared: {todo}", flush=True)
+
+
 def work() -> None:
     """Check params.yaml and its environment, and write the constant output."""
     argparse.ArgumentParser(description=__doc__).parse_args()
     params = Params.load()
     check_surroundings(params)
     check(params)
+    warn_of_classes(params.suite)
     write_text(OUTPUT, "params.yaml is valid\n")
     print("params.yaml is valid")
 

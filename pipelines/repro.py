@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipelines import executor
-from pipelines.check import check
+from pipelines.check import check, warn_of_classes
 from pipelines.freshness import Key, record_error, states
 from pipelines.plan import Job, job_of, pending
 from pipelines.preflight import check_experiments, check_surroundings
@@ -44,6 +44,7 @@ def work() -> None:
     params = Params.load()
     check_surroundings(params)
     check(params)
+    warn_of_classes(params.suite)
     resources = executor.resources_of(given, params.section("machine", MachineParams))
     failed = run_parallel(resources) if resources.slurm is not None or resources.workers > 1 else set()
     left = without(failed) if failed else []

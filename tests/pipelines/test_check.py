@@ -1,6 +1,7 @@
 import copy
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,11 @@ import pytest
 import torch
 import yaml
 
-from pipelines.check import OUTPUT, check, sections, work
+from pipelines.check import OUTPUT, check, sections, warn_of_classes, work
 from scpseg.benchmarks import BENCHMARKS
+from scpseg.data.acquire.manifest import FileRecord, Manifest
 from scpseg.errors import UserError
+from scpseg.files import sha256
 from scpseg.params import Params
 
 ROOT = Path(__file__).parents[2]
@@ -192,3 +195,23 @@ def test_stray_arguments_are_not_passed_over(
         work()
     assert caught.value.code == status and "usage: check" in "".join(capsys.readouterr())
     assert not OUTPUT.exists()
+
+
+def test_classes_that_changed_since_the_images_were_prepared_are_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    suite = dataclasses.replace(Params(COMMITTED, Path("params.yaml")).suite, benchmarks=("custom",))
+    values = COMMITTED | {"data": {**COMMITTED["data"], "source": "mine"}}
+    Path("params.yaml").write_text(yaml.safe_dump(values))
+    table = tmp_path / "mine/custom/classes.csv"
+    table.parent.mkdir(parents=True)
+    table.write_text("id,name,colour,scored\n0,a,#000000,yes\n1,b,#ffffff,no\n")
+    record = FileRecord("classes.csv", table.stat().st_size, sha256(table))
+    Manifest("custom", "folder", "index", (), (record,)).write(Path("data/manifests/custom.json"))
+    warn_of_classes(suite)
+    assert capsys.readouterr().out == ""
+    table.write_text(table.read_text().replace("no", "yes"))
+    warn_of_classes(suite)
+    assert re.match(r"warning: custom/classes\.csv .*dvc repro -f download@custom", capsys.readouterr().out)
