@@ -10,6 +10,7 @@ import json
 import math
 import os
 import tempfile
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +43,14 @@ def root() -> Path:
     return Path(os.environ.get("SCPSEG_ROOT") or os.environ.get("DVC_ROOT") or ".")
 
 
+def comparable(name: str) -> str:
+    """The form in which two names are compared: lower case, and accents as part of their letter.
+
+    The files of macOS often have an accent as a character of its own, where lists have one character for both.
+    """
+    return unicodedata.normalize("NFC", name).lower()
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path next to `path` that replaces it if the block succeeds and is deleted otherwise.
@@ -50,7 +59,8 @@ def replacing(path: Path) -> Iterator[Path]:
         OSError: from the block; for lack of space, with `path` as its file name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    # Short, because `path` may have the longest name that a folder takes.
+    handle, name = tempfile.mkstemp(prefix=".new-", suffix=path.suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -77,11 +87,14 @@ def naming(path: Path) -> Iterator[None]:
 
 def without_room(error: BaseException | None) -> OSError | None:
     """The OSError for lack of space in a chain of exceptions, also if a library raised another error because of it."""
+    return next((link for link in chain(error) if isinstance(link, OSError) and link.errno in UNWRITTEN), None)
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what it came from, what that came from, ..."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in UNWRITTEN:
-            return error
+        yield error
         error = error.__cause__ or error.__context__
-    return None
 
 
 def write_text(path: Path, text: str) -> None:
@@ -178,6 +191,19 @@ def locked(path: Path, what: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def file_size(path: Path) -> int | None:
+    """Size of a file in bytes, or None if it does not exist."""
+    try:
+        return path.stat().st_size if path.is_file() else None
+    except FileNotFoundError:  # another process renamed it just now
+        return None
+
+
+def bytes_in(folder: Path) -> int:
+    """Bytes of all files in a folder."""
+    return sum(file_size(path) or 0 for path in folder.rglob("*"))
 
 
 def sha256(path: Path) -> str:

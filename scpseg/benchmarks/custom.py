@@ -22,7 +22,7 @@ from pathlib import Path
 
 from scpseg.benchmarks.base import Benchmark, Class, Colour, Ids, Layout
 from scpseg.errors import UserError
-from scpseg.files import root
+from scpseg.files import comparable, root
 from scpseg.validation import parse_yaml
 
 NAME, FILE = "custom", "classes.csv"
@@ -93,7 +93,7 @@ def draw_split(name: str, ids: Iterable[str]) -> Ids:
     Raises:
         UserError: fewer than three images.
     """
-    order = sorted({id.lower(): id for id in ids}.values(), key=lambda id: _draw(name, id))
+    order = sorted({comparable(id): id for id in ids}.values(), key=lambda id: _draw(name, id))
     if len(order) < 3:
         raise UserError(
             f"{NAME} has {len(order)} images; train, val and test need one each: add images to {NAME}/images"
@@ -106,7 +106,7 @@ def draw_split(name: str, ids: Iterable[str]) -> Ids:
 
 
 def _draw(name: str, id: str) -> bytes:
-    return hashlib.sha256(f"{name}/{id.lower()}".encode()).digest()
+    return hashlib.sha256(f"{name}/{comparable(id)}".encode()).digest()
 
 
 def _read(path: Path) -> tuple[tuple[Class, ...], tuple[int, ...], tuple[Colour, ...]]:
@@ -120,7 +120,8 @@ def _read(path: Path) -> tuple[tuple[Class, ...], tuple[int, ...], tuple[Colour,
         raise UserError(f"{where} lacks column {', '.join(lacking)}; its first line must be {','.join(COLUMNS)}")
     found: dict[str, list[tuple[int, Class]]] = {"yes": [], "no": [], "ignore": []}
     rows: list[tuple[int, Class]] = []
-    for number, row in enumerate(table, 2):
+    for row in table:
+        number = table.line_num  # blank lines are no rows
         value, name, colour, scored = ((row[key] or "").strip() for key in COLUMNS)
         if not value.isdecimal() or int(value) > 255:
             raise UserError(f"{where}, line {number}: id is {value!r}; use a whole number from 0 to 255")

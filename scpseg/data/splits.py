@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from itertools import takewhile
@@ -15,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from scpseg.benchmarks.base import Benchmark, Ids
 from scpseg.errors import UserError
-from scpseg.files import root
+from scpseg.files import comparable, root
 
 PARTS = ("train", "val", "test")
 FOLD, MOST_FOLDS = "fold", 100
@@ -55,24 +56,29 @@ def read_folds(spec: Benchmark, name: str) -> tuple[Ids, ...]:
     return _rotation(folds, where)
 
 
+def over_folds(counts: Mapping[str, int], folds: Sequence[Mapping[str, Sequence[str]]]) -> dict[str, int]:
+    """Numbers of images by part; of a rotation, those scored in all `folds`, and those the first is trained on."""
+    return {part: sum(len(fold[part]) for fold in folds if part != "train") or counts[part] for part in counts}
+
+
 def _rotation(folds: list[Ids], where: str) -> tuple[Ids, ...]:
     """The folds with ids spelled as in the first one, checked."""
-    spelled = {id.lower(): id for ids in folds[0].values() for id in ids}
+    spelled = {comparable(id): id for ids in folds[0].values() for id in ids}
     tested: dict[str, str] = {}
     for number, fold in enumerate(folds):
-        lacking = spelled.keys() ^ {id.lower() for ids in fold.values() for id in ids}
+        lacking = spelled.keys() ^ {comparable(id) for ids in fold.values() for id in ids}
         if lacking:
             raise UserError(
                 f"{where}: id {min(lacking)!r} is in {FOLD}0 or {FOLD}{number}, but not in both; list every image in "
                 "each fold"
             )
         for id in fold["test"]:
-            first = tested.setdefault(id.lower(), f"{FOLD}{number}")
+            first = tested.setdefault(comparable(id), f"{FOLD}{number}")
             if first != f"{FOLD}{number}":
                 raise UserError(f"{where}: id {id!r} is tested in {first} and {FOLD}{number}; keep it in one test.txt")
     if untested := spelled.keys() - tested.keys():
         raise UserError(f"{where}: id {spelled[min(untested)]!r} is tested in no fold; add it to one test.txt")
-    return tuple({part: tuple(spelled[id.lower()] for id in ids) for part, ids in fold.items()} for fold in folds)
+    return tuple({part: tuple(spelled[comparable(id)] for id in ids) for part, ids in fold.items()} for fold in folds)
 
 
 def _own_folder(spec: Benchmark, name: str) -> Path:
@@ -105,7 +111,7 @@ def _read(spec: Benchmark, folder: Traversable | Path, where: str) -> Ids:
             if not (name := line.strip()) or name.startswith("#"):
                 continue
             names.append(_id_of(spec, name))
-            first = seen.setdefault(names[-1].lower(), part)
+            first = seen.setdefault(comparable(names[-1]), part)
             if first != part or len(seen) != sum(map(len, ids.values())) + len(names):
                 raise UserError(f"{where}: id {names[-1]!r} is in {first}.txt and again in {part}.txt; keep it once")
         ids[part] = tuple(names)

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from copy import copy
 from functools import partial
 from pathlib import Path
@@ -146,7 +147,8 @@ class Store:
         if self.index["classes"] != list(names):
             raise UserError(
                 f"{self.folder.as_posix()} was prepared with classes {', '.join(self.index['classes'])}, but "
-                f"the benchmark has {', '.join(names)}; run `dvc repro -f download@{self.index['benchmark']}`"
+                f"the benchmark has {', '.join(names)}; run `dvc repro -f download@{self.index['benchmark']}`, then "
+                "`dvc repro`"
             )
 
     def sizes(self, split: str) -> str:
@@ -227,6 +229,17 @@ class Store:
             raise UserError(f"{path.as_posix()} has changed since it was prepared (its SHA-256 differs); {remedy}")
         self._checked[path] = version
         return array.view(np.ndarray)
+
+
+def finished_index(folder: Path, inputs: str) -> dict[str, Any] | None:
+    """The index of the store in `folder` if it was made from `inputs` and no array has changed, else None."""
+    with suppress(UserError):  # no store, or not as it was made
+        store = Store(folder)
+        if store.index.get("inputs") == inputs:
+            for split in _SPLITS:
+                store.check(split)
+            return store.index
+    return None
 
 
 def _version(path: str | Path) -> Version | None:

@@ -1,6 +1,7 @@
 import codecs
 import hashlib
 import os
+import unicodedata
 from importlib import resources
 from itertools import combinations
 from pathlib import Path
@@ -175,6 +176,18 @@ def test_a_list_that_is_a_pipe_or_a_folder_is_named(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "train.txt")
     with pytest.raises(UserError, match=r"train\.txt is not a file"):
         read_split(BENCHMARKS["deepglobe"], str(tmp_path))
+
+
+def test_accents_are_compared_however_they_are_written(tmp_path: Path) -> None:
+    one, two = (unicodedata.normalize(form, "M\u00fcnchen").encode() for form in ("NFC", "NFD"))
+    with pytest.raises(UserError, match=r"is in train\.txt and again in train\.txt"):
+        own_list(tmp_path, one + b"\n" + two)
+    for number, names in enumerate(((one, b"b"), (b"b", two))):
+        (tmp_path / f"fold{number}").mkdir()
+        for part, name in zip(("train", "test"), names, strict=True):
+            (tmp_path / f"fold{number}/{part}.txt").write_bytes(name)
+    folds = read_folds(BENCHMARKS["inria"], str(tmp_path))
+    assert folds[1]["test"] == folds[0]["train"] == (one.decode(),)
 
 
 def write_folds(folder: Path, tests: list[str], images: str = "abcd") -> str:

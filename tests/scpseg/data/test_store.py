@@ -52,6 +52,13 @@ def test_maps_what_was_saved(tmp_path: Path) -> None:
             mapped[0, 0] = 0
 
 
+def test_the_longest_name_of_a_file_can_be_written(tmp_path: Path) -> None:
+    path = image_path(tmp_path, "val", "x" * 245)
+    assert len(path.name) == 255
+    save_array(path, np.zeros((2, 2), np.uint8))
+    assert list(path.parent.iterdir()) == [path]
+
+
 def test_saves_like_numpy_and_strided_arrays_too(tmp_path: Path) -> None:
     array = np.arange(60, dtype=np.uint8).reshape(3, 4, 5)[:, ::2, ::-1]
     found = save_array(tmp_path / "ours.npy", array)
@@ -182,7 +189,7 @@ def test_other_classes_are_rejected(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.index["classes"] = ["a", "b"]
     store.expect_classes(("a", "b"))
-    with pytest.raises(UserError, match=r"with classes a, b, but .* has b, a; run `dvc repro -f download@blu`"):
+    with pytest.raises(UserError, match=r"but .* has b, a; run `dvc repro -f download@blu`, then `dvc repro`$"):
         store.expect_classes(("b", "a"))
 
 
