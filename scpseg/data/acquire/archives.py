@@ -102,13 +102,13 @@ def _answers(group: Group, folder: Path, wanted: list[str] | None = None) -> Gen
             while True:
                 answer = ours.recv()
                 if isinstance(answer, UserError):
-                    raise answer
+                    raise UserError(f"{folder.absolute()}/{answer}")
                 yield answer
         except (EOFError, ConnectionError):
             if status := process.wait():
                 why = f"ended with status {status}, so it is damaged, hostile or larger than the memory"
                 todo = "fetch it from a trusted source, or unpack it and name the folder in data.source"
-                raise UserError(f"{group.name}: the process that unpacks it {why}; {todo}") from None
+                raise UserError(f"{folder.absolute()}/{group.name}: its unpacker {why}; {todo}") from None
         finally:
             process.kill()
             process.wait()

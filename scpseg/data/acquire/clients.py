@@ -7,9 +7,7 @@ errors of a client become a UserError; lost connections are retried.
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Callable
-from contextlib import suppress
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
@@ -18,9 +16,9 @@ from typing import Any, TypeVar
 from scpseg.benchmarks.base import Source
 from scpseg.data.acquire.sources import without_secrets
 from scpseg.data.acquire.space import size_text
-from scpseg.data.acquire.transfer import Connection, Lost, Remote, cause, chain, is_passing
+from scpseg.data.acquire.transfer import Connection, Lost, Remote, cause
 from scpseg.errors import UserError
-from scpseg.files import naming, without_room
+from scpseg.files import bytes_in, chain, naming, without_room
 from scpseg.progress import say
 
 T = TypeVar("T")
@@ -79,20 +77,19 @@ def drive(source: Source, labels: str, folder: Path, connection: Connection) -> 
     for name in names:
         path = folder / name
         fetch = partial(gdown.download, id=ids[name], output=str(path), resume=True, quiet=True, timeout=TIMEOUT)
-        _ask(source, folder, connection, fetch)
-        if not zipfile.is_zipfile(path):
+        try:
+            _ask(source, folder, connection, fetch)
+        except UserError as error:
+            if "byte range" not in str(error):
+                raise
+            say(f"{name} cannot be resumed: starting it again from zero")
+            for part in folder.glob(f"{name}*.part"):  # it has the whole size already, or is of another file
+                part.unlink()
+            _ask(source, folder, connection, fetch)
+        if why := Remote(source.page, name).differs(path):
             path.unlink()
-            raise UserError(f"{name} of {source.page} is not a zip archive; it was removed, try again later")
+            raise UserError(f"{name} of {source.page} is another file: {why}; it was removed, try again later")
     return {}
-
-
-def bytes_in(folder: Path) -> int:
-    """Bytes of all files in a folder."""
-    total = 0
-    for path in folder.rglob("*"):
-        with suppress(FileNotFoundError):  # a client's threads may still be renaming
-            total += path.stat().st_size if path.is_file() else 0
-    return total
 
 
 def _ask(source: Source, folder: Path, connection: Connection, call: Callable[[], T]) -> T:
@@ -122,7 +119,7 @@ def meaning(error: BaseException, page: str) -> tuple[str, bool]:
     codes = (getattr(getattr(link, "response", None), "status_code", None) for link in chain(error))
     code = next((code for code in codes if isinstance(code, int)), 0)
     if code in words or code >= 500:
-        return words.get(code, f"has a server error ({code}): try again later"), is_passing(code)
+        return words.get(code, f"has a server error ({code}): try again later"), code >= 429
     if any(cls.__name__ in OFFLINE for link in chain(error) for cls in type(link).__mro__):
         return f"cannot be reached or lost the connection ({cause(error)})", True
     text = without_secrets(" ".join(str(error).split()))[:300].rstrip(".")

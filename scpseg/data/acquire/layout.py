@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import PurePosixPath
 from typing import Literal, NamedTuple
 
 from scpseg.benchmarks.base import Benchmark, Ids
+from scpseg.data.acquire.unpacker import is_hidden
 from scpseg.data.splits import PARTS
 from scpseg.errors import UserError
+from scpseg.files import comparable
 
 Kind = Literal["image", "label"]
 KINDS: tuple[Kind, Kind] = ("image", "label")
 SHOWN = 5  # ids or files named in a message
+LONGEST = 255 - len(".image.json")  # bytes of an id, in the longest name that a file of it has
 EXTRACT = "_for_participants"
 """Potsdam.zip has the training labels twice: with all labels, and alone in archives with this in their name."""
 
@@ -38,10 +41,8 @@ class Pairing(NamedTuple):
 
 def role_of(spec: Benchmark, variant: str, path: str) -> Slot | None:
     """The role of the file at posix `path`, or None (hidden files, other kinds of labels, ...)."""
-    if any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(path).parts):
-        return None
     for kind, pattern in zip(KINDS, (spec.layout.image, spec.layout.labels[variant]), strict=True):
-        if match := re.search(pattern, path, re.IGNORECASE):
+        if (match := re.search(pattern, path, re.IGNORECASE)) and not is_hidden(path):
             found = match.groupdict()
             return Slot((found.get("split") or "").lower(), found["id"], kind, int(found.get("part") or 1) - 1)
     return None
@@ -55,20 +56,22 @@ def pair_files(spec: Benchmark, variant: str, split: str, lists: Ids, paths: Ite
     """
     by_folder, numbers = not lists, range(spec.layout.rows * spec.layout.columns)
     files: dict[Slot, str] = {}
-    # The id as it is written, and the first file, by kind, and by split ('' if lists define it) and lower-case id.
+    # The id as it is written, and the first file, by kind, and by split ('' if lists define it) and comparable id.
     found: dict[Kind, dict[tuple[str, str], tuple[str, str]]] = {kind: {} for kind in KINDS}
     for path in sorted(paths, key=lambda path: (EXTRACT in path, path)):
         if role := role_of(spec, variant, path):
-            key = (role.split if by_folder else "", role.id.lower())
+            key = (role.split if by_folder else "", comparable(role.id))
             first = files.setdefault(Slot(*key, role.kind, role.number), path)
             if first != path and EXTRACT not in path:
                 what = f"{first} and {path} are both the {role.kind} of {role.id}"
                 raise UserError(f"{spec.name}: {what}; remove or rename one of them")
             found[role.kind].setdefault(key, (role.id, path))
+            if len(os.fsencode(role.id)) > LONGEST:
+                raise UserError(f"{spec.name}: {path} has an id of more than {LONGEST} bytes; rename image and label")
     images, labels = found["image"], found["label"]
     if by_folder:
         lists = {part: tuple(sorted(id for (place, _), (id, _) in images.items() if place == part)) for part in PARTS}
-    keys = {(part, id): (part if by_folder else "", id.lower()) for part, ids in lists.items() for id in ids}
+    keys = {(part, id): (part if by_folder else "", comparable(id)) for part, ids in lists.items() for id in ids}
     chosen = {part: tuple(id for id in ids if keys[part, id] in images) for part, ids in lists.items()}
     slots: dict[Slot, str] = {}
     for (part, id), key in ((name, key) for name, key in keys.items() if key in images):

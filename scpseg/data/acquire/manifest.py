@@ -12,12 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+from scpseg.benchmarks import custom
 from scpseg.benchmarks.base import Benchmark
 from scpseg.data.acquire.archives import Group, group_archives, inner_zips, list_members
 from scpseg.data.acquire.layout import KINDS, role_of
 from scpseg.data.acquire.sources import chosen, is_address
+from scpseg.data.acquire.unpacker import is_hidden
 from scpseg.errors import CONTROL, UserError
-from scpseg.files import read_json, root, sha256, write_json
+from scpseg.files import file_size, read_json, root, sha256, write_json
 from scpseg.params import DataParams, UpstreamParams
 from scpseg.progress import progress
 
@@ -44,7 +46,7 @@ class Manifest(NamedTuple):
     source: str  # 'mirror' (synthetic miniatures), 'folder' (the user's files) or 'upstream' (downloaded)
     labels: str  # kind of labels
     archives: tuple[FileRecord, ...]  # with images and labels, every part of split ones; path is `name` in JSON
-    files: tuple[FileRecord, ...]  # images and labels outside archives
+    files: tuple[FileRecord, ...]  # images and labels outside archives; the table of classes of benchmark custom
 
     @property
     def synthetic(self) -> bool:
@@ -77,9 +79,9 @@ def fetch(spec: Benchmark, variant: str, data: DataParams, upstream: UpstreamPar
     loose, groups = find(spec, variant, data, folder)
     if not any(map(inner_zips, groups.values())):  # their members are known only after unpacking
         _expect_both(spec, variant, [*loose, *(path for listing in groups.values() for path in listing)], data)
-    parts = [part for group in groups for part in group.parts]
-    archives = hash_files(folder, parts, f"{spec.name}: hashing archives")
-    files = hash_files(folder, loose, f"{spec.name}: hashing files")
+    archives = hash_files(folder, [p for group in groups for p in group.parts], f"{spec.name}: hashing archives")
+    table = [custom.FILE] if spec.name == custom.NAME else []
+    files = hash_files(folder, [*loose, *table], f"{spec.name}: hashing files")
     return Manifest(spec.name, _kind(data), variant, archives, files)
 
 
@@ -91,7 +93,7 @@ def locate(spec: Benchmark, manifest: Manifest, data: DataParams, upstream: Upst
         raise UserError(f"{why}; {again}")
     folder, remedy = _folder(spec, manifest.labels, data, upstream), f"restore it, or use what is there now: {again}"
     verify(folder, manifest.files, remedy, sizes_only=True)  # stage prepare hashes each when it decodes it
-    verify(folder, manifest.archives, remedy)
+    verify(folder, [*manifest.archives, *(file for file in manifest.files if file.path == custom.FILE)], remedy)
     return folder
 
 
@@ -106,7 +108,7 @@ def find(spec: Benchmark, variant: str, data: DataParams, folder: Path | None = 
         verify(folder, listed, f"write it again with `dvc repro -f mirror@{spec.name}`")
         paths = [record.path for record in listed]
     else:
-        paths = sorted(_walk(folder))
+        paths = sorted(walk(folder))
     wanted = partial(role_of, spec, variant)
     roles = {path: role for path in paths if (role := wanted(path))}
     groups = [] if len({role.kind for role in roles.values()}) == len(KINDS) else group_archives(paths)
@@ -119,8 +121,8 @@ def find(spec: Benchmark, variant: str, data: DataParams, folder: Path | None = 
     return list(roles), {group: one for group, one in listings.items() if inner_zips(one) or any(map(wanted, one))}
 
 
-def _walk(folder: Path) -> Iterator[str]:
-    """Relative posix paths of all files, also through links; each real directory is visited once."""
+def walk(folder: Path) -> Iterator[str]:
+    """Relative posix paths of all files, also through links, but none hidden; each real directory is visited once."""
 
     def unreadable(error: OSError) -> NoReturn:
         raise UserError(f"{error.filename} cannot be read ({error.strerror}); change its permissions") from error
@@ -131,8 +133,8 @@ def _walk(folder: Path) -> Iterator[str]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from ((Path(here) / name).relative_to(folder).as_posix() for name in files)
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        yield from ((Path(here) / name).relative_to(folder).as_posix() for name in files if not is_hidden(name))
 
 
 def _expect_both(spec: Benchmark, variant: str, paths: Iterable[str], data: DataParams) -> None:
@@ -188,11 +190,6 @@ def file_record(place: Path, path: str) -> FileRecord:
         return FileRecord(path, place.stat().st_size, sha256(place))
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); check its permissions and the disk") from error
-
-
-def file_size(path: Path) -> int | None:
-    """Size of a file in bytes, or None if it does not exist."""
-    return path.stat().st_size if path.is_file() else None
 
 
 def verify(folder: Path, records: Sequence[FileRecord], remedy: str, sizes_only: bool = False) -> None:

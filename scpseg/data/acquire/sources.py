@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import PurePosixPath
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from scpseg.benchmarks import BENCHMARKS
 from scpseg.benchmarks.base import Benchmark, File, Source
@@ -32,6 +32,12 @@ def address(url: str) -> str:
         return "an invalid address"
 
 
+def below(folder: str, name: str) -> str:
+    """The address of `name` in the folder at an address, whose query it keeps."""
+    parts = urlsplit(folder)
+    return parts._replace(path=f"{parts.path.rstrip('/')}/{quote(name)}").geturl()
+
+
 def without_secrets(text: str) -> str:
     """A message of a library, with addresses without user, password and query."""
     return re.sub(r"https?://[^\s'\"<>]+", lambda match: address(match[0]), text)
@@ -51,12 +57,13 @@ def source_of(spec: Benchmark, name: str) -> Source:
     if name in known:
         return known[name]
     parts = urlsplit(name)
-    folder = f"{parts.hostname}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    # Without the query, so that an address that is signed anew finds what was fetched before.
+    folder = f"{parts.hostname}-{hashlib.sha256(name.partition('?')[0].encode()).hexdigest()[:8]}"
     file = PurePosixPath(parts.path).name
     if file.lower().endswith((".zip", ".7z")):
         return Source(address(name), folder, "archive", name, address(name), None, None, files=(File(file),))
-    below = f"{name.rstrip('/')}/{spec.name}"
-    return Source(address(name), folder, "mirror", below, address(below), None, None, files=spec.archives)
+    own = below(name, spec.name)
+    return Source(address(name), folder, "mirror", own, address(own), None, None, files=spec.archives)
 
 
 def check_upstream(params: Params) -> None:

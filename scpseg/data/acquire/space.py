@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from scpseg.errors import UserError
@@ -21,8 +22,10 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(next(place for place in (folder, *folder.absolute().parents) if place.exists())).free
 
 
-def check_space(folder: Path, needed: int, what: str) -> None:
-    """Raise a UserError if less than `needed` bytes and a margin are free on the disk of `folder`."""
-    if needed + MARGIN > (free := free_bytes(folder)):
+def check_space(folder: Path, needed: int, what: str, unused: Sequence[str] = ()) -> None:
+    """UserError unless `needed` bytes and a margin are free on the disk of `folder`; it names `unused` folders."""
+    needed += MARGIN
+    if needed > (free := free_bytes(folder)):
         why = f"{what} needs {needed} bytes ({size_text(needed)}), but {free} bytes ({size_text(free)}) are free"
-        raise UserError(f"{why}; free some space, or move data.cache or the repository to a larger disk")
+        todo = f"delete {' and '.join(unused)}, which killed runs left" if unused else "free some space"
+        raise UserError(f"{why}; {todo}, or move data.cache or the repository to a larger disk")

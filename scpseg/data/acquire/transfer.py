@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
@@ -25,8 +25,9 @@ import urllib3
 
 from scpseg.data.acquire.sources import address, without_secrets
 from scpseg.data.acquire.space import check_space
+from scpseg.data.acquire.unpacker import is_archive
 from scpseg.errors import UserError
-from scpseg.files import naming, read_json, write_json
+from scpseg.files import chain, naming, read_json, write_json
 from scpseg.progress import byte_progress, say
 
 T = TypeVar("T")
@@ -64,23 +65,11 @@ def _rejected(url: str, why: str, todo: str = "check the address") -> UserError:
     return UserError(f"{address(url)} {why}; {todo}, or use another source")
 
 
-def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, what it came from, what that came from, ..."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
 def cause(error: BaseException) -> str:
     """The innermost cause of an error, as short text."""
     *_, error = chain(error)
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return without_secrets(" ".join(str(text).split()))[:200]
-
-
-def is_passing(status: int) -> bool:
-    """Whether an HTTP status means that the same request may succeed later."""
-    return status in (408, 429) or status >= 500
 
 
 class _Unverified(requests.adapters.HTTPAdapter):
@@ -156,7 +145,7 @@ class Connection(requests.Session):
         if status < 300 or status in allowed:
             return response
         response.close()
-        if is_passing(status):
+        if status in (408, 429) or status >= 500:  # the same request may succeed later
             lost = Lost(f"{status} {response.reason}")
             with suppress(*SENSELESS, urllib3.exceptions.HTTPError):  # not a valid time
                 lost.wait = urllib3.Retry(retry_after_max=LONGEST_PAUSE).get_retry_after(response.raw)
@@ -244,15 +233,16 @@ class Remote:
         with path.open("rb") as stream:
             if stream.read(256).lstrip().startswith(b"<"):
                 return "it is a web page"
+        unknown = all(known is None for known in (self.size, self.sha256, self.md5, self.crc32))
+        if unknown and self.name.lower().endswith((".zip", ".7z")) and not is_archive(path):
+            return "it is not a whole archive"
         for name, known in (("sha256", self.sha256), ("md5", self.md5)):
             with path.open("rb") as stream:
                 if known and (found := hashlib.file_digest(stream, name).hexdigest()) != known.lower():
                     return f"{name} {found} instead of {known.lower()}"
         if self.crc32 is not None:
-            crc = 0
             with path.open("rb") as stream:
-                while piece := stream.read(CHUNK):
-                    crc = zlib.crc32(piece, crc)
+                crc = reduce(lambda crc, piece: zlib.crc32(piece, crc), iter(partial(stream.read, CHUNK), b""), 0)
             if crc != self.crc32:
                 return f"crc32 {crc:08x} instead of {self.crc32:08x}"
         return None

@@ -15,9 +15,10 @@ import sys
 import zipfile
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from itertools import accumulate
 from multiprocessing.connection import Connection
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
 from scpseg.errors import CONTROL, UserError
@@ -62,8 +63,25 @@ class _Joined(io.RawIOBase):
         return count
 
 
+def is_hidden(path: str) -> bool:
+    """Whether a posix path is hidden, or of macOS's companion files, which have the names of others after `._`."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(path).parts)
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file begins and ends like a whole zip or 7z archive."""
+    with path.open("rb") as stream:
+        start = stream.read(SEVEN_ZIP_START)
+    return zipfile.is_zipfile(path) or (start.startswith(SEVEN_ZIP) and path.stat().st_size >= _end_of(start))
+
+
+def _end_of(start: bytes) -> int:
+    """Bytes of the 7z archive with this first header."""
+    return SEVEN_ZIP_START + int.from_bytes(start[12:20], "little") + int.from_bytes(start[20:28], "little")
+
+
 def _safe(entries: Iterable[tuple[str, str, bool, Any]]) -> dict[str, Any]:
-    """Files by posix name, of (name, why it is neither file nor directory, is a directory, info); else UserError."""
+    """Files by posix name, of (name, why it is no file or directory, is a directory, info), without hidden ones."""
     found: dict[str, Any] = {}
     for count, (name, kind, folder, info) in enumerate(entries):
         plain = name.replace("\\", "/")
@@ -77,7 +95,7 @@ def _safe(entries: Iterable[tuple[str, str, bool, Any]]) -> dict[str, Any]:
         ):
             if there:
                 raise UserError(f"member {name[:200]!r} {why}, so nothing is unpacked; fetch it from a trusted source")
-        if not folder:
+        if not folder and not is_hidden(plain):
             found[plain] = info
     return found
 
@@ -119,9 +137,9 @@ class _SevenZip:
     def __init__(self, stream: BinaryIO, parts: int) -> None:
         start, total = stream.read(SEVEN_ZIP_START), stream.seek(0, io.SEEK_END)
         stream.seek(0)
-        expected = SEVEN_ZIP_START + int.from_bytes(start[12:20], "little") + int.from_bytes(start[20:28], "little")
-        if start.startswith(SEVEN_ZIP) and total < expected:
-            raise UserError(f"is truncated: {total} of {expected} bytes in {parts} part(s); fetch what is missing")
+        if start.startswith(SEVEN_ZIP) and total < (expected := _end_of(start)):
+            found = f"{total} of {expected} bytes in {parts} part(s)"
+            raise UserError(f"is truncated: {found}; fetch parts that are missing, or delete it and fetch it again")
         import py7zr  # a tenth of a second, which zips do not need
 
         self.factory, self.file = py7zr.io.WriterFactory, py7zr.SevenZipFile(stream)
@@ -181,13 +199,13 @@ def answer(name: str, parts: Sequence[str], wanted: Collection[str] | None, send
         if isinstance(error, UserError):
             why = str(error)
         elif isinstance(error, MemoryError):
-            why = f"needs more than {MEMORY >> 30} GiB of memory to unpack, so it is damaged or hostile: fetch it again"
+            why = f"needs more memory than {MEMORY >> 30} GiB or `ulimit -v`: raise that if less, or fetch it again"
         elif isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: a senseless offset
             why = f"cannot be read ({error.strerror}): check the disk"
         elif isinstance(error, RuntimeError) or type(error).__name__ in UNSUPPORTED:
             why = f"cannot be unpacked here ({text}): it is encrypted or of an unsupported kind; {UNPACK}"
         else:
-            why = f"is damaged, truncated, split or encrypted ({text}): fetch it again, or {UNPACK}"
+            why = f"is damaged, truncated, split or encrypted ({text}): delete it and fetch it again, or {UNPACK}"
         send(UserError(f"{current} {why}"))
 
 
@@ -196,9 +214,11 @@ def _is_zip(name: str) -> bool:
 
 
 if __name__ == "__main__":
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    with suppress(ValueError):  # the machine has set a lower limit, which stays
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     channel = Connection(int(sys.argv[1]))
     name, parts, wanted = channel.recv()
     if wanted is None:
-        resource.setrlimit(resource.RLIMIT_CPU, (LISTING_SECONDS, LISTING_SECONDS))
+        with suppress(ValueError):
+            resource.setrlimit(resource.RLIMIT_CPU, (LISTING_SECONDS, LISTING_SECONDS))
     answer(name, parts, wanted and set(wanted), channel.send)

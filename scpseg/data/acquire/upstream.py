@@ -9,23 +9,23 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from scpseg.benchmarks.base import Benchmark, Source
 from scpseg.data.acquire import clients, manifest
-from scpseg.data.acquire.manifest import MIRROR_LIST, UPSTREAM, cache_folder, file_size
-from scpseg.data.acquire.sources import chosen
+from scpseg.data.acquire.manifest import MIRROR_LIST, UPSTREAM, cache_folder
+from scpseg.data.acquire.sources import below, chosen
 from scpseg.data.acquire.space import check_space, free_bytes, size_text
 from scpseg.data.acquire.transfer import UNFINISHED, Connection, Lost, Remote, making_sense, stored_members, transfer
 from scpseg.errors import UserError
-from scpseg.files import locked, read_json, write_json
+from scpseg.files import bytes_in, file_size, locked, read_json, write_json
 from scpseg.params import DataParams, UpstreamParams
 from scpseg.progress import say
 
 T = TypeVar("T")
 BY_HAND = "by-hand"  # folder for archives or files that the user downloaded; it is used before every source
 CLIENTS = {"kaggle": clients.kaggle, "huggingface": clients.huggingface, "drive": clients.drive}
-WHOLE = ("kaggle", "huggingface")  # kinds of download whose files are known only afterwards
+PASSWORD = re.compile(r"<input\b[^>]*\bname=[\"']password[\"']")  # in the page of a share that asks for it
 SESSIONS = 6  # of a share that may end during one file before giving up
 # Addresses and paths are kept whole.
 WRAPPER = textwrap.TextWrapper(118, "  ", "    ", break_long_words=False, break_on_hyphens=False)
@@ -67,7 +67,7 @@ def acquire(spec: Benchmark, variant: str, data: DataParams, sources: Sequence[S
 def fetch(source: Source, labels: str, folder: Path, connection: Connection) -> dict[str, str]:
     """Download the files of a source for a kind of labels, and return facts to record; UserError if one is wrong."""
     if source.how in CLIENTS:
-        check_space(folder, (source.disk or 0) - clients.bytes_in(folder), f"fetching from {source.name}")
+        check_space(folder, (source.disk or 0) - bytes_in(folder), f"fetching from {source.name}")
         return CLIENTS[source.how](source, labels, folder, connection)
     remotes = _in_session(source, connection, partial(_remotes, source, labels, connection))
     for remote in remotes:
@@ -84,7 +84,7 @@ def fetch(source: Source, labels: str, folder: Path, connection: Connection) -> 
 
 def _remotes(source: Source, labels: str, connection: Connection) -> list[Remote]:
     """The files to download: those that a mirror lists in archives.json, else those that are known of the source."""
-    list_url, inside = f"{source.address}/{MIRROR_LIST}", f"{source.address}?dl=1"
+    list_url, inside = below(source.address, MIRROR_LIST), f"{source.address}?dl=1"
     if source.how == "mirror":
         response, listed = connection.body(list_url, allowed=(404,))
         if response.status_code != 404:
@@ -92,12 +92,12 @@ def _remotes(source: Source, labels: str, connection: Connection) -> list[Remote
                 entries = [(str(e["name"]), int(e["size"]), str(e["sha256"])) for e in json.loads(listed)["archives"]]
                 if not entries:
                     raise ValueError("it names no archive")
-                return [Remote(f"{source.address}/{quote(name)}", name, size, sha) for name, size, sha in entries]
+                return [Remote(below(source.address, name), name, size, sha) for name, size, sha in entries]
     files = source.wanted(labels)
     if source.how == "members":
         return stored_members(inside, connection, [file.name for file in files])
     whole = {"archive": source.address, "share": inside}.get(source.how)
-    urls = [whole or f"{source.address}/{quote(file.name)}" for file in files]
+    urls = [whole or below(source.address, file.name) for file in files]
     return [Remote(url, file.name, file.size, file.sha256, file.md5) for url, file in zip(urls, files, strict=True)]
 
 
@@ -108,7 +108,7 @@ def _in_session(source: Source, connection: Connection, work: Callable[[], T]) -
         try:
             return work()
         except UserError:
-            if not left or not _asks_password(connection.text(source.address)):
+            if not left or not PASSWORD.search(connection.text(source.address)):
                 raise
     return work()
 
@@ -120,19 +120,15 @@ def open_share(connection: Connection, url: str, password: str) -> None:
     page as Referer; with the cookie `sessionid` of the answer, <page>?dl=1 supports range requests.
     """
     page = connection.text(url)
-    if not _asks_password(page):
+    if not PASSWORD.search(page):
         return
     field = re.search(r"<input\b(?=[^>]*\bname=[\"']csrfmiddlewaretoken)[^>]*\bvalue=[\"']([^\"']+)", page)
     token = field[1] if field else connection.cookies.get("sfcsrftoken")
     if not token:
         raise UserError(f"the password form of share {url} has no token; look at it in a browser")
     form = {"csrfmiddlewaretoken": token, "token": urlsplit(url).path.rstrip("/").split("/")[-1], "password": password}
-    if _asks_password(connection.text(url, {"Referer": url}, data=form)):
+    if PASSWORD.search(connection.text(url, {"Referer": url}, data=form)):
         raise UserError(f"the share {url} does not accept the known password; look at the benchmark's page")
-
-
-def _asks_password(page: str) -> bool:
-    return re.search(r"<input\b[^>]*\bname=[\"']password[\"']", page) is not None
 
 
 def _brought(base: Path) -> bool:
@@ -152,8 +148,7 @@ def _complete(base: Path, source: Source, labels: str) -> bool:
 def _record(base: Path, source: Source, labels: str, facts: dict[str, str]) -> None:
     """Record next to the folder which files in it are complete."""
     folder = base / source.folder
-    sizes = {path.relative_to(folder).as_posix(): file_size(path) for path in folder.rglob("*") if path.is_file()}
-    there = {name: size for name, size in sizes.items() if "/." not in f"/{name}" and not name.endswith(UNFINISHED)}
+    there = {name: file_size(folder / name) for name in manifest.walk(folder) if not name.endswith(UNFINISHED)}
     write_json(base / f"{source.folder}-{labels}.json", {"facts": facts, "files": there})
 
 
@@ -179,7 +174,12 @@ def survey(
     needs = f"needs about {size_text(needed)}, {size_text(free_bytes(store))} free"
     facts = [f"store {store.as_posix()}: {state}; {needs}"]
     if not manifest.from_network(data):
-        facts.append(f"source {data.source}: {_local(spec, labels, data)}")
+        try:
+            loose, groups = manifest.find(spec, labels, data)
+            held = f"{len(loose)} loose images and labels, archives: {', '.join(one.name for one in groups) or 'none'}"
+        except UserError as error:
+            held = str(error)
+        facts.append(f"source {data.source}: {held}")
     else:
         base, sources = cache_folder(spec.name, data) / UPSTREAM, chosen(spec, data, upstream)
         facts.append(f"cache {base.parent}: {size_text(free_bytes(base))} free")
@@ -208,21 +208,11 @@ def _offer(connection: Connection, base: Path, source: Source, labels: str) -> s
         answer = str(error).partition(";")[0]  # without what to do
     if _complete(base, source, labels):
         return f"{answer}; complete and verified in the cache"
-    have, names = clients.bytes_in(base / source.folder), [file.name for file in source.wanted(labels)]
-    # A file is renamed only after it is complete and verified.
+    have, names = bytes_in(base / source.folder), [file.name for file in source.wanted(labels)]
+    # A file is renamed only after it is complete and verified. Those of two clients are known only then.
     lacking = [name for name in names if not (base / source.folder / name).is_file()]
     there = f"{size_text(have)} of a part" if have else "nothing"
-    if source.how not in WHOLE and len(lacking) < len(names):
+    if source.how not in ("kaggle", "huggingface") and len(lacking) < len(names):
         there = f"{len(names) - len(lacking)} of {len(names)} files verified, without {' and '.join(lacking)},"
     fetch = _rough(source.download and max(source.download - have, 0), source)
     return f"{answer}; {there} in the cache; {fetch} to fetch; {_rough(source.disk, source)} on disk when complete"
-
-
-def _local(spec: Benchmark, labels: str, data: DataParams) -> str:
-    """Contents of the mirror or the user's folder."""
-    try:
-        loose, groups = manifest.find(spec, labels, data)
-    except UserError as error:
-        return str(error)
-    archives = ", ".join(group.name for group in groups) or "none"
-    return f"{len(loose)} loose images and labels, archives: {archives}"

@@ -149,6 +149,13 @@ def test_stored_zip_inside_a_zip_takes_no_disk(tmp_path: Path, monkeypatch: pyte
     assert not inner_zips(list_members(Group("a.zip", ("a.zip",)), tmp_path))
 
 
+@make
+def test_hidden_members_are_left_out(make: Make, tmp_path: Path) -> None:
+    name = make(tmp_path, {"a.tif": b"a", "__MACOSX/._in.zip": b"x", "D/._in.zip": b"x", ".b/c.tif": b"c"}).name
+    assert list_members(Group(name, (name,)), tmp_path) == {f"{name}/a.tif": 1}
+    assert read(tmp_path) == {f"{name}/a.tif": b"a"}
+
+
 def test_blocks_of_a_7z_without_wanted_members_are_not_unpacked(tmp_path: Path) -> None:
     path = seven_zip_of(tmp_path, {"one.txt": random.Random(2).randbytes(9000)})
     with py7zr.SevenZipFile(path, "a") as file:  # what is appended is a block of its own
@@ -222,6 +229,14 @@ def test_a_flipped_byte_anywhere_is_a_sentence_or_changes_nothing(method: int, t
             assert set(read(tmp_path).values()) <= {data["x.tif"]}
         except UserError as error:
             assert str(error).isprintable()
+
+
+@make
+def test_a_damaged_archive_is_named_with_its_folder(make: Make, tmp_path: Path) -> None:
+    path = make(tmp_path, {"x.tif": random.Random(3).randbytes(5000)})
+    path.write_bytes(path.read_bytes()[:-40])
+    said = rejected(tmp_path)
+    assert said.startswith(f"{path} is ") and "delete it and fetch it again" in said
 
 
 def test_damaged_inner_zip_is_named(tmp_path: Path) -> None:
@@ -327,6 +342,19 @@ def test_a_crash_of_the_unpacker_is_a_sentence(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(archives.subprocess, "Popen", crashing)
     assert f"status {-signal.SIGSEGV}" in rejected(tmp_path)
+
+
+@pytest.mark.parametrize("limit", ["AS", "CPU"])
+def test_lower_limits_of_the_machine_stay(limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    zip_of(tmp_path, MEMBERS)
+    started, most = subprocess.Popen, {"AS": 4 << 30, "CPU": 300}[limit]
+
+    def limited(command: list[str], **options: Any) -> Any:
+        code = f"import os, resource, sys; resource.setrlimit(resource.RLIMIT_{limit}, ({most}, {most}))"
+        return started([command[0], "-c", f"{code}; os.execv(sys.executable, {command})"], **options)
+
+    monkeypatch.setattr(archives.subprocess, "Popen", limited)
+    assert read(tmp_path) == {f"a.zip/{name}": data for name, data in TIFS.items()}
 
 
 def test_the_unpacker_ends_with_the_generator_and_with_its_parent(tmp_path: Path) -> None:

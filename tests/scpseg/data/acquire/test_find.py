@@ -72,6 +72,16 @@ def test_only_archives_with_something_wanted(elsewhere: Path) -> None:
     assert [group.name for group in groups] == ["images.zip", "outer.zip"]
 
 
+def test_companions_of_macos_are_no_archives(elsewhere: Path) -> None:
+    fill(elsewhere / "sets", ["__MACOSX/._images.zip", "._images.zip", "._parts.7z.002"])
+    for name, members in (("images.zip", [BOTH[0], "__MACOSX/._a.zip"]), ("labels.zip", [BOTH[1], "._b.zip"])):
+        with zipfile.ZipFile(elsewhere / "sets" / name, "w") as file:  # stored, so that zips in it are opened
+            for member in members:
+                file.writestr(member, b"x")
+    loose, groups = find(SPEC, "gt", data("sets"))
+    assert (loose, list(groups.values())) == ([], [{f"images.zip/{BOTH[0]}": 1}, {f"labels.zip/{BOTH[1]}": 1}])
+
+
 def test_linked_folders_are_followed_once(elsewhere: Path, tmp_path: Path) -> None:
     fill(tmp_path / "disk", BOTH)
     (elsewhere / "sets").mkdir()

@@ -1,7 +1,9 @@
+import unicodedata
+
 import pytest
 
 from scpseg.benchmarks import BENCHMARKS
-from scpseg.data.acquire.layout import Slot, pair_files, role_of
+from scpseg.data.acquire.layout import KINDS, Slot, pair_files, role_of
 from scpseg.errors import UserError
 
 INRIA, BLU = BENCHMARKS["inria"], BENCHMARKS["blu"]
@@ -84,6 +86,21 @@ def test_two_files_for_one_id() -> None:
 
 def blu(**ids: list[str]) -> list[str]:
     return [f"BLU/{part.title()}/{kind}/{id}.png" for part in ids for id in ids[part] for kind in ("image", "label")]
+
+
+def test_accents_are_equal_however_they_are_written() -> None:
+    one, two = (unicodedata.normalize(form, "M\u00fcnchen") for form in ("NFC", "NFD"))
+    paths = [f"Train/image/{two}.png", f"Train/label/{one.upper()}.png"]
+    for lists, id in (({"train": (one,)}, one), ({}, two)):
+        result = pair_files(BLU, "label", "mine", lists, paths, True)
+        assert result.paths == {Slot("train", id, kind): path for kind, path in zip(KINDS, paths, strict=True)}
+
+
+def test_an_id_that_is_too_long_for_the_store() -> None:
+    longest = "\u00fc" * 122  # 244 bytes
+    assert pair_files(BLU, "label", "folders", {}, blu(train=[longest]), True).ids["train"] == (longest,)
+    with pytest.raises(UserError, match=r"^blu: BLU/Train/image/n+.png has an id of more than 244 bytes.*; rename"):
+        pair_files(BLU, "label", "folders", {}, blu(train=["n" * 245]), True)
 
 
 def test_folders_give_the_split() -> None:

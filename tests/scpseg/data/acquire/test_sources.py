@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from scpseg.benchmarks import BENCHMARKS, REAL
-from scpseg.data.acquire.sources import check_upstream, chosen, source_problem
+from scpseg.data.acquire.sources import below, check_upstream, chosen, source_of, source_problem
 from scpseg.errors import UserError
 from scpseg.params import DataParams, Params, UpstreamParams
 
@@ -85,6 +85,15 @@ def test_names_and_addresses_in_their_order() -> None:
         BENCHMARKS["inria"].archives,
     )
     assert archive.folder != mirror.folder
+
+
+def test_a_query_stays_at_the_end_and_out_of_the_cache() -> None:
+    assert below("https://a.test/x/?t=1", "a b.zip") == "https://a.test/x/a%20b.zip?t=1"
+    inria = BENCHMARKS["inria"]
+    plain, first, renewed = (source_of(inria, f"https://a.test/sets{query}") for query in ("", "?sig=a", "?sig=b"))
+    assert first.address == "https://a.test/sets/inria?sig=a" and renewed.address == "https://a.test/sets/inria?sig=b"
+    assert plain.folder == first.folder == renewed.folder == "a.test-b04cb038"
+    assert source_of(inria, "https://a.test/x.zip?sig=a").folder == source_of(inria, "https://a.test/x.zip").folder
 
 
 def test_an_address_as_source_goes_alone() -> None:

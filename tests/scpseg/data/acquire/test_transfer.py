@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -21,8 +22,15 @@ from scpseg.data.acquire.transfer import Connection, Remote, transfer
 from scpseg.errors import UserError
 
 SIZE = 300_000
-DATA = b"7z\xbc\xaf" + random.Random(1).randbytes(SIZE - 4)
-OTHER = b"7z\xbc\xaf" + random.Random(2).randbytes(SIZE - 4)
+
+
+def packed(size: int, seed: int) -> bytes:
+    """Bytes that begin like a 7z archive of that size."""
+    start = b"7z\xbc\xaf\x27\x1c" + bytes(6) + struct.pack("<QQI", size - 132, 100, 0)
+    return start + random.Random(seed).randbytes(size - len(start))
+
+
+DATA, OTHER = packed(SIZE, 1), packed(SIZE, 2)
 SHA = hashlib.sha256(DATA).hexdigest()
 SUMS = {"sha256": SHA, "md5": hashlib.md5(DATA).hexdigest().upper(), "crc32": zlib.crc32(DATA)}
 Fetch = Callable[..., bytes]
@@ -194,8 +202,9 @@ def test_the_file_changes_in_the_middle(server: Server, fetch: Fetch, target: Pa
 
 
 def test_the_file_shrinks(server: Server, fetch: Fetch, part: Path, target: Path) -> None:
-    server.put("/a.7z", DATA[:50_000], etag=None, last_modified=None)
-    assert fetch() == DATA[:50_000] and target.read_bytes() == DATA[:50_000]
+    less = packed(50_000, 1)
+    server.put("/a.7z", less, etag=None, last_modified=None)
+    assert fetch() == less and target.read_bytes() == less
 
 
 def test_a_server_without_ranges(server: Server, fetch: Fetch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -325,9 +334,22 @@ def test_a_window(server: Server, fetch: Fetch, target: Path) -> None:
 
 def test_an_empty_file(server: Server, fetch: Fetch, target: Path) -> None:
     server.put("/a.7z", b"")
-    assert fetch() == b""
+    assert fetch(crc32=0) == b""
     target.unlink()
     assert fetch(size=0) == b"" and len(server.requests) == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"try again later", DATA[:-1], DATA[4:]], ids=range(4))
+def test_a_file_of_which_nothing_is_known_must_be_an_archive(
+    server: Server, fetch: Fetch, target: Path, content: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.play("/a.7z", chunked(content))
+    with pytest.raises(UserError, match="is damaged or another file: it is not a whole archive; it was deleted"):
+        fetch()
+    assert left(target) == []
+    target.write_bytes(content)
+    assert fetch() == DATA
+    assert "sub/a.7z exists, but it is" in capsys.readouterr().err
 
 
 def test_names_that_lead_elsewhere() -> None:

@@ -1,6 +1,8 @@
 import errno
 import hashlib
+import io
 import json
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -51,6 +53,14 @@ def acquire(spec: Benchmark, variant: str, data: DataParams, upstream: UpstreamP
 
 def sources(*inria: str, hosts: tuple[str, ...] = (), **others: tuple[str, ...]) -> UpstreamParams:
     return UpstreamParams({"inria": inria, **others}, hosts)
+
+
+def zipped(name: str) -> bytes:
+    """A zip with a member of this name."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as file:
+        file.writestr(name, name)
+    return stream.getvalue()
 
 
 def held(folder: Path) -> dict[str, bytes]:
@@ -149,7 +159,7 @@ def test_another_kind_of_labels_is_not_complete(server: Server, monkeypatch: pyt
     source = replace(BENCHMARKS["potsdam"].sources[0], how="files", address=server.url("/p"))
     monkeypatch.setitem(BENCHMARKS, "potsdam", replace(BENCHMARKS["potsdam"], sources=(source,)))
     for file in source.files:
-        server.put(f"/p/{file.name}", file.name.encode())
+        server.put(f"/p/{file.name}", zipped(file.name))
     upstream = sources(potsdam=("isprs",))
     assert len(held(acquire(BENCHMARKS["potsdam"], "noBoundary", DATA, upstream))) == 2
     assert len(held(acquire(BENCHMARKS["potsdam"], "bordered", DATA, upstream))) == 3
@@ -198,11 +208,34 @@ def test_a_mirror_with_its_list(server: Server) -> None:
 
 
 def test_a_mirror_without_list_and_a_single_archive(server: Server) -> None:
-    server.put("/sets/blu/BLU.zip", b"zip")
-    assert held(acquire(BENCHMARKS["blu"], "label", DATA, sources(blu=(server.url("/sets"),)))) == {"BLU.zip": b"zip"}
-    server.put("/my%20sets/other.zip", b"7")
+    blu, first, second = BENCHMARKS["blu"], zipped("first"), zipped("second")
+    server.put("/sets/blu/BLU.zip", first)
+    assert held(acquire(blu, "label", DATA, sources(blu=(server.url("/sets"),)))) == {"BLU.zip": first}
+    server.put("/my%20sets/other.zip", second)
     address = server.url("/my%20sets/other.zip?key=1")
-    assert held(acquire(BENCHMARKS["blu"], "label", DATA, sources(blu=(address,)))) == {"other.zip": b"7"}
+    assert held(acquire(blu, "label", DATA, sources(blu=(address,)))) == {"other.zip": second}
+
+
+def test_the_query_of_an_address_goes_with_each_file(server: Server) -> None:
+    content = zipped("x")
+    server.put("/sets/blu/BLU.zip", content)
+    folder = acquire(BENCHMARKS["blu"], "label", DATA, sources(blu=(server.url("/sets/?token=a"),)))
+    assert held(folder) == {"BLU.zip": content}
+    asked = [(request.path, request.query) for request in server.requests]
+    assert asked == [(f"/sets/blu/{name}", {"token": ["a"]}) for name in ("archives.json", "BLU.zip")]
+    server.requests.clear()
+    assert acquire(BENCHMARKS["blu"], "label", DATA, sources(blu=(server.url("/sets/?token=b"),))) == folder
+    assert not server.requests
+
+
+def test_a_source_that_sends_no_archive_gives_way_to_the_next(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.put("/busy/blu/BLU.zip", b"too many requests")
+    server.put("/sets/blu/BLU.zip", content := zipped("x"))
+    upstream = sources(blu=(server.url("/busy"), server.url("/sets")))
+    assert held(acquire(BENCHMARKS["blu"], "label", DATA, upstream)) == {"BLU.zip": content}
+    assert "failed: BLU.zip from http://" in (said := capsys.readouterr().err) and "it is not a whole archive" in said
 
 
 def test_an_unverified_host_needs_checksums(server: Server, served: tuple[Source, Source]) -> None:
@@ -215,7 +248,7 @@ def test_an_unverified_host_needs_checksums(server: Server, served: tuple[Source
 
 def test_too_little_disk(served: tuple[Source, Source], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scpseg.data.acquire.space.free_bytes", lambda folder: 100)
-    with pytest.raises(UserError, match=r"fetching 3 files from first needs 150006 bytes .*but 100 bytes"):
+    with pytest.raises(UserError, match=r"fetching 3 files from first needs 16927222 bytes .*but 100 bytes"):
         acquire(INRIA, "gt", DATA, sources("first"))
 
 
