@@ -107,21 +107,17 @@ def decode_label(pixels: Pixels, spec: Benchmark, name: str, ignore_first: bool 
     elif cut and 0 < highest <= len(spec.classes):
         why = f"its values are 0 to {highest}, which are class ids and not colours"
     elif unknown > spec.unknown_share * ids.size:
-        why = _unknown_text(bands, ids, spec, unknown)
+        found = np.flatnonzero(ids == UNKNOWN)[:SAMPLE]
+        row, column = divmod(int(found[0]), pixels.shape[1])
+        some = bands.reshape(ids.size, -1)[found]
+        first, *others = (tuple(colour.tolist()) for colour in (some[0], *np.unique(some, axis=0)[:SHOWN]))
+        why = f"{unknown} of {ids.size} pixels have a colour of no class (at most {spec.unknown_share:.1%} may), "
+        why += f"the first at row {row}, column {column} is {first}; colours found: {', '.join(map(str, others))}"
     if why:
         raise UserError(f"{name}: {why}, so check that this is a label of {spec.title}")
     if unknown:
         ids[ids == UNKNOWN] = IGNORE_INDEX
     return Label(ids, tuple(counts[:-1]), counts[-1] + unknown, unknown, near)
-
-
-def _unknown_text(bands: Pixels, ids: Pixels, spec: Benchmark, unknown: int) -> str:
-    found = np.flatnonzero(ids == UNKNOWN)[:SAMPLE]
-    row, column = divmod(int(found[0]), ids.shape[1])
-    colours = bands.reshape(ids.size, -1)[found]
-    first, *others = (tuple(colour.tolist()) for colour in (colours[0], *np.unique(colours, axis=0)[:SHOWN]))
-    where = f"the first at row {row}, column {column} is {first}; colours found: {', '.join(map(str, others))}"
-    return f"{unknown} of {ids.size} pixels have a colour of no class (at most {spec.unknown_share:.1%} may), {where}"
 
 
 def bands_of(pixels: Pixels) -> str:

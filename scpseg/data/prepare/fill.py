@@ -23,19 +23,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from scpseg.benchmarks import custom
 from scpseg.benchmarks.base import Benchmark, Ids
 from scpseg.data.acquire.archives import Group, group_archives, inner_zips, list_members, read_members, unpack_inner
 from scpseg.data.acquire.layout import KINDS, Pairing, Slot, few, pair_files, role_of
 from scpseg.data.acquire.manifest import Manifest, file_record
 from scpseg.data.acquire.space import check_space
 from scpseg.data.prepare.decode import bands_of, decode_label, read_pixels, read_size
-from scpseg.data.store import HEADER, INDEX, Store, array_hash, image_path, label_path, save_array, save_image
+from scpseg.data.splits import over_folds
+from scpseg.data.store import HEADER, INDEX, array_hash, finished_index, image_path, label_path, save_array, save_image
 from scpseg.errors import UserError
 from scpseg.files import locked, read_json, write_json
 from scpseg.processes import end_with_parent
 from scpseg.progress import progress, say
 
-STORE = "store"  # in the working folder: what is being filled
+STORE, SPOOL = "store", "spool"  # in the working folder: what is being filled; files of archives that wait
 VERSION = 4  # increased when the same files decode to another store
 WORKERS = 8  # most processes used: each holds one file's pixels and little more, about 200 MB for 6000 x 6000
 AHEAD = 2  # files that wait for a process, beyond one for each: bounds memory and what is unpacked at a time
@@ -80,6 +82,10 @@ class Job:
         """Path of the record of an image or label; written last, so it marks a finished one."""
         return self.folder / "records" / slot.split / f"{slot.id}.{slot.kind}.json"
 
+    def leftovers(self) -> list[Path]:
+        """The working folders of this benchmark, also of runs with other parameters that were killed."""
+        return sorted(self.folder.parent.glob(f".preparing-{self.spec.name}-*"))
+
     def finished(self) -> dict[Slot, Record]:
         """The records of all images and labels whose arrays exist and are unchanged; a damaged record is ignored."""
         found = {}
@@ -117,26 +123,22 @@ def fill(
     inputs = hashlib.sha256(json.dumps([*rules, spec.indexed, spec.side, choice, manifest]).encode()).hexdigest()[:16]
     job = Job(spec, manifest.synthetic, choice, working / f".preparing-{spec.name}-{inputs}")
     with locked(working / f".preparing-{spec.name}.lock", f"preparing {spec.name}"):
-        with suppress(UserError):  # no store, or not as it was made
-            store = Store(target)
-            if store.index.get("inputs") == job.folder.name:
-                for split in store.index["ids"]:
-                    store.check(split)
-                return store.index
-        spool = job.folder / "spool"  # for files from archives that wait to be decoded
-        shutil.rmtree(spool, ignore_errors=True)  # of a killed run
-        try:
-            plan = _Plan(job, manifest, folder, spool, workers or min(os.cpu_count() or 1, WORKERS))
-            index = build_index(job, manifest, plan.pairing, plan.records())
-            write_json(job.folder / STORE / INDEX, index)
-        finally:
-            shutil.rmtree(spool, ignore_errors=True)
-        if target.exists():
-            shutil.rmtree(target)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        (job.folder / STORE).rename(target)
-        for done in working.glob(f".preparing-{spec.name}-*"):
-            shutil.rmtree(done)
+        for other in job.leftovers():
+            shutil.rmtree(other / SPOOL, ignore_errors=True)
+        index = finished_index(target, job.folder.name)
+        if index is None:
+            try:
+                plan = _Plan(job, manifest, folder, workers or min(os.cpu_count() or 1, WORKERS))
+                index = build_index(job, manifest, plan.pairing, plan.records())
+                write_json(job.folder / STORE / INDEX, index)
+            finally:
+                shutil.rmtree(job.folder / SPOOL, ignore_errors=True)
+            if target.exists():
+                shutil.rmtree(target)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (job.folder / STORE).rename(target)
+        for other in job.leftovers():
+            shutil.rmtree(other)
         return index
 
 
@@ -154,11 +156,11 @@ def _listings(manifest: Manifest, folder: Path) -> dict[Group, dict[str, int]]:
 class _Plan:
     """The files of one store, where they are, and which of them are finished (`done`) or not (`left`)."""
 
-    def __init__(self, job: Job, manifest: Manifest, folder: Path, spool: Path, workers: int) -> None:
+    def __init__(self, job: Job, manifest: Manifest, folder: Path, workers: int) -> None:
         """Pair the files, for which zips inside a 7z are unpacked; UserError where the disk has too little space."""
         for leftover in job.folder.rglob(".*"):  # what a killed run left half done
             leftover.unlink()
-        self.job, self.folder, self.spool, self.workers = job, folder, spool, workers
+        self.job, self.folder, self.spool, self.workers = job, folder, job.folder / SPOOL, workers
         self.done, self.parts, choice = job.finished(), job.spec.layout.rows * job.spec.layout.columns, job.choice
         self.listings, self.loose = _listings(manifest, folder), {file.path: file.sha256 for file in manifest.files}
         if hidden := {group: zips for group, listing in self.listings.items() if (zips := inner_zips(listing))}:
@@ -167,7 +169,7 @@ class _Plan:
             needed = sum(sum(zips.values()) for zips in hidden.values())
             self.check_space({f"{slot}": slot for slot in slots - self.done.keys()}, needed)
         for group, zips in hidden.items():
-            for inner in unpack_inner(group, folder, zips, spool):
+            for inner in unpack_inner(group, folder, zips, self.spool):
                 self.listings[inner] = list_members(inner, folder)
         paths = [*self.loose, *chain(*self.listings.values())]
         self.pairing = pair_files(job.spec, manifest.labels, choice.split, choice.lists, paths, choice.partial)
@@ -186,7 +188,8 @@ class _Plan:
                 needed += declared.get(path, 0)
         if side and not left.keys() <= self.loose.keys():
             needed += (self.workers + AHEAD) * (3 * side * side + HEADER)
-        check_space(self.job.folder, needed, f"preparing {self.job.spec.name}")
+        others = [str(folder) for folder in self.job.leftovers() if folder != self.job.folder]
+        check_space(self.job.folder, needed, f"preparing {self.job.spec.name}", others)
 
     def records(self) -> dict[Slot, Record]:
         """Decode what is not finished; the records of all images and labels."""
@@ -299,9 +302,9 @@ def build_index(job: Job, manifest: Manifest, pairing: Pairing, records: Mapping
     pixels = np.sum([image["pixels"] for image in images.values()], axis=0)
     absent = [cls.name for k, cls in enumerate(spec.classes) if not (pixels[k] or (k == 0 and choice.ignore_first))]
     if absent and not (choice.partial or job.synthetic) and choice.split in spec.splits:
-        why = f"no label has a pixel of class {', '.join(absent)}, so these are not its labels"
-        todo = "download them again, or set data.partial: true to use them as they are"
-        raise UserError(f"{spec.name}: {why}; {todo}")
+        why, todo = f"no label has a pixel of class {', '.join(absent)}", "download the right labels"
+        todo = f"remove its row from {custom.FILE}" if spec.name == custom.NAME else todo
+        raise UserError(f"{spec.name}: {why}; {todo}, or set data.partial: true to use them as they are")
     return {
         "benchmark": spec.name,
         "classes": [cls.name for cls in spec.classes],
@@ -310,11 +313,7 @@ def build_index(job: Job, manifest: Manifest, pairing: Pairing, records: Mapping
         "source": manifest.source,
         "split": choice.split,
         "labels": manifest.labels,
-        # Of a rotation, the images that are scored in all folds, and those that the first one is trained on.
-        "expected": {
-            part: sum(len(fold[part]) for fold in choice.folds if part != "train") or count
-            for part, count in pairing.expected.items()
-        },
+        "expected": over_folds(pairing.expected, choice.folds),
         "ids": {split: list(ids) for split, ids in pairing.ids.items()},
         "folds": [{part: [id for id in ids if id in present] for part, ids in fold.items()} for fold in choice.folds],
         "images": images,
@@ -327,9 +326,7 @@ def summary(spec: Benchmark, index: Mapping[str, Any]) -> list[str]:
     images, folds = index["images"].values(), index["folds"]
     sizes = Counter(f"{image['height']} x {image['width']}" for image in images)
     shown = few([f"{count} of {size}" for size, count in sizes.most_common()])
-    found = {part: len(ids) for part, ids in index["ids"].items()}
-    if folds:
-        found |= {part: sum(len(fold[part]) for fold in folds) for part in found if part != "train"}
+    found = over_folds({part: len(ids) for part, ids in index["ids"].items()}, folds)
     counts = ", ".join(f"{part} {count} of {index['expected'][part]}" for part, count in found.items())
     counts += f" in {len(folds)} folds" if folds else ""
     area, names = sum(image["height"] * image["width"] for image in images), [cls.name for cls in spec.classes]

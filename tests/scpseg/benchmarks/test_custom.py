@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,7 @@ def test_classes_are_read(tmp_path: Path) -> None:
         ("yes", "no", ["0 scored"]),
         ("yes", "maybe", ["line 3", "yes, no or ignore"]),
         ("7,road,00ff00,yes", "7,road", ["line 4", "colour is ''"]),
+        ("3,roof,#ff0000", "\n\n3,roof,red", ["line 5", "'red'"]),
     ],
 )
 def test_a_mistake_in_classes_is_one_sentence(old: str, new: str, parts: list[str], tmp_path: Path) -> None:
@@ -93,6 +95,17 @@ def test_splits_are_drawn_by_seed() -> None:
     assert {part: len(names) for part, names in draw_split("drawn0", ids[:3]).items()} == dict.fromkeys(first, 1)
     with pytest.raises(UserError, match="2 images"):
         draw_split("drawn0", ids[:2])
+
+
+def test_accents_give_the_same_split_however_they_are_written() -> None:
+    names = [f"{letter}{k}" for letter in "\u00e4\u00d6\u00fc" for k in range(5)]
+    drawn = []
+    for form in ("NFC", "NFD"):
+        split = draw_split("drawn0", [unicodedata.normalize(form, name) for name in names])
+        drawn.append({part: {unicodedata.normalize("NFC", id) for id in ids} for part, ids in split.items()})
+    assert drawn[0] == drawn[1]
+    ascii_split = draw_split("drawn0", ["a0", "B1", "c2", "D3", "e4"])  # as it was always drawn
+    assert ascii_split == {"train": ("B1", "D3", "e4"), "val": ("c2",), "test": ("a0",)}
 
 
 def label(seed: int, shape: tuple[int, int]) -> np.ndarray:
@@ -226,6 +239,43 @@ def test_labels_by_colour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     download(params, "custom")
     prepare(params, "custom", workers=1)
     holds(Store(tmp_path / "data/custom"), made)
+
+
+def test_an_edited_table_needs_a_download_and_gives_another_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = written(project(tmp_path) / "mine/custom")
+    fill(place, "index")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    params = Params.load(Path("params.yaml"))
+    inputs = []
+    for name in ("roof", "deck"):  # of the same length
+        written(place, TABLE.replace("roof", name))
+        monkeypatch.setitem(BENCHMARKS, "custom", read_benchmark(place))  # as at the start of a process
+        if inputs:
+            with pytest.raises(UserError, match=r"^classes\.csv has the wrong .*run `dvc repro -f download@custom`"):
+                prepare(params, "custom", workers=1)
+        download(params, "custom")
+        prepare(params, "custom", workers=1)
+        index = Store(tmp_path / "data/custom").index
+        assert index["classes"] == ["ground", name, "road"]
+        inputs.append(index["inputs"])
+    assert inputs[0] != inputs[1]
+    files = json.loads(Path("data/manifests/custom.json").read_text())["files"]
+    assert [file["path"] for file in files if "/" not in file["path"]] == ["classes.csv"]
+
+
+def test_a_class_without_a_pixel_is_to_be_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = written(project(tmp_path) / "mine/custom", f"{TABLE}9,pond,#0000ff,yes\n")
+    fill(place, "index")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    monkeypatch.setitem(BENCHMARKS, "custom", read_benchmark(place))
+    params = Params.load(Path("params.yaml"))
+    download(params, "custom")
+    with pytest.raises(UserError, match=r"of class pond; remove its row from classes\.csv, or set data\.partial: true"):
+        prepare(params, "custom", workers=1)
 
 
 @pytest.mark.soak

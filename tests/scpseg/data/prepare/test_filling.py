@@ -144,8 +144,24 @@ def test_full_disk_leaves_no_store(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_too_little_space_is_seen_before_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(space, "free_bytes", lambda folder: 100)
-    assert "preparing deepglobe needs 4608 bytes (4.5 KiB), but 100 bytes" in failed()
+    assert f"preparing deepglobe needs {space.MARGIN + 4608} bytes (16.0 MiB), but 100 bytes" in failed()
     assert not list(WORKING.glob("*/*"))
+
+
+def test_what_killed_runs_left_does_not_fill_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = WORKING / ".preparing-deepglobe-other"
+    (other / "spool").mkdir(parents=True)
+    (other / "store").mkdir()
+    (WORKING / ".preparing-inria-other/spool").mkdir(parents=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(space, "free_bytes", lambda folder: 100)
+        assert "; delete data/.preparing-deepglobe-other, which killed runs left, or move " in failed()
+    assert [path.name for path in other.iterdir()] == ["store"]
+    filled()
+    assert not other.exists()
+    other.mkdir()
+    filled()  # finds the finished store
+    assert not other.exists() and (WORKING / ".preparing-inria-other/spool").exists()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
