@@ -101,7 +101,9 @@ def measure(command: Sequence[str], period: float = PERIOD) -> dict[str, Any]:
         for sampler in samplers:
             sampler.close()
     peaks = [gpu_peak(samples) if devices else resident_peak(samples) for samples in taken]
-    used = [peak for peak, _ in peaks if peak is not None]
+    # The gain of a whole device may be another process's, so it counts only where no GPU shows the command's own.
+    kind = "nvml" if any(kind == "nvml" and peak for peak, kind in peaks) else peaks[0][1]
+    used = [peak for peak, found in peaks if peak is not None and found == kind]
     mean, longest = gaps([sample for sample in taken[0] if sample[0] <= began + seconds])
     return {
         "command": list(command),
@@ -109,7 +111,7 @@ def measure(command: Sequence[str], period: float = PERIOD) -> dict[str, Any]:
         "seconds": round(seconds, 3),
         # With several GPUs, each holds its own part: the largest decides whether a method fits.
         "memory_mib": round(max(used) / MIB, 1) if used else None,
-        "memory_kind": peaks[0][1],
+        "memory_kind": kind,
         "hardware": ", ".join(name for _, name in devices) or processor(),
         "samples": len(taken[0]),
         "period_ms": round(mean, 1),

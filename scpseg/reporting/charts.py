@@ -189,8 +189,11 @@ def draw_parts(part: Part, path: Path) -> Drawn | None:
 
 
 def draw_timelines(lines: Sequence[Line], results: Path, methods: Sequence[str], path: Path) -> Drawn | None:
-    """Memory over time during inference, one panel per benchmark; None if no profile has a timeline."""
-    found: dict[str, list[pd.DataFrame]] = {}
+    """Memory over time during inference; None if no profile has a timeline.
+
+    One panel per benchmark, and one more for each other meter and size of the image.
+    """
+    found: dict[tuple[str, str], list[pd.DataFrame]] = {}
     for line in (line for line in lines if line["profile_status"] == "ok"):
         file = results / "profile" / line.benchmark / f"{line.method}.json"
         record = read_result(file, PROFILE, {"method": line.method}, True) or {}
@@ -198,9 +201,15 @@ def draw_timelines(lines: Sequence[Line], results: Path, methods: Sequence[str],
             at, used = np.array(record["timeline"], float).T
             # The last sample was taken at the end of the measurement, so its time is that of all images.
             frame = {"method": line.method, "x": at * record["repeats"] / max(at[-1], 1e-9), "y": used / MIB}
-            found.setdefault(get_benchmark(line.benchmark).title, []).append(pd.DataFrame(frame))
+            title, meter = (
+                get_benchmark(line.benchmark).title,
+                f"{record.get('timeline_of')}, {record['height']} pixels",
+            )
+            found.setdefault((title, meter), []).append(pd.DataFrame(frame))
+    titles = [title for title, _ in found]
     labels = {"xlabel": "images labelled", "ylabel": "memory (MiB)", "ylim": (0, None), "xlim": (0, None)}
-    shown = [(pd.concat(frames), labels | {"title": title}) for title, frames in found.items()]
+    shown = [(pd.concat(frames), labels | {"title": title if titles.count(title) == 1 else f"{title} ({meter})"})
+             for (title, meter), frames in found.items()]  # fmt: skip
     across, down = min(2, len(shown)), math.ceil(len(shown) / 2)
     about, size = "Memory while whole images are labelled", (COLUMN * across, 1.7 * down + 0.4)
     return _lines(shown, methods, path, about, size, across)

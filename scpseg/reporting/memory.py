@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -60,23 +61,33 @@ def read_peaks(results: Path, problem: str | None = None) -> tuple[dict[Cell, Pe
         else:
             reasons[cell] = f"memory not computed: {record.get('reason') or record['status']}"
     peaks = {cell: replace(peak, training=steps.get(cell) or None) for cell, peak in peaks.items()}
-    networks, measured = {_network(record) for record in records}, dict[Cell, float]()
-    for record in (record for _, found in read_references(results / "reference") for record in found):
-        real = record.get("height") == get_benchmark(record["benchmark"]).side
-        size, same = record["memory"].get("nvml_process"), not networks or _network(record) in networks
-        if record["workload"] == INFERENCE and record["status"] == "ok" and real and size and same:
-            measured.setdefault((record["benchmark"], record["method"]), size / MIB)
-    for benchmark in {benchmark for benchmark, _ in measured}:
-        cells = [cell for cell in {*peaks, *reasons} if cell[0] == benchmark]
-        if all(cell in measured for cell in cells):
-            peaks |= {cell: Peak(measured[cell], "nvml", (), steps.get(cell) or None)
-                      for cell in cells or [cell for cell in measured if cell[0] == benchmark]}  # fmt: skip
+    done = set[str]()
+    for _, reference in read_references(results / "reference"):
+        measured = dict[Cell, float]()
+        for record in reference:
+            real = record.get("height") == get_benchmark(record["benchmark"]).side
+            size, same = record["memory"].get("nvml_process"), any(_same(record, one) for one in records or [record])
+            if record["workload"] == INFERENCE and record["status"] == "ok" and real and size and same:
+                measured[record["benchmark"], record["method"]] = size / MIB
+        for benchmark in {benchmark for benchmark, _ in measured} - done:
+            cells = [cell for cell in {*peaks, *reasons} if cell[0] == benchmark]
+            if all(cell in measured for cell in cells):
+                done.add(benchmark)
+                peaks |= {cell: Peak(measured[cell], "nvml", (), steps.get(cell) or None)
+                          for cell in cells or [cell for cell in measured if cell[0] == benchmark]}  # fmt: skip
     return peaks, {cell: reason for cell, reason in reasons.items() if cell not in peaks}
 
 
-def _network(record: Mapping[str, object]) -> tuple[str, ...]:
-    """A key that distinguishes the networks of a reference or a computed record."""
-    return tuple(str(record.get(name) or "") for name in ("benchmark", "method", "patch", "parameters"))
+def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two records are of one network with the same sizes; settings that only one of them has do not count."""
+    models, segmenters = ([record.get(name) or {} for record in (one, other)] for name in ("model", "segmenter"))
+    sizes = [key for key in models[0] if key in models[1] and not key.startswith(("srd_", "lfa_"))]
+    return (
+        all(one.get(key) == other.get(key) for key in ("benchmark", "method", "patch", "parameters"))
+        and one.get("windows_per_batch", 1) == other.get("windows_per_batch", 1)
+        and all(models[0][key] == models[1][key] for key in sizes)
+        and all(segmenters[0].get(key) == segmenters[1].get(key) for key in ("name", "encoder", "output_stride"))
+    )
 
 
 def read_computed(results: Path) -> pd.DataFrame | None:

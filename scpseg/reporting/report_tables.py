@@ -270,7 +270,7 @@ def bench_table(path: Path) -> Table | None:
 def computed_table(found: pd.DataFrame) -> Table:
     """Inference, with the parts of its peak, and one training step of every method on every benchmark."""
     # The first row of each cell has the paper's segmenter and sizes; the sweeps follow.
-    first = found.drop_duplicates(["benchmark", "method", "workload", "phase", "channel"])
+    first = found.drop_duplicates(["benchmark", "method", "workload", "channel"])
     rows = []
     for _, cell in first.groupby(["benchmark", "method"], sort=False):
         benchmark, method, *network = map(str, cell.iloc[0][["benchmark", "method", "segmenter", "encoder"]])

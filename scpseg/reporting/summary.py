@@ -54,6 +54,7 @@ class Line:
     """One benchmark and method; `line[column]` is the value in the first row with a result, or else the first row.
 
     `rows` are those of `collect`, one per declared seed; `memory` is the peak at the benchmark's real size, if known.
+    `alone`: it is known of no method of the benchmark, so that the figure of stage profile may stand in its place.
     """
 
     benchmark: str
@@ -61,6 +62,7 @@ class Line:
     rows: tuple[Row, ...]
     memory: Peak | None
     flags: tuple[Flag, ...]
+    alone: bool = True
 
     def __getitem__(self, column: str) -> Any:
         """Value of a column, or None if the column does not exist."""
@@ -97,8 +99,8 @@ class Line:
 
     @property
     def peak(self) -> float | None:
-        """Memory in MiB, at the real size if it is known, or else of stage profile."""
-        return self.memory.mib if self.memory else self["memory_mib"]
+        """Memory in MiB at the real size; of stage profile if no method of the benchmark has the other."""
+        return self.memory.mib if self.memory else self["memory_mib"] if self.alone else None
 
     def mean(self, *columns: str) -> float | None:
         """Mean over seeds of the first of these columns with numbers, None if none has any."""
@@ -145,12 +147,13 @@ def summarise(
     usual = {what: common(device(row, what) for row in rows) for what in ("environment", "profile_environment")}
     for row in rows:
         found.setdefault((row["benchmark"], row["method"]), []).append(row)
-    lines = []
+    lines, known = [], {benchmark for benchmark, _ in peaks or {}}
     for cell, mine in found.items():
         notes = {"memory": (unknown or {}).get(cell), "mean_iou": (remarks or {}).get(cell)}
         flags = [*_gaps(mine), *_settings(mine, usual), *doubts(mine)]
         flags += [(where, text) for where, text in notes.items() if text]
-        lines.append(Line(*cell, tuple(mine), (peaks or {}).get(cell), tuple(dict.fromkeys(flags))))
+        peak = (peaks or {}).get(cell)
+        lines.append(Line(*cell, tuple(mine), peak, tuple(dict.fromkeys(flags)), cell[0] not in known))
     return lines
 
 
@@ -337,7 +340,8 @@ class Part:
         published: published rows of this benchmark.
         hollow: those with score and memory, for figures, and only beside scores on the real test images.
         notes, sizes, runs, folds, n: warnings, sizes of images, splits and numbers of images, folds, most seeds.
-        profiled: a row with the size of the profiled image; `detectable`: median over pairs, in points.
+        profiled: a row with the size of the profiled image.
+        detectable: median over pairs with several seeds, in points.
     """
 
     def __init__(self, lines: Sequence[Line], results: Path, reference: str) -> None:
@@ -374,7 +378,7 @@ class Part:
         runs = dict.fromkeys(tuple(row[key] for key in _SCORED) for row in self.done)
         self.runs = [dict(zip(_SCORED, run, strict=True)) for run in runs]
         self.profiled = next((line.first for line in lines if line["height"] is not None), None)
-        power = [pair.detectable for pair in list(self.pairs.values())[::2]]
+        power = [pair.detectable for pair in list(self.pairs.values())[::2] if pair.seeds > 1]
         self.detectable = 100 * median(power) if power else None
         folds = [sum(key.startswith("fold:") and row[key] is not None for key in row) for row in self.done]
         self.folds, self.n = max(folds, default=0), max((line.mean_iou.n for line in lines), default=0)

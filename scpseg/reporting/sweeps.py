@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -230,12 +230,18 @@ def finished_sweeps(folder: Path) -> list[Section]:
         title = re.search("^# (.*)", (path.parent / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
         name, caption = path.parent.name, title[1] if title else path.parent.name
         columns = [Column(head, "text" if n < 2 else "", "", f"c{n}") for n, head in enumerate(header)]
-        rows = [[column.cell("" if field == tables.DASH else tables.csv_plain(field))
-                 for column, field in zip(columns, line, strict=True)] for line in lines]  # fmt: skip
+        rows = [[_read(column, field) for column, field in zip(columns, line, strict=True)] for line in lines]
         svg = [inline(path.read_text(encoding="utf-8"), name, caption, {}) for path in path.parent.glob("*.svg")]
         table = Table(f"sweep-{name}", caption, tuple(columns), tuple(map(tuple, rows))).filled
         found.append(Section(caption, [Drawn((), caption, "".join(svg)), table]))
     return found
+
+
+def _read(column: Column, field: str) -> Cell:
+    """A cell of table.csv; a number, also with its interval, is sorted as one."""
+    cell = column.cell("" if field == tables.DASH else tables.csv_plain(field))
+    number = re.match(r"([−+]?[\d.]+)( ±|$)", cell.text)
+    return replace(cell, value=float(number[1].replace("−", "-"))) if number and not column.left else cell
 
 
 @figures.styled

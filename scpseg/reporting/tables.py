@@ -23,7 +23,7 @@ LATEX = {
     "↓": r"$\downarrow$", "<": r"$<$", ">": r"$>$", "|": r"$|$", '"': "''", "[": "{[}", "]": "{]}", "*": "{*}",
 }  # fmt: skip
 """Escapes for LaTeX; of other non-ASCII characters, letters of Western languages stay, the rest becomes '?'."""
-FORMULA = re.compile(r"^[=+\-@\t\r](?![\d.]+(\s|$))")
+FORMULA = re.compile(r"^(?:[=@\t\r]|[+\-](?![\d.]+( ± [\d.]+)?$))")
 """First characters of texts that a spreadsheet would evaluate."""
 
 

@@ -86,6 +86,30 @@ def test_gpu_memory_is_that_of_new_processes_else_the_gain_of_the_device() -> No
     assert measure.gpu_peak([(0.0, {"device": None, "reserved": None})])[0] is None
 
 
+def test_the_gain_of_another_gpu_is_not_the_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """GPU a shows the command's process, GPU b grows by somebody else's."""
+    found = {"a": [{"device": 0}, {"device": 0, "8": 3 * MIB}], "b": [{"device": 0}, {"device": 20 * MIB}]}
+
+    class Pretended:
+        lost = None
+
+        def __init__(self, period: float) -> None: ...
+
+        def start(self, kind: str, uuid: str) -> None:
+            self.uuid = uuid
+
+        def stop(self) -> list[tuple[float, dict[str, int]]]:
+            return [(float(at), {"reserved": 0, **sample}) for at, sample in enumerate(found[self.uuid])]
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(measure, "Sampler", Pretended)
+    for order in ("ab", "ba"):
+        monkeypatch.setattr(measure, "gpus", lambda order=order: [(uuid, "GPU") for uuid in order])
+        result = measure.measure(["true"])
+        assert (result["memory_mib"], result["memory_kind"]) == (3.0, "nvml")
+
+
 def test_nothing_is_left_behind() -> None:
     before = len(os.listdir("/proc/self/fd"))
     measure.measure(command(1))

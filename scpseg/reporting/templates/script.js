@@ -8,7 +8,7 @@
   const tex = text => [...text].map(sign => TEX[sign] ?? (/[ -~À-ſ]/.test(sign) ? sign : "?")).join("");
   const md = text => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;").replace(/[\\`*_[\]|~]/g, "\\$&");
   const csv = text => {
-    const safe = /^[=+\-@\t\r](?![\d.]+(\s|$))/.test(text) ? "'" + text : text;
+    const safe = /^(?:[=@\t\r]|[+\-](?![\d.]+( ± [\d.]+)?$))/.test(text) ? "'" + text : text;
     return /[",\n]/.test(safe) ? '"' + safe.replaceAll('"', '""') + '"' : safe;
   };
   const formats = {

@@ -121,6 +121,11 @@ def test_real_benchmarks_come_before_synthetic_ones(tmp_path: Path, invented: An
     assert NOTE in readme.partition("## What is not verified")[2]
 
 
+def test_one_seed_detects_nothing(tmp_path: Path, invented: Any, suite: Any) -> None:
+    said = [build(tmp_path, invented.fill_whole(tmp_path / "results", suite(seeds=seeds))) for seeds in ((0,), (0, 1))]
+    assert ["seeds detect differences" in text for text in said] == [False, True]
+
+
 def test_branches_are_scored_beside_the_output(tmp_path: Path, invented: Any, suite: Any) -> None:
     chosen = invented.fill(tmp_path / "results", suite(("potsdam",), ("patch", "glnet"), (0, 1)))
     readme = build(tmp_path, chosen)

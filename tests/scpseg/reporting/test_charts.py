@@ -122,6 +122,13 @@ def test_curves_parts_and_timelines_name_every_method(tmp_path: Path, parts: lis
         assert drawn and all(line.title in drawn.svg for line in lines)
 
 
+def test_meters_and_sizes_of_images_have_panels_of_their_own(tmp_path: Path, parts: list[Part], invented: Any) -> None:
+    lines, results = parts[0].lines, tmp_path / "results"
+    invented.put(results, invented.profile("potsdam", lines[0].method, timeline_of="nvml_process"))
+    drawn = draw_timelines(lines, results, NAMES, tmp_path / "time")
+    assert drawn and "(nvml_process, " in drawn.svg and drawn.svg.count(" pixels)") == 2
+
+
 def test_phases_with_losses_of_their_own_are_not_joined(tmp_path: Path, parts: list[Part], invented: Any) -> None:
     def drawn(phases: tuple[str, ...]) -> int:
         path = tmp_path / "results/runs/potsdam/scpseg/0/history.csv"

@@ -14,6 +14,7 @@ from scpseg.reporting.report_tables import reference_tables
 from scpseg.reporting.tables import csv_text
 
 MIB = 2**20
+SETTINGS: dict[str, Any] = {"windows_per_batch": 1, "model": {"overview": 512, "srd_weight": 1}}
 SIDES = {"potsdam": 6000, "blu": 2048}
 Records = list[dict[str, Any]]
 
@@ -147,6 +148,23 @@ def test_computed_memory_is_the_headline_unless_a_reference_has_every_method(tmp
     peaks, _ = read_peaks(tmp_path)
     assert {(peak.source, peak.mib) for peak in peaks.values()} == {("nvml", 2678.0)}
     assert peaks["blu", "scpseg"].training == 900.0 and peaks["blu", "scpseg"].parts == ()
-    # Measured networks of another patch are not these.
-    (tmp_path / "memory.json").write_text(json.dumps([one | {"patch": 64} for one in both]))
+    # Measured networks of other sizes are not these.
+    rewrite(tmp_path / "reference/invented-gpu/memory.json", lambda found: [one.update(SETTINGS) for one in found])
+    for other in ({}, {"patch": 64}, {"windows_per_batch": 8}, {"model": {"overview": 64, "srd_weight": 0}}):
+        (tmp_path / "memory.json").write_text(json.dumps([one | SETTINGS | other for one in both]))
+        source = "computed" if other else "nvml"
+        assert {peak.source for peak in read_peaks(tmp_path)[0].values()} == {source}, other
+
+
+def test_figures_of_two_gpus_are_never_on_one_axis(tmp_path: Path) -> None:
+    (tmp_path / "memory.json").write_text(json.dumps([computed("scpseg"), computed("glnet", mib=300.0)]))
+    for gpu, method, mib in (("Alpha", "glnet", 1000), ("Beta", "scpseg", 2000)):
+
+        def lose(records: Records, method: str = method, mib: int = mib) -> None:
+            for one in records:
+                one["memory"]["nvml_process"] = None if one["method"] == method else mib * MIB
+
+        rewrite(put(tmp_path / "reference", gpu), lose)
     assert {peak.source for peak in read_peaks(tmp_path)[0].values()} == {"computed"}
+    put(tmp_path / "reference", "Gamma")
+    assert {peak.mib for peak in read_peaks(tmp_path)[0].values()} == {2678.0}

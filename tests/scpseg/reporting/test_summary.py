@@ -9,6 +9,7 @@ import pytest
 
 from scpseg.errors import UserError
 from scpseg.reporting.collect import collect
+from scpseg.reporting.memory import Peak
 from scpseg.reporting.summary import Line, read_matrices, summarise
 
 
@@ -32,6 +33,13 @@ def test_other_hardware_is_noticed_where_it_differs(tmp_path: Path, invented: An
     lines = summarise(collect(tmp_path, chosen, available=False))
     assert [any("other hardware" in text for text in texts(line, "seconds")) for line in lines] == [False, False, True]
     assert [any("other hardware" in text for text in texts(line, "mean_iou")) for line in lines] == [False, True, False]
+
+
+def test_profiled_memory_stands_in_only_where_nothing_else_is_known(tmp_path: Path, invented: Any, suite: Any) -> None:
+    frame = collect(tmp_path, invented.fill(tmp_path, suite()), available=False)
+    assert [line.peak for line in summarise(frame)] == [line["memory_mib"] for line in summarise(frame)]
+    scpseg, patch = summarise(frame, {("potsdam", "scpseg"): Peak(5.0, "computed")})
+    assert (scpseg.peak, patch.peak) == (5.0, None) and patch["memory_mib"] is not None
 
 
 def test_settings_that_differ_are_told(tmp_path: Path, invented: Any, suite: Any) -> None:

@@ -146,6 +146,8 @@ def test_rows_without_a_result_keep_their_place_and_say_why(make: Make, tmp_path
     (found,) = finished_sweeps(tmp_path)
     drawn, table = found.blocks
     assert found.title == STEPS.title and table.rows[1][0].text == "+ CSM" and "<svg" in drawn.svg
+    place = next(n for n, column in enumerate(table.columns) if "mIoU" in column.title)
+    assert table.rows[0][place].value == 50.0  # sorted as a number
     written = list(csv.DictReader(io.StringIO((tmp_path / "out/runs.csv").read_text())))
     assert [row["status"] for row in written] == ["ok", "failed", "invalid", "missing"]
     assert written[0]["paper_miou"] == "84.5" and written[0]["model:squeezed"] == "48"

@@ -37,6 +37,8 @@ HOSTILE = (
     "_emphasis_ *bold* `code`",
     "100 % & $x$ # {y} ~z^2 \\write18{ls}",
     "=HYPERLINK(1)",
+    '=1 +HYPERLINK("http://x","y")',
+    "-1 +cmd|' /C calc'!A0",
     "@x",
     "two\nlines",
     "\U0001f600 Ünïcode 中",
@@ -105,8 +107,9 @@ def test_hostile_names_are_read_back_from_csv_and_are_no_formula() -> None:
     header, *rows = list(csv.reader(io.StringIO(csv_text(hostile()))))
     assert header[-1] == "notes" and len(rows) == len(HOSTILE)
     for name, row in zip(HOSTILE, rows, strict=True):
-        assert row[0].lstrip("'") == name and row[0][0] not in "=@"
-    assert csv_text(Table("t", "c", (Column("m"),), ((points(Estimate(0.01, None, 1)),),))) == "m\n+1.0\n"
+        assert row[0].lstrip("'") == name and row[0][0] not in "=@-"
+    for half, shown in ((None, "+1.0"), (0.002, "+1.0 ± 0.2")):
+        assert csv_text(Table("t", "c", (Column("m"),), ((points(Estimate(0.01, half, 1)),),))) == f"m\n{shown}\n"
 
 
 def test_latex_has_nothing_that_tex_would_run() -> None:
