@@ -96,9 +96,9 @@ class ISDNet(Method):
         images = normalise(views.take(), self.weights)
         size = (images.shape[-2], images.shape[-1])
         deep = self._deep(images)[-1]
-        detail = torch.cat(residuals(images), dim=1)
-        del images  # as large as the whole image, and no longer needed
-        fine, coarse = self.shallow(detail)
+        whole = [images]
+        del images  # as large as the whole image: nobody keeps it while the shallow branch runs
+        fine, coarse = self.shallow(lambda: torch.cat(residuals(whole.pop()), dim=1))
         fused, _ = self.coarse_fusion(coarse, deep)
         fused, _ = self.fine_fusion(fine, fused)
         return resize(self.head(fused), size)
@@ -109,7 +109,7 @@ class ISDNet(Method):
         size = (images.shape[-2], images.shape[-1])
         detail = residuals(images)
         stage, deep = self._deep(images)
-        fine, coarse = self.shallow(torch.cat(detail, dim=1))
+        fine, coarse = self.shallow(lambda: torch.cat(detail, dim=1))
         fused, first = self.coarse_fusion(coarse, deep)
         fused, second = self.fine_fusion(fine, fused)
         outputs = {

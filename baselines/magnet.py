@@ -139,13 +139,19 @@ class MagNet(Method):
             sums[:, rows, columns] = sums[:, rows, columns] + refined
             scores[rows, columns] = scores[rows, columns] + score
             counts[rows, columns] = counts[rows, columns] + 1
+        del unsure  # as large as the image, as all that is deleted here
         inside = counts > 0
         counts.clamp_(min=1)
-        ranked = torch.where(inside, scores / counts, -1.0).flatten()
+        ranked = torch.where(inside, scores.div_(counts), -1.0).flatten()
+        del scores
         # Unsorted: sorting millions of values takes several times their memory on CUDA, and the order is not used.
         chosen = torch.zeros_like(inside).flatten()
         chosen = chosen.scatter_(0, ranked.topk(points, sorted=False).indices, True).view_as(inside)
-        return torch.where(chosen & inside, sums.div_(counts), likely)
+        del ranked
+        chosen &= inside
+        for refined, before in zip(sums.div_(counts), likely, strict=True):  # one map in addition, not all
+            refined.copy_(torch.where(chosen, refined, before))
+        return sums
 
     def _refine_crop(self, pixels: Tensor, likely: Tensor, unsure: Tensor) -> tuple[Tensor, Tensor]:
         """Refined probabilities (K, c, c) and scores (c, c) of uint8 `pixels`, given `likely` (K, c, c)."""

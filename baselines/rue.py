@@ -12,6 +12,7 @@ the best learning rate, is that of the other methods.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -133,8 +134,8 @@ class RUE(Method):
         }
 
     def _run(self, images: Tensor, grid: int) -> Found:
-        encoded = self.encoder(images[..., ::REDUCTION, ::REDUCTION])
-        tiles = tiled(images, grid)
+        encoded = self.encoder(images[..., ::REDUCTION, ::REDUCTION])[1:]  # the first map is its input, a view
+        tiles = [tiled(images, grid)]
         batch = len(images)
         del images  # as large as the whole image, and no longer needed
         deep = self.pyramid(encoded[-1])
@@ -144,9 +145,7 @@ class RUE(Method):
         score = torch.sigmoid(resize(lost, (grid, grid))) + resize(unsure, (grid, grid))
         chosen = select(score.detach().flatten(1), self.params.share)
         index = (chosen + grid**2 * torch.arange(batch, device=chosen.device)[:, None]).flatten()
-        picked = tiles.index_select(0, index)
-        del tiles
-        detail, taken = self._detail(picked, index, batch, grid)
+        detail, taken = self._detail(lambda: tiles.pop().index_select(0, index), index, batch, grid)
         size = (detail.shape[-2], detail.shape[-1])
         weight = (resize(torch.sigmoid(lost), size) + resize(unsure, size)) / 2
         if self.params.clamp:
@@ -155,13 +154,13 @@ class RUE(Method):
         blended = torch.where(taken, (1 - weight) * smooth + weight * detail, smooth)
         return Found(self.head(blended), coarse, encoded[-2], weight)
 
-    def _detail(self, patches: Tensor, index: Tensor, batch: int, grid: int) -> tuple[Tensor, Tensor]:
+    def _detail(self, patches: Callable[[], Tensor], index: Tensor, batch: int, grid: int) -> tuple[Tensor, Tensor]:
         """Features (B, 64, H/8, W/8) of the patches, 0 elsewhere, and a mask of the patches (B, 1, H/8, W/8).
 
         Each patch passes through the stem alone, without its neighbours.
 
         Args:
-            patches: (N, 3, h, w) of all images.
+            patches: makes (N, 3, h, w) of all images, which only the stem's first layer needs.
             index: (N,) indices among the `grid` x `grid` patches of the `batch` images, one image after another.
             batch: B.
             grid: patches per side.

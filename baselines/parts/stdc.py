@@ -6,6 +6,8 @@ weights: no library that this project uses has the authors' ImageNet weights [ou
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -27,9 +29,16 @@ class STDCStem(nn.Module):
             for before, width in zip((64, *self.channels), self.channels, strict=False)
         )
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """From (B, inputs, H, W) to (B, 256, H/8, W/8) and (B, 512, H/16, W/16), sides rounded up."""
-        fine = self.stages[0](self.start(images))
+    def forward(self, images: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
+        """From (B, inputs, H, W) to (B, 256, H/8, W/8) and (B, 512, H/16, W/16), sides rounded up.
+
+        `images` makes the input, because whoever passes a tensor keeps it, and only the first layer needs it.
+        """
+        x = self.start[0](images())
+        for layer in self.start[1:]:
+            x = layer(x)
+        fine = self.stages[0](x)
+        del x
         return fine, self.stages[1](fine)
 
 

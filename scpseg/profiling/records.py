@@ -3,7 +3,7 @@
 A record is a mapping: `benchmark`, `method`, `workload` (INFERENCE or TRAINING), `backend` ('nvml', 'rss' or
 'computed'), `status` ('ok', 'oom', 'failed', 'not measured') with its `reason`, `memory` in bytes by channel,
 `unavailable` (channel -> reason), sizes in pixels, costs, `model` and `segmenter`. Computed records also have `parts`
-of the peak, `alive` (the largest tensors at the peak) and `precision`.
+of the peak, `alive` (the largest tensors at the peak) and `precision`. `outdated` says why a figure is not used.
 """
 
 from __future__ import annotations

@@ -67,7 +67,8 @@ def read_peaks(results: Path, problem: str | None = None) -> tuple[dict[Cell, Pe
         for record in reference:
             real = record.get("height") == get_benchmark(record["benchmark"]).side
             size, same = record["memory"].get("nvml_process"), any(_same(record, one) for one in records or [record])
-            if record["workload"] == INFERENCE and record["status"] == "ok" and real and size and same:
+            usable = record["status"] == "ok" and not record.get("outdated")
+            if record["workload"] == INFERENCE and usable and real and size and same:
                 measured[record["benchmark"], record["method"]] = size / MIB
         for benchmark in {benchmark for benchmark, _ in measured} - done:
             cells = [cell for cell in {*peaks, *reasons} if cell[0] == benchmark]

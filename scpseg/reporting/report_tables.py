@@ -236,6 +236,7 @@ def _notes(record: Record) -> list[str]:
         f"of the phase with the highest peak ({phase})": phase not in (None, "all"),
         f"not seen in {'; '.join(unseen)}": unseen,
         "other processes used the GPU too": record.get("exclusive") is False,
+        str(record.get("outdated")): record.get("outdated"),
         f"the same workload as on {same and get_benchmark(same).title}, measured once": same,
     }
     return [note for note, holds in notes.items() if holds]

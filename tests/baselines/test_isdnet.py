@@ -146,7 +146,7 @@ def test_a_detail_block_concatenates_four_maps(stride: int) -> None:
 def test_the_stem_of_the_authors() -> None:
     counts = [sum(parameter.numel() for parameter in STDCStem(inputs).parameters()) for inputs in (6, 3)]
     assert counts == [1_278_976, 1_278_112]
-    fine, coarse = STDCStem(6).eval()(torch.randn(1, 6, 72, 100))
+    fine, coarse = STDCStem(6).eval()(lambda: torch.randn(1, 6, 72, 100))
     assert fine.shape == (1, 256, 9, 13) and coarse.shape == (1, 512, 5, 7)
 
 
@@ -211,7 +211,7 @@ def test_losses_have_the_authors_weights() -> None:
         first, second = residuals(pixels)
         encoded = method.encoder(pixels[..., ::4, ::4])
         deep = method.pyramid(encoded[-1])
-        fine, coarse = method.shallow(torch.cat([first, second], dim=1))
+        fine, coarse = method.shallow(lambda: torch.cat([first, second], dim=1))
         fused, coarse_deep = method.coarse_fusion(coarse, deep)
         fused, fine_deep = method.fine_fusion(fine, fused)
         rebuilt, features = method.decoder(deep)

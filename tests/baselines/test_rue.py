@@ -65,7 +65,7 @@ def test_selector_and_ensembler_equal_the_equations_patch_by_patch(share: float,
             blended = blended[0].numpy().copy()
             for row, column in taken:
                 tile = image[..., 32 * row : 32 * (row + 1), 48 * column : 48 * (column + 1)]
-                fine, coarse = method.stem(tile)
+                fine, coarse = method.stem(lambda tile=tile: tile)
                 fine, coarse = method.reduce[0](fine), method.reduce[1](coarse)
                 detail = fine + F.interpolate(coarse, size=fine.shape[-2:], mode="bilinear", align_corners=False)
                 cells = (slice(4 * row, 4 * (row + 1)), slice(6 * column, 6 * (column + 1)))
@@ -94,7 +94,7 @@ def test_detail_of_a_patch_knows_nothing_of_its_neighbours_and_keeps_its_place()
     marked = plain.clone()
     marked[0, :, 64:96, 96:144] = 3.0  # row 2, column 2 of four by four
     with torch.no_grad():
-        before, after = (method._detail(tiled(x, 4), torch.arange(32), 2, 4)[0] for x in (plain, marked))
+        before, after = (method._detail(lambda x=x: tiled(x, 4), torch.arange(32), 2, 4)[0] for x in (plain, marked))
     changed = (before != after).any(1)
     expected = torch.zeros_like(changed)
     expected[0, 8:12, 12:18] = True
@@ -105,7 +105,8 @@ def test_where_nothing_is_chosen_there_is_no_detail() -> None:
     method = make()
     index = torch.tensor([5, 16 + 10])
     with torch.no_grad():
-        detail, taken = method._detail(tiled(normalise(images(), method.weights), 4)[index], index, 2, 4)
+        patches = tiled(normalise(images(), method.weights), 4)[index]
+        detail, taken = method._detail(lambda: patches, index, 2, 4)
     for index, (row, column) in enumerate(((1, 1), (2, 2))):
         cells = torch.zeros(16, 24, dtype=torch.bool)
         cells[4 * row : 4 * row + 4, 6 * column : 6 * column + 6] = True

@@ -96,6 +96,9 @@ def test_headline_memory_is_of_real_sizes_that_ended_well(tmp_path: Path) -> Non
     assert (found["blu", "glnet"].mib, found["blu", "glnet"].source) == (2678.0, "nvml")
     rewrite(path, lambda records: records[0].update({"height": 384}))
     assert ("potsdam", "scpseg") not in read_peaks(tmp_path)[0]
+    rewrite(path, lambda records: records[0].update({"height": 6000, "outdated": "of earlier code"}))
+    assert ("potsdam", "scpseg") not in read_peaks(tmp_path)[0]
+    assert "of earlier code" in shown(tmp_path / "reference")[0]["notes"]
 
 
 def test_several_gpus_in_a_fixed_order(tmp_path: Path) -> None:
