@@ -137,9 +137,10 @@ def work(benchmark: str, name: str, seed: int) -> None:
     alone = {name: np.sum([record.alone[name] for record in records], axis=0) for name in records[0].alone}
     answers = {image_id: record.answers for image_id, record in zip(ids, records, strict=True)} if spec.discs else {}
     folds: list[dict[str, Any]] = []
+    left = iter(matrices)  # an image may be of several folds: the order says which
     for part, hashed in zip(stores, hashes, strict=True):
+        own = [next(left) for _ in part.ids(split)]
         if part.folds > 1:
-            own = [matrices[ids.index(image_id)] for image_id in part.ids(split)]
             mean = metrics(np.sum(own, axis=0), spec.scored).mean_iou
             folds.append({split: list(part.ids(split)), "mean_iou": mean, "weights_hash": hashed})
     (out / "pictures").mkdir(parents=True, exist_ok=True)
