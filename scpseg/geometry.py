@@ -20,7 +20,9 @@ def resize(maps: Tensor, size: Size) -> Tensor:
 
 
 def cells(place: Tensor, size: Size) -> list[tuple[slice, slice]]:
-    """Rows and columns of a map of `size` that each box covers: its rounded edges, at least one cell.
+    """Rows and columns of a map of `size` that each box covers: its rounded edges, at least one cell of the map.
+
+    They reach outside the map where the box does, as those of windows that are larger than the image.
 
     [ours] The authors of GLNet round top and height. Adjacent windows then leave gaps between their cells, and a
     flipped box can be a cell larger or smaller. Rounded edges leave no gaps and follow a flip (on maps of odd size,
@@ -32,8 +34,23 @@ def cells(place: Tensor, size: Size) -> list[tuple[slice, slice]]:
 def _span(start: float, length: float, size: int) -> slice:
     # First rounded to four digits, so that float32 errors do not decide which cell gets a half-way edge.
     first, last = (round(round(edge * size, 4)) for edge in (start, start + length))
-    first = min(max(first, 0), size - 1)
-    return slice(first, max(min(last, size), first + 1))
+    first = min(first, size - 1)
+    return slice(first, max(last, first + 1, 1))
+
+
+def _inside(span: slice, size: int) -> slice:
+    return slice(max(span.start, 0), min(span.stop, size))
+
+
+def _part(image: Tensor, rows: slice, columns: slice) -> Tensor:
+    """Cells of (C, h, w); those outside repeat the nearest one."""
+    for dim, span in ((1, rows), (2, columns)):
+        if span == _inside(span, image.shape[dim]):
+            image = image.narrow(dim, span.start, span.stop - span.start)
+        else:
+            index = torch.arange(span.start, span.stop, device=image.device).clamp(0, image.shape[dim] - 1)
+            image = image.index_select(dim, index)
+    return image
 
 
 def cut(maps: Tensor, place: Tensor, size: Size) -> Tensor:
@@ -50,7 +67,7 @@ def cut(maps: Tensor, place: Tensor, size: Size) -> Tensor:
     boxes = cells(place, (maps.shape[-2], maps.shape[-1]))
     images = maps.expand(len(boxes), -1, -1, -1)
     return torch.cat(
-        [resize(image[None, :, rows, columns], size) for image, (rows, columns) in zip(images, boxes, strict=True)]
+        [resize(_part(image, rows, columns)[None], size) for image, (rows, columns) in zip(images, boxes, strict=True)]
     )
 
 
@@ -66,9 +83,11 @@ class Stitched:
         """Add the maps (B, C, h, w) of windows at `place` (B, 4)."""
         boxes = cells(place, (self.sums.shape[-2], self.sums.shape[-1]))
         for window, (rows, columns) in zip(maps, boxes, strict=True):
-            size = (rows.stop - rows.start, columns.stop - columns.start)
-            self.sums[0, :, rows, columns] += resize(window[None], size)[0]
-            self.counts[..., rows, columns] += 1
+            whole = resize(window[None], (rows.stop - rows.start, columns.stop - columns.start))[0]
+            down, across = _inside(rows, self.sums.shape[-2]), _inside(columns, self.sums.shape[-1])
+            part = whole[:, down.start - rows.start : down.stop - rows.start]
+            self.sums[0, :, down, across] += part[..., across.start - columns.start : across.stop - columns.start]
+            self.counts[..., down, across] += 1
 
     def mean(self) -> Tensor:
         """(1, C, h, w): sums divided by counts; overwrites the sums, so call it once."""

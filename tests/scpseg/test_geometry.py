@@ -31,8 +31,23 @@ def test_boxes_of_touching_windows_leave_no_cell_out(side: int, image: tuple[int
     assert (seen > 0).all()
 
 
-def test_a_box_that_leaves_the_image_ends_at_its_border() -> None:
-    assert cells(torch.tensor([[0.0, 0.9, 1.5, 0.2]]), (8, 10)) == [(slice(0, 8), slice(9, 10))]
+def test_a_box_that_leaves_the_image_keeps_its_place_and_size() -> None:
+    """A window larger than the image, or centred on a point near its border."""
+    boxes = torch.tensor([[0.0, 0.9, 1.5, 0.2], [-0.25, -0.2, 0.5, 0.5]])
+    assert cells(boxes, (8, 10)) == [(slice(0, 12), slice(9, 11)), (slice(-2, 2), slice(-2, 3))]
+    rows, columns = torch.arange(8.0)[:, None].expand(8, 10), torch.arange(10.0).expand(8, 10)
+    for box, (low, high), (left, right) in zip(boxes, ((0, 12), (-2, 2)), ((9, 11), (-2, 3)), strict=True):
+        crop = cut(torch.stack([rows, columns])[None], box[None], (high - low, right - left))[0]
+        for k in range(high - low):  # outside, the nearest cell
+            assert (crop[0, k] == min(max(low + k, 0), 7)).all()
+        for k in range(right - left):
+            assert (crop[1, :, k] == min(max(left + k, 0), 9)).all()
+        stitched = Stitched(torch.empty(1, 2, 8, 10))
+        stitched.add(crop[None], box[None])
+        pasted = stitched.mean()[0]
+        inside = slice(max(low, 0), min(high, 8)), slice(max(left, 0), min(right, 10))
+        assert torch.equal(pasted[0][inside], rows[inside])  # what is outside goes nowhere
+        assert pasted.sum(0).count_nonzero() <= pasted[0][inside].numel()
 
 
 @pytest.mark.parametrize("flip", [False, True])
