@@ -243,7 +243,7 @@ def test_both_directions_walk_the_windows_once_and_see_them_in_the_overview() ->
     assert not torch.allclose(results[0], results[1], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("recipe", ["suite", "author"])
+@pytest.mark.parametrize("recipe", ["suite", pytest.param("author", marks=pytest.mark.soak)])
 def test_each_phase_moves_exactly_its_parts(recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(glnet, "EPOCHS", {"overview": 2, "local": 2, "mutual": 2})
     states: list[dict[str, Tensor]] = []

@@ -21,6 +21,8 @@ from scpseg.segmenters.build import KINDS
 
 PARAMS = Params.load(Path(__file__).parents[3] / "params.yaml")
 PATCH = 128
+USUAL = [(segmenter, torch.float16) for segmenter in ("deeplabv3plus", "segformer")]
+"""A network of convolutions and one of attention; the others have the same operations."""
 
 
 @contextmanager
@@ -67,8 +69,14 @@ def made(segmenter: str, name: str) -> Method:
         return build_method(with_section(params, "inria", patch=PATCH), "inria", name).train()
 
 
-@pytest.mark.parametrize("kind", [None, torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.soak)], ids=str)
-@pytest.mark.parametrize("segmenter", list(KINDS))
+@pytest.mark.parametrize(
+    ("segmenter", "kind"),
+    [
+        pytest.param(segmenter, kind, marks=[pytest.mark.soak] * (kind is not None and (segmenter, kind) not in USUAL))
+        for segmenter in KINDS
+        for kind in (None, torch.float16, torch.bfloat16)
+    ],
+)
 def test_what_waits_for_the_backward_pass(segmenter: str, kind: torch.dtype | None) -> None:
     """Bytes alive after the losses and at the peak before, within 1 %: cuDNN's batch norm keeps a little more."""
     name = "scpseg" if kind else "patch"

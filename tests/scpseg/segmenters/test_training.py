@@ -64,7 +64,7 @@ def train(method: Method, views: Views, labels: Labels, steps: int) -> tuple[lis
     return entropies, sums
 
 
-@pytest.mark.parametrize("module", [patch, scpseg])
+@pytest.mark.parametrize("module", [pytest.param(patch, marks=pytest.mark.soak), scpseg])
 @pytest.mark.parametrize("name", KINDS)
 def test_a_few_steps_on_a_scene_lower_the_losses(name: str, module: Any) -> None:
     method = build(module, name)
