@@ -20,6 +20,7 @@ from scpseg.profiling.records import CHANNELS, read_records, without_figures
 
 ROOT = Path(__file__).parents[2]
 PAPER = ROOT / "profiles/paper.yaml"
+CELLS = len(gpu.requests_of(gpu.on_gpu(Params.load(PAPER))))
 FACTS = {
     "gpu": "Invented GPU 80GB",
     "driver": "580.1",
@@ -238,19 +239,19 @@ def test_failures_are_rows_and_end_in_one_sentence(
         return figures(request)
 
     monkeypatch.setattr(profile, "run_fresh", run_fresh)
-    with pytest.raises(UserError, match="1 of 96 measurements failed"):
+    with pytest.raises(UserError, match=f"1 of {CELLS} measurements failed"):
         gpu.work(PAPER, tmp_path, 100.0)
     rows = {(row["workload"], row["method"], row["benchmark"]): row for row in written(tmp_path)}
     assert rows["inference", "patch", "inria"]["reason"] == "ValueError: no"
     assert {rows[kind, "glnet", "blu"]["status"] for kind in ("inference", "training step")} == {"oom"}
-    assert sum(row["status"] == "ok" for row in rows.values()) == 96 - 1 - 8
+    assert sum(row["status"] == "ok" for row in rows.values()) == CELLS - 1 - 8
 
 
 def test_no_time_left(tmp_path: Path, asked: list[Record], capsys: pytest.CaptureFixture[str]) -> None:
     gpu.work(PAPER, tmp_path, 0.0)
     assert not asked
     assert {(row["status"], row["reason"]) for row in written(tmp_path)} == {("not measured", "time budget")}
-    assert capsys.readouterr().out.count("not measured: time budget") == 96
+    assert capsys.readouterr().out.count("not measured: time budget") == CELLS
 
 
 def test_interrupted(
@@ -265,7 +266,7 @@ def test_interrupted(
     with pytest.raises(SystemExit) as caught:
         gpu.work(PAPER, tmp_path, 100.0)
     assert caught.value.code == 130 and "finished measurements are in" in capsys.readouterr().err
-    assert [row["status"] for row in written(tmp_path)] == ["ok"] * 8 + ["not measured"] * 88
+    assert [row["status"] for row in written(tmp_path)] == ["ok"] * 8 + ["not measured"] * (CELLS - 8)
 
 
 def request(kind: str, method: str, benchmark: str, side: int = 100, batch: int = 1) -> Record:

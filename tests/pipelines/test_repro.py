@@ -40,6 +40,7 @@ def test_the_report_is_built_before_the_failure_is_told(
     monkeypatch.setattr(sys, "argv", ["repro"])
     monkeypatch.chdir(Path(repro.__file__).parents[1])
     monkeypatch.setattr(repro, "check", lambda params: None)
+    monkeypatch.setattr(repro, "check_surroundings", lambda params: None)
     monkeypatch.setattr(repro, "build", lambda suite, available: built.append(available))
     monkeypatch.setattr(repro, "states", lambda suite: LACKING)
     monkeypatch.setattr(repro, "run_dvc", lambda stages: 255)
