@@ -26,7 +26,7 @@ from scpseg.data.store import Store
 from scpseg.data.windows import Bytes
 from scpseg.environment import configure
 from scpseg.errors import UserError
-from scpseg.evaluation import probe
+from scpseg.evaluation import probe_answers
 from scpseg.evaluation.confusion import Matrix, confusion, described, metrics
 from scpseg.evaluation.streaming import mapped_labels, segment
 from scpseg.files import damaged, read_json, replacing, write_json, write_text
@@ -73,7 +73,7 @@ class Scored:
     matrix: Matrix
     alone: dict[str, Matrix]
     thin: Bytes
-    answers: list[probe.Answer]
+    answers: list[probe_answers.Answer]
 
     def write(self, path: Path) -> None:
         """Write it atomically."""
@@ -89,7 +89,7 @@ class Scored:
         try:
             with path.open("rb") as stream, np.load(stream) as found:
                 parts = dict(found)
-            answers = [probe.Answer(**answer) for answer in json.loads(str(parts["answers"]))]
+            answers = [probe_answers.Answer(**answer) for answer in json.loads(str(parts["answers"]))]
         except DAMAGED:
             return None
         alone = {key.removeprefix("alone-"): value for key, value in parts.items() if key.startswith("alone-")}
@@ -153,7 +153,7 @@ def work(benchmark: str, name: str, seed: int) -> None:
     with replacing(out / "confusion.npz") as temporary:
         np.savez_compressed(temporary, ids=np.array(ids), matrices=np.stack(matrices))
     if answers:
-        write_text(out / "objects.csv", probe.table(answers))
+        write_text(out / "objects.csv", probe_answers.table(answers))
     index = store.index
     write_json(
         out / "metrics.json",
@@ -229,7 +229,7 @@ def segment_all(params: Params, benchmark: str, name: str, seed: int, scratch: P
 
         prediction, step = labels_of(method), step_of(truth)
         alone = {key: confusion(truth, labels_of(branch), classes) for key, branch in branches.items()}
-        found = probe.answers(method, image, truth, prediction, device, inference.overlap) if spec.discs else []
+        found = probe_answers.answers(method, image, truth, prediction, device, inference.overlap) if spec.discs else []
         record = Scored(confusion(truth, prediction, classes), alone, prediction[::step, ::step], found)
         record.write(record_of(scratch, number))
 

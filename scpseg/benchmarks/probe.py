@@ -17,7 +17,7 @@ DIAMETERS = {4: 20, 2: 18, 1: 16}
 
 def draw(side: int, seed: int, number: int) -> Scene:
     """Draw one cue and its discs; images 4 k to 4 k + 3 differ in the cue's kind and in the textures alone."""
-    from scpseg.synthetic.probe import probe_scene
+    from scpseg.synthetic.probe_scenes import probe_scene
 
     made = probe_scene(side, seed, number)
     return Scene(made.image, made.label)
@@ -45,7 +45,7 @@ BENCHMARK = Benchmark(
     ),
     splits={"folders": ""},
     terms="none; this suite draws the scenes.",
-    citation="A controlled experiment of this suite (scpseg/synthetic/probe.py).",
+    citation="A controlled experiment of this suite (scpseg/synthetic/probe_scenes.py).",
     invented=True,
     miniature=Miniature(draw),
     discs=tuple(disc for kind in DISCS for disc in kind),

@@ -19,7 +19,7 @@ from scpseg.reporting.figures import Drawn
 from scpseg.reporting.memory import read_computed, read_peaks
 from scpseg.reporting.pages import Block, Gallery, Markup, Section, texts
 from scpseg.reporting.pictures import album, draw_examples, examples
-from scpseg.reporting.probe import PROBE, probe_section
+from scpseg.reporting.probe_section import PROBE, probe_section
 from scpseg.reporting.published import PAPER, read_table
 from scpseg.reporting.summary import Line, Part, Row, landscapes, titles
 from scpseg.reporting.sweeps import finished_sweeps

@@ -20,7 +20,7 @@ from scpseg.contract import Method, Predictor, Weights, drop_training_parts
 from scpseg.data.store import Store, label_path, save_array
 from scpseg.errors import UserError
 from scpseg.evaluation.confusion import confusion, metrics
-from scpseg.evaluation.probe import Answer, read_scene
+from scpseg.evaluation.probe_answers import Answer, read_scene
 from scpseg.evaluation.streaming import segment
 from scpseg.files import read_json, write_json
 from scpseg.params import Params

@@ -9,7 +9,7 @@ import pytest
 
 from scpseg.reporting.pages import listed
 from scpseg.reporting.pages import texts as templates
-from scpseg.reporting.probe import Accuracy, Sight, between, draw_detail, seen, sights, table, verdict
+from scpseg.reporting.probe_section import Accuracy, Sight, between, draw_detail, seen, sights, table, verdict
 from scpseg.reporting.tables import Table
 
 CUES, DETAILS, WHERE = (16, 8, 4), (4, 2, 1), (40, 56)

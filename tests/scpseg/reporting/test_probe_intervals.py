@@ -7,7 +7,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scpseg.reporting.probe import BOTH, CENTRED, TEXTURE, Accuracy, Asked, accuracy, difference, interval, pairs
+from scpseg.reporting.probe_section import (
+    BOTH,
+    CENTRED,
+    TEXTURE,
+    Accuracy,
+    Asked,
+    accuracy,
+    difference,
+    interval,
+    pairs,
+)
 from scpseg.reporting.statistics import draws
 
 

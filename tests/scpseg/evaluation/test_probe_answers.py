@@ -9,9 +9,9 @@ from torch import Tensor
 from scpseg.benchmarks.probe import CUES, DISCS
 from scpseg.contract import ImageViews, Labels, Method, Needs, Views, Weights, Window
 from scpseg.data.windows import cut_label, starts
-from scpseg.evaluation.probe import Answer, _votes, answers, read_scene, table, visible
+from scpseg.evaluation.probe_answers import Answer, _votes, answers, read_scene, table, visible
 from scpseg.evaluation.streaming import segment
-from scpseg.synthetic.probe import distances, probe_scene
+from scpseg.synthetic.probe_scenes import distances, probe_scene
 
 CPU = torch.device("cpu")
 CLASSES = 7

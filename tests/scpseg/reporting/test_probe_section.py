@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from scpseg.errors import UserError
-from scpseg.evaluation.probe import Answer
+from scpseg.evaluation.probe_answers import Answer
 from scpseg.reporting.build import build_report
 from scpseg.reporting.collect import collect
 from scpseg.reporting.pages import listed, texts
-from scpseg.reporting.probe import Curve, curves, read_answers, table, verdict
+from scpseg.reporting.probe_section import Curve, curves, read_answers, table, verdict
 from scpseg.reporting.summary import summarise
 
 pytestmark = pytest.mark.usefixtures("undrawn")

@@ -7,15 +7,15 @@ from torch.nn.functional import interpolate
 
 from scpseg.benchmarks import BENCHMARKS
 from scpseg.benchmarks.probe import CUE_SIDES, CUES, DIAMETERS, DISCS
-from scpseg.synthetic import probe
-from scpseg.synthetic.probe import CUE, DISC, GAP, ProbeScene, distances, probe_scene
+from scpseg.synthetic import probe_scenes
+from scpseg.synthetic.probe_scenes import CUE, DISC, GAP, ProbeScene, distances, probe_scene
 
 SIDES = [64, 150, 192, 384]
 
 
 @pytest.fixture
 def noiseless(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "NOISE", 0.0)
+    monkeypatch.setattr(probe_scenes, "NOISE", 0.0)
 
 
 def test_distances_cover_the_plane_with_rings_that_windows_do_not_cut() -> None:
@@ -120,7 +120,7 @@ def test_training_ids_are_those_of_the_spec() -> None:
 def test_a_cue_has_the_mean_colour_of_the_ground(number: int, noiseless: None) -> None:
     for kind in (0, 1):
         drawn = probe_scene(192, 0, number + kind)
-        assert (drawn.image[drawn.label == CUES[kind]].mean(axis=0) == probe.GROUND_COLOUR).all()
+        assert (drawn.image[drawn.label == CUES[kind]].mean(axis=0) == probe_scenes.GROUND_COLOUR).all()
 
 
 @pytest.mark.parametrize("number", range(0, 24, 2))
@@ -137,15 +137,17 @@ def test_no_mean_colour_tells_the_texture(noiseless: None) -> None:
         for disc in drawn.discs:
             half = DIAMETERS[disc.detail] // 2
             place = np.s_[disc.row - half : disc.row + half, disc.column - half : disc.column + half]
-            assert (drawn.image[place][drawn.label[place] >= DISCS[0][0]].mean(axis=0) == probe.DISC_COLOUR).all()
+            assert (
+                drawn.image[place][drawn.label[place] >= DISCS[0][0]].mean(axis=0) == probe_scenes.DISC_COLOUR
+            ).all()
 
 
 @pytest.mark.parametrize(("detail", "factor", "kept"), [(1, 2, 0.0), (2, 2, 0.5), (1, 4 / 3, 0.1), (4, 4.8, 0.1)])
 def test_what_a_reduction_leaves_of_stripes(detail: int, factor: float, kept: float) -> None:
     """Bars of one pixel vanish exactly when the sides are halved; not at SCPSeg's 64 to 48 pixels."""
-    disc = probe.Disc(0, 0, 24, detail, 0, True, 1)
+    disc = probe_scenes.Disc(0, 0, 24, detail, 0, True, 1)
     y, x = np.mgrid[:96, :96]
-    stripes = torch.from_numpy(probe._texture(disc, y, x).astype(np.float32))[None, None]
+    stripes = torch.from_numpy(probe_scenes._texture(disc, y, x).astype(np.float32))[None, None]
     side = round(96 / factor)
     reduced = interpolate(stripes, (side, side), mode="bilinear", antialias=True)[0, 0, 4:-4, 4:-4]
     contrast = float(reduced.std())
