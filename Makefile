@@ -51,8 +51,9 @@ memory: .venv/installed
 gpu: .venv/installed
 	python -m pipelines.gpu
 
+# Three processes for two cores, because some tests wait.
 test: .venv/installed
-	python -m pytest -q -n 2 --dist loadfile
+	python -m pytest -q -n 3 --dist loadfile
 
 soak: .venv/installed
 	python -m pytest -q -m soak
