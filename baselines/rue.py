@@ -135,7 +135,7 @@ class RUE(Method):
 
     def _run(self, images: Tensor, grid: int) -> Found:
         encoded = self.encoder(images[..., ::REDUCTION, ::REDUCTION])[1:]  # the first map is its input, a view
-        tiles = [tiled(images, grid)]
+        tiles = [tiled(images, grid)]  # taken out where they are used, so that nobody keeps them
         batch = len(images)
         del images  # as large as the whole image, and no longer needed
         deep = self.pyramid(encoded[-1])

@@ -22,7 +22,7 @@ from scpseg.data.acquire.manifest import MIRROR, UPSTREAM, Manifest, cache_folde
 from scpseg.data.acquire.sources import check_upstream, is_address
 from scpseg.data.splits import PARTS, read_folds
 from scpseg.errors import UserError
-from scpseg.files import read_json, root, sha256, write_text
+from scpseg.files import comparable, read_json, root, sha256, write_text
 from scpseg.params import (
     GENERAL,
     BenchmarkParams,
@@ -173,7 +173,7 @@ def _edited(benchmark: str, name: str, folds: Sequence[Ids]) -> bool:
     if len(folds) == 1 and any(made["expected"][part] != len(listed) for part, listed in folds[0].items()):
         return True
     pairs = [(had[part], lists.get(part, ())) for had, lists in zip(before, folds, strict=True) for part in PARTS]
-    return any({id.lower() for id in had} - {id.lower() for id in listed} for had, listed in pairs)
+    return any(set(map(comparable, had)) - set(map(comparable, listed)) for had, listed in pairs)
 
 
 def warn_of_classes(suite: SuiteParams) -> None:

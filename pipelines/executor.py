@@ -26,6 +26,7 @@ from typing import Any
 import submitit
 from filelock import FileLock, Timeout
 
+from pipelines import paths
 from pipelines.experiments import arguments, finished, summary_of
 from scpseg.errors import UserError
 from scpseg.files import locked, sha256, write_text
@@ -38,7 +39,6 @@ GRACE = 60.0
 """Seconds that an interrupted run gets to save its checkpoint."""
 PLAIN = ("--no-ext-diff", "--no-textconv", "--no-color", "--src-prefix=a/", "--dst-prefix=b/")
 """Options of `git diff` for `git apply`."""
-CODE = ("baselines", "pipelines", "scpseg")
 POLL = 0.5
 """Seconds between two checks of the runs."""
 STATUS_INTERVAL = 600.0
@@ -153,7 +153,7 @@ def snapshot() -> tuple[Path, str, Path]:
         UserError: a folder of code has a file that git does not know, which a clone would lack.
     """
     # DVC hashes whole folders: one more file makes another result.
-    unknown = git("ls-files", "--others", "--exclude-from=.dvcignore", "--", *CODE).splitlines()
+    unknown = git("ls-files", "--others", "--exclude-from=.dvcignore", "--", *paths.CODE).splitlines()
     if unknown:
         raise UserError(f"{unknown[0]} is not in git, so the clones of runs would lack it: `git add` or delete it")
     SCRATCH.mkdir(parents=True, exist_ok=True)
@@ -350,9 +350,7 @@ def run_on_slurm(tasks: Sequence[Task], resources: Resources) -> Outcomes:
                 print(f"Slurm: {', '.join(f'{count} {state}' for state, count in states.items())}", flush=True)
                 if "unknown" in states:  # submitit asks sacct alone, and would wait for ever
                     todo = f"delete its .job file in {SCRATCH} and start again"
-                    print(
-                        f"sacct does not know all of them; if `squeue` does not list a job either, {todo}", flush=True
-                    )
+                    print(f"sacct does not know all of them; if `squeue` does not list one either, {todo}", flush=True)
             time.sleep(POLL)
     finally:
         if left:

@@ -164,7 +164,7 @@ def record_error(words: list[str], sentence: str) -> None:
 def settings() -> str:
     """Digest of all present parameters and code, to see whether a failed stage would run with the same."""
     digest = hashlib.sha256()
-    code = [path for folder in ("scpseg", "baselines", "pipelines") for path in sorted(Path(folder).rglob("*.py"))]
+    code = [path for folder in paths.CODE for path in sorted(Path(folder).rglob("*.py"))]
     for path in (Path("params.yaml"), *code):
         digest.update(f"\0{path.as_posix()}\0".encode() + (path.read_bytes() if path.is_file() else b""))
     return digest.hexdigest()[:16]

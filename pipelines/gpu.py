@@ -20,7 +20,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from pipelines import profile
+from pipelines import paths, profile
 from pipelines.memory import aligned
 from pipelines.methods import METHODS
 from pipelines.stage import run_stage
@@ -47,7 +47,6 @@ PAIR, SINGLE = ("scpseg", "patch"), ("glnet", "downscale")
 NOT_MEASURED = "not measured"
 ELSEWHERE = ("timeline", "environment")
 """Keys of a record that are not kept: fingerprint.json has the environment."""
-CODE = ("baselines", "pipelines", "scpseg")
 COMPUTING = 120.0
 """Seconds for the computed memory of one cell."""
 BUDGET = 480.0
@@ -116,7 +115,7 @@ def digest(request: Request, code: str) -> str:
 def code_digest(root: Path) -> str:
     """SHA-256 of the suite's Python files."""
     whole = hashlib.sha256()
-    for path in sorted(path for folder in CODE for path in (root / folder).rglob("*.py")):
+    for path in sorted(path for folder in paths.CODE for path in (root / folder).rglob("*.py")):
         whole.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes() + b"\0")
     return whole.hexdigest()
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+CODE = ("scpseg", "baselines", "pipelines")
+"""Folders with the code of this project."""
+
 
 def manifest(benchmark: str) -> Path:
     """Sizes and checksums of the files from which a benchmark is prepared."""

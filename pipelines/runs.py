@@ -20,7 +20,6 @@ from scpseg.params import LAST_SEED
 if TYPE_CHECKING:
     import torch
 
-CODE = ("scpseg", "baselines", "pipelines")
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -52,7 +51,7 @@ def revision(root: Path = ROOT) -> str | None:
     """
     try:
         prefix, head = _git(root, "rev-parse", "--show-prefix", "--short=12", "HEAD").split("\n")[:2]
-        changed = _git(root, "status", "--porcelain", "--", *CODE)
+        changed = _git(root, "status", "--porcelain", "--", *paths.CODE)
     except FileNotFoundError:
         return None
     except subprocess.CalledProcessError as error:

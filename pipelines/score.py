@@ -155,9 +155,8 @@ def work(folder: Path, benchmark: str, name: str, split: str, note: str = "") ->
     if (out / "metrics.json").is_file():
         other = read_json(out / "metrics.json", {"method": str, str: object})["method"]
         if other != name:
-            raise UserError(
-                f"--name {name!r}: {out} has the scores of {other!r}; choose a name that differs in letters"
-            )
+            why = f"{out} has the scores of {other!r}"
+            raise UserError(f"--name {name!r}: {why}; choose a name with other letters or digits")
     matrices, result = score(maps, store, split, spec)
     with replacing(out / "confusion.npz") as temporary:
         np.savez_compressed(temporary, ids=np.array(ids), matrices=matrices)

@@ -121,7 +121,7 @@ def _read(path: Path) -> tuple[tuple[Class, ...], tuple[int, ...], tuple[Colour,
     found: dict[str, list[tuple[int, Class]]] = {"yes": [], "no": [], "ignore": []}
     rows: list[tuple[int, Class]] = []
     for row in table:
-        number = table.line_num  # blank lines are no rows
+        number = table.line_num  # counts blank lines too
         value, name, colour, scored = ((row[key] or "").strip() for key in COLUMNS)
         if not value.isdecimal() or int(value) > 255:
             raise UserError(f"{where}, line {number}: id is {value!r}; use a whole number from 0 to 255")

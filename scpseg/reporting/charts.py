@@ -201,11 +201,8 @@ def draw_timelines(lines: Sequence[Line], results: Path, methods: Sequence[str],
             at, used = np.array(record["timeline"], float).T
             # The last sample was taken at the end of the measurement, so its time is that of all images.
             frame = {"method": line.method, "x": at * record["repeats"] / max(at[-1], 1e-9), "y": used / MIB}
-            title, meter = (
-                get_benchmark(line.benchmark).title,
-                f"{record.get('timeline_of')}, {record['height']} pixels",
-            )
-            found.setdefault((title, meter), []).append(pd.DataFrame(frame))
+            key = get_benchmark(line.benchmark).title, f"{record.get('timeline_of')}, {record['height']} pixels"
+            found.setdefault(key, []).append(pd.DataFrame(frame))
     titles = [title for title, _ in found]
     labels = {"xlabel": "images labelled", "ylabel": "memory (MiB)", "ylim": (0, None), "xlim": (0, None)}
     shown = [(pd.concat(frames), labels | {"title": title if titles.count(title) == 1 else f"{title} ({meter})"})

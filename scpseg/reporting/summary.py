@@ -54,7 +54,7 @@ class Line:
     """One benchmark and method; `line[column]` is the value in the first row with a result, or else the first row.
 
     `rows` are those of `collect`, one per declared seed; `memory` is the peak at the benchmark's real size, if known.
-    `alone`: it is known of no method of the benchmark, so that the figure of stage profile may stand in its place.
+    `alone`: no method of the benchmark has such a peak, so the memory of stage profile is used instead.
     """
 
     benchmark: str

@@ -81,7 +81,7 @@ def _end_of(start: bytes) -> int:
 
 
 def _safe(entries: Iterable[tuple[str, str, bool, Any]]) -> dict[str, Any]:
-    """Files by posix name, of (name, why it is no file or directory, is a directory, info), without hidden ones."""
+    """Files that are not hidden, by posix name; entries are (name, why it cannot be read, is a directory, info)."""
     found: dict[str, Any] = {}
     for count, (name, kind, folder, info) in enumerate(entries):
         plain = name.replace("\\", "/")
